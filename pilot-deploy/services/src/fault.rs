@@ -1,0 +1,101 @@
+//! Defects for drills, baked into an image as `SCENARIO_FAULT` and off in every other. Each is a
+//! way in which a real release goes bad. Roles ask here; nothing else in the crate knows why.
+
+use crate::config::Config;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::time::Duration;
+
+/// What is wrong with this image on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing: every image outside a drill.
+    None,
+    /// SIGTERM is swallowed, so the engine waits out its whole stop grace.
+    IgnoreSigterm,
+    /// The process ends shortly after it starts, again and again.
+    CrashLoop,
+    /// The first token comes seconds late, everything else works.
+    SlowFirstToken,
+    /// Public routes answer 500 while `healthz` stays green.
+    Error5xx,
+    /// Connections are accepted and never answered, health checks included.
+    Hang,
+    /// The SQLite file is overwritten with noise at start.
+    CorruptStore,
+}
+
+impl Fault {
+    /// Reads `SCENARIO_FAULT`; an unknown name is an error.
+    pub fn from_env() -> Result<Self, String> {
+        Ok(match std::env::var("SCENARIO_FAULT").unwrap_or_default().as_str() {
+            "" => Self::None,
+            "ignore-sigterm" => Self::IgnoreSigterm,
+            "crash-loop" => Self::CrashLoop,
+            "slow-first-token" => Self::SlowFirstToken,
+            "error-5xx" => Self::Error5xx,
+            "hang" => Self::Hang,
+            "corrupt-store" => Self::CorruptStore,
+            other => return Err(format!("SCENARIO_FAULT={other}: no such fault")),
+        })
+    }
+
+    /// Name as written in the image, or nothing.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::IgnoreSigterm => Some("ignore-sigterm"),
+            Self::CrashLoop => Some("crash-loop"),
+            Self::SlowFirstToken => Some("slow-first-token"),
+            Self::Error5xx => Some("error-5xx"),
+            Self::Hang => Some("hang"),
+            Self::CorruptStore => Some("corrupt-store"),
+        }
+    }
+}
+
+/// Defects that act before the service listens.
+pub fn at_start(config: &Config) -> Result<(), String> {
+    match config.fault {
+        Fault::CrashLoop => {
+            std::thread::sleep(Duration::from_millis(200));
+            Err("fault crash-loop: giving up on purpose".into())
+        }
+        Fault::CorruptStore => {
+            for file in ["engine.db", "jobs.db"] {
+                let path = config.data.join(file);
+                if path.exists() {
+                    std::fs::write(&path, [0x5a; 16 * 1024])
+                        .map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+                }
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Delay before the first token of a run.
+pub fn first_token_delay(fault: Fault) -> Duration {
+    match fault {
+        Fault::SlowFirstToken => Duration::from_millis(2_000),
+        _ => Duration::from_millis(5),
+    }
+}
+
+/// Outermost layer of every role: `hang` and `error-5xx` act here.
+pub async fn layer(State(fault): State<Fault>, request: Request, next: Next) -> Response {
+    match fault {
+        Fault::Hang => std::future::pending().await,
+        Fault::Error5xx => {
+            let path = request.uri().path();
+            if path == "/healthz" || path == "/metrics" || path.starts_with("/admin/") {
+                return next.run(request).await;
+            }
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+        _ => next.run(request).await,
+    }
+}

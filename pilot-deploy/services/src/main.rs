@@ -1,0 +1,71 @@
+//! One static binary, three roles: `scenario gateway|engine|jobs`, and two one-off commands that run
+//! in the same image: `healthcheck` (the container's own health probe) and `gate` (the kill switch
+//! on disk, for a gateway that does not answer). This file dispatches; each role lives in a module
+//! of its own. The role comes from the argument, or from `SCENARIO_ROLE`, which each image sets.
+
+mod config;
+mod engine;
+mod fault;
+mod gate;
+mod gateway;
+mod healthcheck;
+mod http;
+mod jobs;
+mod metrics;
+mod report;
+mod seed;
+mod sessions;
+mod simulate;
+mod store;
+mod stream;
+mod upstream;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    if args.is_empty()
+        && let Ok(role) = std::env::var("SCENARIO_ROLE")
+    {
+        args.push(role);
+    }
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["gateway"] => serve(gateway::serve),
+        ["engine"] => serve(engine::serve),
+        ["jobs"] => serve(jobs::serve),
+        ["healthcheck"] => healthcheck::run(),
+        ["gate", rest @ ..] => gate::run_command(rest),
+        _ => Err(format!(
+            "usage: scenario gateway|engine|jobs|healthcheck|gate close REASON|gate open|gate status (got {words:?})"
+        )),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("scenario: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads the settings, starts the runtime and runs one role until it is told to stop.
+fn serve<F, S>(role: F) -> Result<(), String>
+where
+    F: FnOnce(config::Config) -> S,
+    S: Future<Output = Result<(), String>>,
+{
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_target(false)
+        .with_max_level(config::log_level()?)
+        .init();
+    let config = config::Config::from_env()?;
+    fault::at_start(&config)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start the runtime: {e}"))?
+        .block_on(role(config))
+}

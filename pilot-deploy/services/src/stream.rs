@@ -1,0 +1,230 @@
+//! One run as an event stream: `start`, `token`s with `progress` between them, then one of `done`,
+//! `cancelled`, `error`. Events are numbered `msg_001` on, the same for the same request, so that
+//! `Last-Event-ID` resumes with exactly the rest. Called by the gateway.
+
+use crate::gate::{self, Position};
+use crate::http::now_ms;
+use crate::metrics::Metrics;
+use crate::report::EPOCH_MS;
+use crate::sessions::{Sessions, Ticket};
+use crate::simulate::TOKEN_INTERVAL;
+use crate::upstream::Lines;
+use axum::response::sse::Event;
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+
+/// A progress event follows every so many tokens.
+const PROGRESS_EVERY: u32 = 6;
+
+/// A client that takes nothing for this long has gone.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the client asked for, checked.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// One of `simulate::ROUTES`.
+    pub route: String,
+    /// Decides every token.
+    pub seed: u64,
+    /// Tokens in all.
+    pub budget: u32,
+    /// Events the client has already.
+    pub have: u32,
+    /// Is the seed told to the client?
+    pub echo_seed: bool,
+    /// Timestamps count logically from a fixed start instead of by the clock.
+    pub deterministic: bool,
+}
+
+/// Number of events up to and including token `index`, its progress included.
+fn events_through_token(index: u32) -> u32 {
+    1 + (index + 1) + (index + 1) / PROGRESS_EVERY
+}
+
+impl Run {
+    /// First token that the client lacks (wholly or its progress event).
+    pub fn first_token(&self) -> u32 {
+        (0..self.budget).find(|i| events_through_token(*i) > self.have).unwrap_or(self.budget)
+    }
+
+    fn timestamp(&self, events: u32) -> u64 {
+        if self.deterministic {
+            EPOCH_MS + u64::from(events) * TOKEN_INTERVAL.as_millis() as u64
+        } else {
+            now_ms()
+        }
+    }
+}
+
+/// Where events go: numbers them, and leaves out what the client has.
+struct Sink {
+    client: mpsc::Sender<Result<Event, Infallible>>,
+    sent: u32,
+    have: u32,
+}
+
+impl Sink {
+    /// False when the client has gone.
+    async fn send(&mut self, name: &str, data: Value) -> bool {
+        self.sent += 1;
+        if self.sent <= self.have {
+            return true;
+        }
+        let event = Event::default().id(format!("msg_{:03}", self.sent)).event(name).data(data.to_string());
+        matches!(tokio::time::timeout(SEND_LIMIT, self.client.send(Ok(event))).await, Ok(Ok(())))
+    }
+}
+
+/// What a stream runs among.
+pub struct Surroundings {
+    /// The run's place in the list.
+    pub ticket: Ticket,
+    /// Given back to at the end.
+    pub sessions: Arc<Sessions>,
+    /// None for admin probes: they pass a closed gate.
+    pub gate: Option<watch::Receiver<Position>>,
+    /// Where latencies go.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Moves events from the engine's answer (`ask`) to the client until one of them ends. Nothing waits
+/// without watching the gate and the wish to cancel, the engine's first word included.
+pub async fn pump(
+    run: Run,
+    ask: impl Future<Output = Result<Lines, String>>,
+    mut around: Surroundings,
+    client: mpsc::Sender<Result<Event, Infallible>>,
+    started: Instant,
+) {
+    let metrics = around.metrics.clone();
+    metrics.active_sessions.inc();
+    let first = run.first_token();
+    let mut sink = Sink { client, sent: 0, have: run.have };
+    let mut start = json!({"sessionId": around.ticket.id, "timestamp": run.timestamp(0)});
+    if run.echo_seed {
+        start["seed"] = json!(run.seed);
+    }
+    if sink.send("start", start).await {
+        // The engine leaves out the tokens that the client has; their numbers are taken all the same.
+        sink.sent = first.checked_sub(1).map_or(1, events_through_token);
+        let end = tokio::select! {
+            biased;
+            end = around.ended(sink.client.clone()) => end,
+            end = tokens(&run, ask, &metrics, &mut sink, started) => end,
+        };
+        match end {
+            End::Gone => {}
+            End::Done(tokens) => {
+                let mut done = json!({"sessionId": around.ticket.id, "totalTokens": tokens});
+                if run.echo_seed {
+                    done["seed"] = json!(run.seed);
+                }
+                sink.send("done", done).await;
+            }
+            End::Failed(message) => {
+                sink.send("error", json!({"message": message, "code": "engine"})).await;
+            }
+            End::Cancelled(since, reason) => {
+                sink.send("cancelled", json!({"reason": reason, "timestamp": now_ms()})).await;
+                metrics.cancelled(since.elapsed());
+            }
+        }
+    }
+    around.sessions.end(&around.ticket);
+    metrics.active_sessions.dec();
+}
+
+/// How a run ends.
+enum End {
+    Done(u32),
+    Failed(String),
+    Cancelled(Instant, String),
+    /// Nobody listens any more.
+    Gone,
+}
+
+impl Surroundings {
+    /// Waits for whatever ends a run from outside.
+    async fn ended(&mut self, client: mpsc::Sender<Result<Event, Infallible>>) -> End {
+        let gate = async {
+            match &mut self.gate {
+                Some(gate) => gate::closed(gate).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            reason = gate => End::Cancelled(Instant::now(), reason),
+            wish = self.ticket.wish.wait_for(Option::is_some) => match wish.ok().and_then(|w| w.clone()) {
+                Some((since, reason)) => End::Cancelled(since, reason),
+                None => End::Gone,
+            },
+            () = client.closed() => End::Gone,
+        }
+    }
+}
+
+async fn tokens(
+    run: &Run,
+    ask: impl Future<Output = Result<Lines, String>>,
+    metrics: &Metrics,
+    sink: &mut Sink,
+    started: Instant,
+) -> End {
+    let mut lines = match ask.await {
+        Ok(lines) => lines,
+        Err(message) => return End::Failed(message),
+    };
+    let first = run.first_token();
+    for given in first..run.budget {
+        let token: Value = match lines.next().await.map(|l| l.map(|l| serde_json::from_slice(&l))) {
+            Ok(Some(Ok(token))) => token,
+            Ok(None) => return End::Failed("the engine ended early".into()),
+            Ok(Some(Err(e))) => return End::Failed(e.to_string()),
+            Err(e) => return End::Failed(e),
+        };
+        let data = json!({
+            "text": token["text"],
+            "tokenIndex": given,
+            "timestamp": run.timestamp(given + 1),
+            "model": token["model"],
+        });
+        if !sink.send("token", data).await {
+            return End::Gone;
+        }
+        if given == first {
+            metrics.first_token(started.elapsed());
+        }
+        let so_far = given + 1;
+        if so_far.is_multiple_of(PROGRESS_EVERY) {
+            let message = format!("{so_far} of {} tokens", run.budget);
+            let progress = json!({"percent": so_far * 100 / run.budget, "message": message});
+            if !sink.send("progress", progress).await {
+                return End::Gone;
+            }
+        }
+    }
+    End::Done(run.budget)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(have: u32) -> Run {
+        Run { route: "critique".into(), seed: 42, budget: 24, have, echo_seed: true, deterministic: true }
+    }
+
+    #[test]
+    fn resuming_starts_at_the_first_token_whose_events_are_not_all_there() {
+        assert_eq!(run(0).first_token(), 0); // nothing yet
+        assert_eq!(run(1).first_token(), 0); // start
+        assert_eq!(run(2).first_token(), 1); // start, token 0
+        assert_eq!(run(7).first_token(), 5); // token 5 there, its progress is not
+        assert_eq!(run(8).first_token(), 6);
+        assert_eq!(run(29).first_token(), 24); // all but done
+    }
+}
