@@ -85,17 +85,18 @@ pub fn first_token_delay(fault: Fault) -> Duration {
     }
 }
 
-/// Outermost layer of every role: `hang` and `error-5xx` act here.
-pub async fn layer(State(fault): State<Fault>, request: Request, next: Next) -> Response {
+/// Outermost layer of every role: `hang` acts here.
+pub async fn outer_layer(State(fault): State<Fault>, request: Request, next: Next) -> Response {
     match fault {
         Fault::Hang => std::future::pending().await,
-        Fault::Error5xx => {
-            let path = request.uri().path();
-            if path == "/healthz" || path == "/metrics" || path.starts_with("/admin/") {
-                return next.run(request).await;
-            }
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
+        _ => next.run(request).await,
+    }
+}
+
+/// Around the routes that do the work, behind the gate: `error-5xx` acts here.
+pub async fn inner_layer(State(fault): State<Fault>, request: Request, next: Next) -> Response {
+    match fault {
+        Fault::Error5xx => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         _ => next.run(request).await,
     }
 }

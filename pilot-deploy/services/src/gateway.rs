@@ -3,6 +3,7 @@
 //! can be verified before the public is let in.
 
 use crate::config::Config;
+use crate::fault;
 use crate::gate::{self, Gate};
 use crate::http::{self, Query, Refusal, body, has_token, healthy};
 use crate::metrics::Metrics;
@@ -62,6 +63,7 @@ pub async fn serve(config: Config) -> Result<(), String> {
         .route("/jobs", get(to_jobs))
         .route("/jobs/stream", get(jobs_stream))
         .route("/jobs/cancel", post(to_jobs))
+        .layer(middleware::from_fn_with_state(config.fault, fault::inner_layer))
         .layer(middleware::from_fn_with_state(gateway.clone(), behind_gate))
         .route("/healthz", get(healthz))
         .route("/admin/kill-switch", get(gate_position).post(set_gate))

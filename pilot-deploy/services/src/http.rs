@@ -124,7 +124,7 @@ pub async fn serve(config: Config, metrics: Arc<Metrics>, routes: Router) -> Res
         .layer(middleware::from_fn(secure_headers))
         .layer(cors(&config)?)
         .layer(middleware::from_fn_with_state(shared, observe))
-        .layer(middleware::from_fn_with_state(config.fault, fault::layer));
+        .layer(middleware::from_fn_with_state(config.fault, fault::outer_layer));
     let listener = tokio::net::TcpListener::bind(&config.listen)
         .await
         .map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;

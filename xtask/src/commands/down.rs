@@ -1,0 +1,21 @@
+//! `down`: ends the pilot's services. Its state, images and releases stay.
+
+use crate::deadline::Deadline;
+use crate::deploy::Session;
+use crate::failure::Exit;
+use crate::journal::Finished;
+use crate::lock;
+use anyhow::Result;
+
+/// `cargo xtask down`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  cargo xtask down")]
+pub struct Args {}
+
+/// Stops at once; volumes stay.
+pub fn run(session: &Session) -> Result<Finished> {
+    let _lock = lock::take(&session.pilot.state, "down")?;
+    session.engine.down(false, Deadline::after(session.pilot.manifest.limits.deploy))?;
+    session.out.say(format!("{} is down; its data and releases are kept", session.pilot.project));
+    Ok(Finished::plain(Exit::Ok))
+}

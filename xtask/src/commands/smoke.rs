@@ -1,0 +1,33 @@
+//! `smoke`: all checks against the running pilot, as a list.
+
+use crate::deadline::Deadline;
+use crate::deploy::Session;
+use crate::failure::Exit;
+use crate::journal::{Event, Finished};
+use crate::verify::{Target, verify};
+use anyhow::Result;
+use std::time::Duration;
+
+/// `cargo xtask smoke`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  cargo xtask smoke")]
+pub struct Args {}
+
+/// How long services that only just started may take.
+const READY: Duration = Duration::from_secs(5);
+
+/// Prints every check; exit 1 when one failed.
+pub fn run(session: &Session) -> Result<Finished> {
+    let pilot = &session.pilot;
+    let smoke = verify(&Target::new(pilot, &pilot.env()?)?, Deadline::after(READY));
+    if session.out.is_json() {
+        session.out.event(&Event::Smoke { smoke: &smoke });
+    }
+    for check in &smoke.checks {
+        session.out.say(session.out.check(check));
+    }
+    session.out.say(format!("\n{}", smoke.summary()));
+    let exit = if smoke.passed { Exit::Ok } else { Exit::NotRestored };
+    let next = (!smoke.passed).then(|| "cargo xtask rollback".to_owned());
+    Ok(Finished { smoke: Some(serde_json::to_value(&smoke)?), next, ..Finished::plain(exit) })
+}

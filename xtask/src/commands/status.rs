@@ -1,0 +1,82 @@
+//! `status`: what runs, where the gate stands and what differs from the release, on one screen.
+
+use crate::deadline::Deadline;
+use crate::deploy::{Goal, Session};
+use crate::drift::Difference;
+use crate::failure::Exit;
+use crate::gate::Gate;
+use crate::journal::{Event, Finished, clip};
+use crate::observe::{Fact, Health, Observation, observe};
+use crate::plan::Purpose;
+use crate::release::Release;
+use anyhow::Result;
+use serde_json::json;
+
+/// `cargo xtask status`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  cargo xtask status")]
+pub struct Args {}
+
+/// Looks and tells. Exit 0 when all is well, 1 when not, 4 when the engine does not answer.
+pub fn run(session: &Session) -> Result<Finished> {
+    let deadline = Deadline::after(session.pilot.manifest.limits.ready);
+    let current = session.store.current()?;
+    let (now, drift) = match &current {
+        Some(release) => {
+            let goal =
+                Goal { release, purpose: Purpose::Rollback, named: &[], known: Vec::new(), place: None };
+            let outlook = session.outlook(&goal, deadline)?;
+            (outlook.now, outlook.drift)
+        }
+        None => (observe(&session.pilot, session.engine.as_ref(), deadline), Vec::new()),
+    };
+    session.out.event(&Event::Result {
+        value: &json!({"release": current.as_ref().map(|r| &r.id), "observation": now, "drift": drift}),
+    });
+    show(session, &now, current.as_ref(), &drift);
+    let well = current.as_ref().is_some_and(Release::is_known_good)
+        && now.gate == Gate::Open
+        && drift.iter().all(|d| *d == Difference::ComposeFile);
+    let (exit, next) = match &now.stack {
+        Fact::Unknown(why) => {
+            session.out.say(format!("  {why}"));
+            (Exit::Host, Some("docker version"))
+        }
+        Fact::Known(stack) if stack.services.is_empty() => (Exit::NotRestored, Some("cargo xtask up")),
+        Fact::Known(_) if well => (Exit::Ok, None),
+        Fact::Known(_) => (Exit::NotRestored, Some("cargo xtask rollback")),
+    };
+    Ok(Finished { release: current.map(|r| r.id), next: next.map(str::to_owned), ..Finished::plain(exit) })
+}
+
+fn show(session: &Session, now: &Observation, current: Option<&Release>, drift: &[Difference]) {
+    let out = &session.out;
+    let release = current.map_or("none".into(), |r| format!("{} ({}, {})", r.id, r.label, r.state.word()));
+    out.say(format!("{}  release {release}", session.pilot.project));
+    for name in session.pilot.services() {
+        let (good, words) = match (now.service(name), now.health.get(name)) {
+            (None, _) => (false, "missing".to_owned()),
+            (Some(state), Some(Health::Healthy { version })) => {
+                let port = state.port.map(|p| format!("127.0.0.1:{p}")).unwrap_or_default();
+                (true, format!("healthy   {version:<10} {port}"))
+            }
+            (Some(state), Some(Health::Unhealthy(why) | Health::Silent(why))) => {
+                (false, format!("{}: {why}", state.state))
+            }
+            (Some(state), None) => (false, state.state.clone()),
+        };
+        out.say(clip(&format!("{} {name:<10} {words}", out.mark(Some(good)))));
+    }
+    let (good, words) = match &now.gate {
+        Gate::Open => (Some(true), "open".to_owned()),
+        Gate::Closed(reason) => (None, format!("closed: {reason}")),
+        Gate::Unknown(why) => (Some(false), format!("unknown: {why}")),
+    };
+    out.say(clip(&format!("{} {:<10} {words}", out.mark(good), "gate")));
+    for difference in drift {
+        out.say(clip(&format!("{} drift      {difference}", out.mark(None))));
+    }
+    if current.is_some() && drift.is_empty() {
+        out.say(format!("{} drift      none", out.mark(Some(true))));
+    }
+}

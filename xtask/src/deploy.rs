@@ -1,0 +1,116 @@
+//! The one way to bring a pilot to a release, used by `up` and by `rollback`: observe, drift, plan,
+//! execute, record. What is particular to either stays with it.
+
+use crate::deadline::Deadline;
+use crate::drift::{self, Difference, Scenario};
+use crate::engine::Engine;
+use crate::execute::{Execution, Measured, Stale, execute};
+use crate::journal::{Event, Output};
+use crate::observe::{self, Observation};
+use crate::pilot::Pilot;
+use crate::plan::{self, Plan, Purpose};
+use crate::release::{Release, Store};
+use anyhow::Result;
+use std::path::Path;
+
+/// What a command works with.
+pub struct Session {
+    /// The pilot.
+    pub pilot: Pilot,
+    /// What runs it.
+    pub engine: Box<dyn Engine>,
+    /// Its releases.
+    pub store: Store,
+    /// Where events go.
+    pub out: Output,
+}
+
+/// Where to, and why.
+pub struct Goal<'a> {
+    /// The release.
+    pub release: &'a Release,
+    /// To deploy it or to go back to it.
+    pub purpose: Purpose,
+    /// Scenarios that the user named.
+    pub named: &'a [Scenario],
+    /// Differences found by other means than an observation.
+    pub known: Vec<Difference>,
+    /// Folder of the rollback.
+    pub place: Option<&'a Path>,
+}
+
+/// What an observation means for a goal.
+pub struct Outlook {
+    /// What is.
+    pub now: Observation,
+    /// What differs.
+    pub drift: Vec<Difference>,
+    /// What would be done.
+    pub plan: Plan,
+}
+
+impl Session {
+    /// Looks and plans; changes nothing.
+    pub fn outlook(&self, goal: &Goal<'_>, deadline: Deadline) -> Result<Outlook> {
+        let env = observe::release_env(&self.store, goal.release)?;
+        let now = observe::observe(&self.pilot, self.engine.as_ref(), deadline);
+        let mut drift = drift::drift(&now, goal.release, &env.map());
+        drift.extend(goal.known.iter().cloned());
+        let gateway = self.pilot.gateway();
+        let plan = plan::make(&now, &drift, goal.release, goal.purpose, goal.named, gateway);
+        Ok(Outlook { now, drift, plan })
+    }
+
+    /// Brings the pilot to the release and records that it is verified. Returns the plan that was
+    /// executed; it is empty when there was nothing to do.
+    pub fn bring_to(&self, goal: &Goal<'_>, deadline: Deadline, measured: &mut Measured) -> Result<Plan> {
+        let env = observe::release_env(&self.store, goal.release)?;
+        let mut scenarios: Vec<Scenario> = Vec::new();
+        // A plan can turn out stale when the gate could not be closed; then the gateway was stopped,
+        // and the second plan does not try that again.
+        for last in [false, true] {
+            let Outlook { now, drift, mut plan } = self.outlook(goal, deadline)?;
+            scenarios.extend(&plan.scenarios);
+            scenarios.sort_unstable();
+            scenarios.dedup();
+            plan.scenarios = scenarios.clone();
+            if goal.purpose == Purpose::Rollback && !last {
+                self.out.event(&Event::Drift { release: &goal.release.id, differences: &drift });
+            }
+            if plan.steps.is_empty() {
+                return Ok(plan);
+            }
+            self.out.event(&Event::Planned { plan: &plan });
+            let execution = Execution {
+                pilot: &self.pilot,
+                engine: self.engine.as_ref(),
+                store: &self.store,
+                out: &self.out,
+                deadline,
+                release: goal.release,
+                env: &env,
+                now: &now,
+                place: goal.place,
+            };
+            match execute(&execution, &plan, measured) {
+                Err(error) if error.is::<Stale>() && !last => {}
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    self.record(goal.release)?;
+                    return Ok(plan);
+                }
+            }
+        }
+        anyhow::bail!("the plan went stale twice")
+    }
+
+    /// The release is verified on the running pilot; what the engine made of its settings is noted, to
+    /// be compared with later.
+    fn record(&self, release: &Release) -> Result<()> {
+        let limit = Deadline::after(self.pilot.manifest.limits.engine);
+        let stack = self.engine.observe(limit)?;
+        let settings = stack.services.into_iter().map(|(name, state)| (name, state.settings)).collect();
+        self.store.promote(&release.id, settings)?;
+        self.store.retain(self.pilot.manifest.limits.keep_releases)
+    }
+}

@@ -1,0 +1,422 @@
+//! The engine `compose`: Docker through its client and Compose 2 (`docker compose`) or Compose 1
+//! (`docker-compose`). State is read by Compose's labels, which both write alike. Every command names
+//! the project or an id that was found by it; there is no prune here and no removal by pattern.
+
+use super::{Engine, Kind, ServiceState, Stack};
+use crate::deadline::Deadline;
+use crate::failure::{Exit, fail};
+use crate::files;
+use crate::pilot::Pilot;
+use crate::proc::{Cmd, RunError, cmd};
+use crate::release::{COMPOSE_FILE, ENV_FILE, Image, Release};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Docker Compose for one project.
+pub struct Compose {
+    pilot: Pilot,
+    docker: PathBuf,
+    generation: OnceLock<Generation>,
+}
+
+/// Which Compose there is.
+#[derive(Clone, Debug)]
+enum Generation {
+    /// `docker compose`.
+    Two(String),
+    /// `docker-compose`.
+    One(PathBuf, String),
+}
+
+/// Does a Docker engine answer? An error when not; `is_hung` tells the two ways apart.
+pub fn answers(deadline: Deadline) -> Result<()> {
+    let docker = which::which("docker").context("docker is not on the PATH")?;
+    cmd(docker, &["version", "--format", "{{.Server.Version}}"]).run(deadline).map(drop)
+}
+
+/// Did the engine not answer in time (rather than refuse)?
+pub fn is_hung(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(RunError::Deadline(_)))
+}
+
+/// A docker command failed: whose fault is it? Anything that says that the daemon is not there, or
+/// says nothing in time, is the host's (exit 4).
+fn blame(error: anyhow::Error) -> anyhow::Error {
+    let text = format!("{error:#}");
+    let host = [
+        "Cannot connect to the Docker daemon",
+        "error during connect",
+        "failed to connect",
+        "Is the docker daemon running",
+    ];
+    if is_hung(&error) || host.iter().any(|mark| text.contains(mark)) {
+        let next = "docker version, to see whether the engine answers; systemctl status docker";
+        return fail(Exit::Host, format!("the Docker engine does not answer: {text}"), next);
+    }
+    error
+}
+
+impl Compose {
+    /// Errors where there is no docker client (exit 4); whether the engine answers shows later.
+    pub fn new(pilot: &Pilot) -> Result<Self> {
+        let docker = which::which("docker").map_err(|e| {
+            let next = "install Docker, or --engine process for the embedded engine";
+            fail(Exit::Host, format!("the compose engine needs the docker client: {e}"), next)
+        })?;
+        Ok(Self { pilot: pilot.clone(), docker, generation: OnceLock::new() })
+    }
+
+    fn docker(&self, args: &[&str], deadline: Deadline) -> Result<String> {
+        cmd(&self.docker, args).run(deadline).map_err(blame)
+    }
+
+    /// Compose 2 where the client has it, else Compose 1. Asked once.
+    fn generation(&self, deadline: Deadline) -> Result<Generation> {
+        if let Some(known) = self.generation.get() {
+            return Ok(known.clone());
+        }
+        let two = cmd(&self.docker, &["compose", "version", "--short"]).run(deadline);
+        let found = match (two, which::which("docker-compose")) {
+            (Ok(version), _) => Generation::Two(version.trim().trim_start_matches('v').to_owned()),
+            (Err(_), Ok(path)) => {
+                let version = cmd(&path, &["version", "--short"]).run(deadline)?;
+                Generation::One(path, version.trim().to_owned())
+            }
+            (Err(error), Err(_)) => {
+                let what = format!("there is neither `docker compose` nor `docker-compose`: {error:#}");
+                return Err(fail(Exit::Host, what, "install the docker compose plugin, or --engine process"));
+            }
+        };
+        Ok(self.generation.get_or_init(|| found).clone())
+    }
+
+    /// Compose on the files in `dir`. What the shell exports must not win over the env file, so every
+    /// variable that the file sets, or that steers Compose itself, is taken out.
+    fn compose(&self, dir: &Path, deadline: Deadline) -> Result<Cmd> {
+        let start = match self.generation(deadline)? {
+            Generation::Two(_) => cmd(&self.docker, &["compose"]),
+            Generation::One(path, _) => cmd(path, &[]),
+        };
+        let mut unset: Vec<String> = std::env::vars_os()
+            .map(|(name, _)| name.to_string_lossy().into_owned())
+            .filter(|name| name.starts_with("COMPOSE_") || name.starts_with("PILOT_"))
+            .collect();
+        let env_file = dir.join(ENV_FILE);
+        if let Some(bytes) = files::read_if_there(&env_file)? {
+            let env = crate::envfile::EnvFile::parse(&env_file.display().to_string(), &bytes)?;
+            unset.extend(env.keys().map(str::to_owned));
+        }
+        Ok(start
+            .args(["--project-name", &self.pilot.project])
+            .args(["--file", &dir.join(COMPOSE_FILE).display().to_string()])
+            .args(["--env-file", &env_file.display().to_string()])
+            .env_remove(unset))
+    }
+
+    /// Ids of the project's containers, one-off ones left out. `-a` includes the stopped.
+    fn containers(&self, deadline: Deadline) -> Result<Vec<String>> {
+        let project = format!("label=com.docker.compose.project={}", self.pilot.project);
+        let found = self.docker(
+            &[
+                "ps",
+                "-a",
+                "--no-trunc",
+                "--quiet",
+                "--filter",
+                &project,
+                "--filter",
+                "label=com.docker.compose.oneoff=False",
+            ],
+            deadline,
+        )?;
+        Ok(found.lines().map(str::to_owned).collect())
+    }
+
+    fn container(&self, service: &str, deadline: Deadline) -> Result<String> {
+        let stack = self.observe(deadline)?;
+        let found = stack.services.get(service).map(|s| s.handle.clone());
+        found.with_context(|| format!("{service} has no container in project {}", self.pilot.project))
+    }
+
+    fn ids(&self, references: &[String], deadline: Deadline) -> Result<Vec<String>> {
+        let mut args = vec!["image", "inspect", "--format", "{{.Id}}"];
+        args.extend(references.iter().map(String::as_str));
+        Ok(self.docker(&args, deadline)?.lines().map(str::to_owned).collect())
+    }
+
+    fn tag_of(&self, service: &str, tag: &str) -> String {
+        format!("{}:{tag}", self.pilot.image_name(service))
+    }
+
+    /// Volume of a service as Compose names it.
+    fn volume(&self, service: &str) -> Result<String> {
+        let found = self.pilot.manifest.services.iter().find(|s| s.name == service);
+        let volume = &found.with_context(|| format!("pilot.toml has no service {service}"))?.volume;
+        Ok(format!("{}_{volume}", self.pilot.project))
+    }
+}
+
+impl Engine for Compose {
+    fn kind(&self) -> Kind {
+        Kind::Compose
+    }
+
+    fn describe(&self, deadline: Deadline) -> String {
+        match self.generation(deadline) {
+            Ok(Generation::Two(version)) => format!("docker compose {version}"),
+            Ok(Generation::One(_, version)) => format!("docker-compose {version}"),
+            Err(error) => format!("compose ({error:#})"),
+        }
+    }
+
+    fn observe(&self, deadline: Deadline) -> Result<Stack> {
+        // The list of images does not depend on the containers, and the Compose generation is wanted
+        // soon after: both are asked for meanwhile.
+        std::thread::scope(|scope| {
+            let images = scope.spawn(|| self.docker(&["images", "--no-trunc", "--quiet"], deadline));
+            scope.spawn(|| self.generation(deadline).map(drop));
+            let ids = self.containers(deadline)?;
+            let mut services = BTreeMap::new();
+            if !ids.is_empty() {
+                let mut args = vec!["inspect", "--type", "container"];
+                args.extend(ids.iter().map(String::as_str));
+                let text = self.docker(&args, deadline)?;
+                let list: Vec<Value> =
+                    serde_json::from_str(&text).context("cannot understand docker inspect")?;
+                for container in &list {
+                    let (name, state) = service_state(container)?;
+                    let known: Option<&ServiceState> = services.get(&name);
+                    // Two of one service (a recreate was cut off): the running one counts.
+                    if known.is_none_or(|other| !other.is_running()) {
+                        services.insert(name, state);
+                    }
+                }
+            }
+            let images = images.join().map_err(|_| anyhow::anyhow!("listing images panicked"))??;
+            Ok(Stack { services, images: images.lines().map(str::to_owned).collect() })
+        })
+    }
+
+    fn build(
+        &self,
+        binary: &Path,
+        dockerfile: &Path,
+        label: &str,
+        fault: &str,
+        deadline: Deadline,
+    ) -> Result<BTreeMap<String, Image>> {
+        let context = files::Scratch::new("build")?;
+        files::make_folder(&context.path().join("data"))?;
+        std::fs::copy(binary, context.path().join("scenario"))
+            .with_context(|| format!("cannot copy {}", binary.display()))?;
+        let built: Vec<Result<(String, Image)>> = std::thread::scope(|scope| {
+            let context = context.path().display().to_string();
+            let jobs: Vec<_> = self
+                .pilot
+                .services()
+                .map(|service| {
+                    let build = cmd(&self.docker, &["build", "--quiet"])
+                        .args(["--file", &dockerfile.display().to_string()])
+                        .args(["--build-arg", &format!("ROLE={service}")])
+                        .args(["--build-arg", &format!("VERSION={label}")])
+                        .args(["--build-arg", &format!("FAULT={fault}")])
+                        .args(["--tag", &self.tag_of(service, label), &context])
+                        .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
+                    scope.spawn(move || {
+                        build.run(deadline).map_err(blame)?;
+                        let tag = self.tag_of(service, label);
+                        let id = self.ids(&[tag], deadline)?.pop().context("a built image has no id")?;
+                        let tag = self.tag_of(service, "latest");
+                        Ok((service.to_owned(), Image { id, tag, archive: None }))
+                    })
+                })
+                .collect();
+            let join = |job: std::thread::ScopedJoinHandle<'_, _>| {
+                job.join().unwrap_or_else(|_| Err(anyhow::anyhow!("building an image panicked")))
+            };
+            jobs.into_iter().map(join).collect()
+        });
+        built.into_iter().collect()
+    }
+
+    fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>> {
+        let names: Vec<&str> = self.pilot.services().collect();
+        let references: Vec<String> = names.iter().map(|s| self.tag_of(s, tag)).collect();
+        let ids = self.ids(&references, deadline).map_err(|e| match crate::failure::exit_of(&e) {
+            Exit::Host => e,
+            _ => {
+                let what = format!("not all images are there with the tag {tag}: {e:#}");
+                fail(Exit::Usage, what, format!("docker images '{}'", self.tag_of("*", "*")))
+            }
+        })?;
+        Ok(names
+            .into_iter()
+            .zip(ids)
+            .map(|(s, id)| (s.to_owned(), Image { id, tag: self.tag_of(s, "latest"), archive: None }))
+            .collect())
+    }
+
+    fn save(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()> {
+        self.docker(&["save", "--output", &archive.display().to_string(), &image.id], deadline).map(drop)
+    }
+
+    fn load(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()> {
+        self.docker(&["load", "--quiet", "--input", &archive.display().to_string()], deadline)?;
+        match self.ids(std::slice::from_ref(&image.id), deadline)?.first() {
+            Some(id) if *id == image.id => Ok(()),
+            other => bail!("loading {} gave {other:?} instead of {}", archive.display(), image.id),
+        }
+    }
+
+    fn point_tags(&self, release: &Release, deadline: Deadline) -> Result<()> {
+        std::thread::scope(|scope| {
+            let mut jobs = Vec::new();
+            for (service, image) in &release.images {
+                let kept = self.tag_of(service, &format!("{}-{}", release.label, release.id));
+                for tag in [image.tag.clone(), kept] {
+                    jobs.push(scope.spawn(move || self.docker(&["tag", &image.id, &tag], deadline)));
+                }
+            }
+            jobs.into_iter().try_for_each(|job| {
+                job.join().map_err(|_| anyhow::anyhow!("tagging an image panicked"))?.map(drop)
+            })
+        })
+    }
+
+    fn apply(&self, _: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
+        let compose = self.compose(dir, deadline)?;
+        if !force.is_empty() {
+            // Compose leaves a container alone whose settings fit, however sick it is.
+            let stack = self.observe(deadline)?;
+            let sick: Vec<&str> =
+                force.iter().filter_map(|s| stack.services.get(s)).map(|s| s.handle.as_str()).collect();
+            if !sick.is_empty() {
+                let mut args = vec!["rm", "--force"];
+                args.extend(sick);
+                self.docker(&args, deadline)?;
+            }
+        }
+        // No stop grace: in an emergency nobody waits ten seconds for a service that ignores SIGTERM.
+        let mut up = compose.args(["up", "--detach", "--timeout", "0", "--no-build"]);
+        if let Generation::Two(_) = self.generation(deadline)? {
+            up = up.args(["--pull", "never"]);
+        }
+        up.run(deadline).map(drop).map_err(blame)
+    }
+
+    fn run_once(
+        &self,
+        _: &Release,
+        dir: &Path,
+        service: &str,
+        words: &[&str],
+        deadline: Deadline,
+    ) -> Result<String> {
+        let run = self.compose(dir, deadline)?.args(["run", "--rm", "--no-deps", "-T", service]).args(words);
+        run.run(deadline).map_err(blame)
+    }
+
+    fn stop(&self, service: &str, deadline: Deadline) -> Result<()> {
+        let id = self.container(service, deadline)?;
+        // `stop` and not `kill`: a container that was told to stop is not started again by its policy.
+        self.docker(&["stop", "--time", "0", &id], deadline).map(drop)
+    }
+
+    fn logs(&self, service: &str, lines: usize, to: &Path, deadline: Deadline) -> Result<()> {
+        let id = self.container(service, deadline)?;
+        let script = "exec \"$0\" logs --timestamps --tail \"$1\" \"$2\" 2>&1";
+        let docker = self.docker.display().to_string();
+        cmd("sh", &["-c", script, &docker, &lines.to_string(), &id]).stdout_to(to).run(deadline).map(drop)
+    }
+
+    fn inspect(&self, service: &str, deadline: Deadline) -> Result<String> {
+        let id = self.container(service, deadline)?;
+        self.docker(&["inspect", "--type", "container", &id], deadline)
+    }
+
+    fn save_data(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
+        let from = format!("{}:/data", self.container(service, deadline)?);
+        cmd(&self.docker, &["cp", &from, "-"]).stdout_to(archive).run(deadline).map(drop).map_err(blame)
+    }
+
+    fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()> {
+        let volume = self.volume(service)?;
+        if let Some(state) = self.observe(deadline)?.services.get(service) {
+            self.docker(&["rm", "--force", &state.handle], deadline)?;
+        }
+        self.docker(&["volume", "rm", "--force", &volume], deadline).map(drop)
+    }
+
+    fn down(&self, everything: bool, deadline: Deadline) -> Result<()> {
+        // By label and not by `compose down`: that needs a compose file, and the tree's may be broken.
+        let ids = self.containers(deadline)?;
+        if !ids.is_empty() {
+            let mut args = vec!["rm", "--force"];
+            args.extend(ids.iter().map(String::as_str));
+            self.docker(&args, deadline)?;
+        }
+        let project = format!("label=com.docker.compose.project={}", self.pilot.project);
+        let mut kinds = vec!["network"];
+        if everything {
+            kinds.push("volume");
+        }
+        for kind in kinds {
+            let found = self.docker(&[kind, "ls", "--quiet", "--filter", &project], deadline)?;
+            for name in found.lines() {
+                self.docker(&[kind, "rm", name], deadline)?;
+            }
+        }
+        if everything {
+            for service in self.pilot.services() {
+                let name = self.pilot.image_name(service);
+                let format = "{{.Repository}}:{{.Tag}}";
+                let tags = self.docker(&["images", "--format", format, &name], deadline)?;
+                for tag in tags.lines() {
+                    self.docker(&["rmi", tag], deadline)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One container of `docker inspect`.
+fn service_state(container: &Value) -> Result<(String, ServiceState)> {
+    let text = |pointer: &str| container.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let label = |name: &str| {
+        let labels = container.pointer("/Config/Labels").and_then(|l| l.get(name));
+        labels.and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let env = container.pointer("/Config/Env").and_then(Value::as_array);
+    let env = env.into_iter().flatten().filter_map(Value::as_str).filter_map(|e| e.split_once('='));
+    let bindings = container.pointer("/HostConfig/PortBindings").and_then(Value::as_object);
+    let port = bindings
+        .into_iter()
+        .flatten()
+        .find_map(|(_, hosts)| hosts.get(0)?.get("HostPort")?.as_str()?.parse().ok());
+    let service = label("com.docker.compose.service");
+    if service.is_empty() || text("/Id").is_empty() {
+        bail!("cannot understand docker inspect: a container without id or service label");
+    }
+    let state = ServiceState {
+        state: text("/State/Status").to_owned(),
+        image: text("/Image").to_owned(),
+        env: env.map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+        port,
+        settings: label("com.docker.compose.config-hash"),
+        state_dir: state_dir(&label("com.docker.compose.project.config_files")),
+        restarts: container.pointer("/RestartCount").and_then(Value::as_u64).unwrap_or(0),
+        handle: text("/Id").to_owned(),
+    };
+    Ok((service, state))
+}
+
+/// `STATE/releases/ID/docker-compose.poc.yml` → `STATE`.
+fn state_dir(config_file: &str) -> Option<String> {
+    let releases = Path::new(config_file).parent()?.parent()?;
+    let state = releases.file_name()?.eq("releases").then(|| releases.parent())??;
+    Some(state.display().to_string())
+}

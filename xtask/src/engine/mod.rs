@@ -1,0 +1,177 @@
+//! What runs a release: `compose` where a Docker engine answers, `process` elsewhere. The trait speaks
+//! of a whole stack, so that a swarm could be a third. Engines do what a plan says; they decide
+//! nothing. Called by `observe` and `execute`, and by `up`, `down` and `drill` around them.
+
+mod compose;
+mod ports;
+mod process;
+
+use crate::deadline::Deadline;
+use crate::failure::{Exit, fail};
+use crate::pilot::Pilot;
+use crate::release::{Image, Release, Store};
+use anyhow::Result;
+use clap::ValueEnum;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+pub use process::supervise;
+
+/// Which engine; the word of `--engine` and of `release.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Docker Compose, 1 or 2.
+    Compose,
+    /// Local processes, no Docker.
+    Process,
+}
+
+impl Kind {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Compose => "compose",
+            Self::Process => "process",
+        }
+    }
+}
+
+/// What an engine knows of one service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServiceState {
+    /// The engine's word: `running`, `restarting`, `exited`, …
+    pub state: String,
+    /// Content id of its image.
+    pub image: String,
+    /// Environment it was started with. Holds secrets: never serialized.
+    #[serde(skip)]
+    pub env: BTreeMap<String, String>,
+    /// Published port on 127.0.0.1.
+    pub port: Option<u16>,
+    /// Digest of its settings.
+    pub settings: String,
+    /// State folder that it was deployed from, where the engine can tell.
+    pub state_dir: Option<String>,
+    /// Times it was started anew by itself.
+    pub restarts: u64,
+    /// Handle for the engine: container id or process group.
+    #[serde(skip)]
+    pub handle: String,
+}
+
+impl ServiceState {
+    /// Is a process there, as far as the engine knows?
+    pub fn is_running(&self) -> bool {
+        self.state == "running"
+    }
+
+    /// Could it let requests in, now or in a moment? A crash-looping service is between two starts.
+    pub fn is_live(&self) -> bool {
+        !matches!(self.state.as_str(), "exited" | "created" | "dead")
+    }
+}
+
+/// What an engine knows of the whole stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Stack {
+    /// By name; a service that is not there is missing.
+    pub services: BTreeMap<String, ServiceState>,
+    /// Content ids of the images that it has.
+    #[serde(skip)]
+    pub images: Vec<String>,
+}
+
+/// Something that runs a release.
+pub trait Engine: Sync {
+    /// Which one.
+    fn kind(&self) -> Kind;
+
+    /// With versions, for people.
+    fn describe(&self, deadline: Deadline) -> String;
+
+    /// The stack as it is. Read-only.
+    fn observe(&self, deadline: Deadline) -> Result<Stack>;
+
+    /// Wraps the binary for each service.
+    fn build(
+        &self,
+        binary: &Path,
+        dockerfile: &Path,
+        label: &str,
+        fault: &str,
+        deadline: Deadline,
+    ) -> Result<BTreeMap<String, Image>>;
+
+    /// Content ids of existing images with this tag, by service.
+    fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>>;
+
+    /// Writes an image to an archive.
+    fn save(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()>;
+
+    /// Takes an image in from an archive.
+    fn load(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()>;
+
+    /// Moves the tags that the compose file names, and gives each image a tag of the release, so that
+    /// a clean-up of untagged images leaves it.
+    fn point_tags(&self, release: &Release, deadline: Deadline) -> Result<()>;
+
+    /// Brings the stack to a release whose files are in `dir`. What is as it should be is left alone,
+    /// but for the services in `force`. Does not wait for stop graces nor for health.
+    fn apply(&self, release: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()>;
+
+    /// Runs the image of a service once, with its volume and these words.
+    fn run_once(
+        &self,
+        release: &Release,
+        dir: &Path,
+        service: &str,
+        words: &[&str],
+        deadline: Deadline,
+    ) -> Result<String>;
+
+    /// Stops one service at once and keeps what is left of it for evidence.
+    fn stop(&self, service: &str, deadline: Deadline) -> Result<()>;
+
+    /// Last log lines of a service, into a file.
+    fn logs(&self, service: &str, lines: usize, to: &Path, deadline: Deadline) -> Result<()>;
+
+    /// What the engine knows of a service, as text for the evidence; secrets are the caller's to mask.
+    fn inspect(&self, service: &str, deadline: Deadline) -> Result<String>;
+
+    /// Copies the state of a service into an archive.
+    fn save_data(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;
+
+    /// Removes a service and its state.
+    fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()>;
+
+    /// Ends the pilot's services and removes its network; `everything` takes state and images too.
+    fn down(&self, everything: bool, deadline: Deadline) -> Result<()>;
+}
+
+/// The engine for a pilot: the one asked for, else the one that the running release was made with,
+/// else `compose` where Docker answers, else `process`. Docker that hangs is an error, not a no.
+pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
+    let recorded = || {
+        let current = Store::new(&pilot.state).current().ok().flatten()?;
+        Kind::from_str(&current.engine, true).ok()
+    };
+    let kind = match asked.or_else(recorded) {
+        Some(kind) => kind,
+        None => match compose::answers(Deadline::after(pilot.manifest.limits.engine)) {
+            Ok(()) => Kind::Compose,
+            Err(error) if compose::is_hung(&error) => {
+                let next = "--engine process, or docker version to see what is wrong";
+                return Err(fail(Exit::Host, format!("{error:#}"), next));
+            }
+            Err(_) => Kind::Process,
+        },
+    };
+    Ok(match kind {
+        Kind::Compose => Box::new(compose::Compose::new(pilot)?),
+        Kind::Process => Box::new(process::Processes::new(pilot)),
+    })
+}
+
+pub use ports::{free_ports, owner_of};

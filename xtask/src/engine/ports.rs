@@ -1,0 +1,66 @@
+//! Ports of this host: which are free, and who has one that is not.
+
+use anyhow::{Context, Result};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+
+/// So many different free ports on 127.0.0.1, below the range that outgoing connections use, so that
+/// none of those takes one before it is listened on.
+pub fn free_ports(count: usize) -> Result<Vec<u16>> {
+    // Different processes start at different places.
+    let start = 20_000 + (std::process::id() as u16 % 600) * 16;
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let ports: Vec<u16> = (start..32_000).chain(20_000..start).filter(free).take(count).collect();
+    (ports.len() == count).then_some(ports).context("no free ports between 20000 and 32000")
+}
+
+/// Is this port taken, and by whom as far as can be told? Nothing when it is free.
+pub fn owner_of(port: u16) -> Option<String> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => None,
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+            Some(process_on(port).unwrap_or_else(|| "an unknown process".into()))
+        }
+        Err(e) => Some(format!("nobody, but it cannot be used: {e}")),
+    }
+}
+
+/// Process that listens, from `/proc` (proc(5): the socket's inode is field 10 of `/proc/net/tcp`).
+fn process_on(port: u16) -> Option<String> {
+    let hex = format!(":{port:04X}");
+    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| {
+        let text = std::fs::read_to_string(table).ok()?;
+        text.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // State 0A: listening.
+            let listens = fields.get(1)?.ends_with(&hex) && *fields.get(3)? == "0A";
+            listens.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]"))).flatten()
+        })
+    })?;
+    let has_it = |folder: &Path| {
+        let files = std::fs::read_dir(folder.join("fd")).ok()?;
+        let mut links = files.filter_map(|f| std::fs::read_link(f.ok()?.path()).ok());
+        links.any(|link| link.as_os_str().to_string_lossy() == inode).then_some(())
+    };
+    std::fs::read_dir("/proc").ok()?.filter_map(Result::ok).find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        has_it(&entry.path())?;
+        let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        Some(format!("process {pid} ({})", name.trim()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_of_a_taken_port_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let owner = owner_of(listener.local_addr().unwrap().port()).unwrap();
+        assert!(owner.contains(&std::process::id().to_string()), "{owner}");
+        let free = free_ports(4).unwrap();
+        assert_eq!(free.len(), 4);
+        assert_eq!(owner_of(free[0]), None);
+    }
+}

@@ -1,0 +1,131 @@
+//! `.env.poc`: reading it strictly and changing single lines. Both Compose generations read the same
+//! file with rules of their own about quotes, `$` and comments, so what they would read differently
+//! is refused here, with line and column. Pure, apart from nothing; callers do the reading.
+
+use anyhow::{Result, bail};
+use std::collections::BTreeMap;
+
+/// The settings of an env file, in its order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EnvFile {
+    entries: Vec<(String, String)>,
+}
+
+impl EnvFile {
+    /// Reads the bytes of the file called `name` (for errors).
+    pub fn parse(name: &str, bytes: &[u8]) -> Result<Self> {
+        if let Some(at) = bytes.iter().position(|b| *b == 0) {
+            let line = bytes[..at].iter().filter(|b| **b == b'\n').count() + 1;
+            bail!("{name}:{line}: a NUL byte: this is not a text file");
+        }
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(e) => {
+                let line = bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+                bail!("{name}:{line}: not UTF-8 text");
+            }
+        };
+        let mut entries: Vec<(String, String)> = Vec::new();
+        for (number, line) in text.split('\n').enumerate() {
+            let at = |column: usize| format!("{name}:{}:{column}", number + 1);
+            if let Some(column) = line.find('\r') {
+                bail!("{}: a carriage return: save the file with Unix line ends", at(column + 1));
+            }
+            if line.trim().is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let Some((key, value)) = line.split_once('=') else {
+                bail!("{}: expected KEY=VALUE, found no =", at(1));
+            };
+            let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if let Some(column) = key.find(|c| !fits(c)) {
+                bail!("{}: a name has letters, digits and _ alone", at(column + 1));
+            }
+            if key.is_empty() || key.starts_with(|c: char| c.is_ascii_digit()) {
+                bail!("{}: a name starts with a letter or _", at(1));
+            }
+            let start = key.len() + 2;
+            if value.starts_with(['"', '\'']) {
+                bail!("{}: no quotes: the value goes to the end of the line", at(start));
+            }
+            if let Some(column) = value.find('$') {
+                bail!("{}: no $: Compose 1 and 2 read it differently", at(start + column));
+            }
+            if let Some(column) = value.find(" #") {
+                bail!("{}: a comment stands on a line of its own", at(start + column + 1));
+            }
+            if value.trim() != value {
+                bail!("{}: space around the value", at(start));
+            }
+            if entries.iter().any(|(other, _)| other == key) {
+                bail!("{}: {key} stands twice", at(1));
+            }
+            entries.push((key.to_owned(), value.to_owned()));
+        }
+        Ok(Self { entries })
+    }
+
+    /// Value of a name.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.entries.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    /// All of it, for comparing.
+    pub fn map(&self) -> BTreeMap<String, String> {
+        self.entries.iter().cloned().collect()
+    }
+
+    /// The names, in the order of the file.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|(key, _)| key.as_str())
+    }
+}
+
+/// `text` with one setting changed, its other lines untouched; added at the end where it is new.
+pub fn with_value(text: &str, key: &str, value: &str) -> String {
+    let mut found = false;
+    let mut lines: Vec<String> = text
+        .lines()
+        .map(|line| match line.split_once('=') {
+            Some((k, _)) if k == key => {
+                found = true;
+                format!("{key}={value}")
+            }
+            _ => line.to_owned(),
+        })
+        .collect();
+    if !found {
+        lines.push(format!("{key}={value}"));
+    }
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(bytes: &[u8]) -> String {
+        EnvFile::parse(".env.poc", bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        assert!(error(b"A=1\nB 2\n").starts_with(".env.poc:2:1: expected KEY=VALUE"));
+        assert!(error(b"A=1\r\nB=2\r\n").starts_with(".env.poc:1:4: a carriage return"));
+        assert!(error(b"A=1\n\nA=2\n").starts_with(".env.poc:3:1: A stands twice"));
+        assert!(error(b"A=1\n\0\x01").starts_with(".env.poc:2: a NUL byte"));
+        assert!(error(b"\xff\xfeA").starts_with(".env.poc:1: not UTF-8"));
+        assert!(error(b"A=\"x\"").starts_with(".env.poc:1:3: no quotes"));
+        assert!(error(b"A=b$c").starts_with(".env.poc:1:4: no $"));
+        assert!(error(b"A=b # c").starts_with(".env.poc:1:5: a comment"));
+        assert!(error(b"A-B=1").starts_with(".env.poc:1:2: a name"));
+    }
+
+    #[test]
+    fn one_setting_changes_and_the_rest_stays() {
+        let text = "# note\nA=1\nB=\n";
+        assert_eq!(with_value(text, "B", "2"), "# note\nA=1\nB=2\n");
+        assert_eq!(with_value(text, "C", "3"), "# note\nA=1\nB=\nC=3\n");
+        assert_eq!(EnvFile::parse("x", with_value(text, "B", "2").as_bytes()).unwrap().get("B"), Some("2"));
+    }
+}

@@ -1,0 +1,70 @@
+//! How a command fails: the exit code (one table, the same in `--help` and `docs/`) and the next
+//! command to run. Travels as context of an `anyhow::Error`; `main` prints it. Used everywhere.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The exit codes; anything else is a bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// Restored and verified, or nothing to do.
+    Ok = 0,
+    /// Not restored: Level 2, technical lead.
+    NotRestored = 1,
+    /// The command or its input was wrong.
+    Usage = 2,
+    /// Not restored within the budget: Level 2.
+    OverBudget = 3,
+    /// Host or engine failure: Level 3, infrastructure.
+    Host = 4,
+    /// Another command holds the lock.
+    Locked = 5,
+    /// No known-good release to go back to.
+    NoRelease = 6,
+}
+
+/// The table as `--help` and the docs carry it.
+pub const EXIT_TABLE: &str = "\
+Exit codes:
+  0  restored and verified, or nothing to do
+  1  not restored: Level 2, technical lead
+  2  usage: the command or its input is wrong
+  3  not restored within the budget: Level 2
+  4  host or engine failure: Level 3, infrastructure
+  5  another command holds the lock
+  6  no known-good release to go back to";
+
+/// Says how a failure ends the process, and what to do about it.
+#[derive(Debug)]
+pub struct Failure {
+    /// Code of the process.
+    pub exit: Exit,
+    /// What was tried, on what, what came back.
+    pub what: String,
+    /// The next command, or the next thing to look at.
+    pub next: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A failure as an error of its own.
+pub fn fail(exit: Exit, what: impl Into<String>, next: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Failure { exit, what: what.into(), next: next.into() })
+}
+
+/// Code of an error: that of the outermost `Failure` in its chain, 1 where there is none.
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    error.downcast_ref::<Failure>().map_or(Exit::NotRestored, |f| f.exit)
+}
+
+/// The next command that an error names.
+pub fn next_of(error: &anyhow::Error) -> Option<&str> {
+    error.downcast_ref::<Failure>().map(|f| f.next.as_str()).filter(|next| !next.is_empty())
+}

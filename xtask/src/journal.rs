@@ -1,0 +1,329 @@
+//! What happens, as events: one line each in a rollback's journal, synced as it is written; the same
+//! lines with `--format json`; and sentences on a terminal. `Output` is the one place that prints
+//! while something is being done. It decides nothing.
+
+use crate::drift::{Difference, Scenario};
+use crate::failure::Exit;
+use crate::files;
+use crate::plan::Plan;
+use crate::verify::Smoke;
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// How a command says what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Sentences for people.
+    Text,
+    /// One event a line.
+    Json,
+}
+
+/// How a rollback ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Restored and verified.
+    Restored,
+    /// Not restored; the gate stays closed.
+    NotRestored,
+    /// The pilot is as the release has it, and healthy.
+    NothingToDo,
+    /// Nothing was begun.
+    Refused,
+}
+
+/// How a step stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Progress {
+    /// It began.
+    Started,
+    /// It ended well.
+    Done,
+    /// It failed and the rollback with it.
+    Failed,
+    /// It failed, is recorded, and the rollback goes on.
+    Missed,
+}
+
+/// One line of the journal.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum Event<'a> {
+    /// A rollback or a deployment begins.
+    Started {
+        /// Version of this format.
+        version: u32,
+        /// `up`, `rollback`, …
+        command: &'a str,
+        /// Id of the rollback, if it is one.
+        rollback: Option<&'a str>,
+        /// Compose project.
+        project: &'a str,
+        /// Engine with its version.
+        engine: &'a str,
+        /// Unix milliseconds.
+        at_ms: u64,
+        /// Taken up again after it was cut off.
+        resumed: bool,
+    },
+    /// What differs from the release.
+    Drift {
+        /// Release it was compared with.
+        release: &'a str,
+        /// Each difference.
+        differences: &'a [Difference],
+    },
+    /// What will be done.
+    Planned {
+        /// The very value that is executed.
+        plan: &'a Plan,
+    },
+    /// A step began or ended.
+    Step {
+        /// In words.
+        step: String,
+        /// How it stands.
+        progress: Progress,
+        /// Milliseconds since the command began.
+        at_ms: u64,
+        /// Milliseconds that it took; 0 at its start.
+        took_ms: u64,
+        /// Why it failed.
+        detail: Option<String>,
+    },
+    /// The smoke checks.
+    Smoke {
+        /// Every check.
+        smoke: &'a Smoke,
+    },
+    /// Something worth saying.
+    Note {
+        /// A sentence.
+        text: String,
+    },
+    /// The answer of a command that only looks.
+    Result {
+        /// As JSON.
+        value: &'a Value,
+    },
+    /// The last line, always.
+    Finished(Finished),
+}
+
+/// The last event of a command.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Finished {
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// Code of the process.
+    pub exit_code: u8,
+    /// Id of the rollback.
+    pub rollback: Option<String>,
+    /// Why it was rolled back.
+    pub scenarios: Vec<Scenario>,
+    /// Release that runs now.
+    pub release: Option<String>,
+    /// When the gate was proved closed, from the start of the process.
+    pub gate_closed_ms: Option<u64>,
+    /// When a public stream through the open gate had its first token.
+    pub restored_ms: Option<u64>,
+    /// Time between the two.
+    pub downtime_ms: Option<u64>,
+    /// Smoke checks of the release that runs now.
+    pub smoke: Option<Value>,
+    /// Folder with the evidence.
+    pub evidence: Option<String>,
+    /// The report.
+    pub report: Option<String>,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// The next command to run.
+    pub next: Option<String>,
+}
+
+impl Finished {
+    /// A command that ended like this and has no more to say.
+    pub fn plain(exit: Exit) -> Self {
+        Self {
+            outcome: None,
+            exit_code: exit as u8,
+            rollback: None,
+            scenarios: Vec::new(),
+            release: None,
+            gate_closed_ms: None,
+            restored_ms: None,
+            downtime_ms: None,
+            smoke: None,
+            evidence: None,
+            report: None,
+            error: None,
+            next: None,
+        }
+    }
+}
+
+/// Where events go.
+pub struct Output {
+    format: Format,
+    color: bool,
+    start: Instant,
+    journal: Mutex<Option<File>>,
+}
+
+impl Output {
+    /// Events count their time from `start`.
+    pub fn new(format: Format, start: Instant) -> Self {
+        let color = format == Format::Text
+            && std::io::stdout().is_terminal()
+            && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        Self { format, color, start, journal: Mutex::new(None) }
+    }
+
+    /// From now on events are also appended to this file.
+    pub fn open_journal(&self, path: &Path) -> Result<()> {
+        let folder = path.parent().context("a journal needs a folder")?;
+        files::make_folder(folder)?;
+        let file = File::options().create(true).append(true).open(path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        *self.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(())
+    }
+
+    /// Milliseconds since the start.
+    pub fn elapsed_ms(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
+    }
+
+    /// When the process started.
+    pub fn start(&self) -> Instant {
+        self.start
+    }
+
+    /// JSON was asked for?
+    pub fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// One event: to the journal (synced), then to the user. A journal that cannot be written does
+    /// not stop a rollback; the user is told.
+    pub fn event(&self, event: &Event<'_>) {
+        let line = match serde_json::to_string(event) {
+            Ok(line) => line + "\n",
+            Err(error) => format!("{{\"event\":\"note\",\"text\":\"cannot write an event: {error}\"}}\n"),
+        };
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = journal.as_mut() {
+            let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_data());
+            if let Err(error) = written {
+                *journal = None;
+                eprintln!("warning: cannot write the journal any more: {error}");
+            }
+        }
+        drop(journal);
+        match self.format {
+            Format::Json => self.print(line.trim_end()),
+            Format::Text => {
+                if let Some(text) = self.sentence(event) {
+                    self.print(&text);
+                }
+            }
+        }
+    }
+
+    /// A line for people; nothing in JSON.
+    pub fn say(&self, text: impl AsRef<str>) {
+        if self.format == Format::Text {
+            self.print(text.as_ref());
+        }
+    }
+
+    /// A worthwhile sentence in either format.
+    pub fn note(&self, text: impl Into<String>) {
+        self.event(&Event::Note { text: text.into() });
+    }
+
+    fn print(&self, line: &str) {
+        // A reader that has gone (`| head`) does not stop a rollback.
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{line}").and_then(|()| out.flush()).ok();
+    }
+
+    /// The mark before a line: right, wrong, or so-so.
+    pub fn mark(&self, good: Option<bool>) -> &'static str {
+        match (good, self.color) {
+            (Some(true), true) => "\x1b[32m✓\x1b[0m",
+            (Some(true), false) => "✓",
+            (Some(false), true) => "\x1b[31m✗\x1b[0m",
+            (Some(false), false) => "✗",
+            (None, true) => "\x1b[33m!\x1b[0m",
+            (None, false) => "!",
+        }
+    }
+
+    fn sentence(&self, event: &Event<'_>) -> Option<String> {
+        Some(match event {
+            Event::Started { command, rollback, project, engine, resumed, .. } => {
+                let id = rollback.map(|id| format!(" {id}")).unwrap_or_default();
+                let again = if *resumed { ", resumed" } else { "" };
+                format!("{command}{id} of {project} on {engine}{again}")
+            }
+            Event::Drift { differences, release } => {
+                if differences.is_empty() {
+                    return Some(format!("  no drift from release {release}"));
+                }
+                let lines: Vec<String> = differences.iter().map(|d| clip(&format!("  - {d}"))).collect();
+                format!("drift from release {release}:\n{}", lines.join("\n"))
+            }
+            Event::Planned { plan } => {
+                let words: Vec<&str> = plan.scenarios.iter().map(|s| s.word()).collect();
+                let why = if words.is_empty() { String::new() } else { format!(" ({})", words.join(" + ")) };
+                format!("to release {}{why}:", plan.release)
+            }
+            Event::Step { progress: Progress::Started, .. } => return None,
+            Event::Step { step, progress, at_ms, took_ms, detail } => {
+                let mark = self.mark(match progress {
+                    Progress::Done => Some(true),
+                    Progress::Failed => Some(false),
+                    _ => None,
+                });
+                let line = format!("{mark} {step:<52} {took_ms:>6} ms  at {:>6.2} s", *at_ms as f64 / 1e3);
+                match detail {
+                    Some(detail) => format!("{line}\n    {detail}"),
+                    None => line,
+                }
+            }
+            Event::Smoke { smoke } => {
+                let failed: Vec<String> =
+                    smoke.checks.iter().filter(|c| !c.ok).map(|c| self.check(c)).collect();
+                if failed.is_empty() {
+                    return Some(format!("  {}", smoke.summary()));
+                }
+                failed.join("\n")
+            }
+            Event::Note { text } => format!("  {text}"),
+            Event::Result { .. } | Event::Finished(_) => return None,
+        })
+    }
+
+    /// One smoke check as a line.
+    pub fn check(&self, check: &crate::verify::Check) -> String {
+        clip(&format!("{} {:<38} {}", self.mark(Some(check.ok)), check.name, check.detail))
+    }
+}
+
+/// A line that fits 80 columns on a terminal; whole where it is piped.
+pub fn clip(line: &str) -> String {
+    if !std::io::stdout().is_terminal() || line.chars().count() <= 100 {
+        return line.to_owned();
+    }
+    line.chars().take(97).chain("…".chars()).collect()
+}

@@ -1,0 +1,184 @@
+//! What is true now, read-only and side by side. A fact that could not be found out is unknown, with
+//! the reason; nothing is guessed. Called by every command that looks.
+
+use crate::deadline::Deadline;
+use crate::engine::{Engine, ServiceState, Stack};
+use crate::envfile::EnvFile;
+use crate::files;
+use crate::gate::{self, Gate};
+use crate::http::Client;
+use crate::pilot::Pilot;
+use crate::release::{ENV_FILE, Release, Store};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Something that is known, or why it is not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fact<T> {
+    /// Found out.
+    Known(T),
+    /// Could not be found out.
+    Unknown(String),
+}
+
+impl<T> Fact<T> {
+    /// The value, if it is known.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
+impl<T> From<anyhow::Result<T>> for Fact<T> {
+    fn from(result: anyhow::Result<T>) -> Self {
+        match result {
+            Ok(value) => Self::Known(value),
+            Err(error) => Self::Unknown(format!("{error:#}")),
+        }
+    }
+}
+
+/// What `healthz` of a service came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// 200.
+    Healthy {
+        /// The release it claims to be.
+        version: String,
+    },
+    /// It answered something else: the reason it gave.
+    Unhealthy(String),
+    /// Nothing answered in time.
+    Silent(String),
+}
+
+/// The env file in the tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TreeEnv {
+    /// There is none.
+    Missing,
+    /// It cannot be read as an env file.
+    Malformed(String),
+    /// Its settings.
+    Fine(BTreeMap<String, String>),
+}
+
+/// Everything that was found out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Observation {
+    /// What the engine says.
+    pub stack: Fact<Stack>,
+    /// What the services say; those that do not run are left out.
+    pub health: BTreeMap<String, Health>,
+    /// The kill switch.
+    pub gate: Gate,
+    /// The env file in the tree; holds secrets.
+    #[serde(skip)]
+    pub tree_env: Fact<TreeEnv>,
+    /// Is the tree's compose file that of the running release?
+    pub tree_compose: Fact<Option<String>>,
+}
+
+impl Observation {
+    /// A service as the engine has it.
+    pub fn service(&self, name: &str) -> Option<&ServiceState> {
+        self.stack.known()?.services.get(name)
+    }
+
+    /// A client for the running gateway, with the token that it was started with.
+    pub fn gateway(&self, pilot: &Pilot, limit: Duration) -> Option<Client> {
+        client(pilot, self.service(pilot.gateway())?, limit)
+    }
+}
+
+/// A client for a running service.
+pub fn client(pilot: &Pilot, service: &ServiceState, limit: Duration) -> Option<Client> {
+    let token = service.env.get("ADMIN_TOKEN").map(String::as_str);
+    Some(Client::new(service.port?, &pilot.project, token, limit))
+}
+
+/// Clients for all services of a release, by the env file it was deployed with.
+pub fn clients(pilot: &Pilot, env: &EnvFile, limit: Duration) -> anyhow::Result<BTreeMap<String, Client>> {
+    let token = env.get("ADMIN_TOKEN");
+    let client = |service: &str| {
+        let port = pilot.port(service, env)?;
+        Ok((service.to_owned(), Client::new(port, &pilot.project, token, limit)))
+    };
+    pilot.services().map(client).collect()
+}
+
+/// Looks at everything.
+pub fn observe(pilot: &Pilot, engine: &dyn Engine, deadline: Deadline) -> Observation {
+    let limit = deadline.within(pilot.manifest.limits.engine);
+    let stack = Fact::from(engine.observe(limit));
+    let probe = pilot.manifest.limits.probe;
+    let gateway = pilot.gateway();
+    let running: Vec<(&String, Client)> = stack
+        .known()
+        .into_iter()
+        .flat_map(|stack| &stack.services)
+        .filter(|(_, state)| state.is_running())
+        .filter_map(|(name, state)| Some((name, client(pilot, state, probe)?)))
+        .collect();
+    let (health, gate) = std::thread::scope(|scope| {
+        let jobs: Vec<_> = running
+            .iter()
+            .map(|(name, client)| ((*name).clone(), scope.spawn(move || health(client))))
+            .collect();
+        let gate = match running.iter().find(|(name, _)| *name == gateway) {
+            Some((_, client)) => gate::position(client),
+            None => match &stack {
+                Fact::Known(_) => Gate::Unknown("the gateway does not run".into()),
+                Fact::Unknown(why) => Gate::Unknown(why.clone()),
+            },
+        };
+        let silent = |_| Health::Silent("the probe panicked".into());
+        let health = jobs.into_iter().map(|(name, job)| (name, job.join().unwrap_or_else(silent)));
+        (health.collect(), gate)
+    });
+    Observation { stack, health, gate, tree_env: tree_env(pilot).into(), tree_compose: compose(pilot).into() }
+}
+
+/// One probe of `healthz`. The word itself is compared: `unhealthy` contains `healthy`.
+pub fn health(client: &Client) -> Health {
+    let answer = match client.get("/healthz") {
+        Ok(answer) => answer,
+        Err(error) => return Health::Silent(format!("{error:#}")),
+    };
+    let body = answer.json();
+    match body["status"].as_str() {
+        Some("healthy" | "disabled") if answer.status == 200 => {
+            Health::Healthy { version: body["version"].as_str().unwrap_or("?").to_owned() }
+        }
+        _ => Health::Unhealthy(
+            body["reason"].as_str().map_or_else(|| format!("healthz: {}", answer.brief()), str::to_owned),
+        ),
+    }
+}
+
+fn tree_env(pilot: &Pilot) -> anyhow::Result<TreeEnv> {
+    Ok(match files::read_if_there(&pilot.env_path)? {
+        None => TreeEnv::Missing,
+        Some(bytes) => match EnvFile::parse(&pilot.env_path.display().to_string(), &bytes) {
+            Ok(env) => TreeEnv::Fine(env.map()),
+            Err(error) => TreeEnv::Malformed(error.to_string()),
+        },
+    })
+}
+
+fn compose(pilot: &Pilot) -> anyhow::Result<Option<String>> {
+    let path = pilot.pack.join(&pilot.manifest.compose_file);
+    Ok(files::read_if_there(&path)?.map(|bytes| files::sha256_bytes(&bytes)))
+}
+
+/// Settings of a release's env file.
+pub fn release_env(store: &Store, release: &Release) -> anyhow::Result<EnvFile> {
+    let path = store.file(&release.id, ENV_FILE);
+    let bytes = std::fs::read(&path).map_err(|e| anyhow::anyhow!("cannot read {}: {e}", path.display()))?;
+    EnvFile::parse(&path.display().to_string(), &bytes)
+}

@@ -1,0 +1,237 @@
+//! The pilot that a command is about: where the repository is, what `pilot.toml` says, which project,
+//! where its state and its env file are. Read-only; every later stage gets a `Pilot`.
+
+use crate::envfile::EnvFile;
+use crate::failure::{Exit, fail};
+use crate::files;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Deserializer};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Project of the pilot that users run; others are drills, tests and private copies.
+pub const DEFAULT_PROJECT: &str = "pilot-deploy";
+
+/// `pilot.toml` as it is written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    version: u32,
+    /// Name of the env file beside the manifest.
+    pub env_file: String,
+    /// What a new env file is made from.
+    pub env_example: String,
+    /// Name of the compose file.
+    pub compose_file: String,
+    /// The demo scenario.
+    pub seed_file: String,
+    /// Where images come from.
+    pub build: Build,
+    /// The first is the gateway.
+    pub services: Vec<Service>,
+    /// What is never shown.
+    pub secrets: Secrets,
+    /// What must hold in running services.
+    pub flags: Flags,
+    /// How long things may take.
+    pub limits: Limits,
+}
+
+/// The `[build]` part.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Build {
+    /// Cargo package with the binary of the same name.
+    pub package: String,
+    /// Dockerfile, from the pack's folder.
+    pub dockerfile: String,
+}
+
+/// One service.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// As in the compose file.
+    pub name: String,
+    /// Variable of the env file with its published port.
+    pub port: String,
+    /// Volume with its state.
+    pub volume: String,
+}
+
+/// The `[secrets]` part.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secrets {
+    /// Names in the env file.
+    pub variables: Vec<String>,
+}
+
+/// The `[flags]` part.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flags {
+    /// Must be false.
+    pub off: Vec<String>,
+    /// Must be true.
+    pub on: Vec<String>,
+}
+
+/// The `[limits]` part.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// A whole rollback.
+    #[serde(deserialize_with = "duration")]
+    pub budget: Duration,
+    /// One HTTP request of an observation.
+    #[serde(deserialize_with = "duration")]
+    pub probe: Duration,
+    /// From start to healthy.
+    #[serde(deserialize_with = "duration")]
+    pub ready: Duration,
+    /// One question to the engine.
+    #[serde(deserialize_with = "duration")]
+    pub engine: Duration,
+    /// Replacing the services.
+    #[serde(deserialize_with = "duration")]
+    pub deploy: Duration,
+    /// Evidence and backup, each.
+    #[serde(deserialize_with = "duration")]
+    pub evidence: Duration,
+    /// Known-good releases that retention leaves.
+    pub keep_releases: usize,
+}
+
+fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(input)?;
+    humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+impl Manifest {
+    /// Reads `pilot.toml`; the error has line and column.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let manifest: Self =
+            toml::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))?;
+        if manifest.version != 1 {
+            anyhow::bail!("{} has version {}, this xtask knows 1", path.display(), manifest.version);
+        }
+        if manifest.services.is_empty() {
+            anyhow::bail!("{} names no services", path.display());
+        }
+        Ok(manifest)
+    }
+}
+
+/// The pilot and its places.
+#[derive(Clone, Debug)]
+pub struct Pilot {
+    /// Root of the repository.
+    pub root: PathBuf,
+    /// `pilot-deploy/`.
+    pub pack: PathBuf,
+    /// Compose project.
+    pub project: String,
+    /// `.pilot/`, or where `PILOT_STATE_DIR` says.
+    pub state: PathBuf,
+    /// The env file in use.
+    pub env_path: PathBuf,
+    /// `pilot.toml`.
+    pub manifest: Manifest,
+}
+
+impl Pilot {
+    /// Finds the repository from the current folder upwards and reads its manifest.
+    pub fn find(project: &str) -> Result<Self> {
+        let here = std::env::current_dir().context("cannot tell the current folder")?;
+        let root = here.ancestors().find(|dir| dir.join("pilot-deploy/pilot.toml").is_file());
+        let Some(root) = root else {
+            let what = format!("no pilot-deploy/pilot.toml in {} or above it", here.display());
+            return Err(fail(Exit::Usage, what, "change into a clone of the repository"));
+        };
+        let state = match std::env::var_os("PILOT_STATE_DIR") {
+            Some(dir) if !dir.is_empty() => here.join(dir),
+            _ if project == DEFAULT_PROJECT => root.join(".pilot"),
+            _ => root.join(".pilot/projects").join(project),
+        };
+        Self::at(root, project, state)
+    }
+
+    /// The same with everything given; drills use it for a pilot of their own.
+    pub fn at(root: &Path, project: &str, state: PathBuf) -> Result<Self> {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+        if !project.starts_with(|c: char| c.is_ascii_lowercase()) || !project.chars().all(fits) {
+            let what = format!("--project {project}: lowercase letters, digits, - and _, a letter first");
+            return Err(fail(Exit::Usage, what, "cargo xtask --help"));
+        }
+        let pack = root.join("pilot-deploy");
+        let manifest = manifest(&pack, &state)?;
+        let env_path =
+            if project == DEFAULT_PROJECT { pack.join(&manifest.env_file) } else { state.join(".env.poc") };
+        Ok(Self { root: root.to_owned(), pack, project: project.to_owned(), state, env_path, manifest })
+    }
+
+    /// Name of the gateway.
+    pub fn gateway(&self) -> &str {
+        &self.manifest.services[0].name
+    }
+
+    /// Names of the services.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.manifest.services.iter().map(|s| s.name.as_str())
+    }
+
+    /// What images are called: `scenario-gateway` for the pilot, `PROJECT-gateway` for others.
+    pub fn image_name(&self, service: &str) -> String {
+        let prefix =
+            if self.project == DEFAULT_PROJECT { &self.manifest.build.package } else { &self.project };
+        format!("{prefix}-{service}")
+    }
+
+    /// The env file, parsed; the error says where it is wrong.
+    pub fn env(&self) -> Result<EnvFile> {
+        let next = "cargo xtask rollback, which restores it from the last known-good release";
+        let Some(bytes) = files::read_if_there(&self.env_path)? else {
+            let what = format!("{} is missing", self.env_path.display());
+            return Err(fail(Exit::Usage, what, format!("cargo xtask up, which makes it; or {next}")));
+        };
+        EnvFile::parse(&self.env_path.display().to_string(), &bytes)
+            .map_err(|e| fail(Exit::Usage, e.to_string(), format!("mend it; or {next}")))
+    }
+
+    /// Published port of a service according to `env`.
+    pub fn port(&self, service: &str, env: &EnvFile) -> Result<u16> {
+        let variable = self.manifest.services.iter().find(|s| s.name == service).map(|s| s.port.as_str());
+        let variable = variable.with_context(|| format!("pilot.toml has no service {service}"))?;
+        let value = env.get(variable).unwrap_or_default();
+        value.parse().ok().filter(|port| *port != 0).ok_or_else(|| {
+            let what = format!("{variable}={value} is not a port (1 to 65535)");
+            fail(
+                Exit::Usage,
+                what,
+                format!("mend it in {}; or cargo xtask rollback", self.env_path.display()),
+            )
+        })
+    }
+}
+
+/// The tree's manifest; where it is broken, that of the running release, so that a rollback works
+/// even then. The user is told.
+fn manifest(pack: &Path, state: &Path) -> Result<Manifest> {
+    let broken = match Manifest::load(&pack.join("pilot.toml")) {
+        Ok(manifest) => return Ok(manifest),
+        Err(error) => error,
+    };
+    let kept = std::fs::read_to_string(state.join("current"))
+        .map(|id| state.join("releases").join(id.trim()).join("pilot.toml"));
+    if let Ok(path) = kept
+        && let Ok(manifest) = Manifest::load(&path)
+    {
+        eprintln!("warning: {broken:#}");
+        eprintln!("warning: going on with {}", path.display());
+        return Ok(manifest);
+    }
+    Err(fail(Exit::Usage, format!("{broken:#}"), "mend the file, or git checkout pilot-deploy/pilot.toml"))
+}

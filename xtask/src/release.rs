@@ -1,0 +1,519 @@
+//! Releases: immutable, self-contained restore points under `.pilot/releases/`, with their images in
+//! `.pilot/images/` and the xtask that made them in `.pilot/bin/`. The store lists, makes, checks and
+//! promotes them. It does not deploy anything.
+
+use crate::failure::{Exit, fail};
+use crate::files::{self, Mode};
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+const FORMAT: u32 = 1;
+
+/// Names of a release's files, in its folder, whatever they are called in the tree.
+pub const COMPOSE_FILE: &str = "docker-compose.poc.yml";
+/// The env file (0600).
+pub const ENV_FILE: &str = ".env.poc";
+/// The demo scenario.
+pub const SEED_FILE: &str = "demo-scenario.json";
+/// The manifest it was made with.
+pub const MANIFEST_FILE: &str = "pilot.toml";
+
+/// How far a release has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Recorded, not yet verified.
+    Candidate,
+    /// Its smoke checks passed.
+    KnownGood,
+    /// They did not.
+    Failed,
+}
+
+impl State {
+    /// As it is written in output.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Candidate => "candidate",
+            Self::KnownGood => "known-good",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// An image by content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Content id, `sha256:…`.
+    pub id: String,
+    /// The tag that moves to it when the release is deployed.
+    pub tag: String,
+    /// Checksum of its archive in the store; none until it is saved.
+    pub archive: Option<String>,
+}
+
+/// `release.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Release {
+    version: u32,
+    /// `r1`, `r2`, … in the order they were made.
+    pub id: String,
+    /// Candidate, known-good or failed.
+    pub state: State,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+    /// When its smoke checks last passed on a running pilot, in Unix milliseconds. The last
+    /// known-good release is the one with the latest.
+    pub verified_ms: Option<u64>,
+    /// What `healthz` calls it, `v1.0.0`.
+    pub label: String,
+    /// Git commit of the tree it was made from, `-dirty` behind it where that was changed.
+    pub commit: Option<String>,
+    /// `compose` or `process`.
+    pub engine: String,
+    /// Images by service.
+    pub images: BTreeMap<String, Image>,
+    /// Checksums of the files in the folder.
+    pub files: BTreeMap<String, String>,
+    /// Checksum (and name in `bin/`) of the xtask that made it.
+    pub xtask: String,
+    /// Digest of each service's settings as the engine deployed them.
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Release {
+    /// A release that is not in the store: the same to an engine, nothing to a rollback.
+    pub fn unrecorded(label: &str, engine: &str, images: BTreeMap<String, Image>) -> Self {
+        Self {
+            version: FORMAT,
+            id: "unrecorded".into(),
+            state: State::Candidate,
+            reason: None,
+            created_ms: now_ms(),
+            verified_ms: None,
+            label: label.into(),
+            commit: None,
+            engine: engine.into(),
+            images,
+            files: BTreeMap::new(),
+            xtask: String::new(),
+            settings: BTreeMap::new(),
+        }
+    }
+
+    /// May a rollback go here?
+    pub fn is_known_good(&self) -> bool {
+        self.state == State::KnownGood
+    }
+}
+
+/// Unix time in milliseconds.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// What a new release is made of.
+pub struct Parts<'a> {
+    /// See `Release::label`.
+    pub label: String,
+    /// See `Release::commit`.
+    pub commit: Option<String>,
+    /// See `Release::engine`.
+    pub engine: &'a str,
+    /// By service.
+    pub images: BTreeMap<String, Image>,
+    /// Name in the release, and where it is copied from.
+    pub files: [(&'static str, PathBuf); 4],
+}
+
+/// The releases of one pilot.
+#[derive(Clone, Debug)]
+pub struct Store {
+    state: PathBuf,
+}
+
+impl Store {
+    /// The store in a state folder, which need not exist yet.
+    pub fn new(state: &Path) -> Self {
+        Self { state: state.to_owned() }
+    }
+
+    /// Folder of a release.
+    pub fn dir(&self, id: &str) -> PathBuf {
+        self.state.join("releases").join(id)
+    }
+
+    /// One file of a release.
+    pub fn file(&self, id: &str, name: &str) -> PathBuf {
+        self.dir(id).join(name)
+    }
+
+    /// Where the archive of an image is, or goes.
+    pub fn archive(&self, image: &str) -> PathBuf {
+        self.state.join("images").join(format!("{}.tar", image.trim_start_matches("sha256:")))
+    }
+
+    /// Where the xtask of a release is.
+    pub fn xtask(&self, sum: &str) -> PathBuf {
+        self.state.join("bin").join(sum)
+    }
+
+    /// All releases that can be read, oldest first, and what was wrong with the others.
+    pub fn list(&self) -> Result<(Vec<Release>, Vec<String>)> {
+        let folder = self.state.join("releases");
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
+            Err(e) => return Err(e).with_context(|| format!("cannot read {}", folder.display())),
+        };
+        let (mut releases, mut broken) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let name = entry.with_context(|| format!("cannot read {}", folder.display()))?.file_name();
+            let name = name.to_string_lossy();
+            // A name with a dot is a release that was never published.
+            if name.starts_with('.') {
+                continue;
+            }
+            match self.read(&name) {
+                Ok(release) => releases.push(release),
+                Err(error) => broken.push(format!("{error:#}")),
+            }
+        }
+        releases.sort_by_key(|r| number(&r.id));
+        Ok((releases, broken))
+    }
+
+    fn read(&self, id: &str) -> Result<Release> {
+        let path = self.file(id, "release.json");
+        let release: Release = files::read_json(&path)?;
+        if release.version > FORMAT {
+            bail!("{} has the newer format {}; use the xtask that wrote it", path.display(), release.version);
+        }
+        if release.id != id {
+            bail!("{} says that it is {}", path.display(), release.id);
+        }
+        Ok(release)
+    }
+
+    /// The release that runs, or that was being deployed when something went wrong.
+    pub fn current(&self) -> Result<Option<Release>> {
+        let Some(id) = files::read_if_there(&self.state.join("current"))? else { return Ok(None) };
+        self.read(String::from_utf8_lossy(&id).trim()).map(Some)
+    }
+
+    /// Says which release is deployed from now on.
+    pub fn set_current(&self, id: &str) -> Result<()> {
+        files::write(&self.state.join("current"), format!("{id}\n").as_bytes(), Mode::Plain)
+    }
+
+    /// A release by what the user typed; an unknown one is an error that lists those there are.
+    pub fn named(&self, name: &str) -> Result<Release> {
+        let (releases, broken) = self.list()?;
+        if let Some(found) = releases.iter().find(|r| r.id == name) {
+            return Ok(found.clone());
+        }
+        let path = format!("{}: ", self.file(name, "release.json").display());
+        if let Some(error) = broken.iter().find(|e| e.contains(path.trim_end_matches(": "))) {
+            return Err(fail(Exit::Usage, error.clone(), "cargo xtask releases list"));
+        }
+        let ids: Vec<&str> = releases.iter().map(|r| r.id.as_str()).collect();
+        let there =
+            if ids.is_empty() { "there are none".into() } else { format!("there are {}", ids.join(", ")) };
+        let nearest = nearest(name, &ids).map(|id| format!("; did you mean {id}?")).unwrap_or_default();
+        let what = format!("no release {name}; {there}{nearest}");
+        Err(fail(Exit::Usage, what, "cargo xtask releases list"))
+    }
+
+    /// Every known-good release, the one verified last first.
+    pub fn known_good(&self) -> Result<Vec<Release>> {
+        let (mut releases, _) = self.list()?;
+        releases.retain(Release::is_known_good);
+        releases.sort_by_key(|r| std::cmp::Reverse((r.verified_ms, number(&r.id))));
+        Ok(releases)
+    }
+
+    /// Are all files of a release there and as they were? The error names the first that is not.
+    pub fn check_files(&self, release: &Release) -> Result<()> {
+        for (name, sum) in &release.files {
+            let path = self.file(&release.id, name);
+            let found = files::sha256(&path)?;
+            if &found != sum {
+                bail!("{} was altered: its checksum is not that of release {}", path.display(), release.id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Is the archive of an image there and as it was?
+    pub fn check_archive(&self, image: &Image) -> Result<PathBuf> {
+        let path = self.archive(&image.id);
+        let Some(sum) = &image.archive else { bail!("image {} was never saved", image.id) };
+        if &files::sha256(&path)? != sum {
+            bail!("{} was altered: its checksum is not that of the release", path.display());
+        }
+        Ok(path)
+    }
+
+    /// Records a candidate: everything is copied into a folder that nobody lists, then published by
+    /// renaming it. `save` puts an image's archive where it is told.
+    pub fn create(
+        &self,
+        parts: Parts<'_>,
+        save: impl Fn(&Image, &Path) -> Result<()> + Sync,
+    ) -> Result<Release> {
+        let (releases, _) = self.list()?;
+        let next = releases.iter().map(|r| number(&r.id)).max().unwrap_or(0) + 1;
+        // A broken one may have the number already.
+        let id = (next..).map(|n| format!("r{n}")).find(|id| !self.dir(id).exists());
+        let id = id.context("no number left for a release")?;
+        let half = self.dir(&format!(".{id}"));
+        if half.exists() {
+            std::fs::remove_dir_all(&half).with_context(|| format!("cannot remove {}", half.display()))?;
+        }
+        let mut sums = BTreeMap::new();
+        for (name, from) in &parts.files {
+            let mode = if *name == ENV_FILE { Mode::Private } else { Mode::Plain };
+            sums.insert((*name).to_owned(), files::copy(from, &half.join(name), mode)?);
+        }
+        let mut images = parts.images;
+        let saved: Vec<Result<String>> = std::thread::scope(|scope| {
+            let jobs: Vec<_> =
+                images.values().map(|image| scope.spawn(|| self.save_archive(image, &save))).collect();
+            jobs.into_iter()
+                .map(|job| job.join().unwrap_or_else(|_| Err(anyhow::anyhow!("saving an image panicked"))))
+                .collect()
+        });
+        for (image, sum) in images.values_mut().zip(saved) {
+            image.archive = Some(sum?);
+        }
+        let release = Release {
+            commit: parts.commit,
+            files: sums,
+            xtask: self.keep_xtask()?,
+            ..Release::unrecorded(&parts.label, parts.engine, images)
+        };
+        let release = Release { id: id.clone(), ..release };
+        files::write_json(&half.join("release.json"), &release, Mode::Plain)?;
+        std::fs::rename(&half, self.dir(&id)).with_context(|| format!("cannot publish release {id}"))?;
+        Ok(release)
+    }
+
+    fn save_archive(
+        &self,
+        image: &Image,
+        save: impl Fn(&Image, &Path) -> Result<()> + Sync,
+    ) -> Result<String> {
+        let path = self.archive(&image.id);
+        if !path.exists() {
+            files::make_folder(&self.state.join("images"))?;
+            let half = path.with_extension(format!("{}.new", std::process::id()));
+            save(image, &half)?;
+            std::fs::File::open(&half)
+                .and_then(|f| f.sync_all())
+                .and_then(|()| std::fs::rename(&half, &path))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        files::sha256(&path)
+    }
+
+    /// Keeps a copy of this program, so that a rollback needs no compiler; `.pilot/xtask` leads to
+    /// the newest.
+    fn keep_xtask(&self) -> Result<String> {
+        let me = std::env::current_exe().context("cannot find this program")?;
+        let sum = files::sha256(&me)?;
+        let path = self.xtask(&sum);
+        if !path.exists() {
+            files::copy(&me, &path, Mode::Program)?;
+        }
+        let link = self.state.join("xtask");
+        let half = self.state.join(".xtask.new");
+        std::fs::remove_file(&half).ok();
+        std::os::unix::fs::symlink(Path::new("bin").join(&sum), &half)
+            .and_then(|()| std::fs::rename(&half, &link))
+            .with_context(|| format!("cannot make {}", link.display()))?;
+        Ok(sum)
+    }
+
+    /// Its smoke checks passed, on a running pilot with these settings.
+    pub fn promote(&self, id: &str, settings: BTreeMap<String, String>) -> Result<()> {
+        self.change(id, |release| {
+            release.state = State::KnownGood;
+            release.reason = None;
+            release.verified_ms = Some(now_ms());
+            release.settings = settings;
+        })
+    }
+
+    /// They did not. Only a candidate can fail: what was known-good may be tried again.
+    pub fn mark_failed(&self, id: &str, reason: &str) -> Result<()> {
+        self.change(id, |release| {
+            if release.state == State::Candidate {
+                release.state = State::Failed;
+                release.reason = Some(reason.to_owned());
+            }
+        })
+    }
+
+    /// Retention: keeps the `keep` known-good releases that were verified last and as many failed ones,
+    /// never touching the one that runs, and removes archives that no release names any more. With a
+    /// release that cannot be read nobody can tell what it names, so nothing is removed at all.
+    pub fn retain(&self, keep: usize) -> Result<()> {
+        let (mut releases, broken) = self.list()?;
+        if !broken.is_empty() {
+            return Ok(());
+        }
+        let current = self.current()?.map(|r| r.id);
+        releases.sort_by_key(|r| std::cmp::Reverse((r.verified_ms, number(&r.id))));
+        let (good, other): (Vec<_>, Vec<_>) = releases.into_iter().partition(Release::is_known_good);
+        let surplus = |all: &[Release]| all.get(keep.max(1)..).unwrap_or_default().to_vec();
+        let gone: Vec<Release> = [surplus(&good), surplus(&other)]
+            .concat()
+            .into_iter()
+            .filter(|r| current.as_ref() != Some(&r.id))
+            .collect();
+        for release in &gone {
+            let path = self.dir(&release.id);
+            // Out of the list first: a removal that is cut off leaves no half release in it.
+            let half = self.dir(&format!(".{}-old", release.id));
+            std::fs::rename(&path, &half)
+                .and_then(|()| std::fs::remove_dir_all(&half))
+                .with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        let left: Vec<&Release> =
+            good.iter().chain(&other).filter(|r| !gone.iter().any(|g| g.id == r.id)).collect();
+        for release in &gone {
+            for image in release.images.values() {
+                if !left.iter().any(|r| r.images.values().any(|i| i.id == image.id)) {
+                    std::fs::remove_file(self.archive(&image.id)).ok();
+                }
+            }
+            if !left.iter().any(|r| r.xtask == release.xtask) {
+                std::fs::remove_file(self.xtask(&release.xtask)).ok();
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&self, id: &str, how: impl FnOnce(&mut Release)) -> Result<()> {
+        let mut release = self.read(id)?;
+        how(&mut release);
+        files::write_json(&self.file(id, "release.json"), &release, Mode::Plain)
+    }
+}
+
+/// Number of `r12`; ids of another form come first.
+fn number(id: &str) -> u64 {
+    id.strip_prefix('r').and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// The name that is nearest to `name`, if any is near at all.
+fn nearest<'a>(name: &str, all: &[&'a str]) -> Option<&'a str> {
+    let near = all.iter().rev().map(|other| (strsim::levenshtein(name, other), *other));
+    near.min_by_key(|(distance, _)| *distance).filter(|(distance, _)| *distance <= 2).map(|(_, other)| other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixture {
+        scratch: files::Scratch,
+        store: Store,
+    }
+
+    fn fixture() -> Fixture {
+        let scratch = files::Scratch::new("release-test").unwrap();
+        for name in [COMPOSE_FILE, ENV_FILE, SEED_FILE, MANIFEST_FILE] {
+            std::fs::write(scratch.path().join(name), name).unwrap();
+        }
+        let store = Store::new(&scratch.path().join("state"));
+        Fixture { scratch, store }
+    }
+
+    fn make(f: &Fixture) -> Release {
+        let image = Image { id: "sha256:abc".into(), tag: "x:latest".into(), archive: None };
+        let parts = Parts {
+            label: "v1".into(),
+            commit: None,
+            engine: "process",
+            images: BTreeMap::from([("gateway".to_owned(), image)]),
+            files: [COMPOSE_FILE, ENV_FILE, SEED_FILE, MANIFEST_FILE]
+                .map(|name| (name, f.scratch.path().join(name))),
+        };
+        f.store.create(parts, |_, path| Ok(std::fs::write(path, "image")?)).unwrap()
+    }
+
+    #[test]
+    fn the_last_known_good_is_the_one_verified_last_and_never_a_failed_one() {
+        let f = fixture();
+        for _ in 0..3 {
+            make(&f);
+        }
+        f.store.promote("r1", BTreeMap::new()).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        f.store.promote("r2", BTreeMap::new()).unwrap();
+        f.store.mark_failed("r3", "smoke").unwrap();
+        let ids = |f: &Fixture| f.store.known_good().unwrap().into_iter().map(|r| r.id).collect::<Vec<_>>();
+        assert_eq!(ids(&f), ["r2", "r1"]);
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        f.store.promote("r1", BTreeMap::new()).unwrap();
+        assert_eq!(ids(&f), ["r1", "r2"]);
+        f.store.mark_failed("r1", "smoke").unwrap();
+        assert_eq!(ids(&f), ["r1", "r2"]);
+    }
+
+    #[test]
+    fn retention_leaves_the_running_and_the_last_known_good() {
+        let f = fixture();
+        for _ in 0..5 {
+            make(&f);
+        }
+        for id in ["r1", "r2", "r3", "r4"] {
+            f.store.promote(id, BTreeMap::new()).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        f.store.set_current("r1").unwrap();
+        f.store.retain(2).unwrap();
+        let left: Vec<String> = f.store.list().unwrap().0.into_iter().map(|r| r.id).collect();
+        assert_eq!(left, ["r1", "r3", "r4", "r5"]);
+        let release = f.store.named("r4").unwrap();
+        f.store.check_archive(&release.images["gateway"]).unwrap();
+        // One that cannot be read stops it: what it names is not known.
+        std::fs::write(f.store.file("r3", "release.json"), "noise").unwrap();
+        f.store.retain(1).unwrap();
+        assert!(f.store.dir("r1").exists() && f.store.dir("r3").exists());
+    }
+
+    #[test]
+    fn an_altered_or_missing_file_is_refused_by_name() {
+        let f = fixture();
+        let release = make(&f);
+        f.store.check_files(&release).unwrap();
+        std::fs::write(f.store.file("r1", ENV_FILE), "other").unwrap();
+        assert!(f.store.check_files(&release).unwrap_err().to_string().contains(ENV_FILE));
+        std::fs::remove_file(f.store.file("r1", ENV_FILE)).unwrap();
+        assert!(f.store.check_files(&release).unwrap_err().to_string().contains(ENV_FILE));
+        let image = &release.images["gateway"];
+        f.store.check_archive(image).unwrap();
+        std::fs::write(f.store.archive(&image.id), "noise").unwrap();
+        assert!(f.store.check_archive(image).is_err());
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_an_unknown_name_lists_the_nearest() {
+        let f = fixture();
+        make(&f);
+        let error = f.store.named("r11").unwrap_err().to_string();
+        assert!(error.contains("there are r1") && error.contains("did you mean r1"), "{error}");
+        let path = f.store.file("r1", "release.json");
+        let text = std::fs::read_to_string(&path).unwrap().replace("\"version\": 1", "\"version\": 2");
+        std::fs::write(&path, text).unwrap();
+        assert!(f.store.named("r1").unwrap_err().to_string().contains("newer format"));
+        assert_eq!(f.store.list().unwrap().0.len(), 0);
+    }
+}
