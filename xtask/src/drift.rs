@@ -252,6 +252,7 @@ pub mod tests {
             state_dir: None,
             restarts: 0,
             handle: "h".into(),
+            inspect: String::new(),
         };
         let services =
             BTreeMap::from([("engine".to_owned(), state("e1")), ("gateway".to_owned(), state("g1"))]);
@@ -291,7 +292,7 @@ pub mod tests {
             scenarios(&found)
         };
         assert_eq!(case(&|n| change(n, "engine", |s| s.image = "e2".into())), [Scenario::Version]);
-        assert_eq!(case(&|n| drop(change(n, "engine", |s| drop(s.env.remove("A"))))), [Scenario::Config]);
+        assert_eq!(case(&|n| change(n, "engine", |s| drop(s.env.remove("A")))), [Scenario::Config]);
         assert_eq!(case(&|n| change(n, "engine", |s| s.settings = "t".into())), [Scenario::Config]);
         assert_eq!(case(&|n| n.tree_env = Fact::Known(TreeEnv::Missing)), [Scenario::Config]);
         assert_eq!(case(&|n| change(n, "engine", |s| s.state = "exited".into())), [Scenario::Host]);

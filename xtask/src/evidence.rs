@@ -51,27 +51,20 @@ pub fn capture(
         files::write(&to.join(name), mask(text, &secrets).as_bytes(), Mode::Private)
     };
     keep("observation.json".into(), &serde_json::to_string_pretty(now)?)?;
-    let services: Vec<String> =
-        now.stack.known().into_iter().flat_map(|s| s.services.keys()).cloned().collect();
+    let services = now.stack.known().map(|stack| &stack.services);
     let missed: Vec<(String, String)> = std::thread::scope(|scope| {
         let (keep, mut jobs) = (&keep, Vec::new());
-        for service in &services {
-            jobs.push((
-                format!("logs of {service}"),
-                scope.spawn(move || {
-                    let path = to.join(format!("{service}.log"));
-                    engine.logs(service, LOG_LINES, &path, deadline)?;
-                    let text =
-                        std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-                    keep(format!("{service}.log"), &String::from_utf8_lossy(&text))
-                }),
-            ));
-            jobs.push((
-                format!("inspect of {service}"),
-                scope.spawn(move || {
-                    keep(format!("{service}.inspect.json"), &engine.inspect(service, deadline)?)
-                }),
-            ));
+        for (service, state) in services.into_iter().flatten() {
+            let logs = scope.spawn(move || {
+                let name = format!("{service}.log");
+                let path = to.join(&name);
+                engine.logs(state, LOG_LINES, &path, deadline)?;
+                let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                keep(name, &String::from_utf8_lossy(&text))
+            });
+            let inspect = scope.spawn(move || keep(format!("{service}.inspect.json"), &state.inspect));
+            jobs.push((format!("logs of {service}"), logs));
+            jobs.push((format!("inspect output of {service}"), inspect));
         }
         for (path, name) in [
             ("/admin/metrics", "metrics.json"),

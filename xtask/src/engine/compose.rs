@@ -22,13 +22,13 @@ pub struct Compose {
     generation: OnceLock<Generation>,
 }
 
-/// Which Compose there is.
+/// Which Compose there is, by how it is called.
 #[derive(Clone, Debug)]
 enum Generation {
     /// `docker compose`.
-    Two(String),
+    Two,
     /// `docker-compose`.
-    One(PathBuf, String),
+    One(PathBuf),
 }
 
 /// Does a Docker engine answer? An error when not; `is_hung` tells the two ways apart.
@@ -73,33 +73,40 @@ impl Compose {
         cmd(&self.docker, args).run(deadline).map_err(blame)
     }
 
-    /// Compose 2 where the client has it, else Compose 1. Asked once.
+    /// Compose 2 where the client has it, else Compose 1. Found by the plugin's file where that is in
+    /// one of Docker's folders, because asking the client costs a tenth of a second.
     fn generation(&self, deadline: Deadline) -> Result<Generation> {
         if let Some(known) = self.generation.get() {
             return Ok(known.clone());
         }
-        let two = cmd(&self.docker, &["compose", "version", "--short"]).run(deadline);
-        let found = match (two, which::which("docker-compose")) {
-            (Ok(version), _) => Generation::Two(version.trim().trim_start_matches('v').to_owned()),
-            (Err(_), Ok(path)) => {
-                let version = cmd(&path, &["version", "--short"]).run(deadline)?;
-                Generation::One(path, version.trim().to_owned())
-            }
-            (Err(error), Err(_)) => {
-                let what = format!("there is neither `docker compose` nor `docker-compose`: {error:#}");
-                return Err(fail(Exit::Host, what, "install the docker compose plugin, or --engine process"));
+        let found = if plugin_folders().iter().any(|folder| folder.join("docker-compose").exists()) {
+            Generation::Two
+        } else {
+            let two = cmd(&self.docker, &["compose", "version", "--short"]).run(deadline);
+            match (two, which::which("docker-compose")) {
+                (Ok(_), _) => Generation::Two,
+                (Err(_), Ok(path)) => Generation::One(path),
+                (Err(error), Err(_)) => {
+                    let what = format!("there is neither `docker compose` nor `docker-compose`: {error:#}");
+                    let next = "install the docker compose plugin, or --engine process";
+                    return Err(fail(Exit::Host, what, next));
+                }
             }
         };
         Ok(self.generation.get_or_init(|| found).clone())
     }
 
+    /// The command of the Compose there is.
+    fn compose_command(&self, deadline: Deadline) -> Result<Cmd> {
+        Ok(match self.generation(deadline)? {
+            Generation::Two => cmd(&self.docker, &["compose"]),
+            Generation::One(path) => cmd(path, &[]),
+        })
+    }
+
     /// Compose on the files in `dir`. What the shell exports must not win over the env file, so every
     /// variable that the file sets, or that steers Compose itself, is taken out.
     fn compose(&self, dir: &Path, deadline: Deadline) -> Result<Cmd> {
-        let start = match self.generation(deadline)? {
-            Generation::Two(_) => cmd(&self.docker, &["compose"]),
-            Generation::One(path, _) => cmd(path, &[]),
-        };
         let mut unset: Vec<String> = std::env::vars_os()
             .map(|(name, _)| name.to_string_lossy().into_owned())
             .filter(|name| name.starts_with("COMPOSE_") || name.starts_with("PILOT_"))
@@ -109,7 +116,8 @@ impl Compose {
             let env = crate::envfile::EnvFile::parse(&env_file.display().to_string(), &bytes)?;
             unset.extend(env.keys().map(str::to_owned));
         }
-        Ok(start
+        Ok(self
+            .compose_command(deadline)?
             .args(["--project-name", &self.pilot.project])
             .args(["--file", &dir.join(COMPOSE_FILE).display().to_string()])
             .args(["--env-file", &env_file.display().to_string()])
@@ -165,19 +173,18 @@ impl Engine for Compose {
     }
 
     fn describe(&self, deadline: Deadline) -> String {
-        match self.generation(deadline) {
-            Ok(Generation::Two(version)) => format!("docker compose {version}"),
-            Ok(Generation::One(_, version)) => format!("docker-compose {version}"),
-            Err(error) => format!("compose ({error:#})"),
-        }
+        let version = || {
+            let command = self.compose_command(deadline)?;
+            let version = command.clone().args(["version", "--short"]).run(deadline)?;
+            Ok::<_, anyhow::Error>(format!("{command} {}", version.trim().trim_start_matches('v')))
+        };
+        version().unwrap_or_else(|error| format!("compose ({error:#})"))
     }
 
     fn observe(&self, deadline: Deadline) -> Result<Stack> {
-        // The list of images does not depend on the containers, and the Compose generation is wanted
-        // soon after: both are asked for meanwhile.
+        // The list of images does not depend on the containers: it is asked for meanwhile.
         std::thread::scope(|scope| {
             let images = scope.spawn(|| self.docker(&["images", "--no-trunc", "--quiet"], deadline));
-            scope.spawn(|| self.generation(deadline).map(drop));
             let ids = self.containers(deadline)?;
             let mut services = BTreeMap::new();
             if !ids.is_empty() {
@@ -301,7 +308,7 @@ impl Engine for Compose {
         }
         // No stop grace: in an emergency nobody waits ten seconds for a service that ignores SIGTERM.
         let mut up = compose.args(["up", "--detach", "--timeout", "0", "--no-build"]);
-        if let Generation::Two(_) = self.generation(deadline)? {
+        if let Generation::Two = self.generation(deadline)? {
             up = up.args(["--pull", "never"]);
         }
         up.run(deadline).map(drop).map_err(blame)
@@ -325,16 +332,12 @@ impl Engine for Compose {
         self.docker(&["stop", "--time", "0", &id], deadline).map(drop)
     }
 
-    fn logs(&self, service: &str, lines: usize, to: &Path, deadline: Deadline) -> Result<()> {
-        let id = self.container(service, deadline)?;
+    fn logs(&self, state: &ServiceState, lines: usize, to: &Path, deadline: Deadline) -> Result<()> {
+        // The services' own output is on both streams.
         let script = "exec \"$0\" logs --timestamps --tail \"$1\" \"$2\" 2>&1";
         let docker = self.docker.display().to_string();
-        cmd("sh", &["-c", script, &docker, &lines.to_string(), &id]).stdout_to(to).run(deadline).map(drop)
-    }
-
-    fn inspect(&self, service: &str, deadline: Deadline) -> Result<String> {
-        let id = self.container(service, deadline)?;
-        self.docker(&["inspect", "--type", "container", &id], deadline)
+        let logs = cmd("sh", &["-c", script, &docker, &lines.to_string(), &state.handle]);
+        logs.stdout_to(to).run(deadline).map(drop)
     }
 
     fn save_data(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
@@ -410,8 +413,18 @@ fn service_state(container: &Value) -> Result<(String, ServiceState)> {
         state_dir: state_dir(&label("com.docker.compose.project.config_files")),
         restarts: container.pointer("/RestartCount").and_then(Value::as_u64).unwrap_or(0),
         handle: text("/Id").to_owned(),
+        inspect: serde_json::to_string_pretty(container)?,
     };
     Ok((service, state))
+}
+
+/// Where the client looks for plugins (docker/cli, `cli-plugins/manager`).
+fn plugin_folders() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
+    let own = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or(home);
+    let system =
+        ["/usr/local/lib/docker", "/usr/local/libexec/docker", "/usr/lib/docker", "/usr/libexec/docker"];
+    own.into_iter().chain(system.map(PathBuf::from)).map(|folder| folder.join("cli-plugins")).collect()
 }
 
 /// `STATE/releases/ID/docker-compose.poc.yml` → `STATE`.

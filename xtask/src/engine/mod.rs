@@ -56,9 +56,12 @@ pub struct ServiceState {
     pub state_dir: Option<String>,
     /// Times it was started anew by itself.
     pub restarts: u64,
-    /// Handle for the engine: container id or process group.
+    /// Handle for the engine: container id, or folder of the service.
     #[serde(skip)]
     pub handle: String,
+    /// All that the engine tells of it, as text for the evidence. Holds secrets.
+    #[serde(skip)]
+    pub inspect: String,
 }
 
 impl ServiceState {
@@ -135,10 +138,7 @@ pub trait Engine: Sync {
     fn stop(&self, service: &str, deadline: Deadline) -> Result<()>;
 
     /// Last log lines of a service, into a file.
-    fn logs(&self, service: &str, lines: usize, to: &Path, deadline: Deadline) -> Result<()>;
-
-    /// What the engine knows of a service, as text for the evidence; secrets are the caller's to mask.
-    fn inspect(&self, service: &str, deadline: Deadline) -> Result<String>;
+    fn logs(&self, state: &ServiceState, lines: usize, to: &Path, deadline: Deadline) -> Result<()>;
 
     /// Copies the state of a service into an archive.
     fn save_data(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;

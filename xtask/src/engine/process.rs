@@ -207,6 +207,7 @@ impl Engine for Processes {
         for service in self.pilot.services() {
             let Some(spec) = self.read_spec(service)? else { continue };
             let alive = self.alive(service)?;
+            let inspect = serde_json::to_string_pretty(&spec)?;
             let restarts = std::fs::read_to_string(self.dir(service).join("restarts"));
             let restarts = restarts.ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0);
             stack.services.insert(
@@ -219,7 +220,8 @@ impl Engine for Processes {
                     settings: spec.settings,
                     state_dir: None,
                     restarts,
-                    handle: alive.map(|pid| pid.to_string()).unwrap_or_default(),
+                    handle: self.dir(service).display().to_string(),
+                    inspect,
                 },
             );
         }
@@ -334,18 +336,13 @@ impl Engine for Processes {
         self.end(service, deadline)
     }
 
-    fn logs(&self, service: &str, lines: usize, to: &Path, _: Deadline) -> Result<()> {
-        let path = self.dir(service).join("log");
+    fn logs(&self, state: &ServiceState, lines: usize, to: &Path, _: Deadline) -> Result<()> {
+        let path = Path::new(&state.handle).join("log");
         let text =
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let all: Vec<&str> = text.lines().collect();
         let last = all[all.len().saturating_sub(lines)..].join("\n");
         files::write(to, last.as_bytes(), Mode::Private)
-    }
-
-    fn inspect(&self, service: &str, _: Deadline) -> Result<String> {
-        let spec = self.read_spec(service)?.with_context(|| format!("{service} was never started"))?;
-        Ok(serde_json::to_string_pretty(&spec)?)
     }
 
     fn save_data(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
