@@ -165,6 +165,8 @@ impl Execution<'_> {
                 let path = self.store.file(&self.release.id, SEED_FILE);
                 let seed = files::read_json(&path)?;
                 self.wait_for_gateway()?;
+                let ready = self.deadline.within(limits.ready);
+                verify::wait_healthy(&Target::new(self.pilot, self.env)?, ready)?;
                 let answer = self.restored_gateway(limits.ready)?.post("/admin/seed", &seed)?;
                 ensure!(answer.status == 200, "POST /admin/seed answered {}", answer.brief());
             }

@@ -172,7 +172,7 @@ fn again(error: &anyhow::Error) -> anyhow::Error {
 }
 
 /// Every service answers and is healthy, or which one is not and why.
-fn wait_healthy(target: &Target, ready: Deadline) -> Result<String> {
+pub fn wait_healthy(target: &Target, ready: Deadline) -> Result<String> {
     let waits: Vec<Result<String>> = std::thread::scope(|scope| {
         let jobs: Vec<_> = target
             .clients

@@ -8,6 +8,7 @@ use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -127,7 +128,13 @@ pub async fn serve(config: Config, metrics: Arc<Metrics>, routes: Router) -> Res
         .layer(middleware::from_fn_with_state(config.fault, fault::outer_layer));
     let listener = tokio::net::TcpListener::bind(&config.listen)
         .await
-        .map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
+        .map_err(|e| format!("cannot listen on {}: {e}", config.listen))?
+        // Events are small: held back until the last one is acknowledged, each would come 40 ms late.
+        .tap_io(|connection| {
+            if let Err(error) = connection.set_nodelay(true) {
+                tracing::debug!(%error, "no nodelay");
+            }
+        });
     tracing::info!(listen = config.listen, version = config.version, "listening");
     tokio::select! {
         served = axum::serve(listener, app) => served.map_err(|e| format!("cannot serve: {e}")),

@@ -22,7 +22,9 @@ pub struct Upstream {
 impl Upstream {
     /// No connection is made yet.
     pub fn new() -> Self {
-        Self { client: Client::builder(TokioExecutor::new()).build_http() }
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        Self { client: Client::builder(TokioExecutor::new()).build(connector) }
     }
 
     /// Sends one request on; of the headers, only those that mean something upstream.
