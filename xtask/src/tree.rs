@@ -125,13 +125,17 @@ impl Drop for Worktree {
     }
 }
 
-/// Builds the services of the tree at `root` into one static binary. Another target folder than
-/// xtask's own is not needed: with `--target` the flags do not touch what xtask was built with.
+/// Builds the services of the tree at `root` into one static binary. For the user's own tree it shares
+/// xtask's target folder: with `--target` the flags do not touch what xtask was built with. Another
+/// commit gets a folder of its own, or the two would overwrite each other's binary.
 pub fn build(pilot: &Pilot, root: &Path, out: &Output) -> Result<PathBuf> {
     let target = host_triple()?;
     let package = &pilot.manifest.build.package;
-    let target_dir =
-        std::env::var("CARGO_TARGET_DIR").map_or_else(|_| pilot.root.join("target"), PathBuf::from);
+    let mut target_dir =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| pilot.root.join("target"), PathBuf::from);
+    if root != pilot.root {
+        target_dir.push("other-commits");
+    }
     let binary = target_dir.join(&target).join("image").join(package);
     if !binary.exists() {
         out.note(format!("building the services, {} crates: a minute or two, once", crates(root, package)));

@@ -211,6 +211,8 @@ pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
         }
     }
     let env = EnvFile::parse(&name, text.as_bytes())?;
+    // Nothing is added to a file that is wrong in another way.
+    pilot.services().try_for_each(|service| pilot.port(service, &env).map(drop))?;
     for secret in &pilot.manifest.secrets.variables {
         if env.get(secret).is_none_or(str::is_empty) {
             text = with_value(&text, secret, &random()?);

@@ -1,0 +1,101 @@
+//! The drill: every fault on both engines, beside a running pilot and among other projects, without
+//! touching either.
+
+use crate::pilot::Engine::{Compose2, Process};
+use crate::pilot::{Pilot, docker, on, try_http};
+use serde_json::json;
+
+fn passes(pilot: &Pilot, args: &[&str]) -> serde_json::Value {
+    let finished = pilot.json(&[&["drill"], args].concat()).expect(0).finished();
+    assert_eq!(finished["outcome"], "restored");
+    assert_eq!(finished["smoke"]["passed"], true);
+    assert!(finished["gate_closed_ms"].is_u64() && finished["restored_ms"].is_u64(), "{finished}");
+    let report = std::fs::read_to_string(finished["report"].as_str().unwrap()).unwrap();
+    assert!(report.contains("restored") && report.contains("r1"), "{report}");
+    finished
+}
+
+#[test]
+fn a_bad_env_and_a_bad_version_in_one_go() {
+    on(&[Process, Compose2], "drill", |pilot| {
+        assert_eq!(passes(&pilot, &[])["scenarios"], json!(["config", "version"]));
+    });
+}
+
+#[test]
+fn every_fault_is_rolled_back() {
+    on(&[Process, Compose2], "faults", |pilot| {
+        for fault in ["ignore-sigterm", "crash-loop", "slow-first-token", "error-5xx", "hang"] {
+            assert_eq!(passes(&pilot, &["--fault", fault])["scenarios"], json!(["version"]), "{fault}");
+        }
+        assert_eq!(passes(&pilot, &["--fault", "corrupt-store"])["scenarios"], json!(["version", "reset"]));
+    });
+}
+
+#[test]
+fn a_running_pilot_beside_it_is_not_touched_and_its_streams_run_on() {
+    on(&[Process, Compose2], "beside", |pilot| {
+        let pilot = pilot.up();
+        let env = pilot.env_text();
+        let id = |pilot: &Pilot| match pilot.engine {
+            Process => pilot.public("GET", "/metrics", None).body.lines().count().to_string(),
+            _ => format!("{:?}", pilot.containers("{{.Id}} {{.State.StartedAt}}")),
+        };
+        let before = (pilot.engine != Process).then(|| id(&pilot));
+        let port = pilot.port("gateway");
+        std::thread::scope(|scope| {
+            // Longer than the drill takes.
+            let path = "/stream?route=critique&seed=1&budget=400";
+            let stream = scope.spawn(move || try_http("GET", port, path, &[], None));
+            passes(&pilot, &[]);
+            let answer = stream.join().unwrap().unwrap();
+            let (last, data) = answer.events().pop().unwrap();
+            assert_eq!((last.as_str(), &data["totalTokens"]), ("done", &json!(400)));
+        });
+        assert_eq!((pilot.engine != Process).then(|| id(&pilot)), before);
+        assert_eq!(pilot.env_text(), env);
+        pilot.xtask(&["status"]).expect(0);
+    });
+}
+
+#[test]
+fn other_projects_survive_and_nothing_of_the_drill_is_left() {
+    on(&[Compose2], "canary", |pilot| {
+        let pilot = pilot.up();
+        // A foreign project: a running and a stopped container, an unused image, volume and network.
+        let name = format!("canary-{}", std::process::id());
+        let image = format!("{name}:1");
+        docker(&["tag", &format!("{}-jobs:latest", pilot.project), &image]);
+        docker(&["volume", "create", &name]);
+        docker(&["network", "create", &name]);
+        docker(&["create", "--name", &name, "--volume", &format!("{name}:/data"), &image]);
+        docker(&["run", "--detach", "--name", &format!("{name}-up"), "--network", "none", &image]);
+        let world = || {
+            let volumes = docker(&["volume", "ls", "--quiet"]);
+            let networks = docker(&["network", "ls", "--format", "{{.Name}}"]);
+            let containers = docker(&["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}"]);
+            let images = docker(&["images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"]);
+            [volumes, networks, containers, images].map(|list| {
+                let mut lines: Vec<String> = list.lines().map(str::to_owned).collect();
+                // Other tests of this run come and go, each with a project of its own.
+                lines.retain(|l| l.contains(&name) || l.contains(&pilot.project));
+                lines.sort();
+                lines
+            })
+        };
+        let started = docker(&["inspect", "--format", "{{.State.StartedAt}}", &format!("{name}-up")]);
+        let before = world();
+        let finished = passes(&pilot, &["--fault", "corrupt-store"]);
+        let after = world();
+        let report = finished["report"].as_str().unwrap();
+        let drill = report.split('/').find(|part| part.starts_with("pilot-drill-")).unwrap();
+        let everything = [["ps", "--all"], ["volume", "ls"], ["network", "ls"], ["image", "ls"]].map(|l| docker(&l)).concat();
+        assert!(!everything.contains(drill), "{drill} left something: {everything}");
+        assert_eq!(docker(&["inspect", "--format", "{{.State.StartedAt}}", &format!("{name}-up")]), started);
+        docker(&["rm", "--force", &name, &format!("{name}-up")]);
+        docker(&["volume", "rm", &name]);
+        docker(&["network", "rm", &name]);
+        docker(&["rmi", &image]);
+        assert_eq!(after, before);
+    });
+}

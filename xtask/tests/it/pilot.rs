@@ -1,0 +1,397 @@
+//! The builder of the end-to-end tests: a pilot with a project, ports and state folder of its own, gone
+//! without a trace when dropped. Docker tests are skipped, and say so, where no engine answers; with
+//! `CI=true` they fail instead.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Which engine, and for Docker which Compose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Process,
+    Compose2,
+    Compose1,
+}
+
+impl Engine {
+    fn word(self) -> &'static str {
+        if self == Self::Process { "process" } else { "compose" }
+    }
+}
+
+/// Runs `test` on each engine that is here; the names of those that are not are printed.
+pub fn on(engines: &[Engine], name: &str, test: impl Fn(Pilot)) {
+    for engine in engines {
+        match available(*engine) {
+            Ok(()) => test(Pilot::new(name, *engine)),
+            Err(why) if std::env::var("CI").is_ok_and(|v| v == "true") => {
+                panic!("{name} needs {engine:?}, and with CI=true it may not be skipped: {why}")
+            }
+            Err(why) => eprintln!("SKIPPED {name} on {engine:?}: {why}"),
+        }
+    }
+}
+
+fn available(engine: Engine) -> Result<(), String> {
+    let tried = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).output();
+        match output {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => Err(format!("{program} {args:?}: {}", text(&output.stderr))),
+            Err(error) => Err(format!("{program}: {error}")),
+        }
+    };
+    match engine {
+        Engine::Process => Ok(()),
+        Engine::Compose2 => {
+            tried("docker", &["version"]).and_then(|()| tried("docker", &["compose", "version"]))
+        }
+        Engine::Compose1 => {
+            tried("docker", &["version"]).and_then(|()| tried("docker-compose", &["version"]))
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The workspace.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// A folder of this test's own, removed when dropped.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("pilot-test-{name}-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// What a command came to.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    /// The events of `--format json`.
+    pub fn events(&self) -> Vec<Value> {
+        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e} in {line}"));
+        self.out.lines().map(parse).collect()
+    }
+
+    /// The last event.
+    pub fn finished(&self) -> Value {
+        let last = self.events().pop().unwrap_or_else(|| panic!("no events: {self:?}"));
+        assert_eq!(last["event"], "finished", "{self:?}");
+        last
+    }
+
+    /// Ends the test unless the command ended with this code.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "\n--- out\n{}\n--- err\n{}", self.out, self.err);
+        self
+    }
+
+    /// All that was said.
+    pub fn all(&self) -> String {
+        format!("{}{}", self.out, self.err)
+    }
+}
+
+/// A pilot of one test.
+pub struct Pilot {
+    pub project: String,
+    pub engine: Engine,
+    pub folder: Folder,
+    /// Where commands run: the workspace, unless a test gives another tree.
+    pub root: PathBuf,
+    empty_docker_config: Folder,
+    extra_env: Vec<(String, String)>,
+}
+
+impl Pilot {
+    pub fn new(name: &str, engine: Engine) -> Self {
+        let folder = Folder::new(name);
+        let unique = folder.0.file_name().unwrap().to_string_lossy().replace("pilot-test-", "pt-");
+        Self {
+            project: unique.to_lowercase(),
+            engine,
+            folder,
+            root: workspace(),
+            empty_docker_config: Folder::new("docker-config"),
+            extra_env: Vec::new(),
+        }
+    }
+
+    /// Sets a variable for all commands.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.extra_env.push((name.into(), value.into()));
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.folder.0.join("state")
+    }
+
+    pub fn env_path(&self) -> PathBuf {
+        self.state().join(".env.poc")
+    }
+
+    pub fn env_text(&self) -> String {
+        std::fs::read_to_string(self.env_path()).unwrap()
+    }
+
+    /// Changes one setting of the env file by hand.
+    pub fn edit_env(&self, key: &str, value: &str) {
+        let lines: Vec<String> = self
+            .env_text()
+            .lines()
+            .map(|l| if l.starts_with(&format!("{key}=")) { format!("{key}={value}") } else { l.into() })
+            .collect();
+        std::fs::write(self.env_path(), lines.join("\n") + "\n").unwrap();
+    }
+
+    pub fn setting(&self, key: &str) -> String {
+        let text = self.env_text();
+        let line = text.lines().find_map(|l| l.strip_prefix(&format!("{key}=")));
+        line.unwrap_or_else(|| panic!("{key} is not in the env file")).to_owned()
+    }
+
+    pub fn port(&self, service: &str) -> u16 {
+        self.setting(&format!("{}_PORT", service.to_uppercase())).parse().unwrap()
+    }
+
+    /// The command, not yet run.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command
+            .args(["--project", &self.project, "--engine", self.engine.word()])
+            .args(args)
+            .current_dir(&self.root)
+            .env("PILOT_STATE_DIR", self.state())
+            .stdin(Stdio::null());
+        if self.engine == Engine::Compose1 {
+            // Without its plugin folder the client has no Compose 2.
+            command.env("DOCKER_CONFIG", &self.empty_docker_config.0);
+        }
+        command.envs(self.extra_env.iter().map(|(k, v)| (k, v)));
+        command
+    }
+
+    pub fn xtask(&self, args: &[&str]) -> Ran {
+        ran(self.command(args).output().unwrap())
+    }
+
+    pub fn json(&self, args: &[&str]) -> Ran {
+        self.xtask(&[&["--format", "json"], args].concat())
+    }
+
+    /// A good release, running.
+    #[track_caller]
+    pub fn up(self) -> Self {
+        self.xtask(&["up"]).expect(0);
+        self
+    }
+
+    /// What a colleague does by hand: plain Compose with the env file as it is now, on the files of a
+    /// release.
+    pub fn compose_by_hand(&self, args: &[&str]) -> Ran {
+        let dir = self.folder.0.join("by-hand");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::copy(workspace().join("pilot-deploy/docker-compose.poc.yml"), dir.join("docker-compose.poc.yml"))
+            .unwrap();
+        std::fs::copy(self.env_path(), dir.join(".env.poc")).unwrap();
+        let file = dir.join("docker-compose.poc.yml").display().to_string();
+        let env = dir.join(".env.poc").display().to_string();
+        let base = ["--project-name", &self.project, "--file", &file, "--env-file", &env];
+        let mut command = match self.engine {
+            Engine::Compose2 => {
+                let mut docker = Command::new("docker");
+                docker.arg("compose");
+                docker
+            }
+            _ => Command::new("docker-compose"),
+        };
+        ran(command.args(base).args(args).output().unwrap())
+    }
+
+    /// Another version under the tag that the compose file names, as a careless build leaves it.
+    pub fn build_bad_version(&self, more: &str) {
+        for service in ["gateway", "engine", "jobs"] {
+            let image = format!("{}-{service}:latest", self.project);
+            let dockerfile = format!("FROM {image}\nENV SCENARIO_VERSION=v6.6.6 {more}\n");
+            let path = self.folder.0.join("Dockerfile.bad");
+            std::fs::write(&path, dockerfile).unwrap();
+            let file = path.display().to_string();
+            let context = Folder::new("context");
+            docker(&["build", "--quiet", "--file", &file, "--tag", &image, &context.0.display().to_string()]);
+        }
+    }
+
+    /// Content ids of what runs, by service.
+    pub fn running_images(&self) -> Vec<(String, String)> {
+        self.containers("{{.Image}}")
+    }
+
+    /// One field of each running container, by service.
+    pub fn containers(&self, field: &str) -> Vec<(String, String)> {
+        let filter = format!("label=com.docker.compose.project={}", self.project);
+        let ids = docker(&["ps", "--quiet", "--filter", &filter]);
+        let format = format!("{{{{index .Config.Labels \"com.docker.compose.service\"}}}} {field}");
+        let mut all: Vec<(String, String)> = ids
+            .lines()
+            .map(|id| docker(&["inspect", "--format", &format, id]))
+            .map(|line| line.trim().split_once(' ').map(|(a, b)| (a.into(), b.into())).unwrap())
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// Content ids that a release has, by service.
+    pub fn release_images(&self, id: &str) -> Vec<(String, String)> {
+        let path = self.state().join("releases").join(id).join("release.json");
+        let release: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let images = release["images"].as_object().unwrap();
+        images.iter().map(|(s, i)| (s.clone(), i["id"].as_str().unwrap().to_owned())).collect()
+    }
+
+    /// The values in force in a running service, asked over HTTP.
+    pub fn running_values(&self, service: &str) -> Value {
+        let answer = self.request("GET", service, "/admin/config", None);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        serde_json::from_str::<Value>(&answer.body).unwrap()["values"].clone()
+    }
+
+    /// A request with the admin token.
+    pub fn request(&self, method: &str, service: &str, path: &str, body: Option<&str>) -> Answer {
+        let token = format!("Bearer {}", self.setting("ADMIN_TOKEN"));
+        http(method, self.port(service), path, &[("authorization", &token)], body)
+    }
+
+    /// A request as the public makes it.
+    pub fn public(&self, method: &str, path: &str, body: Option<&str>) -> Answer {
+        http(method, self.port("gateway"), path, &[], body)
+    }
+}
+
+impl Drop for Pilot {
+    fn drop(&mut self) {
+        if self.engine == Engine::Process {
+            self.root = workspace();
+            self.xtask(&["down"]);
+            return;
+        }
+        let filter = format!("label=com.docker.compose.project={}", self.project);
+        for (list, remove) in [
+            (vec!["ps", "--all", "--quiet", "--filter", &filter], vec!["rm", "--force"]),
+            (vec!["volume", "ls", "--quiet", "--filter", &filter], vec!["volume", "rm"]),
+            (vec!["network", "ls", "--quiet", "--filter", &filter], vec!["network", "rm"]),
+        ] {
+            for id in docker(&list).lines() {
+                docker(&[remove.as_slice(), &[id]].concat());
+            }
+        }
+        for service in ["gateway", "engine", "jobs"] {
+            let name = format!("{}-{service}", self.project);
+            let tags = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &name]);
+            let tags = tags.lines().filter(|t| !t.ends_with("<none>"));
+            tags.for_each(|tag| drop(docker(&["rmi", tag])));
+        }
+    }
+}
+
+/// Standard output of a docker command that has to work.
+#[track_caller]
+pub fn docker(args: &[&str]) -> String {
+    let output = Command::new("docker").args(args).output().unwrap();
+    assert!(output.status.success(), "docker {args:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+pub fn ran(output: Output) -> Ran {
+    Ran { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e} in {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("")
+    }
+
+    /// Names of the events of a stream, with their data.
+    pub fn events(&self) -> Vec<(String, Value)> {
+        let mut name = String::new();
+        let mut all = Vec::new();
+        for line in self.body.lines() {
+            if let Some(n) = line.strip_prefix("event: ") {
+                name = n.into();
+            } else if let Some(data) = line.strip_prefix("data: ") {
+                all.push((name.clone(), serde_json::from_str(data).unwrap()));
+            }
+        }
+        all
+    }
+}
+
+/// One request to 127.0.0.1, at most a minute long.
+pub fn http(method: &str, port: u16, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Answer {
+    try_http(method, port, path, headers, body).unwrap_or_else(|e| panic!("{method} {path}: {e}"))
+}
+
+/// The same where a failure is an answer too.
+pub fn try_http(
+    method: &str,
+    port: u16,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&str>,
+) -> Result<Answer, ureq::Error> {
+    let agent = ureq::Agent::config_builder()
+        .proxy(None)
+        .http_status_as_error(false)
+        .timeout_global(Some(Duration::from_secs(60)))
+        .build()
+        .new_agent();
+    let mut request =
+        ureq::http::Request::builder().method(method).uri(format!("http://127.0.0.1:{port}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut response = match body {
+        Some(body) => agent.run(request.body(body.to_owned())?)?,
+        None => agent.run(request.body(())?)?,
+    };
+    let status = response.status().as_u16();
+    let body = response.body_mut().read_to_string()?;
+    Ok(Answer { status, headers: response.headers().clone(), body })
+}

@@ -1,0 +1,125 @@
+//! Killed at any point and run again, it finishes; one at a time; deadlines hold.
+
+use crate::pilot::Engine::{Compose2, Process};
+use crate::pilot::{Folder, on};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// Starts a rollback, kills it with SIGKILL after so many events, and says whether it was still at it.
+fn kill_after(pilot: &crate::pilot::Pilot, events: usize) -> bool {
+    let mut command = pilot.command(&["--format", "json", "rollback"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let seen = lines.by_ref().take(events).count();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    seen == events
+}
+
+#[test]
+fn killed_at_every_event_and_run_again_it_finishes() {
+    on(&[Process], "killed", |pilot| {
+        let pilot = pilot.up();
+        let good = pilot.env_text();
+        let mut points = 0;
+        for events in 1.. {
+            pilot.edit_env("USE_SIMULATION", "false");
+            let broken = pilot.env_text();
+            pilot.xtask(&["up"]).expect(1);
+            let cut_off = kill_after(&pilot, events);
+            let ran = pilot.json(&["rollback"]).expect(0);
+            assert_eq!(ran.finished()["release"], "r1", "after {events} events");
+            assert_eq!(pilot.env_text(), good, "after {events} events");
+            assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+            // The backup holds what was there first, not what the first try had restored.
+            let newest = std::fs::read_dir(pilot.state().join("rollbacks")).unwrap().flatten().map(|e| e.path());
+            let mut backups: Vec<_> = newest.map(|p| p.join("backup/.env.poc")).filter(|p| p.exists()).collect();
+            backups.sort();
+            assert_eq!(std::fs::read_to_string(backups.pop().unwrap()).unwrap(), broken, "after {events} events");
+            if !cut_off {
+                break;
+            }
+            points += 1;
+        }
+        assert!(points > 10, "only {points} points");
+    });
+}
+
+#[test]
+fn killed_on_docker_in_the_middle_and_run_again_it_finishes() {
+    on(&[Compose2], "killed-docker", |pilot| {
+        let pilot = pilot.up();
+        // After the gate, after the backup, while Compose replaces the services, before verifying.
+        for events in [4, 6, 10, 12] {
+            pilot.build_bad_version(&format!("SCENARIO_TRY={events}"));
+            pilot.compose_by_hand(&["up", "--detach"]).expect(0);
+            assert!(kill_after(&pilot, events));
+            let finished = pilot.json(&["rollback"]).expect(0).finished();
+            assert_eq!(finished["release"], "r1", "after {events} events");
+            assert_eq!(pilot.running_images(), pilot.release_images("r1"), "after {events} events");
+            assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+        }
+    });
+}
+
+#[test]
+fn one_at_a_time_and_the_holder_is_named() {
+    on(&[Process], "lock", |pilot| {
+        let pilot = pilot.up();
+        let held = std::fs::File::options().read(true).write(true).open(pilot.state().join("lock")).unwrap();
+        held.lock().unwrap();
+        let refused = pilot.xtask(&["rollback"]).expect(5);
+        assert!(refused.err.contains("cargo xtask up"), "{}", refused.err);
+        // Closing the gate never waits for anybody.
+        pilot.xtask(&["kill-switch", "on", "--reason", "test"]).expect(0);
+        pilot.xtask(&["kill-switch", "off"]).expect(5);
+        drop(held);
+        pilot.xtask(&["kill-switch", "off"]).expect(0);
+    });
+}
+
+#[test]
+fn a_budget_that_is_over_says_so_and_leaves_the_gate_closed() {
+    on(&[Process], "budget", |pilot| {
+        let pilot = pilot.up();
+        pilot.edit_env("USE_SIMULATION", "false");
+        pilot.xtask(&["up"]).expect(1);
+        let ran = pilot.json(&["rollback", "--budget", "30ms"]).expect(3);
+        assert_eq!(ran.finished()["outcome"], "not-restored");
+        assert!(ran.finished()["next"].as_str().unwrap().contains("Level 2"));
+        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
+        pilot.xtask(&["rollback"]).expect(0);
+    });
+}
+
+#[test]
+fn a_docker_that_hangs_is_told_apart_from_one_that_is_not_there() {
+    on(&[Process], "hung", |mut pilot| {
+        // A tree of its own, with a short limit for the engine.
+        let tree = Folder::new("hung-tree");
+        let pack = tree.0.join("pilot-deploy");
+        std::fs::create_dir_all(&pack).unwrap();
+        let manifest = std::fs::read_to_string(pilot.root.join("pilot-deploy/pilot.toml")).unwrap();
+        let manifest = manifest.replace("engine = \"10s\"", "engine = \"1s\"");
+        std::fs::write(pack.join("pilot.toml"), manifest).unwrap();
+        let bin = tree.0.join("bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        let pid = tree.0.join("pid");
+        let script = format!("#!/bin/sh\nsleep 600 &\necho $! > {}\nwait\n", pid.display());
+        std::fs::write(bin.join("docker"), script).unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(bin.join("docker"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        pilot.root = tree.0.clone();
+        let start = Instant::now();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.args(["--project", &pilot.project, "status"]).current_dir(&pilot.root);
+        command.env("PILOT_STATE_DIR", pilot.state()).env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+        let ran = crate::pilot::ran(command.output().unwrap()).expect(4);
+        assert!(ran.err.contains("did not end in time"), "{}", ran.err);
+        assert!(start.elapsed() < Duration::from_secs(30));
+        let sleeper = std::fs::read_to_string(pid).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", sleeper.trim())).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "the grandchild is still there: {stat}");
+    });
+}

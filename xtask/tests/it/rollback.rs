@@ -1,0 +1,327 @@
+//! What a rollback restores, what it keeps, and what it leaves alone.
+
+use crate::pilot::Engine::{Compose1, Compose2, Process};
+use crate::pilot::{Pilot, docker, on, try_http};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { all.extend(files(&path)) } else { all.push(path) }
+    }
+    all
+}
+
+/// A scenario and a job that were there before.
+fn store_something(pilot: &Pilot) {
+    let option = |id: &str| json!({"id": id, "name": id});
+    let scenario = json!({"scenarioId": "kept", "title": "kept", "options": [option("a"), option("b")]});
+    let seeded = pilot.request("POST", "gateway", "/admin/seed", Some(&scenario.to_string()));
+    assert_eq!(seeded.status, 200, "{}", seeded.body);
+    let job = pilot.public("GET", "/jobs/stream?scenarioId=kept", None);
+    assert_eq!(job.events().last().unwrap().0, "job-completed");
+}
+
+fn is_still_there(pilot: &Pilot) {
+    assert_eq!(pilot.public("GET", "/report?scenarioId=kept&seed=1", None).status, 200);
+    let jobs = pilot.request("GET", "jobs", "/jobs", None).json();
+    assert!(jobs["jobs"].as_array().unwrap().iter().any(|j| j["scenarioId"] == "kept"), "{jobs}");
+}
+
+fn the_only_rollback(pilot: &Pilot) -> std::path::PathBuf {
+    let all: Vec<_> = std::fs::read_dir(pilot.state().join("rollbacks")).unwrap().flatten().collect();
+    assert_eq!(all.len(), 1);
+    all[0].path()
+}
+
+#[test]
+fn config_drift_is_restored_in_the_running_services() {
+    on(&[Compose2, Compose1], "config", |pilot| {
+        let pilot = pilot.up();
+        store_something(&pilot);
+        let good = pilot.env_text();
+        pilot.edit_env("MAX_TOKENS_PER_RUN", "7");
+        pilot.edit_env("USE_SIMULATION", "false");
+        let broken = pilot.env_text();
+        pilot.compose_by_hand(&["up", "--detach"]).expect(0);
+        assert_eq!(pilot.running_values("gateway")["MAX_TOKENS_PER_RUN"], 7);
+
+        let ran = pilot.json(&["rollback"]).expect(0);
+        let finished = ran.finished();
+        assert_eq!(finished["outcome"], "restored");
+        assert_eq!(finished["scenarios"], json!(["config"]));
+        for service in ["gateway", "engine", "jobs"] {
+            let values = pilot.running_values(service);
+            assert_eq!(values["MAX_TOKENS_PER_RUN"], 4000, "{service}");
+            assert_eq!(values["USE_SIMULATION"], true, "{service}");
+        }
+        assert_eq!(pilot.env_text(), good);
+        let backup = the_only_rollback(&pilot).join("backup/.env.poc");
+        assert_eq!(std::fs::read_to_string(backup).unwrap(), broken);
+        is_still_there(&pilot);
+        // Done means done: nothing differs any more, and plain Compose has nothing to change either.
+        let before = pilot.containers("{{.Id}}");
+        assert_eq!(pilot.json(&["rollback"]).expect(0).finished()["outcome"], "nothing-to-do");
+        pilot.compose_by_hand(&["up", "--detach"]).expect(0);
+        assert_eq!(pilot.containers("{{.Id}}"), before);
+    });
+}
+
+#[test]
+fn version_drift_is_restored_to_the_releases_image_ids() {
+    on(&[Compose2, Compose1], "version", |pilot| {
+        let pilot = pilot.up();
+        store_something(&pilot);
+        pilot.build_bad_version("SCENARIO_FAULT=error-5xx");
+        pilot.compose_by_hand(&["up", "--detach"]).expect(0);
+        assert_ne!(pilot.running_images(), pilot.release_images("r1"));
+
+        let finished = pilot.json(&["rollback"]).expect(0).finished();
+        assert_eq!(finished["scenarios"], json!(["version"]));
+        assert_eq!(finished["release"], "r1");
+        assert!(finished["restored_ms"].as_u64() > finished["gate_closed_ms"].as_u64());
+        assert_eq!(finished["smoke"]["passed"], true);
+        assert_eq!(pilot.running_images(), pilot.release_images("r1"));
+        is_still_there(&pilot);
+        // The tags moved with it: a later plain `docker compose up` starts what was restored.
+        let before = pilot.containers("{{.Id}}");
+        pilot.compose_by_hand(&["up", "--detach"]).expect(0);
+        assert_eq!(pilot.containers("{{.Id}}"), before);
+    });
+}
+
+#[test]
+fn images_that_docker_lost_come_from_the_release() {
+    on(&[Compose2], "lost", |pilot| {
+        let pilot = pilot.up();
+        pilot.xtask(&["down"]).expect(0);
+        for (service, id) in pilot.release_images("r1") {
+            docker(&["rmi", "--force", &id]);
+            let left = docker(&["images", "--quiet", &format!("{}-{service}", pilot.project)]);
+            assert_eq!(left.trim(), "", "{service}");
+        }
+        let ran = pilot.xtask(&["rollback"]).expect(0);
+        assert!(ran.out.contains("load lost images"), "{}", ran.out);
+        assert_eq!(pilot.running_images(), pilot.release_images("r1"));
+    });
+}
+
+#[test]
+fn no_compiler_git_or_cargo_is_needed() {
+    on(&[Compose2, Process], "bare", |pilot| {
+        let pilot = pilot.up();
+        pilot.xtask(&["down"]).expect(0);
+        // A PATH with docker alone, and the xtask that the release kept.
+        let bin = pilot.folder.0.join("bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        if pilot.engine != Process {
+            let found = std::env::var("PATH").unwrap();
+            let docker = found.split(':').map(|d| Path::new(d).join("docker")).find(|p| p.exists()).unwrap();
+            std::os::unix::fs::symlink(docker, bin.join("docker")).unwrap();
+        }
+        for tool in ["sh", "tar"] {
+            let found = [Path::new("/bin").join(tool), Path::new("/usr/bin").join(tool)];
+            let found = found.iter().find(|p| p.exists()).unwrap();
+            std::os::unix::fs::symlink(found, bin.join(tool)).unwrap();
+        }
+        let mut command = std::process::Command::new(pilot.state().join("xtask"));
+        command.args(["--project", &pilot.project, "rollback"]).current_dir(&pilot.root);
+        command.env("PILOT_STATE_DIR", pilot.state()).env("PATH", &bin);
+        crate::pilot::ran(command.output().unwrap()).expect(0);
+        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+    });
+}
+
+#[test]
+fn what_the_shell_exports_does_not_win_over_the_release() {
+    on(&[Compose2, Compose1], "exported", |mut pilot| {
+        pilot.set("MAX_TOKENS_PER_RUN", "3");
+        pilot.set("GATEWAY_PORT", "1");
+        pilot.set("COMPOSE_PROJECT_NAME", "somebody-else");
+        pilot.set("PILOT_IMAGES", "somebody-else");
+        let pilot = pilot.up();
+        assert_eq!(pilot.running_values("gateway")["MAX_TOKENS_PER_RUN"], 4000);
+    });
+}
+
+#[test]
+fn a_failed_deployment_stays_behind_the_gate_and_is_rolled_back() {
+    on(&[Process, Compose2], "failed", |pilot| {
+        let pilot = pilot.up();
+        store_something(&pilot);
+        let good = pilot.env_text();
+        pilot.edit_env("USE_SIMULATION", "false");
+        let up = pilot.json(&["up"]).expect(1);
+        assert_eq!(up.finished()["next"], "cargo xtask rollback");
+        // The gate never opened on it.
+        let refused = pilot.public("GET", "/stream?route=critique&seed=42", None);
+        assert_eq!((refused.status, refused.header("retry-after")), (503, "5"));
+        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
+        pilot.xtask(&["kill-switch", "off"]).expect(1);
+        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
+        let list = pilot.xtask(&["releases", "list"]).expect(0).out;
+        assert!(list.contains("r1") && list.contains("known-good") && list.contains("r2") && list.contains("failed"), "{list}");
+        // A failed release is no target.
+        let refused = pilot.xtask(&["rollback", "--to", "r2"]).expect(2);
+        assert!(refused.err.contains("r2 is failed"), "{}", refused.err);
+
+        let finished = pilot.json(&["rollback"]).expect(0).finished();
+        assert_eq!((&finished["release"], &finished["outcome"]), (&json!("r1"), &json!("restored")));
+        assert_eq!(pilot.env_text(), good);
+        assert_eq!(pilot.running_values("engine")["USE_SIMULATION"], true);
+        is_still_there(&pilot);
+
+        pilot.edit_env("USE_SIMULATION", "false");
+        let back = pilot.json(&["up", "--rollback-on-failure"]).expect(1).finished();
+        assert_eq!((&back["release"], &back["outcome"]), (&json!("r1"), &json!("restored")));
+        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+    });
+}
+
+#[test]
+fn the_default_target_is_what_ran_last_and_previous_goes_further() {
+    on(&[Process], "targets", |pilot| {
+        let pilot = pilot.up();
+        pilot.edit_env("DEFAULT_SEED", "7");
+        pilot.xtask(&["up"]).expect(0);
+        assert_eq!(pilot.running_values("gateway")["DEFAULT_SEED"], 7);
+        assert_eq!(pilot.json(&["rollback"]).expect(0).finished()["outcome"], "nothing-to-do");
+        assert_eq!(pilot.json(&["rollback", "--to", "previous"]).expect(0).finished()["release"], "r1");
+        assert_eq!(pilot.running_values("gateway")["DEFAULT_SEED"], 42);
+        // r1 is what was verified last now; the broken one after it must not lead to r2.
+        pilot.edit_env("USE_SIMULATION", "false");
+        pilot.xtask(&["up"]).expect(1);
+        assert_eq!(pilot.json(&["rollback"]).expect(0).finished()["release"], "r1");
+    });
+}
+
+#[test]
+fn an_altered_release_is_passed_over_and_the_next_one_is_used() {
+    on(&[Process], "altered", |pilot| {
+        let pilot = pilot.up();
+        pilot.edit_env("DEFAULT_SEED", "7");
+        pilot.xtask(&["up"]).expect(0);
+        let file = pilot.state().join("releases/r2/.env.poc");
+        std::fs::write(&file, "ENABLE_CACHE=true\n").unwrap();
+        let refused = pilot.xtask(&["rollback", "--to", "r2"]).expect(6);
+        assert!(refused.err.contains("altered") && refused.err.contains("--to r1"), "{}", refused.err);
+        let ran = pilot.json(&["rollback"]).expect(0);
+        assert_eq!(ran.finished()["release"], "r1");
+        assert!(ran.out.contains("passing over release r2"), "{}", ran.out);
+    });
+}
+
+#[test]
+fn a_plan_touches_nothing_and_is_what_is_executed() {
+    on(&[Process, Compose2], "plan", |pilot| {
+        let pilot = pilot.up();
+        let before = files(&pilot.state());
+        pilot.edit_env("ENABLE_CACHE", "true");
+        let edited = pilot.env_text();
+        let shown = pilot.json(&["rollback", "--plan"]).expect(0);
+        assert_eq!(files(&pilot.state()), before);
+        assert_eq!(pilot.env_text(), edited);
+        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+        let planned = |ran: &crate::pilot::Ran| -> Value {
+            ran.events().into_iter().find(|e| e["event"] == "planned").unwrap()
+        };
+        let executed = pilot.json(&["rollback"]).expect(0);
+        assert_eq!(planned(&shown), planned(&executed));
+    });
+}
+
+#[test]
+fn two_hundred_streams_end_and_none_hangs() {
+    on(&[Process, Compose2], "streams", |pilot| {
+        let pilot = pilot.up();
+        pilot.edit_env("ENABLE_CACHE", "true");
+        let port = pilot.port("gateway");
+        let ends: Vec<String> = std::thread::scope(|scope| {
+            let stream = |n: u16| {
+                let path = format!("/stream?route=critique&seed={n}&budget=4000");
+                match try_http("GET", port, &path, &[], None) {
+                    Ok(answer) if answer.status == 200 => answer.events().pop().map_or("nothing".into(), |e| e.0),
+                    Ok(answer) => answer.status.to_string(),
+                    Err(error) => error.to_string(),
+                }
+            };
+            let streams: Vec<_> = (0..200).map(|n| scope.spawn(move || stream(n))).collect();
+            let limit = Instant::now() + Duration::from_secs(20);
+            let active = || pilot.request("GET", "gateway", "/admin/sessions", None).json()["active"].as_u64();
+            while active() < Some(200) {
+                assert!(Instant::now() < limit, "only {:?} streams started", active());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            pilot.xtask(&["rollback"]).expect(0);
+            streams.into_iter().map(|s| s.join().unwrap()).collect()
+        });
+        assert_eq!(ends.len(), 200);
+        assert!(ends.iter().all(|end| end == "cancelled" || end == "503"), "{ends:?}");
+    });
+}
+
+#[test]
+fn secrets_are_in_no_output_journal_evidence_or_report() {
+    on(&[Process, Compose2], "secrets", |pilot| {
+        let pilot = pilot.up();
+        let (token, password) = (pilot.setting("ADMIN_TOKEN"), pilot.setting("GRAFANA_ADMIN_PASSWORD"));
+        assert!(token.len() == 32 && password.len() == 32);
+        pilot.edit_env("ADMIN_TOKEN", "another-token-by-hand");
+        pilot.edit_env("ENABLE_CACHE", "true");
+        let mut said = pilot.json(&["rollback", "--plan"]).expect(0).all();
+        said += &pilot.json(&["rollback"]).expect(0).all();
+        said += &pilot.json(&["status"]).expect(0).all();
+        said += &pilot.json(&["releases", "show", "r1"]).expect(0).all();
+        said += &pilot.json(&["smoke"]).expect(0).all();
+        let place = the_only_rollback(&pilot);
+        for path in files(&place) {
+            if !path.starts_with(place.join("backup")) {
+                said += &String::from_utf8_lossy(&std::fs::read(path).unwrap());
+            }
+        }
+        for secret in [&token, &password, &"another-token-by-hand".to_owned()] {
+            assert!(!said.contains(secret.as_str()));
+        }
+        use std::os::unix::fs::PermissionsExt;
+        for path in files(&pilot.state()).iter().filter(|p| p.ends_with(".env.poc")) {
+            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
+        }
+    });
+}
+
+#[test]
+fn a_pilot_with_another_project_on_the_port_is_not_touched() {
+    on(&[Process], "other", |pilot| {
+        let pilot = pilot.up();
+        // The same token, another deployment: a wrong port must not close somebody else's gate.
+        let token = format!("Bearer {}", pilot.setting("ADMIN_TOKEN"));
+        let headers = [("authorization", token.as_str()), ("x-pilot-project", "another")];
+        let body = r#"{"enabled":true,"reason":"x"}"#;
+        let answer = crate::pilot::http("POST", pilot.port("gateway"), "/admin/kill-switch", &headers, Some(body));
+        assert_eq!(answer.status, 421);
+        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+    });
+}
+
+#[test]
+fn another_commit_is_built_without_touching_the_checkout() {
+    on(&[Process], "from", |pilot| {
+        let git = |args: &[&str]| {
+            let output = std::process::Command::new("git").args(args).current_dir(&pilot.root).output().unwrap();
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let (before, head) = (git(&["status", "--porcelain"]), git(&["rev-parse", "HEAD"]));
+        pilot.xtask(&["up", "--from", "HEAD"]).expect(0);
+        assert_eq!(git(&["status", "--porcelain"]), before);
+        assert_eq!(git(&["rev-parse", "HEAD"]), head);
+        assert!(!git(&["worktree", "list"]).contains(&pilot.state().display().to_string()));
+        let shown = pilot.xtask(&["releases", "show", "r1"]).expect(0).out;
+        assert!(shown.contains(head.trim()), "{shown}");
+        // Its commit names it from now on.
+        assert_eq!(pilot.json(&["rollback", "--to", head.trim()]).expect(0).finished()["release"], "r1");
+    });
+}
