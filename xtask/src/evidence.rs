@@ -8,6 +8,7 @@ use crate::files::{self, Mode};
 use crate::observe::Observation;
 use crate::pilot::Pilot;
 use crate::proc::cmd;
+use crate::threads::joined;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,8 +83,7 @@ pub fn capture(
             ));
         }
         let failed = |(what, job): (String, std::thread::ScopedJoinHandle<'_, Result<()>>)| {
-            let outcome = job.join().unwrap_or_else(|_| Err(anyhow::anyhow!("panicked")));
-            outcome.err().map(|error| (what, format!("{error:#}")))
+            joined(job).err().map(|error| (what, format!("{error:#}")))
         };
         jobs.into_iter().filter_map(failed).collect()
     });

@@ -15,6 +15,7 @@ use crate::observe::{self, Observation};
 use crate::pilot::Pilot;
 use crate::plan::{Plan, Step};
 use crate::release::{ENV_FILE, Release, SEED_FILE, Store};
+use crate::threads::joined;
 use crate::verify::{self, Smoke, Target};
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt;
@@ -205,7 +206,7 @@ impl Execution<'_> {
             let evidence =
                 scope.spawn(move || evidence::capture(from.pilot, from.engine, from.now, &to, limit));
             let backup = evidence::backup(self.pilot, self.engine, data, &place.join("backup"), limit);
-            (evidence.join().unwrap_or_else(|_| Err(anyhow::anyhow!("panicked"))), backup)
+            (joined(evidence), backup)
         });
         backup.context("nothing was changed, because there is no backup")?;
         Ok(evidence.err().map(|error| format!("{error:#}")))

@@ -24,6 +24,9 @@ pub enum Format {
     Text,
     /// One event a line.
     Json,
+    /// Nothing: a part of something that tells its own story.
+    #[value(skip)]
+    Silent,
 }
 
 /// How a rollback ended.
@@ -188,6 +191,11 @@ impl Output {
         Self { format, color, start, journal: Mutex::new(None) }
     }
 
+    /// One that says nothing; a journal is still written.
+    pub fn silent(start: Instant) -> Self {
+        Self::new(Format::Silent, start)
+    }
+
     /// From now on events are also appended to this file.
     pub fn open_journal(&self, path: &Path) -> Result<()> {
         let folder = path.parent().context("a journal needs a folder")?;
@@ -213,9 +221,23 @@ impl Output {
         self.format == Format::Json
     }
 
-    /// One event: to the journal (synced), then to the user. A journal that cannot be written does
-    /// not stop a rollback; the user is told.
+    /// One event: to the journal (synced), then to the user.
     pub fn event(&self, event: &Event<'_>) {
+        let line = self.record(event);
+        match self.format {
+            Format::Silent => {}
+            Format::Json => self.print(line.trim_end()),
+            Format::Text => {
+                if let Some(text) = self.sentence(event) {
+                    self.print(&text);
+                }
+            }
+        }
+    }
+
+    /// One event to the journal alone; its line. A journal that cannot be written does not stop a
+    /// rollback; the user is told.
+    pub fn record(&self, event: &Event<'_>) -> String {
         let line = match serde_json::to_string(event) {
             Ok(line) => line + "\n",
             Err(error) => format!("{{\"event\":\"note\",\"text\":\"cannot write an event: {error}\"}}\n"),
@@ -228,15 +250,7 @@ impl Output {
                 eprintln!("warning: cannot write the journal any more: {error}");
             }
         }
-        drop(journal);
-        match self.format {
-            Format::Json => self.print(line.trim_end()),
-            Format::Text => {
-                if let Some(text) = self.sentence(event) {
-                    self.print(&text);
-                }
-            }
-        }
+        line
     }
 
     /// A line for people; nothing in JSON.

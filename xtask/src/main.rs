@@ -22,9 +22,11 @@ mod observe;
 mod pilot;
 mod plan;
 mod proc;
+mod rehearsal;
 mod release;
 mod report;
 mod rollback;
+mod threads;
 mod tree;
 mod up;
 mod verify;
@@ -69,7 +71,7 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
     match &cli.command {
         Command::Ci(_) => return ci::run(&pilot),
         Command::Drill(args) => return drill::run(args, cli.engine, &pilot, out),
-        Command::Bench(args) => return bench::run(args, &pilot, out),
+        Command::Bench(args) => return bench::run(args, &pilot, &out),
         _ => {}
     }
     let engine = engine::choose(&pilot, cli.engine)?;

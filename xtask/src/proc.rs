@@ -164,7 +164,7 @@ impl Cmd {
 /// The end of what a program wrote, for an error.
 fn said(out: &File, err: &File) -> String {
     let text: String = [out, err].into_iter().filter_map(|file| files::tail(file, TAIL).ok()).collect();
-    if text.trim().is_empty() { "it said nothing".to_owned() } else { text.trim().to_owned() }
+    if text.trim().is_empty() { "no more was said".to_owned() } else { text.trim().to_owned() }
 }
 
 impl fmt::Display for Cmd {

@@ -4,6 +4,7 @@
 
 use crate::failure::{Exit, fail};
 use crate::files::{self, Mode};
+use crate::threads::joined;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -284,9 +285,7 @@ impl Store {
         let saved: Vec<Result<String>> = std::thread::scope(|scope| {
             let jobs: Vec<_> =
                 images.values().map(|image| scope.spawn(|| self.save_archive(image, &save))).collect();
-            jobs.into_iter()
-                .map(|job| job.join().unwrap_or_else(|_| Err(anyhow::anyhow!("saving an image panicked"))))
-                .collect()
+            jobs.into_iter().map(joined).collect()
         });
         for (image, sum) in images.values_mut().zip(saved) {
             image.archive = Some(sum?);

@@ -36,19 +36,19 @@ fn html(events: &[Value], finished: &Finished) -> Result<String> {
     let seconds =
         |ms: Option<u64>| ms.map_or("not measured".into(), |ms| format!("{:.2} s", ms as f64 / 1e3));
     let scenarios: Vec<&str> = finished.scenarios.iter().map(|s| s.word()).collect();
-    write!(
+    writeln!(
         page,
         "<div class=figures><div><b>{}</b>gate proved closed</div><div><b>{}</b>first public token</div>\
-         <div><b>{}</b>release</div><div><b>{}</b>scenario</div></div>\n",
+         <div><b>{}</b>release</div><div><b>{}</b>scenario</div></div>",
         seconds(finished.gate_closed_ms),
         seconds(finished.restored_ms),
         escape(finished.release.as_deref().unwrap_or("none")),
         if scenarios.is_empty() { "none".into() } else { scenarios.join(" + ") },
     )?;
     if let Some(error) = &finished.error {
-        write!(
+        writeln!(
             page,
-            "<p class=bad>{}</p><p>Next: <code>{}</code></p>\n",
+            "<p class=bad>{}</p><p>Next: <code>{}</code></p>",
             escape(error),
             escape(finished.next.as_deref().unwrap_or(""))
         )?;
@@ -62,7 +62,7 @@ fn html(events: &[Value], finished: &Finished) -> Result<String> {
             .filter(|(k, v)| *k != "drift" && !v.is_null())
             .map(|(k, v)| format!("{k}: {}", plain(v)))
             .collect();
-        write!(page, "<tr><th>{}<td>{}\n", escape(&plain(&difference["drift"])), escape(&rest.join(", ")))?;
+        writeln!(page, "<tr><th>{}<td>{}", escape(&plain(&difference["drift"])), escape(&rest.join(", ")))?;
     }
     page += "</table>\n<h2>Steps</h2><table><tr><th>Step<th>How it ended<th class=n>took<th class=n>at\n";
     for step in of("step").iter().filter(|s| s["progress"] != "started") {
@@ -71,9 +71,9 @@ fn html(events: &[Value], finished: &Finished) -> Result<String> {
             _ => "bad",
         };
         let detail = step["detail"].as_str().map(|d| format!("<br>{}", escape(d))).unwrap_or_default();
-        write!(
+        writeln!(
             page,
-            "<tr><td>{}{detail}<td class={class}>{}<td class=n>{} ms<td class=n>{} ms\n",
+            "<tr><td>{}{detail}<td class={class}>{}<td class=n>{} ms<td class=n>{} ms",
             escape(&plain(&step["step"])),
             escape(&plain(&step["progress"])),
             step["took_ms"],
@@ -84,16 +84,16 @@ fn html(events: &[Value], finished: &Finished) -> Result<String> {
     let checks = finished.smoke.as_ref().and_then(|s| s["checks"].as_array());
     for check in checks.into_iter().flatten() {
         let (class, word) = if check["ok"] == true { ("good", "passed") } else { ("bad", "failed") };
-        write!(
+        writeln!(
             page,
-            "<tr><td>{}<td class={class}>{word}<td>{}\n",
+            "<tr><td>{}<td class={class}>{word}<td>{}",
             escape(&plain(&check["name"])),
             escape(&plain(&check["detail"]))
         )?;
     }
     page += "</table>\n<h2>Notes</h2><ul>\n";
     for note in of("note") {
-        write!(page, "<li>{}\n", escape(&plain(&note["text"])))?;
+        writeln!(page, "<li>{}", escape(&plain(&note["text"])))?;
     }
     page += "</ul>\n</html>\n";
     Ok(page)

@@ -101,7 +101,8 @@ pub fn locked(
         finished.next = Some(next_of(error).unwrap_or("cargo xtask status").to_owned());
     }
     finished.report = Some(place.dir.join("report.html").display().to_string());
-    // The report is drawn from the journal, so the last event is in it; `main` prints it.
+    // `main` tells it to the user when all else is done; the journal has it now.
+    session.out.record(&Event::Finished(finished.clone()));
     files::write_json(&place.dir.join("report.json"), &finished, Mode::Plain)?;
     report::write(&place.dir, &finished)?;
     Ok(finished)

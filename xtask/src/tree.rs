@@ -143,7 +143,7 @@ pub fn build(pilot: &Pilot, root: &Path, out: &Output) -> Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let static_flags = if target.contains("linux") { "-C target-feature=+crt-static" } else { "" };
     let args = ["build", "--profile", "image", "--locked", "--package", package, "--target", &target];
-    let mut build = cmd(cargo, &args)
+    let build = cmd(cargo, &args)
         .dir(root)
         .env("RUSTFLAGS", static_flags)
         .env("CARGO_TARGET_DIR", &target_dir.display().to_string())
@@ -155,11 +155,8 @@ pub fn build(pilot: &Pilot, root: &Path, out: &Output) -> Result<PathBuf> {
                     || name == "CARGO_MANIFEST_DIR"
             },
         ));
-    if !binary.exists() {
-        // Cargo tells how far it is.
-        build = build.show_errors();
-    }
-    build.run(Deadline::after(BUILD)).map_err(|e| {
+    // Cargo tells how far it is.
+    build.show_errors().run(Deadline::after(BUILD)).map_err(|e| {
         fail(
             Exit::NotRestored,
             format!("the services do not build: {e:#}"),

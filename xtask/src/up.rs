@@ -205,7 +205,7 @@ pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
         text = with_value(&text, "PILOT_PROJECT", &pilot.project);
         text = with_value(&text, "PILOT_IMAGES", &pilot.project);
         text = with_value(&text, "PILOT_NETWORK", &format!("{}-network", pilot.project));
-        let ports = engine::free_ports(pilot.manifest.services.len())?;
+        let ports = engine::free_ports(pilot.manifest.services.len(), &pilot.project)?;
         for (service, port) in pilot.manifest.services.iter().zip(ports) {
             text = with_value(&text, &service.port, &port.to_string());
         }

@@ -6,6 +6,7 @@ use crate::deadline::Deadline;
 use crate::http::{Client, Event};
 use crate::observe::{self, Health};
 use crate::pilot::Pilot;
+use crate::threads::joined;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::json;
@@ -128,8 +129,7 @@ pub fn verify(target: &Target, ready: Deadline) -> Smoke {
             let jobs = scope.spawn(|| job(target));
             let headers = scope.spawn(|| headers(target));
             let tokens = first_tokens(target);
-            let panicked = || anyhow::anyhow!("the check panicked");
-            let cancel = cancel.join().unwrap_or_else(|_| Err(panicked()));
+            let cancel = joined(cancel);
             add(
                 "stream starts and gives tokens",
                 tokens
@@ -143,17 +143,16 @@ pub fn verify(target: &Target, ready: Deadline) -> Smoke {
                 cancel.as_ref().map(|_| format!("{CANCELS} streams")).map_err(again),
             );
             add("cancelled in time", limit(&cancel, target.cancel_ms));
-            let (same, resumed) = match replay.join() {
-                Ok(Ok((same, resumed))) => (same, resumed),
-                Ok(Err(error)) => (Err(again(&error)), Err(error)),
-                Err(_) => (Err(panicked()), Err(panicked())),
+            let (same, resumed) = match joined(replay) {
+                Ok(both) => both,
+                Err(error) => (Err(again(&error)), Err(error)),
             };
             add("same seed, same bytes", same);
             add("resume gives exactly the rest", resumed);
-            add("report complete", report.join().unwrap_or_else(|_| Err(panicked())));
-            add("jobs run to their end", jobs.join().unwrap_or_else(|_| Err(panicked())));
-            add("security headers", headers.join().unwrap_or_else(|_| Err(panicked())));
-            add("safety flags as they should be", flags.join().unwrap_or_else(|_| Err(panicked())));
+            add("report complete", joined(report));
+            add("jobs run to their end", joined(jobs));
+            add("security headers", joined(headers));
+            add("safety flags as they should be", joined(flags));
             (tokens.ok(), cancel.ok())
         });
         (smoke.first_token, smoke.cancel) = latencies;
@@ -196,7 +195,7 @@ pub fn wait_healthy(target: &Target, ready: Deadline) -> Result<String> {
                 })
             })
             .collect();
-        jobs.into_iter().map(|job| job.join().unwrap_or_else(|_| bail!("the probe panicked"))).collect()
+        jobs.into_iter().map(joined).collect()
     });
     let mut versions = waits.into_iter().collect::<Result<Vec<String>>>()?;
     let count = versions.len();
@@ -268,14 +267,13 @@ type Replay = (Result<String>, Result<String>);
 fn replay(target: &Target) -> Result<Replay> {
     let run = |n: usize, last: Option<&str>| -> Result<Vec<Event>> {
         let id = session("replay", n);
-        let path = format!("/stream?route=critique&seed={}&budget=6&sessionId={id}", target.seed);
+        let path = format!("/stream?route=critique&seed={}&budget=4&sessionId={id}", target.seed);
         target.gateway.stream(&path, last)?.rest()
     };
     let (one, two, rest) = std::thread::scope(|scope| {
         let two = scope.spawn(|| run(1, None));
         let rest = scope.spawn(|| run(2, Some("msg_003")));
-        let panicked = |_| bail!("the check panicked");
-        (run(0, None), two.join().unwrap_or_else(panicked), rest.join().unwrap_or_else(panicked))
+        (run(0, None), joined(two), joined(rest))
     });
     // All but the ends, which carry the session's own name.
     let tokens = |events: &[Event]| -> Vec<(String, String, String)> {

@@ -27,7 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, scenario_id TEXT NOT NULL, state TEXT NOT NULL, updated_ms INTEGER NOT NULL)";
 const STEPS: u32 = 4;
-const STEP: Duration = Duration::from_millis(50);
+const STEP: Duration = Duration::from_millis(30);
 
 struct Jobs {
     config: Config,

@@ -9,6 +9,7 @@ use crate::files;
 use crate::pilot::Pilot;
 use crate::proc::{Cmd, RunError, cmd};
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, Release};
+use crate::threads::joined;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -202,7 +203,7 @@ impl Engine for Compose {
                     }
                 }
             }
-            let images = images.join().map_err(|_| anyhow::anyhow!("listing images panicked"))??;
+            let images = joined(images)?;
             Ok(Stack { services, images: images.lines().map(str::to_owned).collect() })
         })
     }
@@ -241,10 +242,7 @@ impl Engine for Compose {
                     })
                 })
                 .collect();
-            let join = |job: std::thread::ScopedJoinHandle<'_, _>| {
-                job.join().unwrap_or_else(|_| Err(anyhow::anyhow!("building an image panicked")))
-            };
-            jobs.into_iter().map(join).collect()
+            jobs.into_iter().map(joined).collect()
         });
         built.into_iter().collect()
     }
@@ -287,9 +285,7 @@ impl Engine for Compose {
                     jobs.push(scope.spawn(move || self.docker(&["tag", &image.id, &tag], deadline)));
                 }
             }
-            jobs.into_iter().try_for_each(|job| {
-                job.join().map_err(|_| anyhow::anyhow!("tagging an image panicked"))?.map(drop)
-            })
+            jobs.into_iter().try_for_each(|job| joined(job).map(drop))
         })
     }
 

@@ -1,14 +1,18 @@
 //! Ports of this host: which are free, and who has one that is not.
 
+use crate::deadline::Deadline;
+use crate::proc::cmd;
 use anyhow::{Context, Result};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
+use std::time::Duration;
 
-/// So many different free ports on 127.0.0.1, below the range that outgoing connections use, so that
-/// none of those takes one before it is listened on.
-pub fn free_ports(count: usize) -> Result<Vec<u16>> {
-    // Different processes start at different places.
-    let start = 20_000 + (std::process::id() as u16 % 600) * 16;
+/// So many different free ports on 127.0.0.1 for a project, below the range that outgoing connections
+/// use, so that none of those takes one before it is listened on. Projects that are made at the same
+/// time begin to look at different places.
+pub fn free_ports(count: usize, project: &str) -> Result<Vec<u16>> {
+    let sum = crate::files::sha256_bytes(project.as_bytes());
+    let start = 20_000 + u16::from_str_radix(&sum[..4], 16)? % 12_000;
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     let ports: Vec<u16> = (start..32_000).chain(20_000..start).filter(free).take(count).collect();
     (ports.len() == count).then_some(ports).context("no free ports between 20000 and 32000")
@@ -46,8 +50,18 @@ fn process_on(port: u16) -> Option<String> {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         has_it(&entry.path())?;
         let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        Some(format!("process {pid} ({})", name.trim()))
+        let container = if name.trim() == "docker-proxy" { container_on(port) } else { None };
+        Some(format!("process {pid} ({})", container.as_deref().unwrap_or(name.trim())))
     })
+}
+
+/// Container that publishes the port.
+fn container_on(port: u16) -> Option<String> {
+    let publish = format!("publish={port}");
+    let list = cmd("docker", &["ps", "--filter", &publish, "--format", "{{.Names}}"]);
+    let names = list.run(Deadline::after(Duration::from_secs(2))).ok()?;
+    let first = names.lines().next()?;
+    Some(format!("container {first}"))
 }
 
 #[cfg(test)]
@@ -59,7 +73,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let owner = owner_of(listener.local_addr().unwrap().port()).unwrap();
         assert!(owner.contains(&std::process::id().to_string()), "{owner}");
-        let free = free_ports(4).unwrap();
+        let free = free_ports(4, "test").unwrap();
         assert_eq!(free.len(), 4);
         assert_eq!(owner_of(free[0]), None);
     }

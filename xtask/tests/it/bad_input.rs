@@ -11,7 +11,13 @@ fn copy_of_the_tree(name: &str) -> Folder {
     let tree = Folder::new(name);
     let pack = tree.0.join("pilot-deploy");
     std::fs::create_dir_all(pack.join("seed")).unwrap();
-    for file in ["pilot.toml", "known-good.toml", "docker-compose.poc.yml", ".env.poc.example", "seed/demo-scenario.json"] {
+    for file in [
+        "pilot.toml",
+        "known-good.toml",
+        "docker-compose.poc.yml",
+        ".env.poc.example",
+        "seed/demo-scenario.json",
+    ] {
         std::fs::copy(workspace().join("pilot-deploy").join(file), pack.join(file)).unwrap();
     }
     tree
@@ -106,7 +112,8 @@ fn malformed_toml_is_named_with_line_and_column() {
         std::fs::write(pack.join("known-good.toml"), "version = 1\n[[restore_point]]\nlabel = 3\n").unwrap();
         says(&pilot, &["up", "--from", "x"], 2, &["known-good.toml", "line 3, column"]);
         let manifest = std::fs::read_to_string(pack.join("pilot.toml")).unwrap();
-        std::fs::write(pack.join("pilot.toml"), manifest.replace("budget = \"5m\"", "budget = \"soon\"")).unwrap();
+        std::fs::write(pack.join("pilot.toml"), manifest.replace("budget = \"5m\"", "budget = \"soon\""))
+            .unwrap();
         says(&pilot, &["status"], 2, &["pilot.toml", "line", "column"]);
         std::fs::write(pack.join("pilot.toml"), "version = ").unwrap();
         says(&pilot, &["status"], 2, &["pilot.toml", "line 1, column"]);

@@ -45,7 +45,10 @@ fn streams_resume_and_are_the_same_for_the_same_seed() {
         assert_eq!(names.first().map(String::as_str), Some("start"));
         assert_eq!(names.iter().filter(|n| *n == "token").count(), 14);
         assert_eq!(names.iter().filter(|n| *n == "progress").count(), 2);
-        assert_eq!(whole.events().last().unwrap().1, json!({"sessionId": "one", "totalTokens": 14, "seed": 42}));
+        assert_eq!(
+            whole.events().last().unwrap().1,
+            json!({"sessionId": "one", "totalTokens": 14, "seed": 42})
+        );
         assert_eq!(get("/stream?route=critique&seed=42&sessionId=one&budget=14", None).body, whole.body);
         // Resumed after every single event: exactly the rest.
         let blocks: Vec<&str> = whole.body.split_inclusive("\n\n").collect();
@@ -77,7 +80,11 @@ fn cancel_and_the_gate_end_running_streams() {
         pilot.xtask(&["kill-switch", "on", "--reason", "a test"]).expect(0);
         let end = stream.until("data: {\"reason\"");
         assert!(end.contains("event: cancelled") && end.contains("a test"), "{end}");
-        for path in ["/stream?route=plan", "/report?scenarioId=demo-scenario", "/jobs/stream?scenarioId=demo-scenario"] {
+        for path in [
+            "/stream?route=plan",
+            "/report?scenarioId=demo-scenario",
+            "/jobs/stream?scenarioId=demo-scenario",
+        ] {
             let refused = pilot.public("GET", path, None);
             assert_eq!((refused.status, refused.header("retry-after")), (503, "5"), "{path}");
             assert!(refused.body.contains("a test"), "{}", refused.body);
@@ -110,7 +117,8 @@ fn jobs_report_and_admin_routes() {
         assert_eq!(cancel("nobody").status, 404);
         let mut live = Live::open(&pilot, "/jobs/stream?scenarioId=demo-scenario");
         let data = live.until("data: ");
-        let data: Value = serde_json::from_str(data.lines().last().unwrap().strip_prefix("data: ").unwrap()).unwrap();
+        let data: Value =
+            serde_json::from_str(data.lines().last().unwrap().strip_prefix("data: ").unwrap()).unwrap();
         let first = cancel(data["jobId"].as_str().unwrap());
         assert_eq!((first.status, first.json()["status"].clone()), (202, json!("cancelling")));
         live.until("event: job-failed");
@@ -141,13 +149,25 @@ fn bad_requests_are_refused_with_a_code_and_a_sentence() {
     on(&[Process], "c-bad", |pilot| {
         let pilot = pilot.up();
         for path in [
-            "/stream", "/stream?route=nonsense", "/stream?route=plan&seed=-1", "/stream?route=plan&seed=x",
-            "/stream?route=plan&budget=0", "/stream?route=plan&budget=999999", "/stream?route=plan&sessionId=a%2Fb",
-            "/report", "/report?scenarioId=..%2F..", "/jobs/stream", "/jobs/stream?scenarioId=%00",
+            "/stream",
+            "/stream?route=nonsense",
+            "/stream?route=plan&seed=-1",
+            "/stream?route=plan&seed=x",
+            "/stream?route=plan&budget=0",
+            "/stream?route=plan&budget=999999",
+            "/stream?route=plan&sessionId=a%2Fb",
+            "/report",
+            "/report?scenarioId=..%2F..",
+            "/jobs/stream",
+            "/jobs/stream?scenarioId=%00",
         ] {
             let answer = pilot.public("GET", path, None);
             assert_eq!(answer.status, 400, "{path}: {}", answer.body);
-            assert!(answer.json()["error"].is_string() && answer.json()["message"].is_string(), "{}", answer.body);
+            assert!(
+                answer.json()["error"].is_string() && answer.json()["message"].is_string(),
+                "{}",
+                answer.body
+            );
         }
         let deep = "[".repeat(5000);
         for body in ["", "{", "[]", "{\"sessionId\":3}", "{\"other\":\"x\"}", "\u{0}", deep.as_str()] {
@@ -172,12 +192,20 @@ fn headers_cors_and_metrics() {
     on(&[Process], "c-head", |pilot| {
         let pilot = pilot.up();
         let health = pilot.public("GET", "/healthz", None);
-        for (name, value) in [("cache-control", "no-store"), ("x-content-type-options", "nosniff"), ("x-frame-options", "DENY")] {
+        for (name, value) in [
+            ("cache-control", "no-store"),
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+        ] {
             assert_eq!(health.header(name), value);
         }
         let port = pilot.port("gateway");
         let from = |origin: &str| {
-            let headers = [("origin", origin), ("access-control-request-method", "GET"), ("access-control-request-headers", "last-event-id")];
+            let headers = [
+                ("origin", origin),
+                ("access-control-request-method", "GET"),
+                ("access-control-request-headers", "last-event-id"),
+            ];
             http("OPTIONS", port, "/stream", &headers, None)
         };
         let ours = from("http://localhost:5173");

@@ -46,7 +46,8 @@ fn every_command_in_the_docs_is_one_that_there_is() {
                 word => word.trim_matches('"'),
             });
             // `--help` behind the rest: clap takes everything before it apart and does nothing.
-            let output = Command::new(env!("CARGO_BIN_EXE_xtask")).args(words).arg("--help").output().unwrap();
+            let output =
+                Command::new(env!("CARGO_BIN_EXE_xtask")).args(words).arg("--help").output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{name}: {command}: {said}");
         }
@@ -86,7 +87,8 @@ fn the_daily_commands_of_the_readme_run() {
 fn the_exit_table_is_the_same_everywhere_and_links_lead_somewhere() {
     let output = Command::new(env!("CARGO_BIN_EXE_xtask")).arg("--help").output().unwrap();
     let help = String::from_utf8_lossy(&output.stdout).into_owned();
-    let table: Vec<&str> = help.split("Exit codes:").nth(1).unwrap().lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let table: Vec<&str> =
+        help.split("Exit codes:").nth(1).unwrap().lines().map(str::trim).filter(|l| !l.is_empty()).collect();
     assert_eq!(table.len(), 7);
     let readme = std::fs::read_to_string(workspace().join("README.md")).unwrap();
     for line in table {
@@ -110,7 +112,8 @@ fn every_command_has_an_example_in_its_help() {
     };
     let commands = help(&[]);
     let list = commands.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
-    let names: Vec<&str> = list.lines().filter_map(|l| l.split_whitespace().next()).filter(|n| *n != "help").collect();
+    let names: Vec<&str> =
+        list.lines().filter_map(|l| l.split_whitespace().next()).filter(|n| *n != "help").collect();
     assert!(names.contains(&"rollback") && !names.contains(&"supervise"), "{names:?}");
     for name in names {
         assert!(help(&[name]).contains(&format!("cargo xtask {name}")), "{name} has no example");

@@ -89,7 +89,9 @@ fn other_projects_survive_and_nothing_of_the_drill_is_left() {
         let after = world();
         let report = finished["report"].as_str().unwrap();
         let drill = report.split('/').find(|part| part.starts_with("pilot-drill-")).unwrap();
-        let everything = [["ps", "--all"], ["volume", "ls"], ["network", "ls"], ["image", "ls"]].map(|l| docker(&l)).concat();
+        let everything = [["ps", "--all"], ["volume", "ls"], ["network", "ls"], ["image", "ls"]]
+            .map(|l| docker(&l))
+            .concat();
         assert!(!everything.contains(drill), "{drill} left something: {everything}");
         assert_eq!(docker(&["inspect", "--format", "{{.State.StartedAt}}", &format!("{name}-up")]), started);
         docker(&["rm", "--force", &name, &format!("{name}-up")]);

@@ -1,6 +1,9 @@
 //! End to end: real commands on real pilots, each test with a project, ports and state of its own.
 //! `pilot.rs` is the builder; every other file is about one part of the product.
 
+// A helper of a test that panics has failed the test: that is what it is for.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod bad_input;
 mod contract;
 mod docs;

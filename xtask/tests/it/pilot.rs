@@ -217,8 +217,11 @@ impl Pilot {
     pub fn compose_by_hand(&self, args: &[&str]) -> Ran {
         let dir = self.folder.0.join("by-hand");
         std::fs::create_dir_all(&dir).unwrap();
-        std::fs::copy(workspace().join("pilot-deploy/docker-compose.poc.yml"), dir.join("docker-compose.poc.yml"))
-            .unwrap();
+        std::fs::copy(
+            workspace().join("pilot-deploy/docker-compose.poc.yml"),
+            dir.join("docker-compose.poc.yml"),
+        )
+        .unwrap();
         std::fs::copy(self.env_path(), dir.join(".env.poc")).unwrap();
         let file = dir.join("docker-compose.poc.yml").display().to_string();
         let env = dir.join(".env.poc").display().to_string();

@@ -33,10 +33,16 @@ fn killed_at_every_event_and_run_again_it_finishes() {
             assert_eq!(pilot.env_text(), good, "after {events} events");
             assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
             // The backup holds what was there first, not what the first try had restored.
-            let newest = std::fs::read_dir(pilot.state().join("rollbacks")).unwrap().flatten().map(|e| e.path());
-            let mut backups: Vec<_> = newest.map(|p| p.join("backup/.env.poc")).filter(|p| p.exists()).collect();
+            let newest =
+                std::fs::read_dir(pilot.state().join("rollbacks")).unwrap().flatten().map(|e| e.path());
+            let mut backups: Vec<_> =
+                newest.map(|p| p.join("backup/.env.poc")).filter(|p| p.exists()).collect();
             backups.sort();
-            assert_eq!(std::fs::read_to_string(backups.pop().unwrap()).unwrap(), broken, "after {events} events");
+            assert_eq!(
+                std::fs::read_to_string(backups.pop().unwrap()).unwrap(),
+                broken,
+                "after {events} events"
+            );
             if !cut_off {
                 break;
             }

@@ -164,7 +164,13 @@ fn a_failed_deployment_stays_behind_the_gate_and_is_rolled_back() {
         pilot.xtask(&["kill-switch", "off"]).expect(1);
         assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
         let list = pilot.xtask(&["releases", "list"]).expect(0).out;
-        assert!(list.contains("r1") && list.contains("known-good") && list.contains("r2") && list.contains("failed"), "{list}");
+        assert!(
+            list.contains("r1")
+                && list.contains("known-good")
+                && list.contains("r2")
+                && list.contains("failed"),
+            "{list}"
+        );
         // A failed release is no target.
         let refused = pilot.xtask(&["rollback", "--to", "r2"]).expect(2);
         assert!(refused.err.contains("r2 is failed"), "{}", refused.err);
@@ -244,14 +250,17 @@ fn two_hundred_streams_end_and_none_hangs() {
             let stream = |n: u16| {
                 let path = format!("/stream?route=critique&seed={n}&budget=4000");
                 match try_http("GET", port, &path, &[], None) {
-                    Ok(answer) if answer.status == 200 => answer.events().pop().map_or("nothing".into(), |e| e.0),
+                    Ok(answer) if answer.status == 200 => {
+                        answer.events().pop().map_or("nothing".into(), |e| e.0)
+                    }
                     Ok(answer) => answer.status.to_string(),
                     Err(error) => error.to_string(),
                 }
             };
             let streams: Vec<_> = (0..200).map(|n| scope.spawn(move || stream(n))).collect();
             let limit = Instant::now() + Duration::from_secs(20);
-            let active = || pilot.request("GET", "gateway", "/admin/sessions", None).json()["active"].as_u64();
+            let active =
+                || pilot.request("GET", "gateway", "/admin/sessions", None).json()["active"].as_u64();
             while active() < Some(200) {
                 assert!(Instant::now() < limit, "only {:?} streams started", active());
                 std::thread::sleep(Duration::from_millis(20));
@@ -288,7 +297,12 @@ fn secrets_are_in_no_output_journal_evidence_or_report() {
         }
         use std::os::unix::fs::PermissionsExt;
         for path in files(&pilot.state()).iter().filter(|p| p.ends_with(".env.poc")) {
-            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
+            assert_eq!(
+                std::fs::metadata(path).unwrap().permissions().mode() & 0o777,
+                0o600,
+                "{}",
+                path.display()
+            );
         }
     });
 }
@@ -301,7 +315,8 @@ fn a_pilot_with_another_project_on_the_port_is_not_touched() {
         let token = format!("Bearer {}", pilot.setting("ADMIN_TOKEN"));
         let headers = [("authorization", token.as_str()), ("x-pilot-project", "another")];
         let body = r#"{"enabled":true,"reason":"x"}"#;
-        let answer = crate::pilot::http("POST", pilot.port("gateway"), "/admin/kill-switch", &headers, Some(body));
+        let answer =
+            crate::pilot::http("POST", pilot.port("gateway"), "/admin/kill-switch", &headers, Some(body));
         assert_eq!(answer.status, 421);
         assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
     });
@@ -311,7 +326,8 @@ fn a_pilot_with_another_project_on_the_port_is_not_touched() {
 fn another_commit_is_built_without_touching_the_checkout() {
     on(&[Process], "from", |pilot| {
         let git = |args: &[&str]| {
-            let output = std::process::Command::new("git").args(args).current_dir(&pilot.root).output().unwrap();
+            let output =
+                std::process::Command::new("git").args(args).current_dir(&pilot.root).output().unwrap();
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
         let (before, head) = (git(&["status", "--porcelain"]), git(&["rev-parse", "HEAD"]));

@@ -47,9 +47,9 @@ fn no_module_imports_a_later_stage() {
     let stages = ["pilot", "release", "engine", "observe", "drift", "plan", "execute", "deploy", "rollback"];
     let all = sources("xtask/src");
     for (n, stage) in stages.iter().enumerate() {
-        let files = all.iter().filter(|(name, _)| {
-            name == &format!("{stage}.rs") || name.starts_with(&format!("{stage}/"))
-        });
+        let files = all
+            .iter()
+            .filter(|(name, _)| name == &format!("{stage}.rs") || name.starts_with(&format!("{stage}/")));
         for (name, text) in files {
             for later in &stages[n + 1..] {
                 assert!(!text.contains(&format!("crate::{later}")), "{name} imports {later}");

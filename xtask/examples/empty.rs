@@ -1,0 +1,3 @@
+//! Does nothing: `bench` measures what `cargo run` itself costs in this workspace.
+
+fn main() {}

@@ -1,0 +1,13 @@
+//! Waiting for a scoped thread: a panic in it becomes an error of the one who waits.
+
+use anyhow::{Result, anyhow};
+use std::thread::ScopedJoinHandle;
+
+/// What the thread came to.
+pub fn joined<T>(handle: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    handle.join().unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Err(anyhow!("a thread panicked: {}", text.unwrap_or("no message")))
+    })
+}
