@@ -14,42 +14,53 @@ fn pages() -> Vec<(String, String)> {
     paths.iter().map(|p| (name(p), std::fs::read_to_string(p).unwrap())).collect()
 }
 
-/// The `cargo xtask …` of code blocks and of `code spans`, without comments.
-fn commands(page: &str) -> Vec<String> {
+/// The `cargo xtask …` lines of code blocks, and with `spans` of code in sentences, as words.
+fn commands(page: &str, spans: bool) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut fenced = false;
     for line in page.lines() {
         if line.starts_with("```") {
             fenced = line.trim() == "```sh";
         } else if fenced {
-            found.push(line.split(" #").next().unwrap_or_default().trim().to_owned());
-        } else {
-            found.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
+            found.push(line.split(" #").next().unwrap_or_default().trim());
+        } else if spans {
+            found.extend(line.split('`').skip(1).step_by(2));
         }
     }
     found.retain(|c| c.starts_with("cargo xtask "));
-    found
+    found.into_iter().map(words).collect()
+}
+
+/// As the shell takes it apart, quotes included, without `cargo xtask`. Placeholders become an example.
+fn words(command: &str) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for (n, part) in command.split('"').enumerate() {
+        if n % 2 == 1 {
+            all.push(part.to_owned());
+        } else {
+            all.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    let example = |word: String| match word.as_str() {
+        "RELEASE" => "r1".to_owned(),
+        "REV" => "HEAD".to_owned(),
+        "NAME" => "other".to_owned(),
+        _ => word,
+    };
+    all.into_iter().skip(2).map(example).collect()
 }
 
 #[test]
 fn every_command_in_the_docs_is_one_that_there_is() {
     let mut count = 0;
     for (name, text) in pages() {
-        for command in commands(&text) {
+        for words in commands(&text, true) {
             count += 1;
-            // Placeholders in capitals become an example.
-            let words: Vec<&str> = command.split_whitespace().skip(2).collect();
-            let words = words.iter().map(|w| match *w {
-                "RELEASE" => "r1",
-                "REV" => "HEAD",
-                "NAME" => "other",
-                word => word.trim_matches('"'),
-            });
             // `--help` behind the rest: clap takes everything before it apart and does nothing.
             let output =
-                Command::new(env!("CARGO_BIN_EXE_xtask")).args(words).arg("--help").output().unwrap();
+                Command::new(env!("CARGO_BIN_EXE_xtask")).args(&words).arg("--help").output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{name}: {command}: {said}");
+            assert!(output.status.success(), "{name}: {words:?}: {said}");
         }
     }
     assert!(count > 20, "only {count} commands found: is this still reading the docs?");
@@ -60,26 +71,14 @@ fn the_daily_commands_of_the_readme_run() {
     on(&[Process], "docs", |pilot| {
         let readme = std::fs::read_to_string(workspace().join("README.md")).unwrap();
         let daily = readme.split("## Daily use").nth(1).unwrap().split("\n## ").next().unwrap();
-        let mut ran = 0;
-        for command in commands(daily) {
-            let words: Vec<&str> = command.split_whitespace().skip(2).collect();
-            // Quotes of the shell: a reason is one word.
-            let joined = words.join(" ");
-            let mut args: Vec<String> = Vec::new();
-            for (n, part) in joined.split('"').enumerate() {
-                if n % 2 == 1 {
-                    args.push(part.to_owned());
-                } else {
-                    args.extend(part.split_whitespace().map(str::to_owned));
-                }
-            }
-            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let all = commands(daily, false);
+        assert!(all.len() >= 10, "only {} commands", all.len());
+        for words in all {
+            let args: Vec<&str> = words.iter().map(String::as_str).collect();
             // There is one release, so there is nothing before it.
             let expected = if args.contains(&"previous") { 6 } else { 0 };
             pilot.xtask(&args).expect(expected);
-            ran += 1;
         }
-        assert!(ran >= 10, "only {ran} commands");
     });
 }
 
