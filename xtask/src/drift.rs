@@ -35,7 +35,7 @@ impl Scenario {
 }
 
 /// One thing that is not as the release has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "drift")]
 pub enum Difference {
     /// Another image runs.

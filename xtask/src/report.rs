@@ -1,5 +1,6 @@
 //! `report.html` of a rollback, drawn from its journal. One file, no script, nothing fetched.
 
+use crate::drift::Difference;
 use crate::files::{self, Mode};
 use crate::journal::{Finished, Outcome};
 use anyhow::{Context, Result};
@@ -54,17 +55,14 @@ fn html(events: &[Value], finished: &Finished) -> Result<String> {
         )?;
     }
     let of = |name: &str| events.iter().filter(move |e| e["event"] == name).cloned().collect::<Vec<_>>();
-    page += "<h2>What differed from the release</h2><table>\n";
-    for difference in of("drift").iter().filter_map(|e| e["differences"].as_array()).flatten() {
-        let Some(fields) = difference.as_object() else { continue };
-        let rest: Vec<String> = fields
-            .iter()
-            .filter(|(k, v)| *k != "drift" && !v.is_null())
-            .map(|(k, v)| format!("{k}: {}", plain(v)))
-            .collect();
-        writeln!(page, "<tr><th>{}<td>{}", escape(&plain(&difference["drift"])), escape(&rest.join(", ")))?;
+    page += "<h2>What differed from the release</h2><ul>\n";
+    for event in of("drift") {
+        let differences: Vec<Difference> = serde_json::from_value(event["differences"].clone())?;
+        for difference in differences {
+            writeln!(page, "<li>{}", escape(&difference.to_string()))?;
+        }
     }
-    page += "</table>\n<h2>Steps</h2><table><tr><th>Step<th>How it ended<th class=n>took<th class=n>at\n";
+    page += "</ul>\n<h2>Steps</h2><table><tr><th>Step<th>How it ended<th class=n>took<th class=n>at\n";
     for step in of("step").iter().filter(|s| s["progress"] != "started") {
         let class = match step["progress"].as_str() {
             Some("done") => "good",
@@ -91,21 +89,22 @@ fn html(events: &[Value], finished: &Finished) -> Result<String> {
             escape(&plain(&check["detail"]))
         )?;
     }
-    page += "</table>\n<h2>Notes</h2><ul>\n";
-    for note in of("note") {
-        writeln!(page, "<li>{}", escape(&plain(&note["text"])))?;
+    page += "</table>\n";
+    let notes = of("note");
+    if !notes.is_empty() {
+        page += "<h2>Notes</h2><ul>\n";
+        for note in notes {
+            writeln!(page, "<li>{}", escape(&plain(&note["text"])))?;
+        }
+        page += "</ul>\n";
     }
-    page += "</ul>\n</html>\n";
+    page += "</html>\n";
     Ok(page)
 }
 
-/// A value without quotes.
+/// Text without quotes.
 fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(all) => all.iter().map(plain).collect::<Vec<_>>().join(", "),
-        other => other.to_string(),
-    }
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn escape(text: &str) -> String {
