@@ -13,6 +13,9 @@ use crate::release::{Release, Store};
 use anyhow::Result;
 use std::path::Path;
 
+/// Plans that are made for one release before it is given up.
+const PLANS: usize = 3;
+
 /// What a command works with.
 pub struct Session {
     /// The pilot.
@@ -66,15 +69,16 @@ impl Session {
     pub fn bring_to(&self, goal: &Goal<'_>, deadline: Deadline, measured: &mut Measured) -> Result<Plan> {
         let env = observe::release_env(&self.store, goal.release)?;
         let mut scenarios: Vec<Scenario> = Vec::new();
-        // A plan can turn out stale when the gate could not be closed; then the gateway was stopped,
-        // and the second plan does not try that again.
-        for last in [false, true] {
+        // A plan can turn out stale in two ways, each of which the next plan takes into account: the
+        // gate could not be closed, so the gateway was stopped; a service that did not run turned out,
+        // once it ran, to have a corrupt store.
+        for attempt in 1..=PLANS {
             let Outlook { now, drift, mut plan } = self.outlook(goal, deadline)?;
             scenarios.extend(&plan.scenarios);
             scenarios.sort_unstable();
             scenarios.dedup();
             plan.scenarios = scenarios.clone();
-            if goal.purpose == Purpose::Rollback && !last {
+            if goal.purpose == Purpose::Rollback {
                 self.out.event(&Event::Drift { release: &goal.release.id, differences: &drift });
             }
             if plan.steps.is_empty() {
@@ -93,7 +97,7 @@ impl Session {
                 place: goal.place,
             };
             match execute(&execution, &plan, measured) {
-                Err(error) if error.is::<Stale>() && !last => {}
+                Err(error) if error.is::<Stale>() && attempt < PLANS => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
                     self.record(goal.release)?;
@@ -101,7 +105,7 @@ impl Session {
                 }
             }
         }
-        anyhow::bail!("the plan went stale twice")
+        anyhow::bail!("the plan went stale {PLANS} times")
     }
 
     /// The release is verified on the running pilot; what the engine made of its settings is noted, to

@@ -181,7 +181,7 @@ fn service_drift(
     }
     match now.health.get(&service) {
         Some(Health::Healthy { .. }) => {}
-        Some(Health::Unhealthy(reason)) if reason.starts_with("store corrupt") => {
+        Some(Health::StoreCorrupt(reason)) => {
             found.push(Difference::StoreCorrupt { service, reason: reason.clone() });
         }
         Some(Health::Unhealthy(reason) | Health::Silent(reason)) => {
@@ -298,10 +298,8 @@ pub mod tests {
         assert_eq!(case(&|n| change(n, "engine", |s| s.state = "exited".into())), [Scenario::Host]);
         assert_eq!(case(&|n| n.stack = Fact::Unknown("hung".into())), [Scenario::Host]);
         let ill = |reason: &str| Health::Unhealthy(reason.to_owned());
-        assert_eq!(
-            case(&|n| drop(n.health.insert("engine".into(), ill("store corrupt: x")))),
-            [Scenario::Reset]
-        );
+        let corrupt = || Health::StoreCorrupt("noise".to_owned());
+        assert_eq!(case(&|n| drop(n.health.insert("engine".into(), corrupt()))), [Scenario::Reset]);
         assert_eq!(case(&|n| drop(n.health.insert("engine".into(), ill("tired")))), [Scenario::Host]);
         assert_eq!(
             case(&|n| {

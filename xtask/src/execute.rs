@@ -16,7 +16,7 @@ use crate::pilot::Pilot;
 use crate::plan::{Plan, Step};
 use crate::release::{ENV_FILE, Release, SEED_FILE, Store};
 use crate::threads::joined;
-use crate::verify::{self, Smoke, Target};
+use crate::verify::{self, Smoke, StoreCorrupt, Target};
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt;
 use std::path::Path;
@@ -167,7 +167,9 @@ impl Execution<'_> {
                 let seed = files::read_json(&path)?;
                 self.wait_for_gateway()?;
                 let ready = self.deadline.within(limits.ready);
-                verify::wait_healthy(&Target::new(self.pilot, self.env)?, ready)?;
+                let healthy = verify::wait_healthy(&Target::new(self.pilot, self.env)?, ready);
+                // A service that did not run could not tell that its store is corrupt.
+                healthy.map_err(|e| if e.is::<StoreCorrupt>() { Stale(e.to_string()).into() } else { e })?;
                 let answer = self.restored_gateway(limits.ready)?.post("/admin/seed", &seed)?;
                 ensure!(answer.status == 200, "POST /admin/seed answered {}", answer.brief());
             }

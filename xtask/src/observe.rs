@@ -51,6 +51,8 @@ pub enum Health {
         /// The release it claims to be.
         version: String,
     },
+    /// Its stored data cannot be used: the reason it gave.
+    StoreCorrupt(String),
     /// It answered something else: the reason it gave.
     Unhealthy(String),
     /// Nothing answered in time.
@@ -155,9 +157,11 @@ pub fn health(client: &Client) -> Health {
         Some("healthy" | "disabled") if answer.status == 200 => {
             Health::Healthy { version: body["version"].as_str().unwrap_or("?").to_owned() }
         }
-        _ => Health::Unhealthy(
-            body["reason"].as_str().map_or_else(|| format!("healthz: {}", answer.brief()), str::to_owned),
-        ),
+        _ => match body["reason"].as_str() {
+            Some(reason) if reason.starts_with("store corrupt") => Health::StoreCorrupt(reason.to_owned()),
+            Some(reason) => Health::Unhealthy(reason.to_owned()),
+            None => Health::Unhealthy(format!("healthz: {}", answer.brief())),
+        },
     }
 }
 

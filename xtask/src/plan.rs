@@ -44,7 +44,7 @@ pub enum Step {
         /// Services that are replaced even though the engine sees no difference.
         force: Vec<String>,
     },
-    /// Load the demo scenario.
+    /// Load the release's demo scenario, which is there already unless the store is new.
     Seed,
     /// All smoke checks, behind the closed gate.
     Verify,
@@ -120,7 +120,11 @@ pub fn make(
     {
         return plan;
     }
-    let reset = reset_of(drift, release, named);
+    // A deployment removes nothing: it has no place for a backup.
+    let reset = match purpose {
+        Purpose::Rollback => reset_of(drift, release, named),
+        Purpose::Deploy => Vec::new(),
+    };
     let steps = &mut plan.steps;
     let runs = now.service(gateway).is_some_and(|s| s.is_live());
     // Unknown is not open: a gateway that runs and does not answer is taken out of the way, and one
@@ -153,9 +157,8 @@ pub fn make(
         steps.push(Step::CloseGateOnDisk);
     }
     steps.push(Step::Replace { force: sick(drift) });
-    if purpose == Purpose::Deploy || !reset.is_empty() {
-        steps.push(Step::Seed);
-    }
+    // Always: a store that was reset by a rollback which was then cut off looks like any other.
+    steps.push(Step::Seed);
     steps.push(Step::Verify);
     steps.push(Step::OpenGate);
     plan
@@ -257,12 +260,15 @@ mod tests {
 
     #[test]
     fn data_is_removed_only_after_its_backup_and_only_where_it_is_corrupt() {
-        let corrupt = Health::Unhealthy("store corrupt: noise".into());
+        let corrupt = Health::StoreCorrupt("noise".into());
         let p = plan(|n| drop(n.health.insert("engine".into(), corrupt)), &[]);
         let engine = vec!["engine".to_owned()];
         let backup = position(&p, |s| *s == Step::Preserve { data: engine.clone() });
         let removed = position(&p, |s| *s == Step::RemoveData { services: engine.clone() });
         assert!(backup < removed && removed < position(&p, |s| *s == Step::Seed));
+        // Cut off after the removal, the next plan sees a new store and no corruption.
+        let again = plan(|n| n.gate = Gate::Closed("rollback".into()), &[]);
+        position(&again, |s| *s == Step::Seed);
     }
 
     #[test]
@@ -276,6 +282,15 @@ mod tests {
             &[],
         );
         assert!(p.steps.contains(&Step::Replace { force: vec!["gateway".into()] }), "{:?}", p.steps);
+    }
+
+    #[test]
+    fn a_deployment_removes_no_data() {
+        let (mut now, release, env) = matching();
+        now.health.insert("engine".into(), Health::StoreCorrupt("noise".into()));
+        let found = drift(&now, &release, &env);
+        let p = make(&now, &found, &release, Purpose::Deploy, &[], "gateway");
+        assert!(!p.steps.iter().any(|s| matches!(s, Step::RemoveData { .. })), "{:?}", p.steps);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use crate::deadline::Deadline;
 use crate::deploy::Session;
-use crate::engine::{self, Engine, Kind};
+use crate::engine::{self, Build, Engine, Kind};
 use crate::envfile::with_value;
 use crate::failure::{Exit, fail};
 use crate::files::{self, Mode};
@@ -92,7 +92,8 @@ impl Rehearsal {
         let pilot = &self.session.pilot;
         let binary = tree::build(pilot, &pilot.root, &self.session.out)?;
         let dockerfile = pilot.pack.join(&pilot.manifest.build.dockerfile);
-        self.session.engine.build(&binary, &dockerfile, label, fault, Deadline::after(PART))
+        let build = Build { binary: &binary, dockerfile: &dockerfile, label, fault };
+        self.session.engine.build(&build, Deadline::after(PART))
     }
 
     /// What a colleague in a hurry does: edits the env file, tags other images, brings them up.

@@ -3,6 +3,7 @@
 
 use crate::deadline::Deadline;
 use crate::deploy::{Goal, Session};
+use crate::engine::Build;
 use crate::envfile::{EnvFile, with_value};
 use crate::execute::Measured;
 use crate::failure::{Exit, exit_of, fail, next_of};
@@ -123,7 +124,9 @@ fn make(args: &Args, session: &Session) -> Result<Release> {
             let binary = tree::build(pilot, root, &session.out)?;
             let label = label(root, pilot)?;
             let dockerfile = root.join("pilot-deploy").join(&pilot.manifest.build.dockerfile);
-            (label.clone(), session.engine.build(&binary, &dockerfile, &label, "", Deadline::after(IMAGES))?)
+            let build = Build { binary: &binary, dockerfile: &dockerfile, label: &label, fault: "" };
+            let images = session.engine.build(&build, Deadline::after(IMAGES))?;
+            (label, images)
         }
     };
     record(session, root, label, commit, images)

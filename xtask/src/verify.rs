@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// Streams whose time to first token is measured, and streams that are cancelled.
@@ -39,6 +40,18 @@ pub struct Latency {
     /// The slowest.
     pub worst_ms: f64,
 }
+
+/// A service cannot use its stored data: no matter for waiting, nor for another version.
+#[derive(Debug)]
+pub struct StoreCorrupt(String);
+
+impl fmt::Display for StoreCorrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StoreCorrupt {}
 
 /// All checks.
 #[derive(Clone, Debug, Serialize)]
@@ -182,9 +195,7 @@ pub fn wait_healthy(target: &Target, ready: Deadline) -> Result<String> {
                         let why = match observe::health(client) {
                             Health::Healthy { version } => return Ok(version),
                             // Says what is wrong with it: waiting does not mend that.
-                            Health::Unhealthy(reason) if reason.starts_with("store") => {
-                                bail!("{name}: {reason}")
-                            }
+                            Health::StoreCorrupt(reason) => bail!(StoreCorrupt(format!("{name}: {reason}"))),
                             Health::Unhealthy(reason) | Health::Silent(reason) => reason,
                         };
                         if ready.passed() {

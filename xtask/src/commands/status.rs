@@ -60,7 +60,7 @@ fn show(session: &Session, now: &Observation, current: Option<&Release>, drift: 
                 let port = state.port.map(|p| format!("127.0.0.1:{p}")).unwrap_or_default();
                 (true, format!("healthy   {version:<10} {port}"))
             }
-            (Some(state), Some(Health::Unhealthy(why) | Health::Silent(why))) => {
+            (Some(state), Some(Health::StoreCorrupt(why) | Health::Unhealthy(why) | Health::Silent(why))) => {
                 (false, format!("{}: {why}", state.state))
             }
             (Some(state), None) => (false, state.state.clone()),

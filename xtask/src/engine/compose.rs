@@ -2,7 +2,7 @@
 //! (`docker-compose`). State is read by Compose's labels, which both write alike. Every command names
 //! the project or an id that was found by it; there is no prune here and no removal by pattern.
 
-use super::{Engine, Kind, ServiceState, Stack};
+use super::{Build, Engine, Kind, ServiceState, Stack};
 use crate::deadline::Deadline;
 use crate::failure::{Exit, fail};
 use crate::files;
@@ -208,14 +208,8 @@ impl Engine for Compose {
         })
     }
 
-    fn build(
-        &self,
-        binary: &Path,
-        dockerfile: &Path,
-        label: &str,
-        fault: &str,
-        deadline: Deadline,
-    ) -> Result<BTreeMap<String, Image>> {
+    fn build(&self, build: &Build<'_>, deadline: Deadline) -> Result<BTreeMap<String, Image>> {
+        let Build { binary, dockerfile, label, fault } = *build;
         let context = files::Scratch::new("build")?;
         files::make_folder(&context.path().join("data"))?;
         std::fs::copy(binary, context.path().join("scenario"))

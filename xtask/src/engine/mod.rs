@@ -86,6 +86,19 @@ pub struct Stack {
     pub images: Vec<String>,
 }
 
+/// What images are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Build<'a> {
+    /// The static binary.
+    pub binary: &'a Path,
+    /// How it is wrapped, where an engine needs telling.
+    pub dockerfile: &'a Path,
+    /// Version that `healthz` reports, and tag of the images.
+    pub label: &'a str,
+    /// Defect for a drill; empty otherwise.
+    pub fault: &'a str,
+}
+
 /// Something that runs a release.
 pub trait Engine: Sync {
     /// Which one.
@@ -98,14 +111,7 @@ pub trait Engine: Sync {
     fn observe(&self, deadline: Deadline) -> Result<Stack>;
 
     /// Wraps the binary for each service.
-    fn build(
-        &self,
-        binary: &Path,
-        dockerfile: &Path,
-        label: &str,
-        fault: &str,
-        deadline: Deadline,
-    ) -> Result<BTreeMap<String, Image>>;
+    fn build(&self, build: &Build<'_>, deadline: Deadline) -> Result<BTreeMap<String, Image>>;
 
     /// Content ids of existing images with this tag, by service.
     fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>>;

@@ -3,7 +3,7 @@
 //! ends. Every member of the group holds a lock on the service's `alive` file through its standard
 //! input, so "is it running" and "may this group be ended" are never a guess by process id.
 
-use super::{Engine, Kind, ServiceState, Stack};
+use super::{Build, Engine, Kind, ServiceState, Stack};
 use crate::deadline::Deadline;
 use crate::failure::{Exit, fail};
 use crate::files::{self, Mode};
@@ -236,14 +236,8 @@ impl Engine for Processes {
         Ok(stack)
     }
 
-    fn build(
-        &self,
-        binary: &Path,
-        _: &Path,
-        label: &str,
-        fault: &str,
-        _: Deadline,
-    ) -> Result<BTreeMap<String, Image>> {
+    fn build(&self, build: &Build<'_>, _: Deadline) -> Result<BTreeMap<String, Image>> {
+        let Build { binary, label, fault, .. } = *build;
         let program = std::fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
         let mut images = BTreeMap::new();
         for service in self.pilot.services() {

@@ -6,9 +6,9 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// Starts a rollback, kills it with SIGKILL after so many events, and says whether it was still at it.
-fn kill_after(pilot: &crate::pilot::Pilot, events: usize) -> bool {
-    let mut command = pilot.command(&["--format", "json", "rollback"]);
+/// Starts a command, kills it with SIGKILL after so many events, and says whether it was still at it.
+fn kill_after(pilot: &crate::pilot::Pilot, words: &[&str], events: usize) -> bool {
+    let mut command = pilot.command(&[&["--format", "json"], words].concat());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let seen = lines.by_ref().take(events).count();
@@ -27,7 +27,7 @@ fn killed_at_every_event_and_run_again_it_finishes() {
             pilot.edit_env("USE_SIMULATION", "false");
             let broken = pilot.env_text();
             pilot.xtask(&["up"]).expect(1);
-            let cut_off = kill_after(&pilot, events);
+            let cut_off = kill_after(&pilot, &["rollback"], events);
             let ran = pilot.json(&["rollback"]).expect(0);
             assert_eq!(ran.finished()["release"], "r1", "after {events} events");
             assert_eq!(pilot.env_text(), good, "after {events} events");
@@ -53,6 +53,61 @@ fn killed_at_every_event_and_run_again_it_finishes() {
 }
 
 #[test]
+fn killed_in_a_reset_and_run_again_it_finishes() {
+    on(&[Process], "killed-reset", |pilot| {
+        let pilot = pilot.up();
+        for events in 1.. {
+            let store = pilot.state().join("process/volumes/engine/engine.db");
+            std::fs::write(&store, [0x5a; 9000]).unwrap();
+            let cut_off = kill_after(&pilot, &["rollback"], events);
+            pilot.xtask(&["rollback"]).expect(0);
+            let report = pilot.public("GET", "/report?scenarioId=demo-scenario", None);
+            assert_eq!(report.status, 200, "after {events} events: {}", report.body);
+            if !cut_off {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_deployment_that_is_killed_is_rolled_back() {
+    on(&[Process], "killed-up", |pilot| {
+        let pilot = pilot.up();
+        for events in 1.. {
+            pilot.edit_env("USE_SIMULATION", "false");
+            let cut_off = kill_after(&pilot, &["up"], events);
+            assert_eq!(
+                pilot.json(&["rollback"]).expect(0).finished()["release"],
+                "r1",
+                "after {events} events"
+            );
+            assert_eq!(pilot.running_values("engine")["USE_SIMULATION"], true);
+            if !cut_off {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_gate_that_cannot_be_closed_keeps_the_gateway_down() {
+    on(&[Process], "no-gate", |pilot| {
+        let pilot = pilot.up();
+        // The gateway cannot write its position, so nobody can be sure how it would come up.
+        let obstacle = pilot.state().join("process/volumes/gateway/gate.json.new");
+        std::fs::create_dir_all(obstacle.join("x")).unwrap();
+        pilot.edit_env("ENABLE_CACHE", "true");
+        let refused = pilot.json(&["rollback"]).expect(1);
+        assert!(refused.out.contains("the gateway was stopped"), "{}", refused.out);
+        let port = pilot.setting("GATEWAY_PORT").parse().unwrap();
+        assert!(crate::pilot::try_http("GET", port, "/healthz", &[], None).is_err());
+        std::fs::remove_dir_all(obstacle).unwrap();
+        pilot.xtask(&["rollback"]).expect(0);
+    });
+}
+
+#[test]
 fn killed_on_docker_in_the_middle_and_run_again_it_finishes() {
     on(&[Compose2], "killed-docker", |pilot| {
         let pilot = pilot.up();
@@ -60,7 +115,7 @@ fn killed_on_docker_in_the_middle_and_run_again_it_finishes() {
         for events in [4, 6, 10, 12] {
             pilot.build_bad_version(&format!("SCENARIO_TRY={events}"));
             pilot.compose_by_hand(&["up", "--detach"]).expect(0);
-            assert!(kill_after(&pilot, events));
+            assert!(kill_after(&pilot, &["rollback"], events));
             let finished = pilot.json(&["rollback"]).expect(0).finished();
             assert_eq!(finished["release"], "r1", "after {events} events");
             assert_eq!(pilot.running_images(), pilot.release_images("r1"), "after {events} events");
