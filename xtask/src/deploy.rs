@@ -56,7 +56,7 @@ impl Session {
     /// Looks and plans; changes nothing.
     pub fn outlook(&self, goal: &Goal<'_>, deadline: Deadline) -> Result<Outlook> {
         let env = observe::release_env(&self.store, goal.release)?;
-        let now = observe::observe(&self.pilot, self.engine.as_ref(), deadline);
+        let now = observe::observe(&self.pilot, self.engine.as_ref(), Some(&env), deadline);
         let mut drift = drift::drift(&now, goal.release, &env.map());
         drift.extend(goal.known.iter().cloned());
         let gateway = self.pilot.gateway();

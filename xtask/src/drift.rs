@@ -262,6 +262,7 @@ pub mod tests {
         let now = Observation {
             stack: Fact::Known(Stack { services, images: vec!["e1".into(), "g1".into()] }),
             health: BTreeMap::from([("engine".to_owned(), healthy()), ("gateway".to_owned(), healthy())]),
+            endpoints: BTreeMap::new(),
             gate: Gate::Open,
             tree_env: Fact::Known(TreeEnv::Fine(env.clone())),
             tree_compose: Fact::Known(Some("sum".into())),

@@ -183,11 +183,8 @@ impl Execution<'_> {
     }
 
     fn close_gate(&self, question: Deadline, measured: &mut Measured) -> Result<()> {
-        let client = match self.now.gateway(self.pilot, GATE_REQUEST) {
-            Some(client) => client,
-            None => self.restored_gateway(GATE_REQUEST)?,
-        };
-        let closed = gate::close(&client, "rollback: restoring the last known-good release");
+        let client = self.now.gateway(self.pilot, GATE_REQUEST).context("nobody tells where it answers");
+        let closed = client.and_then(|c| gate::close(&c, "rollback: restoring the last known-good release"));
         if let Err(error) = closed {
             self.engine.stop(self.pilot.gateway(), question).with_context(|| {
                 format!("the gate could not be closed ({error:#}), and the gateway not be stopped")

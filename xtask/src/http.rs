@@ -61,6 +61,11 @@ impl Client {
         }
     }
 
+    /// Deployment that is asked.
+    pub fn project(&self) -> &str {
+        &self.project
+    }
+
     /// The same without the token: what the public sees.
     pub fn public(&self) -> Self {
         Self { token: None, ..self.clone() }

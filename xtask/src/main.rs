@@ -119,6 +119,9 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
         }
         _ => {}
     }
+    if finished.outcome == Some(Outcome::NotRestored) && finished.gate_closed_ms.is_some() {
+        out.say("\n  the gate stays closed until something is verified");
+    }
     if let Some(report) = &finished.report {
         out.say(format!("  report {report}"));
     }

@@ -75,6 +75,9 @@ pub enum TreeEnv {
 pub struct Observation {
     /// What the engine says.
     pub stack: Fact<Stack>,
+    /// Where the services answer: as the engine says, or where it says nothing, by the env file.
+    #[serde(skip)]
+    pub endpoints: BTreeMap<String, Endpoint>,
     /// What the services say; those that do not run are left out.
     pub health: BTreeMap<String, Health>,
     /// The kill switch.
@@ -92,58 +95,72 @@ impl Observation {
         self.stack.known()?.services.get(name)
     }
 
-    /// A client for the running gateway, with the token that it was started with.
+    /// A client for the running gateway.
     pub fn gateway(&self, pilot: &Pilot, limit: Duration) -> Option<Client> {
-        client(pilot, self.service(pilot.gateway())?, limit)
+        Some(self.endpoints.get(pilot.gateway())?.client(pilot, limit))
     }
 }
 
-/// A client for a running service.
-pub fn client(pilot: &Pilot, service: &ServiceState, limit: Duration) -> Option<Client> {
-    let token = service.env.get("ADMIN_TOKEN").map(String::as_str);
-    Some(Client::new(service.port?, &pilot.project, token, limit))
+/// Where a service answers, and the token it was started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// On 127.0.0.1.
+    pub port: u16,
+    token: Option<String>,
+}
+
+impl Endpoint {
+    fn client(&self, pilot: &Pilot, limit: Duration) -> Client {
+        Client::new(self.port, &pilot.project, self.token.as_deref(), limit)
+    }
+}
+
+/// By the env file: of a release, or the tree's.
+fn endpoints(pilot: &Pilot, env: &EnvFile) -> anyhow::Result<BTreeMap<String, Endpoint>> {
+    let token = env.get("ADMIN_TOKEN").map(str::to_owned);
+    let endpoint = |service: &str| {
+        Ok((service.to_owned(), Endpoint { port: pilot.port(service, env)?, token: token.clone() }))
+    };
+    pilot.services().map(endpoint).collect()
 }
 
 /// Clients for all services of a release, by the env file it was deployed with.
 pub fn clients(pilot: &Pilot, env: &EnvFile, limit: Duration) -> anyhow::Result<BTreeMap<String, Client>> {
-    let token = env.get("ADMIN_TOKEN");
-    let client = |service: &str| {
-        let port = pilot.port(service, env)?;
-        Ok((service.to_owned(), Client::new(port, &pilot.project, token, limit)))
-    };
-    pilot.services().map(client).collect()
+    let all = endpoints(pilot, env)?;
+    Ok(all.into_iter().map(|(name, endpoint)| (name, endpoint.client(pilot, limit))).collect())
 }
 
-/// Looks at everything.
-pub fn observe(pilot: &Pilot, engine: &dyn Engine, deadline: Deadline) -> Observation {
+/// Looks at everything. `env` says where to ask when the engine says nothing.
+pub fn observe(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: Deadline) -> Observation {
     let limit = deadline.within(pilot.manifest.limits.engine);
     let stack = Fact::from(engine.observe(limit));
-    let probe = pilot.manifest.limits.probe;
-    let gateway = pilot.gateway();
-    let running: Vec<(&String, Client)> = stack
-        .known()
-        .into_iter()
-        .flat_map(|stack| &stack.services)
-        .filter(|(_, state)| state.is_running())
-        .filter_map(|(name, state)| Some((name, client(pilot, state, probe)?)))
-        .collect();
+    let endpoints: BTreeMap<String, Endpoint> = match &stack {
+        Fact::Known(stack) => {
+            stack.services.iter().filter_map(|(name, state)| running(name, state)).collect()
+        }
+        Fact::Unknown(_) => env.and_then(|env| endpoints(pilot, env).ok()).unwrap_or_default(),
+    };
+    let client = &|endpoint: &Endpoint| endpoint.client(pilot, pilot.manifest.limits.probe);
     let (health, gate) = std::thread::scope(|scope| {
-        let jobs: Vec<_> = running
+        let jobs: Vec<_> = endpoints
             .iter()
-            .map(|(name, client)| ((*name).clone(), scope.spawn(move || health(client))))
+            .map(|(name, endpoint)| (name.clone(), scope.spawn(move || health(&client(endpoint)))))
             .collect();
-        let gate = match running.iter().find(|(name, _)| *name == gateway) {
-            Some((_, client)) => gate::position(client),
-            None => match &stack {
-                Fact::Known(_) => Gate::Unknown("the gateway does not run".into()),
-                Fact::Unknown(why) => Gate::Unknown(why.clone()),
-            },
+        let gate = match endpoints.get(pilot.gateway()) {
+            Some(endpoint) => gate::position(&client(endpoint)),
+            None => Gate::Unknown("the gateway does not run".into()),
         };
         let silent = |_| Health::Silent("the probe panicked".into());
         let health = jobs.into_iter().map(|(name, job)| (name, job.join().unwrap_or_else(silent)));
         (health.collect(), gate)
     });
-    Observation { stack, health, gate, tree_env: tree_env(pilot).into(), tree_compose: compose(pilot).into() }
+    let (tree_env, tree_compose) = (tree_env(pilot).into(), compose(pilot).into());
+    Observation { stack, endpoints, health, gate, tree_env, tree_compose }
+}
+
+fn running(name: &str, state: &ServiceState) -> Option<(String, Endpoint)> {
+    let port = state.port.filter(|_| state.is_running())?;
+    Some((name.to_owned(), Endpoint { port, token: state.env.get("ADMIN_TOKEN").cloned() }))
 }
 
 /// One probe of `healthz`. The word itself is compared: `unhealthy` contains `healthy`.
@@ -153,6 +170,9 @@ pub fn health(client: &Client) -> Health {
         Err(error) => return Health::Silent(format!("{error:#}")),
     };
     let body = answer.json();
+    if let Some(other) = body["project"].as_str().filter(|project| *project != client.project()) {
+        return Health::Silent(format!("project {other} answers there"));
+    }
     match body["status"].as_str() {
         Some("healthy" | "disabled") if answer.status == 200 => {
             Health::Healthy { version: body["version"].as_str().unwrap_or("?").to_owned() }

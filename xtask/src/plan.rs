@@ -140,8 +140,9 @@ pub fn make(
     if purpose == Purpose::Rollback {
         steps.push(Step::Preserve { data: reset.clone() });
     }
-    let images = now.stack.known().map(|s| s.images.as_slice()).unwrap_or_default();
-    let lost = release.images.iter().filter(|(_, image)| !images.contains(&image.id));
+    // What an engine has that says nothing is unknown, not lost.
+    let has = |id: &String| now.stack.known().is_none_or(|stack| stack.images.contains(id));
+    let lost = release.images.iter().filter(|(_, image)| !has(&image.id));
     let lost: Vec<String> = lost.map(|(service, _)| service.clone()).collect();
     if !lost.is_empty() {
         steps.push(Step::LoadImages { services: lost });

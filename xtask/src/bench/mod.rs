@@ -144,7 +144,7 @@ fn wait_ready(rehearsal: &Rehearsal) -> Result<()> {
     let session = &rehearsal.session;
     let limit = Deadline::after(session.pilot.manifest.limits.ready);
     loop {
-        let now = crate::observe::observe(&session.pilot, session.engine.as_ref(), limit);
+        let now = crate::observe::observe(&session.pilot, session.engine.as_ref(), None, limit);
         let healthy = |h: &crate::observe::Health| matches!(h, crate::observe::Health::Healthy { .. });
         if now.health.len() == session.pilot.manifest.services.len() && now.health.values().all(healthy) {
             return Ok(());

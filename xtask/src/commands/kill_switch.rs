@@ -7,9 +7,9 @@ use crate::deploy::Session;
 use crate::failure::{Exit, fail};
 use crate::gate::{self, Gate};
 use crate::journal::{Event, Finished};
-use crate::observe::observe;
+use crate::lock;
+use crate::observe::{observe, release_env};
 use crate::verify::{Target, verify};
-use crate::{envfile, lock};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde_json::json;
@@ -43,7 +43,8 @@ enum Action {
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
     let deadline = Deadline::after(pilot.manifest.limits.ready);
-    let now = observe(pilot, session.engine.as_ref(), deadline);
+    let env = pilot.env().ok();
+    let now = observe(pilot, session.engine.as_ref(), env.as_ref(), deadline);
     let gateway = now.gateway(pilot, Duration::from_secs(10));
     match args.action {
         Action::Status => {
@@ -75,9 +76,10 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
             let _lock = lock::take(&pilot.state, "kill-switch off")?;
             let gateway = gateway
                 .ok_or_else(|| fail(Exit::NotRestored, "the gateway does not run", "cargo xtask rollback"))?;
-            let env = now.service(pilot.gateway()).context("the gateway does not run")?.env.clone();
-            let text: String = env.iter().map(|(k, v)| format!("{k}={v}\n")).collect();
-            let env = envfile::EnvFile::parse("environment of the gateway", text.as_bytes())?;
+            let env = match session.store.current()? {
+                Some(release) => release_env(&session.store, &release)?,
+                None => pilot.env()?,
+            };
             let smoke = verify(&Target::new(pilot, &env)?, deadline);
             session.out.event(&Event::Smoke { smoke: &smoke });
             if !smoke.passed {

@@ -28,7 +28,10 @@ pub fn run(session: &Session) -> Result<Finished> {
             let outlook = session.outlook(&goal, deadline)?;
             (outlook.now, outlook.drift)
         }
-        None => (observe(&session.pilot, session.engine.as_ref(), deadline), Vec::new()),
+        None => {
+            let env = session.pilot.env().ok();
+            (observe(&session.pilot, session.engine.as_ref(), env.as_ref(), deadline), Vec::new())
+        }
     };
     session.out.event(&Event::Result {
         value: &json!({"release": current.as_ref().map(|r| &r.id), "observation": now, "drift": drift}),
@@ -38,10 +41,7 @@ pub fn run(session: &Session) -> Result<Finished> {
         && now.gate == Gate::Open
         && drift.iter().all(|d| *d == Difference::ComposeFile);
     let (exit, next) = match &now.stack {
-        Fact::Unknown(why) => {
-            session.out.say(format!("  {why}"));
-            (Exit::Host, Some("docker version"))
-        }
+        Fact::Unknown(_) => (Exit::Host, Some("docker version")),
         Fact::Known(stack) if stack.services.is_empty() => (Exit::NotRestored, Some("cargo xtask up")),
         Fact::Known(_) if well => (Exit::Ok, None),
         Fact::Known(_) => (Exit::NotRestored, Some("cargo xtask rollback")),
@@ -54,16 +54,21 @@ fn show(session: &Session, now: &Observation, current: Option<&Release>, drift: 
     let release = current.map_or("none".into(), |r| format!("{} ({}, {})", r.id, r.label, r.state.word()));
     out.say(format!("{}  release {release}", session.pilot.project));
     for name in session.pilot.services() {
-        let (good, words) = match (now.service(name), now.health.get(name)) {
-            (None, _) => (false, "missing".to_owned()),
-            (Some(state), Some(Health::Healthy { version })) => {
-                let port = state.port.map(|p| format!("127.0.0.1:{p}")).unwrap_or_default();
+        let state = match (&now.stack, now.service(name)) {
+            (Fact::Unknown(_), _) => "unknown",
+            (_, None) => "missing",
+            (_, Some(state)) => &state.state,
+        };
+        let (good, words) = match now.health.get(name) {
+            Some(Health::Healthy { version }) => {
+                let port =
+                    now.endpoints.get(name).map(|e| format!("127.0.0.1:{}", e.port)).unwrap_or_default();
                 (true, format!("healthy   {version:<10} {port}"))
             }
-            (Some(state), Some(Health::StoreCorrupt(why) | Health::Unhealthy(why) | Health::Silent(why))) => {
-                (false, format!("{}: {why}", state.state))
+            Some(Health::StoreCorrupt(why) | Health::Unhealthy(why) | Health::Silent(why)) => {
+                (false, format!("{state}: {why}"))
             }
-            (Some(state), None) => (false, state.state.clone()),
+            None => (false, state.to_owned()),
         };
         out.say(clip(&format!("{} {name:<10} {words}", out.mark(Some(good)))));
     }

@@ -146,7 +146,7 @@ fn a_budget_that_is_over_says_so_and_leaves_the_gate_closed() {
         let pilot = pilot.up();
         pilot.edit_env("USE_SIMULATION", "false");
         pilot.xtask(&["up"]).expect(1);
-        let ran = pilot.json(&["rollback", "--budget", "30ms"]).expect(3);
+        let ran = pilot.json(&["rollback", "--budget", "1ms"]).expect(3);
         assert_eq!(ran.finished()["outcome"], "not-restored");
         assert!(ran.finished()["next"].as_str().unwrap().contains("Level 2"));
         assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
