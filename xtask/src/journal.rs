@@ -294,7 +294,7 @@ impl Output {
                 if differences.is_empty() {
                     return Some(format!("  no drift from release {release}"));
                 }
-                let lines: Vec<String> = differences.iter().map(|d| clip(&format!("  - {d}"))).collect();
+                let lines: Vec<String> = differences.iter().map(|d| format!("  - {d}")).collect();
                 format!("drift from release {release}:\n{}", lines.join("\n"))
             }
             Event::Planned { plan } => {
@@ -330,14 +330,19 @@ impl Output {
 
     /// One smoke check as a line.
     pub fn check(&self, check: &crate::verify::Check) -> String {
-        clip(&format!("{} {:<38} {}", self.mark(Some(check.ok)), check.name, check.detail))
+        self.marked(Some(check.ok), &format!("{:<38} {}", check.name, check.detail))
     }
-}
 
-/// A line that fits 80 columns on a terminal; whole where it is piped.
-pub fn clip(line: &str) -> String {
-    if !std::io::stdout().is_terminal() || line.chars().count() <= 100 {
-        return line.to_owned();
+    /// A line with its mark, cut where the terminal ends; whole where it is piped.
+    pub fn marked(&self, good: Option<bool>, text: &str) -> String {
+        let width =
+            rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_col));
+        let text = match width.checked_sub(2) {
+            Some(room) if text.chars().count() > room => {
+                text.chars().take(room - 1).chain("…".chars()).collect()
+            }
+            _ => text.to_owned(),
+        };
+        format!("{} {text}", self.mark(good))
     }
-    line.chars().take(97).chain("…".chars()).collect()
 }

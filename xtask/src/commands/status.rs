@@ -5,7 +5,7 @@ use crate::deploy::{Goal, Session};
 use crate::drift::Difference;
 use crate::failure::Exit;
 use crate::gate::Gate;
-use crate::journal::{Event, Finished, clip};
+use crate::journal::{Event, Finished};
 use crate::observe::{Fact, Health, Observation, observe};
 use crate::plan::Purpose;
 use crate::release::Release;
@@ -70,18 +70,18 @@ fn show(session: &Session, now: &Observation, current: Option<&Release>, drift: 
             }
             None => (false, state.to_owned()),
         };
-        out.say(clip(&format!("{} {name:<10} {words}", out.mark(Some(good)))));
+        out.say(out.marked(Some(good), &format!("{name:<10} {words}")));
     }
     let (good, words) = match &now.gate {
         Gate::Open => (Some(true), "open".to_owned()),
         Gate::Closed(reason) => (None, format!("closed: {reason}")),
         Gate::Unknown(why) => (Some(false), format!("unknown: {why}")),
     };
-    out.say(clip(&format!("{} {:<10} {words}", out.mark(good), "gate")));
+    out.say(out.marked(good, &format!("{:<10} {words}", "gate")));
     for difference in drift {
-        out.say(clip(&format!("{} drift      {difference}", out.mark(None))));
+        out.say(out.marked(None, &format!("drift      {difference}")));
     }
     if current.is_some() && drift.is_empty() {
-        out.say(format!("{} drift      none", out.mark(Some(true))));
+        out.say(out.marked(Some(true), "drift      none"));
     }
 }
