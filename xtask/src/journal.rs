@@ -328,9 +328,12 @@ impl Output {
         })
     }
 
-    /// One smoke check as a line.
+    /// One smoke check as a line; why it failed stands below, whole.
     pub fn check(&self, check: &crate::verify::Check) -> String {
-        self.marked(Some(check.ok), &format!("{:<38} {}", check.name, check.detail))
+        match check.ok {
+            true => self.marked(Some(true), &format!("{:<38} {}", check.name, check.detail)),
+            false => format!("{}\n    {}", self.marked(Some(false), check.name), check.detail.trim()),
+        }
     }
 
     /// A line with its mark, cut where the terminal ends; whole where it is piped.

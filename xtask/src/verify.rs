@@ -70,9 +70,11 @@ impl Smoke {
     /// In one line.
     pub fn summary(&self) -> String {
         let passed = self.checks.iter().filter(|c| c.ok).count();
-        let show = |l: Option<Latency>| l.map_or("not measured".into(), |l| format!("{:.0} ms", l.worst_ms));
+        let show = |l: Option<Latency>| {
+            l.map_or("not measured".into(), |l| format!("{:.0} ms at worst", l.worst_ms))
+        };
         format!(
-            "{passed} of {} checks passed; first token {}, cancel {} at worst",
+            "{passed} of {} checks passed; first token {}, cancel {}",
             self.checks.len(),
             show(self.first_token),
             show(self.cancel)
