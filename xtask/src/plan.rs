@@ -209,7 +209,19 @@ mod tests {
     fn plan(how: impl FnOnce(&mut Observation), named: &[Scenario]) -> Plan {
         let (mut now, release, env) = matching();
         how(&mut now);
-        make(&now, &drift(&now, &release, &env), &release, Purpose::Rollback, named, "gateway")
+        let plan = make(&now, &drift(&now, &release, &env), &release, Purpose::Rollback, named, "gateway");
+        // Of every plan: the gate opens once, at the very end, right after the verification, and
+        // nothing is overwritten or removed before it is preserved.
+        if let Some(end) = plan.steps.len().checked_sub(1) {
+            let opens: Vec<usize> = (0..=end).filter(|n| plan.steps[*n] == Step::OpenGate).collect();
+            assert_eq!(opens, [end], "{:?}", plan.steps);
+            assert_eq!(plan.steps[end - 1], Step::Verify);
+            let changes =
+                |s: &Step| matches!(s, Step::RestoreEnvFile | Step::RemoveData { .. } | Step::Replace { .. });
+            let preserved = position(&plan, |s| matches!(s, Step::Preserve { .. }));
+            assert!(preserved < position(&plan, changes), "{:?}", plan.steps);
+        }
+        plan
     }
 
     fn position(plan: &Plan, wanted: impl Fn(&Step) -> bool) -> usize {
