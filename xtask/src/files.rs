@@ -115,11 +115,19 @@ pub fn tail(mut file: &File, bytes: u64) -> std::io::Result<String> {
 
 /// A file without a name, for nobody else's eyes: nothing is left of it however this process ends.
 pub fn anonymous() -> Result<File> {
-    let scratch = Scratch::new("out")?;
-    let path = scratch.path().join("out");
+    let path = unique("out");
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o600);
-    options.open(&path).with_context(|| format!("cannot make {}", path.display()))
+    let file = options.open(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    Ok(file)
+}
+
+/// A name in the system's temporary folder that nobody else has.
+fn unique(purpose: &str) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("pilot-{purpose}-{}-{n}", std::process::id()))
 }
 
 /// A folder for intermediate files, gone when dropped.
@@ -128,9 +136,7 @@ pub struct Scratch(PathBuf);
 impl Scratch {
     /// A new one under the system's temporary folder.
     pub fn new(purpose: &str) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("pilot-{purpose}-{}-{n}", std::process::id()));
+        let path = unique(purpose);
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("cannot make folder {}", path.display()))?;
         Ok(Self(path))

@@ -193,6 +193,8 @@ impl Pilot {
             .args(args)
             .current_dir(&self.root)
             .env("PILOT_STATE_DIR", self.state())
+            // What a command that is killed leaves behind goes with the test.
+            .env("TMPDIR", &self.folder.0)
             .stdin(Stdio::null());
         if self.engine == Engine::Compose1 {
             // Without its plugin folder the client has no Compose 2.
@@ -242,16 +244,18 @@ impl Pilot {
         ran(command.args(base).args(args).output().unwrap())
     }
 
-    /// Another version under the tag that the compose file names, as a careless build leaves it.
+    /// Another version under the tag that the compose file names, as a careless build leaves it. It
+    /// has a tag of its own too, or nobody would find it again once the first one has moved.
     pub fn build_bad_version(&self, more: &str) {
+        let tag: String = more.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         for service in ["gateway", "engine", "jobs"] {
-            let image = format!("{}-{service}:latest", self.project);
-            let dockerfile = format!("FROM {image}\nENV SCENARIO_VERSION=v6.6.6 {more}\n");
+            let name = format!("{}-{service}", self.project);
+            let (latest, bad) = (format!("{name}:latest"), format!("{name}:bad-{tag}"));
             let path = self.folder.0.join("Dockerfile.bad");
-            std::fs::write(&path, dockerfile).unwrap();
-            let file = path.display().to_string();
-            let context = Folder::new("context");
-            docker(&["build", "--quiet", "--file", &file, "--tag", &image, &context.0.display().to_string()]);
+            std::fs::write(&path, format!("FROM {latest}\nENV SCENARIO_VERSION=v6.6.6 {more}\n")).unwrap();
+            let (file, context) = (path.display().to_string(), Folder::new("context"));
+            let context = context.0.display().to_string();
+            docker(&["build", "--quiet", "--file", &file, "--tag", &latest, "--tag", &bad, &context]);
         }
     }
 
