@@ -100,7 +100,7 @@ impl Session {
                 Err(error) if error.is::<Stale>() && attempt < PLANS => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
-                    self.record(goal.release)?;
+                    self.record(goal)?;
                     return Ok(plan);
                 }
             }
@@ -109,12 +109,22 @@ impl Session {
     }
 
     /// The release is verified on the running pilot; what the engine made of its settings is noted, to
-    /// be compared with later.
-    fn record(&self, release: &Release) -> Result<()> {
+    /// be compared with later. The public is served again by now, so a rollback does not fail over its
+    /// own books (it would go on to an older release); a new release that cannot be promoted does.
+    fn record(&self, goal: &Goal<'_>) -> Result<()> {
         let limit = Deadline::after(self.pilot.manifest.limits.engine);
-        let stack = self.engine.observe(limit)?;
-        let settings = stack.services.into_iter().map(|(name, state)| (name, state.settings)).collect();
-        self.store.promote(&release.id, settings)?;
-        self.store.retain(self.pilot.manifest.limits.keep_releases)
+        let promoted = self.engine.observe(limit).and_then(|stack| {
+            let settings = stack.services.into_iter().map(|(name, state)| (name, state.settings)).collect();
+            self.store.promote(&goal.release.id, settings)
+        });
+        match promoted {
+            Err(error) if goal.purpose == Purpose::Deploy => return Err(error),
+            Err(error) => self.out.note(format!("not recorded: {error:#}")),
+            Ok(()) => {}
+        }
+        if let Err(error) = self.store.retain(self.pilot.manifest.limits.keep_releases) {
+            self.out.note(format!("old releases were not cleared away: {error:#}"));
+        }
+        Ok(())
     }
 }

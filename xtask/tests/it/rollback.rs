@@ -228,6 +228,28 @@ fn an_altered_release_is_passed_over_and_the_next_one_is_used() {
 }
 
 #[test]
+fn a_restored_pilot_stays_restored_when_the_books_cannot_be_kept() {
+    on(&[Process], "books", |pilot| {
+        let pilot = pilot.up();
+        pilot.edit_env("DEFAULT_SEED", "7");
+        pilot.xtask(&["up"]).expect(0);
+        // release.json is written under another name first; a folder of files stands in its way.
+        let dir = pilot.state().join("releases/r2");
+        let text = std::fs::read_to_string(dir.join("release.json")).unwrap();
+        pilot.edit_env("ENABLE_CACHE", "true");
+        let mut command = pilot.command(&["--format", "json", "rollback"]);
+        let child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let obstacle = dir.join(format!(".release.json.{}.new", child.id()));
+        std::fs::create_dir_all(obstacle.join("x")).unwrap();
+        let ran = crate::pilot::ran(child.wait_with_output().unwrap()).expect(0);
+        assert_eq!(ran.finished()["release"], "r2");
+        assert!(ran.out.contains("not recorded"), "{}", ran.out);
+        assert_eq!(std::fs::read_to_string(dir.join("release.json")).unwrap(), text);
+        assert_eq!(pilot.running_values("gateway")["DEFAULT_SEED"], 7);
+    });
+}
+
+#[test]
 fn a_plan_touches_nothing_and_is_what_is_executed() {
     on(&[Process, Compose2], "plan", |pilot| {
         let pilot = pilot.up();
