@@ -1,6 +1,9 @@
 //! The command line: every command with its options, and the options that all have. Parsing alone.
 
-use crate::commands::{ci, down, kill_switch, releases, smoke, status};
+use crate::commands::{
+    assess, backup, ci, diagnose, down, evidence, flags, host, kill_switch, observe, preflight, releases,
+    reset, seed, smoke, snapshot, status,
+};
 use crate::engine::Kind;
 use crate::failure::EXIT_TABLE;
 use crate::journal::Format;
@@ -22,6 +25,9 @@ pub struct Cli {
     /// Sentences, or one JSON event a line, the last one `finished`
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub format: Format,
+    /// Yes to every question
+    #[arg(long, global = true)]
+    pub yes: bool,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
@@ -36,14 +42,36 @@ pub enum Command {
     KillSwitch(kill_switch::Args),
     /// What runs, and what differs from the release
     Status(status::Args),
+    /// The 60-second look: status, sessions, errors, and what a rollback would choose
+    Assess(assess::Args),
+    /// The deep look: also resources, logs, networks, volumes, host, and what mends each finding
+    Diagnose(diagnose::Args),
+    /// Keep what there is, secrets masked, as a folder and an archive
+    Evidence(evidence::Args),
     /// All checks against the running pilot
     Smoke(smoke::Args),
+    /// Go or no-go before a demo
+    Preflight(preflight::Args),
+    /// The safety flags of the running services
+    Flags(flags::Args),
+    /// Measure the running pilot into a metrics file
+    Snapshot(snapshot::Args),
+    /// Load the demo scenario, or another
+    Seed(seed::Args),
     /// Build the tree, start it, verify it, keep it as a release
     Up(up::Args),
+    /// A clean stack: back up, delete, deploy the last known-good release
+    Reset(reset::Args),
     /// End the services; data and releases stay
     Down(down::Args),
     /// What there is to go back to
     Releases(releases::Args),
+    /// Copies of settings, logs and data
+    Backup(backup::Args),
+    /// The machine: check it, free what is the pilot's own, restart Docker
+    Host(host::Args),
+    /// Start prometheus and grafana beside the pilot
+    Observe(observe::Args),
     /// Rehearse: break a pilot of its own and roll it back
     Drill(drill::Args),
     /// Measure against plain Compose and the old runbook

@@ -5,10 +5,11 @@ use crate::deadline::Deadline;
 use crate::drift::{self, Difference, Scenario};
 use crate::engine::Engine;
 use crate::execute::{Execution, Measured, Stale, execute};
+use crate::fence;
 use crate::journal::{Event, Output};
 use crate::observe::{self, Observation};
 use crate::pilot::Pilot;
-use crate::plan::{self, Plan, Purpose};
+use crate::plan::{self, Data, Intent, Plan, Purpose};
 use crate::release::{Release, Store};
 use anyhow::Result;
 use std::path::Path;
@@ -32,14 +33,24 @@ pub struct Session {
 pub struct Goal<'a> {
     /// The release.
     pub release: &'a Release,
-    /// To deploy it or to go back to it.
-    pub purpose: Purpose,
-    /// Scenarios that the user named.
-    pub named: &'a [Scenario],
+    /// What is wanted beyond what the drift says.
+    pub intent: Intent<'a>,
     /// Differences found by other means than an observation.
     pub known: Vec<Difference>,
     /// Folder of the rollback.
     pub place: Option<&'a Path>,
+}
+
+impl<'a> Goal<'a> {
+    /// A release, for this purpose, with nothing particular about it.
+    pub fn plain(release: &'a Release, purpose: Purpose) -> Self {
+        Self {
+            release,
+            intent: Intent { purpose, named: &[], data: Data::AsFound },
+            known: Vec::new(),
+            place: None,
+        }
+    }
 }
 
 /// What an observation means for a goal.
@@ -60,7 +71,7 @@ impl Session {
         let mut drift = drift::drift(&now, goal.release, &env.map());
         drift.extend(goal.known.iter().cloned());
         let gateway = self.pilot.gateway();
-        let plan = plan::make(&now, &drift, goal.release, goal.purpose, goal.named, gateway);
+        let plan = plan::make(&now, &drift, goal.release, &goal.intent, gateway);
         Ok(Outlook { now, drift, plan })
     }
 
@@ -78,7 +89,7 @@ impl Session {
             scenarios.sort_unstable();
             scenarios.dedup();
             plan.scenarios = scenarios.clone();
-            if goal.purpose == Purpose::Rollback {
+            if goal.intent.purpose == Purpose::Rollback {
                 self.out.event(&Event::Drift { release: &goal.release.id, differences: &drift });
             }
             if plan.steps.is_empty() {
@@ -118,12 +129,15 @@ impl Session {
             self.store.promote(&goal.release.id, settings)
         });
         match promoted {
-            Err(error) if goal.purpose == Purpose::Deploy => return Err(error),
+            Err(error) if goal.intent.purpose == Purpose::Deploy => return Err(error),
             Err(error) => self.out.note(format!("not recorded: {error:#}")),
             Ok(()) => {}
         }
         if let Err(error) = self.store.retain(self.pilot.manifest.limits.keep_releases) {
             self.out.note(format!("old releases were not cleared away: {error:#}"));
+        }
+        if let Err(error) = fence::forget(self) {
+            self.out.note(format!("{error:#}"));
         }
         Ok(())
     }

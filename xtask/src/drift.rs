@@ -1,6 +1,7 @@
 //! What differs between an observation and a release, and which scenarios that makes. Pure: values
 //! in, values out. Names of settings are told, their values never: some are secrets.
 
+use crate::host::HostCheck;
 use crate::observe::{Fact, Health, Observation, TreeEnv};
 use crate::release::{COMPOSE_FILE, Release};
 use clap::ValueEnum;
@@ -16,10 +17,13 @@ pub enum Scenario {
     Config,
     /// B: the images are not those of the release.
     Version,
-    /// C: stored data is corrupt.
+    /// C: stored data is corrupt or gone.
     Reset,
-    /// D: nothing changed, but services are gone or do not answer.
+    /// D: nothing changed, but services are gone or do not answer; or the host is short of something.
     Host,
+    /// A commit, or a label of `known-good.toml`, that the user named with `--to`.
+    #[value(skip)]
+    Commit,
 }
 
 impl Scenario {
@@ -30,6 +34,7 @@ impl Scenario {
             Self::Version => "version",
             Self::Reset => "reset",
             Self::Host => "host",
+            Self::Commit => "commit",
         }
     }
 }
@@ -87,6 +92,23 @@ pub enum Difference {
         /// What it said.
         reason: String,
     },
+    /// It has no stored data any more.
+    DataMissing {
+        /// Which service.
+        service: String,
+    },
+    /// The engine has lost the release's image.
+    ImageLost {
+        /// Which service.
+        service: String,
+    },
+    /// The host is short of something.
+    Shortage {
+        /// Of what, and how short.
+        what: String,
+        /// What mends it.
+        mend: String,
+    },
     /// The tree's compose file is another. The deployment uses the release's; the file is left alone.
     ComposeFile,
     /// Something could not be found out.
@@ -112,6 +134,9 @@ impl fmt::Display for Difference {
             Self::Down { service, state } => write!(f, "{service} does not run: {state}"),
             Self::Sick { service, reason } => write!(f, "{service} is not healthy: {reason}"),
             Self::StoreCorrupt { service, reason } => write!(f, "{service}: {reason}"),
+            Self::DataMissing { service } => write!(f, "{service}: its stored data is gone"),
+            Self::ImageLost { service } => write!(f, "{service}: the engine has lost the release's image"),
+            Self::Shortage { what, mend } => write!(f, "host: {what} ({mend})"),
             Self::ComposeFile => write!(f, "the tree's compose file is not the release's (left as it is)"),
             Self::Unknown { what, why } => write!(f, "cannot tell {what}: {why}"),
         }
@@ -123,12 +148,23 @@ pub fn drift(now: &Observation, release: &Release, env: &BTreeMap<String, String
     let mut found = Vec::new();
     match &now.stack {
         Fact::Unknown(why) => found.push(Difference::Unknown { what: "what runs".into(), why: why.clone() }),
-        Fact::Known(_) => {
-            for service in release.images.keys() {
+        Fact::Known(stack) => {
+            for (service, image) in &release.images {
                 service_drift(now, release, env, service, &mut found);
+                if !stack.data.contains(service) {
+                    found.push(Difference::DataMissing { service: service.clone() });
+                }
+                if !stack.images.contains(&image.id) {
+                    found.push(Difference::ImageLost { service: service.clone() });
+                }
             }
         }
     }
+    let short = |c: &HostCheck| Difference::Shortage {
+        what: format!("{}: {}", c.name, c.detail),
+        mend: c.mend.clone(),
+    };
+    found.extend(now.shortages.iter().map(short));
     let whole = |trouble: String| Difference::EnvFile { keys: Vec::new(), trouble: Some(trouble) };
     match &now.tree_env {
         Fact::Known(TreeEnv::Fine(tree)) => {
@@ -210,7 +246,8 @@ pub fn scenarios(drift: &[Difference]) -> Vec<Scenario> {
             Difference::Env { .. } | Difference::Settings { .. } | Difference::EnvFile { .. } => {
                 Some(Scenario::Config)
             }
-            Difference::StoreCorrupt { .. } => Some(Scenario::Reset),
+            Difference::StoreCorrupt { .. } | Difference::DataMissing { .. } => Some(Scenario::Reset),
+            Difference::ImageLost { .. } | Difference::Shortage { .. } => Some(Scenario::Host),
             _ => None,
         })
         .collect();
@@ -258,14 +295,16 @@ pub mod tests {
             BTreeMap::from([("engine".to_owned(), state("e1")), ("gateway".to_owned(), state("g1"))]);
         release.settings =
             BTreeMap::from([("engine".to_owned(), "s".to_owned()), ("gateway".to_owned(), "s".to_owned())]);
+        let data = ["engine".to_owned(), "gateway".to_owned()].into();
         let healthy = || Health::Healthy { version: "v1".into() };
         let now = Observation {
-            stack: Fact::Known(Stack { services, images: vec!["e1".into(), "g1".into()] }),
+            stack: Fact::Known(Stack { services, images: vec!["e1".into(), "g1".into()], data }),
             health: BTreeMap::from([("engine".to_owned(), healthy()), ("gateway".to_owned(), healthy())]),
             endpoints: BTreeMap::new(),
             gate: Gate::Open,
             tree_env: Fact::Known(TreeEnv::Fine(env.clone())),
             tree_compose: Fact::Known(Some("sum".into())),
+            shortages: Vec::new(),
         };
         (now, release, env)
     }
@@ -302,6 +341,16 @@ pub mod tests {
         let corrupt = || Health::StoreCorrupt("noise".to_owned());
         assert_eq!(case(&|n| drop(n.health.insert("engine".into(), corrupt()))), [Scenario::Reset]);
         assert_eq!(case(&|n| drop(n.health.insert("engine".into(), ill("tired")))), [Scenario::Host]);
+        let stack = |n: &mut Observation, how: &dyn Fn(&mut Stack)| {
+            if let Fact::Known(stack) = &mut n.stack {
+                how(stack);
+            }
+        };
+        assert_eq!(case(&|n| stack(n, &|s| s.data.retain(|name| name != "engine"))), [Scenario::Reset]);
+        assert_eq!(case(&|n| stack(n, &|s| s.images.clear())), [Scenario::Host]);
+        let full =
+            HostCheck { name: "disk".into(), ok: Some(false), detail: "0 free".into(), mend: "x".into() };
+        assert_eq!(case(&|n| n.shortages.push(full.clone())), [Scenario::Host]);
         assert_eq!(
             case(&|n| {
                 change(n, "engine", |s| s.image = "e2".into());

@@ -1,15 +1,17 @@
-//! What was there before a rollback changed it: logs, inspect output, metrics and sessions, gathered
-//! side by side under a deadline, with secrets masked. What could not be had is listed as missed.
-//! Also the backup of what will be overwritten or removed, verified before it counts.
+//! Evidence: what there is before anything changes it (states, inspect output, logs, metrics, sessions,
+//! settings), gathered side by side under a deadline, with secrets masked, beside a manifest with the
+//! checksum of each file and the reason for each that could not be had. `execute` captures it in a
+//! rollback; the command `evidence` adds what takes longer, and packs it.
 
 use crate::deadline::Deadline;
 use crate::engine::Engine;
+use crate::envfile::EnvFile;
 use crate::files::{self, Mode};
 use crate::observe::Observation;
 use crate::pilot::Pilot;
-use crate::proc::cmd;
+use crate::release::now_ms;
 use crate::threads::joined;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,20 +19,55 @@ use std::path::Path;
 /// Log lines of each service that are kept.
 const LOG_LINES: usize = 200;
 
-/// Replaces every secret value in `text`. Values come from whatever env is known: the tree's, the
-/// release's, and that of the running services.
+/// Name of the manifest.
+pub const INDEX: &str = "manifest.json";
+
+/// `manifest.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    version: u32,
+    project: String,
+    made_ms: u64,
+    /// Checksums by name.
+    pub files: BTreeMap<String, String>,
+    /// What could not be had, and why.
+    pub missed: BTreeMap<String, String>,
+}
+
+/// One file of the evidence, and how its text is got.
+pub struct Item<'a> {
+    name: String,
+    get: Box<dyn FnOnce() -> Result<String> + Send + 'a>,
+}
+
+/// Describes one file.
+pub fn item<'a>(name: impl Into<String>, get: impl FnOnce() -> Result<String> + Send + 'a) -> Item<'a> {
+    Item { name: name.into(), get: Box::new(get) }
+}
+
+/// Replaces every secret value in `text`.
 pub fn mask(text: &str, secrets: &BTreeSet<String>) -> String {
     secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "********"))
 }
 
-/// The values that must not be shown.
-pub fn secrets(pilot: &Pilot, now: &Observation) -> BTreeSet<String> {
+/// An env file with its secrets masked by name, so that one which cannot be parsed keeps them too.
+pub fn mask_env(pilot: &Pilot, text: &str) -> String {
+    let secret = |line: &str| {
+        let (name, _) = line.split_once('=')?;
+        pilot.manifest.secrets.variables.contains(&name.trim().to_owned()).then(|| format!("{name}=********"))
+    };
+    text.lines().map(|line| secret(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
+}
+
+/// The values that must not be shown: of the running services, of the tree's env file, and of `known` ones.
+pub fn secrets(pilot: &Pilot, now: &Observation, known: Option<&EnvFile>) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let names = &pilot.manifest.secrets.variables;
     for state in now.stack.known().into_iter().flat_map(|s| s.services.values()) {
         found.extend(names.iter().filter_map(|name| state.env.get(name)).cloned());
     }
-    if let Ok(env) = pilot.env() {
+    let tree = pilot.env().ok();
+    for env in tree.iter().chain(known) {
         found.extend(names.iter().filter_map(|name| env.get(name)).map(str::to_owned));
     }
     // A value of two letters would mask half the text and is no secret.
@@ -38,106 +75,87 @@ pub fn secrets(pilot: &Pilot, now: &Observation) -> BTreeSet<String> {
     found
 }
 
-/// Gathers the evidence into `to`. The error lists what was missed; the rest is there all the same.
-pub fn capture(
-    pilot: &Pilot,
-    engine: &dyn Engine,
-    now: &Observation,
-    to: &Path,
+/// What every bundle has, quickly.
+pub fn items<'a>(
+    pilot: &'a Pilot,
+    engine: &'a dyn Engine,
+    now: &'a Observation,
     deadline: Deadline,
-) -> Result<()> {
-    files::make_folder(to)?;
-    let secrets = secrets(pilot, now);
-    let keep = |name: String, text: &str| {
-        files::write(&to.join(name), mask(text, &secrets).as_bytes(), Mode::Private)
-    };
-    keep("observation.json".into(), &serde_json::to_string_pretty(now)?)?;
-    let services = now.stack.known().map(|stack| &stack.services);
-    let missed: Vec<(String, String)> = std::thread::scope(|scope| {
-        let (keep, mut jobs) = (&keep, Vec::new());
-        for (service, state) in services.into_iter().flatten() {
-            let logs = scope.spawn(move || {
-                let name = format!("{service}.log");
-                let path = to.join(&name);
-                engine.logs(state, LOG_LINES, &path, deadline)?;
-                let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-                keep(name, &String::from_utf8_lossy(&text))
-            });
-            let inspect = scope.spawn(move || keep(format!("{service}.inspect.json"), &state.inspect));
-            jobs.push((format!("logs of {service}"), logs));
-            jobs.push((format!("inspect output of {service}"), inspect));
-        }
-        for (path, name) in [
-            ("/admin/metrics", "metrics.json"),
-            ("/admin/sessions", "sessions.json"),
-            ("/metrics", "metrics.txt"),
-        ] {
-            jobs.push((
-                path.to_owned(),
-                scope.spawn(move || {
-                    let gateway = now.gateway(pilot, deadline.left().min(pilot.manifest.limits.probe));
-                    let answer = gateway.context("the gateway does not run")?.get(path)?;
-                    ensure!(answer.status == 200, "answered {}", answer.brief());
-                    keep(name.to_owned(), &answer.body)
-                }),
-            ));
-        }
-        let failed = |(what, job): (String, std::thread::ScopedJoinHandle<'_, Result<()>>)| {
-            joined(job).err().map(|error| (what, format!("{error:#}")))
+) -> Vec<Item<'a>> {
+    let mut items = vec![
+        item("observation.json", move || Ok(serde_json::to_string_pretty(now)?)),
+        item("env.masked", move || {
+            let path = &pilot.env_path;
+            let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Ok(mask_env(pilot, &String::from_utf8_lossy(&bytes)))
+        }),
+    ];
+    for service in pilot.services() {
+        let state = move || {
+            let stack = match &now.stack {
+                crate::observe::Fact::Known(stack) => stack,
+                crate::observe::Fact::Unknown(why) => anyhow::bail!("{why}"),
+            };
+            stack.services.get(service).with_context(|| format!("{service} is not there"))
         };
-        jobs.into_iter().filter_map(failed).collect()
-    });
-    if missed.is_empty() {
-        return Ok(());
+        items.push(item(format!("{service}.log"), move || engine.logs(state()?, Some(LOG_LINES), deadline)));
+        items.push(item(format!("{service}.inspect.json"), move || Ok(state()?.inspect.clone())));
+        items.push(item(format!("{service}.metrics.txt"), move || {
+            ask(pilot, now, service, "/metrics", deadline)
+        }));
     }
-    let why: String = missed.iter().map(|(what, why)| format!("{what}: {why}\n")).collect();
-    keep("missed.txt".into(), &why)?;
-    let what: Vec<&str> = missed.iter().map(|(what, _)| what.as_str()).collect();
-    bail!("missed {} (why: evidence/missed.txt)", what.join(", "))
+    for (path, name) in [("/admin/metrics", "metrics.json"), ("/admin/sessions", "sessions.json")] {
+        items.push(item(name, move || ask(pilot, now, pilot.gateway(), path, deadline)));
+    }
+    items
 }
 
-/// What a backup holds, by name, with checksums that restoring checks.
-#[derive(Debug, Serialize, Deserialize)]
-struct Contents {
-    version: u32,
-    files: BTreeMap<String, String>,
+fn ask(pilot: &Pilot, now: &Observation, service: &str, path: &str, deadline: Deadline) -> Result<String> {
+    let endpoint = now.endpoints.get(service).with_context(|| format!("{service} does not run"))?;
+    let answer = endpoint.client(pilot, deadline.left().min(pilot.manifest.limits.probe)).get(path)?;
+    ensure!(answer.status == 200, "{path} answered {}", answer.brief());
+    Ok(answer.body)
 }
 
-/// Copies the tree's env file and the stored state of `data`, and verifies each copy. What a backup
-/// has already (the rollback was cut off and is resumed) is left: it is what was there first.
-pub fn backup(
+/// Gathers the items side by side into `to`, masked. Errors are of the folder alone; what could not be
+/// had is in the manifest.
+pub fn gather(
     pilot: &Pilot,
-    engine: &dyn Engine,
-    data: &[String],
+    items: Vec<Item<'_>>,
+    secrets: &BTreeSet<String>,
     to: &Path,
-    deadline: Deadline,
-) -> Result<()> {
-    let manifest = to.join("backup.json");
-    let mut contents = match manifest.exists() {
-        true => files::read_json(&manifest)?,
-        false => Contents { version: 1, files: BTreeMap::new() },
+) -> Result<Manifest> {
+    files::make_private_folder(to)?;
+    let mut manifest = Manifest {
+        version: 1,
+        project: pilot.project.clone(),
+        made_ms: now_ms(),
+        files: BTreeMap::new(),
+        missed: BTreeMap::new(),
     };
-    files::make_folder(to)?;
-    let env = ".env.poc".to_owned();
-    if pilot.env_path.exists() && !manifest.exists() {
-        let sum = files::copy(&pilot.env_path, &to.join(&env), Mode::Private)?;
-        contents.files.insert(env, sum);
-    }
-    for service in data {
-        let name = format!("{service}.data.tar");
-        if contents.files.contains_key(&name) {
-            continue;
+    let got: Vec<(String, Result<String>)> = std::thread::scope(|scope| {
+        let keep = |name: &str, text: String| {
+            let path = to.join(name);
+            files::write(&path, mask(&text, secrets).as_bytes(), Mode::Private)?;
+            files::sha256(&path)
+        };
+        let jobs: Vec<_> = items
+            .into_iter()
+            .map(|Item { name, get }| {
+                let own = name.clone();
+                (name, scope.spawn(move || get().and_then(|text| keep(&own, text))))
+            })
+            .collect();
+        jobs.into_iter().map(|(name, job)| (name, joined(job))).collect()
+    });
+    for (name, outcome) in got {
+        match outcome {
+            Ok(sum) => drop(manifest.files.insert(name, sum)),
+            Err(error) => drop(manifest.missed.insert(name, mask(&format!("{error:#}"), secrets))),
         }
-        let path = to.join(&name);
-        engine.save_data(service, &path, deadline).with_context(|| format!("backing up {service}"))?;
-        let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        file.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
-        // Readable to its end, or it is no backup.
-        let list = cmd("tar", &["--list", "--file", &path.display().to_string()]).run(deadline)?;
-        ensure!(!list.trim().is_empty(), "{} is empty", path.display());
-        contents.files.insert(name, files::sha256(&path)?);
     }
-    files::write_json(&manifest, &contents, Mode::Plain)
+    files::write_json(&to.join(INDEX), &manifest, Mode::Private)?;
+    Ok(manifest)
 }
 
 #[cfg(test)]

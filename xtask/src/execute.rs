@@ -2,13 +2,15 @@
 //! the nearer of its own limit and the budget's end. Nothing is decided here; a plan that turns out
 //! stale is given back (`Stale`) to be made anew from a fresh observation.
 
+use crate::backup::{self, Backup};
 use crate::deadline::Deadline;
-use crate::engine::Engine;
+use crate::engine::{Engine, Extent};
 use crate::envfile::EnvFile;
 use crate::evidence;
 use crate::failure::{Exit, exit_of, fail};
 use crate::files::{self, Mode};
 use crate::gate::{self, Gate};
+use crate::host;
 use crate::http::Client;
 use crate::journal::{Event, Output, Progress};
 use crate::observe::{self, Observation};
@@ -18,6 +20,7 @@ use crate::release::{ENV_FILE, Release, SEED_FILE, Store};
 use crate::threads::joined;
 use crate::verify::{self, Smoke, StoreCorrupt, Target};
 use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -27,6 +30,9 @@ const GATE_REQUEST: Duration = Duration::from_secs(1);
 
 /// Longest that opening takes, up to a public stream's first token.
 const OPENING: Duration = Duration::from_secs(10);
+
+/// Between two looks at what the services use.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// What every step may need.
 pub struct Execution<'a> {
@@ -136,7 +142,13 @@ impl Execution<'_> {
                 self.engine.stop(gateway, question)?;
                 measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
             }
+            Step::FreeSpace => return self.free_space(deploy),
             Step::Preserve { data } => return self.preserve(data),
+            Step::TearDown => {
+                self.engine.down(Extent::Data, deploy)?;
+                let left = self.engine.belongings(question)?;
+                ensure!(left.is_empty(), "still there after the teardown: {}", left.join(", "));
+            }
             Step::LoadImages { services } => {
                 for service in services {
                     let image = &self.release.images[service];
@@ -155,6 +167,13 @@ impl Execution<'_> {
             Step::RemoveData { services } => {
                 services.iter().try_for_each(|s| self.engine.remove_data(s, question))?;
             }
+            Step::ReturnData { except } => {
+                let own = self.place.context("only a rollback has a backup")?.join("backup");
+                let mut services = Backup::read(&own)?.context("there is no backup")?.data();
+                services.retain(|service| !except.contains(service));
+                self.restore_data(&dir, &own, &services, deploy)?;
+            }
+            Step::RestoreData { from, services } => self.restore_data(&dir, from, services, deploy)?,
             Step::CloseGateOnDisk => {
                 let words = ["gate", "close", "rollback: not verified yet"];
                 let said = self.engine.run_once(self.release, &dir, gateway, &words, deploy)?;
@@ -173,6 +192,7 @@ impl Execution<'_> {
                 let answer = self.restored_gateway(limits.ready)?.post("/admin/seed", &seed)?;
                 ensure!(answer.status == 200, "POST /admin/seed answered {}", answer.brief());
             }
+            Step::Watch => return self.watch(question),
             Step::Verify => self.verify(measured)?,
             Step::OpenGate => {
                 gate::open(&self.restored_gateway(OPENING.min(self.deadline.left()))?)?;
@@ -201,14 +221,96 @@ impl Execution<'_> {
         let place = self.place.context("only a rollback has a place for evidence")?;
         let limit = self.deadline.within(self.pilot.manifest.limits.evidence);
         let (evidence, backup) = std::thread::scope(|scope| {
-            let (to, from) = (place.join("evidence"), self);
-            let evidence =
-                scope.spawn(move || evidence::capture(from.pilot, from.engine, from.now, &to, limit));
-            let backup = evidence::backup(self.pilot, self.engine, data, &place.join("backup"), limit);
+            let evidence = scope.spawn(|| {
+                let secrets = evidence::secrets(self.pilot, self.now, Some(self.env));
+                let items = evidence::items(self.pilot, self.engine, self.now, limit);
+                evidence::gather(self.pilot, items, &secrets, &place.join("evidence"))
+            });
+            // Logs go with a teardown, so they are part of its backup.
+            let what = backup::Contents { release: Some(&self.release.id), data, logs: !data.is_empty() };
+            let backup = backup::create(self.pilot, self.engine, what, &place.join("backup"), limit);
             (joined(evidence), backup)
         });
         backup.context("nothing was changed, because there is no backup")?;
-        Ok(evidence.err().map(|error| format!("{error:#}")))
+        Ok(match evidence {
+            Ok(manifest) if manifest.missed.is_empty() => None,
+            Ok(manifest) => {
+                let names: Vec<&str> = manifest.missed.keys().map(String::as_str).collect();
+                Some(format!("missed {} (why: evidence/{})", names.join(", "), evidence::INDEX))
+            }
+            Err(error) => Some(format!("no evidence: {error:#}")),
+        })
+    }
+
+    /// What could not be freed is no failure: it shows in what comes next.
+    fn free_space(&self, deadline: Deadline) -> Result<Option<String>> {
+        match host::free(self.pilot, self.engine, self.store, deadline) {
+            Ok(freed) => {
+                let bytes = freed.iter().map(|f| f.bytes).sum();
+                self.out.note(format!("freed {} in {} places", files::human(bytes), freed.len()));
+                Ok(None)
+            }
+            Err(error) => Ok(Some(format!("{error:#}"))),
+        }
+    }
+
+    fn restore_data(&self, dir: &Path, from: &Path, services: &[String], deadline: Deadline) -> Result<()> {
+        let backup = Backup::read(from)?.with_context(|| format!("{} has no backup", from.display()))?;
+        for service in services {
+            let archive = backup.archive(from, service)?;
+            // Cut off halfway and taken up again, there may be half of it.
+            self.engine.remove_data(service, deadline)?;
+            let restored = self.engine.restore_data(dir, service, &archive, deadline);
+            restored.with_context(|| format!("bringing the data of {service} back"))?;
+        }
+        Ok(())
+    }
+
+    /// Steady: no service was started anew, memory changed by less than a tenth, and the host is within its
+    /// limits. What never gets steady is told, and left to the verification to judge.
+    fn watch(&self, deadline: Deadline) -> Result<Option<String>> {
+        let mut last: Option<BTreeMap<String, (u64, f64)>> = None;
+        let mut why = "nothing could be measured".to_owned();
+        while !deadline.passed() {
+            let now = self.sample(deadline)?;
+            let moved = |(name, (restarts, memory)): (&String, &(u64, f64))| {
+                let (old_restarts, old_memory) = last.as_ref()?.get(name)?;
+                let grown = (memory - old_memory).abs() > old_memory * 0.1;
+                (restarts != old_restarts || grown).then(|| name.clone())
+            };
+            let moved: Vec<String> = now.iter().filter_map(moved).collect();
+            let short = host::quick(self.pilot).into_iter().find(|check| check.ok == Some(false));
+            why = match (&last, short) {
+                (_, Some(check)) => format!("{}: {}", check.name, check.detail),
+                (Some(_), None) if moved.is_empty() => {
+                    let each = now
+                        .iter()
+                        .map(|(name, (_, bytes))| format!("{name} {}", files::human(*bytes as u64)));
+                    self.out.note(format!("steady: {}", each.collect::<Vec<_>>().join(", ")));
+                    return Ok(None);
+                }
+                (Some(_), None) => format!("not steady: {}", moved.join(", ")),
+                (None, None) => why,
+            };
+            last = Some(now);
+            std::thread::sleep(WATCH);
+        }
+        Ok(Some(why))
+    }
+
+    /// Restarts and resident memory of each service.
+    fn sample(&self, deadline: Deadline) -> Result<BTreeMap<String, (u64, f64)>> {
+        let stack = self.engine.observe(deadline)?;
+        let clients = observe::clients(self.pilot, self.env, GATE_REQUEST)?;
+        let mut sample = BTreeMap::new();
+        for (name, client) in clients {
+            let text = client.get("/metrics")?.body;
+            let memory = text.lines().find_map(|line| line.strip_prefix("scenario_resident_memory_bytes "));
+            let memory = memory.and_then(|value| value.trim().parse().ok());
+            let memory = memory.with_context(|| format!("{name} does not tell its memory"))?;
+            sample.insert(name.clone(), (stack.services.get(&name).map_or(0, |s| s.restarts), memory));
+        }
+        Ok(sample)
     }
 
     /// Applies until it holds: a client that was killed before may have left an engine at work.

@@ -3,7 +3,8 @@
 //! while something is being done. It decides nothing.
 
 use crate::drift::{Difference, Scenario};
-use crate::failure::Exit;
+use crate::escalation::Escalation;
+use crate::failure::{Exit, exit_of, next_of};
 use crate::files;
 use crate::plan::Plan;
 use crate::verify::Smoke;
@@ -119,7 +120,7 @@ pub enum Event<'a> {
         value: &'a Value,
     },
     /// The last line, always.
-    Finished(Finished),
+    Finished(&'a Finished),
 }
 
 /// The last event of a command.
@@ -151,6 +152,9 @@ pub struct Finished {
     pub error: Option<String>,
     /// The next command to run.
     pub next: Option<String>,
+    /// Who is called, where a command says so.
+    #[serde(default)]
+    pub escalation: Option<Escalation>,
 }
 
 impl Finished {
@@ -170,6 +174,17 @@ impl Finished {
             report: None,
             error: None,
             next: None,
+            escalation: None,
+        }
+    }
+
+    /// A command that failed before it had anything to tell.
+    pub fn refused(error: &anyhow::Error) -> Self {
+        Self {
+            outcome: Some(Outcome::Refused),
+            error: Some(format!("{error:#}")),
+            next: next_of(error).map(str::to_owned),
+            ..Self::plain(exit_of(error))
         }
     }
 }

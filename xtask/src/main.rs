@@ -1,7 +1,10 @@
 //! `cargo xtask`: see `docs/architecture.md` for the map. This file takes the command line apart, calls
 //! the command, and turns what comes back into the last line and the exit code.
 
+mod ask;
+mod backup;
 mod bench;
+mod candidate;
 mod cli;
 mod commands;
 mod deadline;
@@ -10,17 +13,21 @@ mod drift;
 mod drill;
 mod engine;
 mod envfile;
+mod escalation;
 mod evidence;
 mod execute;
 mod failure;
+mod fence;
 mod files;
 mod gate;
+mod host;
 mod http;
 mod journal;
 mod lock;
 mod observe;
 mod pilot;
 mod plan;
+mod portable;
 mod proc;
 mod rehearsal;
 mod release;
@@ -34,9 +41,10 @@ mod verify;
 use anyhow::Result;
 use clap::Parser;
 use cli::{Cli, Command};
-use commands::{ci, down, kill_switch, releases, smoke, status};
+use commands::{assess, diagnose, flags, preflight, seed, snapshot};
+use commands::{ci, down, kill_switch, releases, reset, smoke, status};
 use deploy::Session;
-use failure::{Exit, exit_of, next_of};
+use failure::Exit;
 use journal::{Event, Finished, Outcome, Output};
 use pilot::Pilot;
 use std::process::ExitCode;
@@ -55,12 +63,9 @@ fn main() -> ExitCode {
         };
     }
     let out = Output::new(cli.format, start);
-    let finished = proc::forward_signals().and_then(|()| run(&cli, start)).unwrap_or_else(|error| Finished {
-        outcome: Some(Outcome::Refused),
-        error: Some(format!("{error:#}")),
-        next: next_of(&error).map(str::to_owned),
-        ..Finished::plain(exit_of(&error))
-    });
+    let finished = proc::forward_signals()
+        .and_then(|()| run(&cli, start))
+        .unwrap_or_else(|error| Finished::refused(&error));
     conclude(&out, &finished, matches!(cli.command, Command::Drill(_)));
     ExitCode::from(finished.exit_code)
 }
@@ -77,14 +82,35 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
     let engine = engine::choose(&pilot, cli.engine)?;
     let store = release::Store::new(&pilot.state);
     let session = Session { pilot, engine, store, out };
+    let escalates = matches!(cli.command, Command::Rollback(_) | Command::Reset(_) | Command::Diagnose(_));
+    let manifest = session.pilot.manifest.clone();
+    let mut finished = dispatch(cli, &session).unwrap_or_else(|error| Finished::refused(&error));
+    if escalates {
+        finished.escalation = Some(escalation::of(finished.exit_code, &manifest));
+    }
+    Ok(finished)
+}
+
+fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
     match &cli.command {
-        Command::Rollback(args) => rollback::run(args, &session),
-        Command::KillSwitch(args) => kill_switch::run(args, &session),
-        Command::Status(_) => status::run(&session),
-        Command::Smoke(_) => smoke::run(&session),
-        Command::Up(args) => up::run(args, &session),
-        Command::Down(_) => down::run(&session),
-        Command::Releases(args) => releases::run(args, &session),
+        Command::Rollback(args) => rollback::run(args, cli.yes, session),
+        Command::Reset(args) => reset::run(args, cli.yes, session),
+        Command::Assess(_) => assess::run(session),
+        Command::Diagnose(_) => diagnose::run(session),
+        Command::Evidence(args) => commands::evidence::run(args, session),
+        Command::Preflight(_) => preflight::run(session),
+        Command::Flags(_) => flags::run(session),
+        Command::Snapshot(args) => snapshot::run(args, session),
+        Command::Seed(args) => seed::run(args, session),
+        Command::Backup(args) => commands::backup::run(args, cli.yes, session),
+        Command::Host(args) => commands::host::run(args, cli.yes, session),
+        Command::Observe(args) => commands::observe::run(args, session),
+        Command::KillSwitch(args) => kill_switch::run(args, session),
+        Command::Status(_) => status::run(session),
+        Command::Smoke(_) => smoke::run(session),
+        Command::Up(args) => up::run(args, session),
+        Command::Down(_) => down::run(session),
+        Command::Releases(args) => releases::run(args, session),
         Command::Ci(_) | Command::Drill(_) | Command::Bench(_) | Command::Supervise { .. } => {
             Ok(Finished::plain(Exit::Ok))
         }
@@ -93,7 +119,7 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
 
 /// The last line: an event, or what a person wants to know.
 fn conclude(out: &Output, finished: &Finished, drill: bool) {
-    out.event(&Event::Finished(finished.clone()));
+    out.event(&Event::Finished(finished));
     if drill && finished.rollback.is_some() {
         // The rollback in it has told the rest.
         let good = finished.exit_code == 0;
@@ -126,12 +152,15 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
         out.say(format!("  report {report}"));
     }
     if let (Some(error), false) = (&finished.error, out.is_json()) {
-        let level = match finished.exit_code {
-            1 | 3 if finished.rollback.is_some() => "NOT RESTORED (Level 2, technical lead): ",
+        let head = match finished.exit_code {
+            1 | 3 if finished.rollback.is_some() => "NOT RESTORED: ",
             4 => "HOST OR ENGINE FAILURE (Level 3, infrastructure): ",
             _ => "error: ",
         };
-        eprintln!("{} {level}{error}", out.mark(Some(false)));
+        eprintln!("{} {head}{error}", out.mark(Some(false)));
+    }
+    if let (Some(escalation), false) = (&finished.escalation, out.is_json()) {
+        eprintln!("  {escalation}");
     }
     if let (Some(next), false) = (&finished.next, out.is_json()) {
         eprintln!("  next: {next}");

@@ -6,6 +6,7 @@ use crate::engine::{Engine, ServiceState, Stack};
 use crate::envfile::EnvFile;
 use crate::files;
 use crate::gate::{self, Gate};
+use crate::host::{self, HostCheck};
 use crate::http::Client;
 use crate::pilot::Pilot;
 use crate::release::{ENV_FILE, Release, Store};
@@ -87,6 +88,8 @@ pub struct Observation {
     pub tree_env: Fact<TreeEnv>,
     /// Is the tree's compose file that of the running release?
     pub tree_compose: Fact<Option<String>>,
+    /// What is outside its limits on the host, as far as it costs nothing to know.
+    pub shortages: Vec<HostCheck>,
 }
 
 impl Observation {
@@ -110,7 +113,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    fn client(&self, pilot: &Pilot, limit: Duration) -> Client {
+    /// A client for it.
+    pub fn client(&self, pilot: &Pilot, limit: Duration) -> Client {
         Client::new(self.port, &pilot.project, self.token.as_deref(), limit)
     }
 }
@@ -136,7 +140,8 @@ pub fn observe(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadli
     let stack = Fact::from(engine.observe(limit));
     let endpoints: BTreeMap<String, Endpoint> = match &stack {
         Fact::Known(stack) => {
-            stack.services.iter().filter_map(|(name, state)| running(name, state)).collect()
+            let own = |name: &str| Some((name.to_owned(), running(stack.services.get(name)?)?));
+            pilot.services().filter_map(own).collect()
         }
         Fact::Unknown(_) => env.and_then(|env| endpoints(pilot, env).ok()).unwrap_or_default(),
     };
@@ -155,12 +160,14 @@ pub fn observe(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadli
         (health.collect(), gate)
     });
     let (tree_env, tree_compose) = (tree_env(pilot).into(), compose(pilot).into());
-    Observation { stack, endpoints, health, gate, tree_env, tree_compose }
+    let mut shortages = host::quick(pilot);
+    shortages.retain(|check| check.ok == Some(false));
+    Observation { stack, endpoints, health, gate, tree_env, tree_compose, shortages }
 }
 
-fn running(name: &str, state: &ServiceState) -> Option<(String, Endpoint)> {
+fn running(state: &ServiceState) -> Option<Endpoint> {
     let port = state.port.filter(|_| state.is_running())?;
-    Some((name.to_owned(), Endpoint { port, token: state.env.get("ADMIN_TOKEN").cloned() }))
+    Some(Endpoint { port, token: state.env.get("ADMIN_TOKEN").cloned() })
 }
 
 /// One probe of `healthz`. The word itself is compared: `unhealthy` contains `healthy`.

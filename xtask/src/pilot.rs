@@ -27,14 +27,26 @@ pub struct Manifest {
     pub seed_file: String,
     /// Where images come from.
     pub build: Build,
+    /// Further files that the compose file mounts; they are part of each release.
+    #[serde(default)]
+    pub extra_files: Vec<String>,
     /// The first is the gateway.
     pub services: Vec<Service>,
+    /// Services beside the pilot's own: prometheus first, then grafana.
+    #[serde(default)]
+    pub observability: Vec<Service>,
     /// What is never shown.
     pub secrets: Secrets,
     /// What must hold in running services.
     pub flags: Flags,
     /// How long things may take.
     pub limits: Limits,
+    /// What the host must have.
+    #[serde(default)]
+    pub host: Host,
+    /// Who is called, by level.
+    #[serde(default)]
+    pub escalation: Vec<Contact>,
 }
 
 /// The `[build]` part.
@@ -101,6 +113,51 @@ pub struct Limits {
     pub evidence: Duration,
     /// Known-good releases that retention leaves.
     pub keep_releases: usize,
+    /// Backups that retention leaves.
+    #[serde(default = "keep_backups")]
+    pub keep_backups: usize,
+}
+
+fn keep_backups() -> usize {
+    5
+}
+
+/// The `[host]` part. A manifest without it gets these.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Host {
+    /// Least space where the state and the engine's files are, in MiB.
+    pub disk_free_mib: u64,
+    /// Least free inodes there.
+    pub inodes_free: u64,
+    /// Least available memory, in MiB.
+    pub memory_free_mib: u64,
+    /// Largest difference between the engine's clock and ours.
+    #[serde(deserialize_with = "duration")]
+    pub clock_skew: Duration,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            disk_free_mib: 100,
+            inodes_free: 1000,
+            memory_free_mib: 64,
+            clock_skew: Duration::from_secs(2),
+        }
+    }
+}
+
+/// One `[[escalation]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contact {
+    /// 1 to 3.
+    pub level: u8,
+    /// What the level is called.
+    pub name: String,
+    /// Who, and how to reach them.
+    pub contact: String,
 }
 
 fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
@@ -183,6 +240,11 @@ impl Pilot {
         self.manifest.services.iter().map(|s| s.name.as_str())
     }
 
+    /// The pilot's services and those beside them.
+    pub fn every_service(&self) -> impl Iterator<Item = &Service> {
+        self.manifest.services.iter().chain(&self.manifest.observability)
+    }
+
     /// What images are called: `scenario-gateway` for the pilot, `PROJECT-gateway` for others.
     pub fn image_name(&self, service: &str) -> String {
         let prefix =
@@ -203,7 +265,7 @@ impl Pilot {
 
     /// Published port of a service according to `env`.
     pub fn port(&self, service: &str, env: &EnvFile) -> Result<u16> {
-        let variable = self.manifest.services.iter().find(|s| s.name == service).map(|s| s.port.as_str());
+        let variable = self.every_service().find(|s| s.name == service).map(|s| s.port.as_str());
         let variable = variable.with_context(|| format!("pilot.toml has no service {service}"))?;
         let value = env.get(variable).unwrap_or_default();
         value.parse().ok().filter(|port| *port != 0).ok_or_else(|| {

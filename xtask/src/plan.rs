@@ -7,6 +7,7 @@ use crate::observe::{Fact, Observation};
 use crate::release::Release;
 use serde::Serialize;
 use std::fmt;
+use std::path::PathBuf;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -16,13 +17,17 @@ pub enum Step {
     CloseGate,
     /// Stop the gateway, which does not answer (Option B), so that the public is out at once.
     StopGateway,
+    /// Free what is the pilot's own and no longer needed.
+    FreeSpace,
     /// Evidence and backup, side by side: logs, inspect output and metrics before anything is replaced,
     /// and a verified copy of the env file and of stored state that will be removed. Evidence that
     /// cannot be had is recorded as missed; without the backup nothing goes on.
     Preserve {
-        /// Services whose stored state is backed up.
+        /// Services whose stored data is backed up.
         data: Vec<String>,
     },
+    /// Remove the project's containers, volumes and network, and check that nothing of it is left.
+    TearDown,
     /// Take images in from the release, which the engine has lost.
     LoadImages {
         /// Services whose image is missing.
@@ -32,9 +37,21 @@ pub enum Step {
     PointTags,
     /// Put the release's env file in place of the tree's.
     RestoreEnvFile,
-    /// Remove the stored state of these services; a verified backup exists.
+    /// Remove the stored data of these services; a verified backup exists.
     RemoveData {
         /// Which.
+        services: Vec<String>,
+    },
+    /// Bring back the stored data that `Preserve` has copied.
+    ReturnData {
+        /// Services whose data stays out: it is corrupt.
+        except: Vec<String>,
+    },
+    /// Bring stored data from a backup.
+    RestoreData {
+        /// Its folder.
+        from: PathBuf,
+        /// Whose.
         services: Vec<String>,
     },
     /// Close the gate on disk, so that the gateway comes up closed.
@@ -46,6 +63,8 @@ pub enum Step {
     },
     /// Load the release's demo scenario, which is there already unless the store is new.
     Seed,
+    /// Watch restarts, memory and the host until they are steady.
+    Watch,
     /// All smoke checks, behind the closed gate.
     Verify,
     /// Open the gate and wait for a public stream's first token.
@@ -59,8 +78,14 @@ impl fmt::Display for Step {
             Self::StopGateway => write!(f, "stop the gateway, which does not answer"),
             Self::Preserve { data } if data.is_empty() => write!(f, "capture evidence, back up the env file"),
             Self::Preserve { data } => {
-                write!(f, "capture evidence, back up env file and {} data", data.join(", "))
+                write!(f, "capture evidence, back up {}", data.join(", "))
             }
+            Self::FreeSpace => write!(f, "free what is the pilot's own and not needed"),
+            Self::TearDown => write!(f, "tear the project down, check that nothing is left"),
+            Self::ReturnData { except } if except.is_empty() => write!(f, "bring the data back"),
+            Self::ReturnData { except } => write!(f, "bring the data back, but not of {}", except.join(", ")),
+            Self::RestoreData { services, .. } => write!(f, "restore data of {}", services.join(", ")),
+            Self::Watch => write!(f, "watch resources until they are steady"),
             Self::LoadImages { services } => write!(f, "load lost images of {}", services.join(", ")),
             Self::PointTags => write!(f, "move the image tags"),
             Self::RestoreEnvFile => write!(f, "restore the env file"),
@@ -95,36 +120,49 @@ pub enum Purpose {
     Deploy,
 }
 
-/// Plans the way from `now` to `release`. `named` are scenarios that the user asked for.
+/// What becomes of stored data, beyond what the drift asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// What is corrupt goes, after its backup; the rest stays.
+    AsFound,
+    /// A reset brings back what it has just backed up.
+    ThroughReset,
+    /// These services get theirs from the backup in this folder.
+    From(PathBuf, Vec<String>),
+}
+
+/// What is wanted, beyond what the drift says.
+#[derive(Clone, Debug)]
+pub struct Intent<'a> {
+    /// Go back, or deploy.
+    pub purpose: Purpose,
+    /// Scenarios that the user named.
+    pub named: &'a [Scenario],
+    /// See there.
+    pub data: Data,
+}
+
+/// Plans the way from `now` to `release`.
 pub fn make(
     now: &Observation,
     drift: &[Difference],
     release: &Release,
-    purpose: Purpose,
-    named: &[Scenario],
+    intent: &Intent<'_>,
     gateway: &str,
 ) -> Plan {
-    let mut scenarios = match purpose {
-        Purpose::Rollback => crate::drift::scenarios(drift),
-        Purpose::Deploy => Vec::new(),
-    };
-    scenarios.extend(named);
+    let Intent { purpose, named, data } = intent;
+    let rollback = *purpose == Purpose::Rollback;
+    let mut scenarios = if rollback { crate::drift::scenarios(drift) } else { Vec::new() };
+    scenarios.extend(*named);
     scenarios.sort_unstable();
     scenarios.dedup();
     let mut plan = Plan { release: release.id.clone(), scenarios, steps: Vec::new() };
     let matters = |d: &&Difference| !matches!(d, Difference::ComposeFile);
-    if purpose == Purpose::Rollback
-        && drift.iter().find(matters).is_none()
-        && named.is_empty()
-        && now.gate == Gate::Open
-    {
+    // A commit is where to, and no reason of its own.
+    let as_found = named.iter().all(|s| *s == Scenario::Commit) && *data == Data::AsFound;
+    if rollback && drift.iter().find(matters).is_none() && as_found && now.gate == Gate::Open {
         return plan;
     }
-    // A deployment removes nothing: it has no place for a backup.
-    let reset = match purpose {
-        Purpose::Rollback => reset_of(drift, release, named),
-        Purpose::Deploy => Vec::new(),
-    };
     let steps = &mut plan.steps;
     let runs = now.service(gateway).is_some_and(|s| s.is_live());
     // Unknown is not open: a gateway that runs and does not answer is taken out of the way, and one
@@ -135,10 +173,19 @@ pub fn make(
         (_, Gate::Unknown(_)) if runs => Some(Step::StopGateway),
         (_, Gate::Unknown(_)) => None,
     };
-    let on_disk = closable != Some(Step::CloseGate) || reset.iter().any(|s| s == gateway);
+    let whole = rollback && named.contains(&Scenario::Reset);
+    let removed = removed(now, drift, release, intent, whole);
+    let on_disk = closable != Some(Step::CloseGate) || whole || removed.iter().any(|s| s == gateway);
     steps.extend(closable);
-    if purpose == Purpose::Rollback {
-        steps.push(Step::Preserve { data: reset.clone() });
+    let short = drift.iter().any(|d| matches!(d, Difference::Shortage { .. }));
+    if rollback && (short || named.contains(&Scenario::Host)) {
+        steps.push(Step::FreeSpace);
+    }
+    if rollback {
+        steps.push(Step::Preserve { data: removed.clone() });
+    }
+    if whole {
+        steps.push(Step::TearDown);
     }
     // What an engine has that says nothing is unknown, not lost.
     let has = |id: &String| now.stack.known().is_none_or(|stack| stack.images.contains(id));
@@ -151,8 +198,16 @@ pub fn make(
     if drift.iter().any(|d| matches!(d, Difference::EnvFile { .. })) {
         steps.push(Step::RestoreEnvFile);
     }
-    if !reset.is_empty() {
-        steps.push(Step::RemoveData { services: reset.clone() });
+    if !whole && !removed.is_empty() {
+        steps.push(Step::RemoveData { services: removed });
+    }
+    match data {
+        Data::AsFound => {}
+        Data::ThroughReset => steps.push(Step::ReturnData { except: corrupt(drift) }),
+        Data::From(_, services) if services.is_empty() => {}
+        Data::From(dir, services) => {
+            steps.push(Step::RestoreData { from: dir.clone(), services: services.clone() });
+        }
     }
     if on_disk {
         steps.push(Step::CloseGateOnDisk);
@@ -160,16 +215,36 @@ pub fn make(
     steps.push(Step::Replace { force: sick(drift) });
     // Always: a store that was reset by a rollback which was then cut off looks like any other.
     steps.push(Step::Seed);
+    if rollback && named.contains(&Scenario::Host) {
+        steps.push(Step::Watch);
+    }
     steps.push(Step::Verify);
     steps.push(Step::OpenGate);
     plan
 }
 
-/// Services whose stored state goes: those that are corrupt, or all when the user asks for a reset.
-fn reset_of(drift: &[Difference], release: &Release, named: &[Scenario]) -> Vec<String> {
-    if named.contains(&Scenario::Reset) {
-        return release.images.keys().cloned().collect();
+/// Services whose stored data is backed up and removed: all that there is in a whole reset; what will
+/// come from a backup; what is corrupt. A deployment removes nothing: it has no place for a backup.
+fn removed(
+    now: &Observation,
+    drift: &[Difference],
+    release: &Release,
+    intent: &Intent<'_>,
+    whole: bool,
+) -> Vec<String> {
+    let there = |service: &String| now.stack.known().is_none_or(|stack| stack.data.contains(service));
+    match &intent.data {
+        _ if intent.purpose == Purpose::Deploy => Vec::new(),
+        _ if whole => match &now.stack {
+            Fact::Known(stack) => stack.data.iter().cloned().collect(),
+            Fact::Unknown(_) => release.images.keys().cloned().collect(),
+        },
+        Data::From(_, services) => services.iter().filter(|s| there(s)).cloned().collect(),
+        _ => corrupt(drift),
     }
+}
+
+fn corrupt(drift: &[Difference]) -> Vec<String> {
     let corrupt = |d: &Difference| match d {
         Difference::StoreCorrupt { service, .. } => Some(service.clone()),
         _ => None,
@@ -204,20 +279,24 @@ mod tests {
     use super::*;
     use crate::drift::drift;
     use crate::drift::tests::{change, matching};
+    use crate::host::HostCheck;
     use crate::observe::Health;
 
     fn plan(how: impl FnOnce(&mut Observation), named: &[Scenario]) -> Plan {
         let (mut now, release, env) = matching();
         how(&mut now);
-        let plan = make(&now, &drift(&now, &release, &env), &release, Purpose::Rollback, named, "gateway");
+        let intent = Intent { purpose: Purpose::Rollback, named, data: Data::AsFound };
+        let plan = make(&now, &drift(&now, &release, &env), &release, &intent, "gateway");
         // Of every plan: the gate opens once, at the very end, right after the verification, and
         // nothing is overwritten or removed before it is preserved.
         if let Some(end) = plan.steps.len().checked_sub(1) {
             let opens: Vec<usize> = (0..=end).filter(|n| plan.steps[*n] == Step::OpenGate).collect();
             assert_eq!(opens, [end], "{:?}", plan.steps);
             assert_eq!(plan.steps[end - 1], Step::Verify);
-            let changes =
-                |s: &Step| matches!(s, Step::RestoreEnvFile | Step::RemoveData { .. } | Step::Replace { .. });
+            let changes = |s: &Step| {
+                use Step::{RemoveData, Replace, RestoreEnvFile, TearDown};
+                matches!(s, RestoreEnvFile | RemoveData { .. } | Replace { .. } | TearDown)
+            };
             let preserved = position(&plan, |s| matches!(s, Step::Preserve { .. }));
             assert!(preserved < position(&plan, changes), "{:?}", plan.steps);
         }
@@ -285,6 +364,47 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_reset_backs_up_all_that_there_is_and_tears_down_before_anything_is_made() {
+        let p = plan(
+            |n| {
+                if let Fact::Known(stack) = &mut n.stack {
+                    stack.data.insert("prometheus".into());
+                }
+            },
+            &[Scenario::Reset],
+        );
+        let all: Vec<String> = ["engine", "gateway", "prometheus"].map(str::to_owned).into();
+        let backup = position(&p, |s| *s == Step::Preserve { data: all.clone() });
+        let down = position(&p, |s| *s == Step::TearDown);
+        assert!(backup < down && down < position(&p, |s| *s == Step::CloseGateOnDisk), "{:?}", p.steps);
+        assert!(!p.steps.iter().any(|s| matches!(s, Step::RemoveData { .. } | Step::ReturnData { .. })));
+    }
+
+    #[test]
+    fn data_from_a_backup_takes_the_place_of_what_was_preserved() {
+        let (now, release, _) = matching();
+        let data = Data::From("/b".into(), vec!["engine".into(), "jobs".into()]);
+        let intent = Intent { purpose: Purpose::Rollback, named: &[], data };
+        let p = make(&now, &[], &release, &intent, "gateway");
+        // There is none of jobs, so there is none to remove.
+        let engine = vec!["engine".to_owned()];
+        let kept = position(&p, |s| *s == Step::Preserve { data: engine.clone() });
+        let gone = position(&p, |s| *s == Step::RemoveData { services: engine.clone() });
+        let back = position(&p, |s| matches!(s, Step::RestoreData { .. }));
+        assert!(kept < gone && gone < back && back < position(&p, |s| matches!(s, Step::Replace { .. })));
+    }
+
+    #[test]
+    fn a_full_disk_is_relieved_before_anything_is_written() {
+        let full =
+            HostCheck { name: "disk".into(), ok: Some(false), detail: "0 free".into(), mend: "x".into() };
+        let p = plan(|n| n.shortages.push(full), &[]);
+        assert!(
+            position(&p, |s| *s == Step::FreeSpace) < position(&p, |s| matches!(s, Step::Preserve { .. }))
+        );
+    }
+
+    #[test]
     fn only_sick_services_without_another_difference_are_forced() {
         let p = plan(
             |n| {
@@ -302,7 +422,8 @@ mod tests {
         let (mut now, release, env) = matching();
         now.health.insert("engine".into(), Health::StoreCorrupt("noise".into()));
         let found = drift(&now, &release, &env);
-        let p = make(&now, &found, &release, Purpose::Deploy, &[], "gateway");
+        let intent = Intent { purpose: Purpose::Deploy, named: &[], data: Data::AsFound };
+        let p = make(&now, &found, &release, &intent, "gateway");
         assert!(!p.steps.iter().any(|s| matches!(s, Step::RemoveData { .. })), "{:?}", p.steps);
     }
 

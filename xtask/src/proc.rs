@@ -28,6 +28,7 @@ pub struct Cmd {
     dir: Option<PathBuf>,
     env: Vec<(String, String)>,
     env_remove: Vec<String>,
+    stdin: Option<PathBuf>,
     stdout: Option<PathBuf>,
     show: bool,
     show_errors: bool,
@@ -59,6 +60,7 @@ pub fn cmd(program: impl AsRef<Path>, args: &[&str]) -> Cmd {
         dir: None,
         env: Vec::new(),
         env_remove: Vec::new(),
+        stdin: None,
         stdout: None,
         show: false,
         show_errors: false,
@@ -90,6 +92,12 @@ impl Cmd {
         self
     }
 
+    /// Standard input comes from this file.
+    pub fn stdin_from(mut self, path: &Path) -> Self {
+        self.stdin = Some(path.to_owned());
+        self
+    }
+
     /// Standard output goes to this file, however long it is.
     pub fn stdout_to(mut self, path: &Path) -> Self {
         self.stdout = Some(path.to_owned());
@@ -117,11 +125,14 @@ impl Cmd {
         };
         let err = files::anonymous()?;
         let program = which::which(&self.program).with_context(|| format!("cannot find `{self}`"))?;
-        let mut expression =
-            duct::cmd(program, &self.args).stdin_null().unchecked().before_spawn(|command| {
-                command.process_group(0);
-                Ok(())
-            });
+        let mut expression = duct::cmd(program, &self.args).unchecked().before_spawn(|command| {
+            command.process_group(0);
+            Ok(())
+        });
+        expression = match &self.stdin {
+            Some(path) => expression.stdin_path(path),
+            None => expression.stdin_null(),
+        };
         if !self.show {
             expression = expression.stdout_file(out.try_clone().context("cannot share a file")?);
         }

@@ -4,7 +4,7 @@
 
 use crate::deadline::Deadline;
 use crate::deploy::Session;
-use crate::engine::{self, Build, Engine, Kind};
+use crate::engine::{self, Build, Engine, Extent, Kind};
 use crate::envfile::with_value;
 use crate::failure::{Exit, fail};
 use crate::files::{self, Mode};
@@ -43,7 +43,7 @@ impl Drop for Rehearsal {
 
 /// Removes all but the rollback's journal, evidence and report.
 fn tear_down(pilot: &Pilot, engine: &dyn Engine) {
-    if let Err(error) = engine.down(true, Deadline::after(PART)) {
+    if let Err(error) = engine.down(Extent::Everything, Deadline::after(PART)) {
         eprintln!("warning: the drill's pilot is not wholly gone: {error:#}");
         return;
     }

@@ -3,7 +3,7 @@
 //! promotes them. It does not deploy anything.
 
 use crate::failure::{Exit, fail};
-use crate::files::{self, Mode};
+use crate::files::{self, Freed, Mode};
 use crate::threads::joined;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -129,7 +129,7 @@ pub struct Parts<'a> {
     /// By service.
     pub images: BTreeMap<String, Image>,
     /// Name in the release, and where it is copied from.
-    pub files: [(&'static str, PathBuf); 4],
+    pub files: BTreeMap<String, PathBuf>,
 }
 
 /// The releases of one pilot.
@@ -166,16 +166,8 @@ impl Store {
 
     /// All releases that can be read, oldest first, and what was wrong with the others.
     pub fn list(&self) -> Result<(Vec<Release>, Vec<String>)> {
-        let folder = self.state.join("releases");
-        let entries = match std::fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
-            Err(e) => return Err(e).with_context(|| format!("cannot read {}", folder.display())),
-        };
         let (mut releases, mut broken) = (Vec::new(), Vec::new());
-        for entry in entries {
-            let name = entry.with_context(|| format!("cannot read {}", folder.display()))?.file_name();
-            let name = name.to_string_lossy();
+        for name in files::names(&self.state.join("releases"))? {
             // A name with a dot is a release that was never published.
             if name.starts_with('.') {
                 continue;
@@ -209,6 +201,10 @@ impl Store {
 
     /// Says which release is deployed from now on.
     pub fn set_current(&self, id: &str) -> Result<()> {
+        // Already so: a full disk is no obstacle then.
+        if self.current().ok().flatten().is_some_and(|r| r.id == id) {
+            return Ok(());
+        }
         files::write(&self.state.join("current"), format!("{id}\n").as_bytes(), Mode::Plain)
     }
 
@@ -250,6 +246,17 @@ impl Store {
         Ok(())
     }
 
+    /// Is everything of a release there and as it was: files, images, and the xtask that made it?
+    pub fn check(&self, release: &Release) -> Result<()> {
+        self.check_files(release)?;
+        release.images.values().try_for_each(|image| self.check_archive(image).map(drop))?;
+        let xtask = self.xtask(&release.xtask);
+        if files::sha256(&xtask)? != release.xtask {
+            bail!("{} was altered: its checksum is not its name", xtask.display());
+        }
+        Ok(())
+    }
+
     /// Is the archive of an image there and as it was?
     pub fn check_archive(&self, image: &Image) -> Result<PathBuf> {
         let path = self.archive(&image.id);
@@ -260,6 +267,15 @@ impl Store {
         Ok(path)
     }
 
+    /// A number that no release has.
+    pub fn free_id(&self) -> Result<String> {
+        let (releases, _) = self.list()?;
+        let next = releases.iter().map(|r| number(&r.id)).max().unwrap_or(0) + 1;
+        // A broken one may have the number already.
+        let id = (next..).map(|n| format!("r{n}")).find(|id| !self.dir(id).exists());
+        id.context("no number left for a release")
+    }
+
     /// Records a candidate: everything is copied into a folder that nobody lists, then published by
     /// renaming it. `save` puts an image's archive where it is told.
     pub fn create(
@@ -267,19 +283,13 @@ impl Store {
         parts: Parts<'_>,
         save: impl Fn(&Image, &Path) -> Result<()> + Sync,
     ) -> Result<Release> {
-        let (releases, _) = self.list()?;
-        let next = releases.iter().map(|r| number(&r.id)).max().unwrap_or(0) + 1;
-        // A broken one may have the number already.
-        let id = (next..).map(|n| format!("r{n}")).find(|id| !self.dir(id).exists());
-        let id = id.context("no number left for a release")?;
+        let id = self.free_id()?;
         let half = self.dir(&format!(".{id}"));
-        if half.exists() {
-            std::fs::remove_dir_all(&half).with_context(|| format!("cannot remove {}", half.display()))?;
-        }
+        files::remove(&half)?;
         let mut sums = BTreeMap::new();
         for (name, from) in &parts.files {
-            let mode = if *name == ENV_FILE { Mode::Private } else { Mode::Plain };
-            sums.insert((*name).to_owned(), files::copy(from, &half.join(name), mode)?);
+            let mode = if name == ENV_FILE { Mode::Private } else { Mode::Plain };
+            sums.insert(name.clone(), files::copy(from, &half.join(name), mode)?);
         }
         let mut images = parts.images;
         let saved: Vec<Result<String>> = std::thread::scope(|scope| {
@@ -300,6 +310,24 @@ impl Store {
         files::write_json(&half.join("release.json"), &release, Mode::Plain)?;
         std::fs::rename(&half, self.dir(&id)).with_context(|| format!("cannot publish release {id}"))?;
         Ok(release)
+    }
+
+    /// Removes what was cut off while it was made: releases that were never published, archives that were
+    /// not written to their end.
+    pub fn remove_halves(&self) -> Result<Vec<Freed>> {
+        let mut freed = Vec::new();
+        for (folder, half) in [("releases", is_half_release as fn(&str) -> bool), ("images", is_half_archive)]
+        {
+            let folder = self.state.join(folder);
+            for name in files::names(&folder)?.iter().filter(|name| half(name)) {
+                let path = folder.join(name);
+                freed.push(Freed {
+                    what: format!("cut off: {}", path.display()),
+                    bytes: files::remove(&path)?,
+                });
+            }
+        }
+        Ok(freed)
     }
 
     fn save_archive(
@@ -361,10 +389,10 @@ impl Store {
     /// Retention: keeps the `keep` known-good releases that were verified last and as many failed ones,
     /// never touching the one that runs, and removes archives that no release names any more. With a
     /// release that cannot be read nobody can tell what it names, so nothing is removed at all.
-    pub fn retain(&self, keep: usize) -> Result<()> {
+    pub fn retain(&self, keep: usize) -> Result<Vec<Freed>> {
         let (mut releases, broken) = self.list()?;
         if !broken.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let current = self.current()?.map(|r| r.id);
         releases.sort_by_key(|r| std::cmp::Reverse((r.verified_ms, number(&r.id))));
@@ -375,27 +403,29 @@ impl Store {
             .into_iter()
             .filter(|r| current.as_ref() != Some(&r.id))
             .collect();
+        let mut freed = Vec::new();
         for release in &gone {
             let path = self.dir(&release.id);
             // Out of the list first: a removal that is cut off leaves no half release in it.
             let half = self.dir(&format!(".{}-old", release.id));
-            std::fs::rename(&path, &half)
-                .and_then(|()| std::fs::remove_dir_all(&half))
-                .with_context(|| format!("cannot remove {}", path.display()))?;
+            std::fs::rename(&path, &half).with_context(|| format!("cannot remove {}", path.display()))?;
+            freed.push(Freed { what: format!("release {}", release.id), bytes: files::remove(&half)? });
         }
         let left: Vec<&Release> =
             good.iter().chain(&other).filter(|r| !gone.iter().any(|g| g.id == r.id)).collect();
         for release in &gone {
             for image in release.images.values() {
                 if !left.iter().any(|r| r.images.values().any(|i| i.id == image.id)) {
-                    std::fs::remove_file(self.archive(&image.id)).ok();
+                    let bytes = files::remove(&self.archive(&image.id))?;
+                    let what = format!("archive of image {}", image.id);
+                    freed.extend((bytes > 0).then_some(Freed { what, bytes }));
                 }
             }
             if !left.iter().any(|r| r.xtask == release.xtask) {
-                std::fs::remove_file(self.xtask(&release.xtask)).ok();
+                files::remove(&self.xtask(&release.xtask))?;
             }
         }
-        Ok(())
+        Ok(freed)
     }
 
     fn change(&self, id: &str, how: impl FnOnce(&mut Release)) -> Result<()> {
@@ -403,6 +433,14 @@ impl Store {
         how(&mut release);
         files::write_json(&self.file(id, "release.json"), &release, Mode::Plain)
     }
+}
+
+fn is_half_release(name: &str) -> bool {
+    name.starts_with('.')
+}
+
+fn is_half_archive(name: &str) -> bool {
+    name.ends_with(".new")
 }
 
 /// Number of `r12`; ids of another form come first.
@@ -442,7 +480,8 @@ mod tests {
             engine: "process",
             images: BTreeMap::from([("gateway".to_owned(), image)]),
             files: [COMPOSE_FILE, ENV_FILE, SEED_FILE, MANIFEST_FILE]
-                .map(|name| (name, f.scratch.path().join(name))),
+                .map(|name| (name.to_owned(), f.scratch.path().join(name)))
+                .into(),
         };
         f.store.create(parts, |_, path| Ok(std::fs::write(path, "image")?)).unwrap()
     }

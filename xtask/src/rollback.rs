@@ -2,48 +2,63 @@
 //! there behind the closed gate, and if that fails try the next older known-good release while the
 //! budget lasts; then report. A rollback that was cut off is taken up again.
 
+use crate::candidate::{self, Source};
 use crate::deadline::Deadline;
 use crate::deploy::{Goal, Session};
 use crate::drift::{Difference, Scenario};
 use crate::execute::Measured;
 use crate::failure::{Exit, exit_of, fail, next_of};
+use crate::fence::{self, Closed};
 use crate::files::{self, Mode};
 use crate::journal::{Event, Finished, Outcome};
-use crate::plan::Purpose;
-use crate::release::{Release, State, now_ms};
+use crate::plan::{Data, Intent, Purpose};
+use crate::release::{ENV_FILE, Release, State, now_ms};
 use crate::verify::{Target, verify};
-use crate::{lock, observe, report, tree};
-use anyhow::{Context, Result};
+use crate::{ask, lock, observe, report, tree};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// `cargo xtask rollback`.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Default)]
 #[command(
-    after_help = "Examples:\n  cargo xtask rollback\n  cargo xtask rollback --plan\n  cargo xtask rollback --to previous"
+    after_help = "Examples:\n  cargo xtask rollback\n  cargo xtask rollback --plan\n  cargo xtask rollback --to previous\n  cargo xtask rollback --to HEAD~1"
 )]
 pub struct Args {
-    /// Release to go back to: r3, a commit it was made from, or `previous` [default: the last known-good]
+    /// Release to go back to: r3 or `previous`; or a commit, or a label of known-good.toml, which is built
+    /// when no release was made from it [default: the last known-good]
     #[arg(long, value_name = "RELEASE|REV")]
-    to: Option<String>,
+    pub to: Option<String>,
     /// Why, when you know better than the drift; can be given more than once
     #[arg(long, value_enum)]
-    scenario: Vec<Scenario>,
+    pub scenario: Vec<Scenario>,
     /// Show what would be done and touch nothing
     #[arg(long)]
-    plan: bool,
+    pub plan: bool,
     /// Time it may take [default: the budget in pilot.toml]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    budget: Option<Duration>,
+    pub budget: Option<Duration>,
+    /// Also switch your checkout to that commit; refused over uncommitted work
+    #[arg(long, requires = "to")]
+    pub checkout: bool,
 }
 
 /// What was asked for, kept so that a rollback which was cut off can be taken up again.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Request {
-    version: u32,
-    to: Option<String>,
-    scenarios: Vec<Scenario>,
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Of this format.
+    pub version: u32,
+    /// Release, commit or label.
+    pub to: Option<String>,
+    /// Scenarios that the user named.
+    pub scenarios: Vec<Scenario>,
+    /// A reset brings the data back that it backed up.
+    #[serde(default)]
+    pub keep_data: bool,
+    /// Backup whose data comes back, and the services that it is brought back for.
+    #[serde(default)]
+    pub backup: Option<(PathBuf, Vec<String>)>,
 }
 
 /// Name and folder of one rollback.
@@ -53,27 +68,58 @@ struct Place {
     resumed: bool,
 }
 
+/// Where it goes: releases, best first, or a commit of which none was made yet.
+enum Targets {
+    Releases(Vec<Release>),
+    Commit(String),
+}
+
 /// A rollback from the command line.
-pub fn run(args: &Args, session: &Session) -> Result<Finished> {
+pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
+    let request =
+        Request { version: 1, to: args.to.clone(), scenarios: args.scenario.clone(), ..Request::default() };
     let budget = args.budget.unwrap_or(session.pilot.manifest.limits.budget);
     let deadline = Deadline::from(session.out.start(), budget);
     if args.plan {
-        return show_plan(args, session, deadline);
+        return show_plan(&request, session, deadline);
     }
+    let checkout = match (&args.to, args.checkout) {
+        (Some(rev), true) => Some(tree::checkout_of(&session.pilot, rev)?),
+        _ => None,
+    };
+    confirmed(&request, yes, session, deadline)?;
     let _lock = lock::take(&session.pilot.state, "rollback")?;
-    locked(args.to.clone(), args.scenario.clone(), session, deadline)
+    let finished = locked(&request, session, deadline)?;
+    if let Some(checkout) = checkout.filter(|_| finished.exit_code == 0) {
+        checkout.switch(&session.pilot)?;
+        session.out.note(format!("your checkout is at {}", checkout.rev));
+    }
+    Ok(finished)
+}
+
+/// A whole reset deletes what may be fine: it is asked for, with the names of what goes.
+pub fn confirmed(request: &Request, yes: bool, session: &Session, deadline: Deadline) -> Result<()> {
+    if !request.scenarios.contains(&Scenario::Reset) || yes {
+        return Ok(());
+    }
+    // Nobody is asked for a reset that cannot be.
+    targets(request, session)?;
+    let all = session.engine.belongings(deadline.within(session.pilot.manifest.limits.engine))?;
+    let list: Vec<String> = all.iter().map(|name| format!("  {name}")).collect();
+    let back =
+        if request.keep_data { "the data is brought back from it" } else { "the data stays in it alone" };
+    let what = format!(
+        "a reset of {} deletes, after a verified backup ({back}):\n{}",
+        session.pilot.project,
+        if list.is_empty() { "  nothing: there is nothing left".into() } else { list.join("\n") }
+    );
+    ask::confirm(yes, &what)
 }
 
 /// A rollback by whoever holds the lock already.
-pub fn locked(
-    to: Option<String>,
-    scenarios: Vec<Scenario>,
-    session: &Session,
-    deadline: Deadline,
-) -> Result<Finished> {
-    let request = Request { version: 1, to, scenarios };
-    let targets = targets(request.to.as_deref(), session)?;
-    let place = place(session, &request)?;
+pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Result<Finished> {
+    let targets = targets(request, session)?;
+    let place = place(session, request)?;
     session.out.open_journal(&place.dir.join("journal.jsonl"))?;
     let engine = session.engine.kind().word();
     session.out.event(&Event::Started {
@@ -87,7 +133,14 @@ pub fn locked(
     });
     let mut measured = Measured::default();
     let mut finished = Finished { rollback: Some(place.id.clone()), ..Finished::plain(Exit::Ok) };
-    let ended = try_targets(&targets, &request, session, &place, deadline, &mut measured, &mut finished);
+    let ended = match &targets {
+        Targets::Releases(releases) => {
+            try_targets(releases, request, session, &place, deadline, &mut measured, &mut finished)
+        }
+        Targets::Commit(rev) => {
+            to_commit(rev, request, session, &place, deadline, &mut measured, &mut finished)
+        }
+    };
     finished.gate_closed_ms = measured.gate_closed_ms;
     finished.restored_ms = measured.restored_ms;
     finished.downtime_ms = measured.restored_ms.zip(measured.gate_closed_ms).map(|(end, start)| end - start);
@@ -98,14 +151,56 @@ pub fn locked(
         finished.outcome = Some(Outcome::NotRestored);
         finished.exit_code = exit_of(error) as u8;
         finished.error = Some(format!("{error:#}"));
-        finished.next = Some(next_of(error).unwrap_or("cargo xtask status").to_owned());
+        finished.next = Some(next_of(error).unwrap_or("cargo xtask diagnose").to_owned());
     }
     finished.report = Some(place.dir.join("report.html").display().to_string());
     // `main` tells it to the user when all else is done; the journal has it now.
-    session.out.record(&Event::Finished(finished.clone()));
-    files::write_json(&place.dir.join("report.json"), &finished, Mode::Plain)?;
-    report::write(&place.dir, &finished)?;
+    session.out.record(&Event::Finished(&finished));
+    let written = files::write_json(&place.dir.join("report.json"), &finished, Mode::Plain)
+        .and_then(|()| report::write(&place.dir, &finished));
+    // What was done stands, whether or not it can be written down.
+    if let Err(error) = written {
+        session.out.note(format!("no report: {error:#}"));
+        finished.report = None;
+    }
     Ok(finished)
+}
+
+/// The gate is closed before anything is built: that takes a minute, and the pilot is broken.
+fn to_commit(
+    rev: &str,
+    request: &Request,
+    session: &Session,
+    place: &Place,
+    deadline: Deadline,
+    measured: &mut Measured,
+    finished: &mut Finished,
+) -> Result<()> {
+    let pilot = &session.pilot;
+    let good = session.store.known_good()?;
+    let env = match good.first() {
+        Some(release) => session.store.file(&release.id, ENV_FILE),
+        None => {
+            candidate::ensure_env(pilot)?;
+            pilot.env_path.clone()
+        }
+    };
+    let known = good.first().and_then(|release| observe::release_env(&session.store, release).ok());
+    let now = observe::observe(pilot, session.engine.as_ref(), known.as_ref(), deadline);
+    match fence::close(session, &now, "rollback: building the commit to go back to", deadline) {
+        Ok(Closed::Proved) => session.out.note("the gate is closed while the commit is built"),
+        Ok(Closed::Fenced(how)) => session.out.note(how),
+        Err(error) => return Err(error),
+    }
+    measured.gate_closed_ms = Some(session.out.elapsed_ms());
+    let release = candidate::make(Source::Commit(rev), &env, session)?;
+    session.out.note(format!("release {} ({}) is made of {rev}", release.id, release.label));
+    let tried =
+        try_targets(std::slice::from_ref(&release), request, session, place, deadline, measured, finished);
+    if let Err(error) = &tried {
+        session.store.mark_failed(&release.id, &format!("{error:#}"))?;
+    }
+    tried
 }
 
 /// Tries one release after the other.
@@ -119,19 +214,15 @@ fn try_targets(
     finished: &mut Finished,
 ) -> Result<()> {
     let mut first_error = None;
+    let named = named(request, session)?;
     for release in targets {
         if let Err(error) = session.store.check_files(release) {
             session.out.note(format!("passing over release {}: {error:#}", release.id));
             first_error.get_or_insert(error);
             continue;
         }
-        let mut goal = Goal {
-            release,
-            purpose: Purpose::Rollback,
-            named: &request.scenarios,
-            known: Vec::new(),
-            place: Some(&place.dir),
-        };
+        let intent = Intent { purpose: Purpose::Rollback, named: &named, data: data(request) };
+        let mut goal = Goal { release, intent, known: Vec::new(), place: Some(&place.dir) };
         let mut outcome = session.bring_to(&goal, deadline, measured);
         if outcome.as_ref().is_ok_and(|plan| plan.steps.is_empty()) {
             // Nothing differs, and yet somebody called for a rollback: look closer.
@@ -169,18 +260,39 @@ fn try_targets(
     Err(first_error.unwrap_or_else(|| no_release(session)))
 }
 
-/// Where a rollback may go, best first. Only known-good releases; never a failed one.
-fn targets(to: Option<&str>, session: &Session) -> Result<Vec<Release>> {
+/// What the user named, and `commit` where it was one.
+fn named(request: &Request, session: &Session) -> Result<Vec<Scenario>> {
+    let mut named = request.scenarios.clone();
+    if let Some(to) = &request.to
+        && to != "previous"
+        && session.store.list()?.0.iter().all(|release| release.id != *to)
+    {
+        named.push(Scenario::Commit);
+    }
+    Ok(named)
+}
+
+fn data(request: &Request) -> Data {
+    match &request.backup {
+        Some((dir, services)) => Data::From(dir.clone(), services.clone()),
+        None if request.keep_data => Data::ThroughReset,
+        None => Data::AsFound,
+    }
+}
+
+/// Where a rollback may go. Only known-good releases, never a failed one; a commit may have none yet, and
+/// what a backup is brought back on was just made.
+fn targets(request: &Request, session: &Session) -> Result<Targets> {
     let good = session.store.known_good()?;
     let current = session.store.current().unwrap_or_else(|error| {
         session.out.note(format!("cannot tell the running release: {error:#}"));
         None
     });
     let is_current = |r: &Release| current.as_ref().is_some_and(|c| c.id == r.id);
-    let Some(to) = to else {
+    let Some(to) = &request.to else {
         let (mut first, rest): (Vec<_>, Vec<_>) = good.into_iter().partition(is_current);
         first.extend(rest);
-        return if first.is_empty() { Err(no_release(session)) } else { Ok(first) };
+        return if first.is_empty() { Err(no_release(session)) } else { Ok(Targets::Releases(first)) };
     };
     let release = if to == "previous" {
         let previous = good.into_iter().find(|r| !is_current(r));
@@ -188,12 +300,19 @@ fn targets(to: Option<&str>, session: &Session) -> Result<Vec<Release>> {
             fail(Exit::NoRelease, "there is no other known-good release", "cargo xtask releases list")
         })?
     } else {
-        match session.store.named(to) {
-            Ok(release) => release,
-            Err(unknown) => of_commit(to, session)?.ok_or(unknown)?,
+        match (session.store.named(to), tree::commit_of(&session.pilot, to)) {
+            (Ok(release), _) => release,
+            (Err(_), Ok(Some(commit))) => {
+                match good.into_iter().find(|r| r.commit.as_deref() == Some(&commit)) {
+                    Some(release) => release,
+                    None => return Ok(Targets::Commit(to.clone())),
+                }
+            }
+            (Err(unknown), Ok(None)) => return Err(unknown),
+            (Err(_), Err(error)) => return Err(error),
         }
     };
-    if release.state != State::KnownGood {
+    if release.state != State::KnownGood && request.backup.is_none() {
         let reason = release.reason.as_deref().unwrap_or("it was never verified");
         let what = format!("release {} is {}: {reason}", release.id, release.state.word());
         return Err(fail(Exit::Usage, what, "cargo xtask releases list"));
@@ -203,24 +322,7 @@ fn targets(to: Option<&str>, session: &Session) -> Result<Vec<Release>> {
         let next = other.map(|r| format!("cargo xtask rollback --to {}", r.id));
         return Err(fail(Exit::NoRelease, format!("{error:#}"), next.unwrap_or("cargo xtask up".into())));
     }
-    Ok(vec![release])
-}
-
-/// The newest known-good release that was made from this commit; an error when git does not know it.
-fn of_commit(rev: &str, session: &Session) -> Result<Option<Release>> {
-    let Some(commit) = tree::commit_of(&session.pilot, rev)? else { return Ok(None) };
-    let good = session.store.known_good()?;
-    match good.into_iter().find(|r| r.commit.as_deref() == Some(&commit)) {
-        Some(release) => Ok(Some(release)),
-        None => {
-            let what = format!("no known-good release was made from commit {}", &commit[..12]);
-            Err(fail(
-                Exit::NoRelease,
-                what,
-                format!("cargo xtask up --from {rev}, which builds and verifies it"),
-            ))
-        }
-    }
+    Ok(Targets::Releases(vec![release]))
 }
 
 fn no_release(session: &Session) -> anyhow::Error {
@@ -237,34 +339,48 @@ fn no_release(session: &Session) -> anyhow::Error {
     fail(Exit::NoRelease, what, next)
 }
 
-/// The newest rollback if it was cut off and asked for the same, else a new one.
+/// The newest rollback if it was cut off and asked for the same, else a new one. Where the state folder
+/// cannot be written (its disk is full) the system's temporary folder takes the journal, the evidence and
+/// the backup: nothing is overwritten without one.
 fn place(session: &Session, request: &Request) -> Result<Place> {
     let folder = session.pilot.state.join("rollbacks");
-    files::make_folder(&folder)?;
-    let entries = std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    let mut ids: Vec<String> =
-        entries.filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned())).collect();
-    ids.sort_unstable();
-    if let Some(id) = ids.pop() {
+    if let Some(id) = files::names(&folder)?.pop() {
         let dir = folder.join(&id);
         let same = files::read_json::<Request>(&dir.join("request.json")).is_ok_and(|r| r == *request);
         if same && !dir.join("report.json").exists() {
             return Ok(Place { id, dir, resumed: true });
         }
     }
-    let stamp = humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string();
-    let id: String = stamp.chars().filter(|c| c.is_ascii_digit() || *c == 'T').collect();
-    let dir = folder.join(&id);
-    files::write_json(&dir.join("request.json"), request, Mode::Plain)?;
+    let id = files::stamp();
+    let begin = |dir: PathBuf| {
+        files::make_private_folder(&dir)?;
+        files::write_json(&dir.join("request.json"), request, Mode::Plain)?;
+        Ok::<_, anyhow::Error>(dir)
+    };
+    let dir = begin(folder.join(&id)).or_else(|error| {
+        files::remove(&folder.join(&id)).ok();
+        let elsewhere = std::env::temp_dir().join(format!("{}-rollbacks", session.pilot.project)).join(&id);
+        ensure!(!elsewhere.exists(), "{} is there already: {error:#}", elsewhere.display());
+        session.out.note(format!("journal and backup go to {}: {error:#}", elsewhere.display()));
+        begin(elsewhere)
+    })?;
     Ok(Place { id, dir, resumed: false })
 }
 
-fn show_plan(args: &Args, session: &Session, deadline: Deadline) -> Result<Finished> {
-    let targets = targets(args.to.as_deref(), session)?;
-    let release = targets.first().context("no release")?;
-    let goal =
-        Goal { release, purpose: Purpose::Rollback, named: &args.scenario, known: Vec::new(), place: None };
-    let outlook = session.outlook(&goal, deadline)?;
+fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result<Finished> {
+    let releases = match targets(request, session)? {
+        Targets::Releases(releases) => releases,
+        Targets::Commit(rev) => {
+            session
+                .out
+                .say(format!("close the gate, build {rev} in a worktree of its own, then as with a release"));
+            return Ok(Finished { scenarios: vec![Scenario::Commit], ..Finished::plain(Exit::Ok) });
+        }
+    };
+    let release = releases.first().context("no release")?;
+    let named = named(request, session)?;
+    let intent = Intent { purpose: Purpose::Rollback, named: &named, data: data(request) };
+    let outlook = session.outlook(&Goal { release, intent, known: Vec::new(), place: None }, deadline)?;
     session.out.event(&Event::Drift { release: &release.id, differences: &outlook.drift });
     session.out.event(&Event::Planned { plan: &outlook.plan });
     for (n, step) in outlook.plan.steps.iter().enumerate() {

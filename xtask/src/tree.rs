@@ -17,6 +17,9 @@ const GIT: Duration = Duration::from_secs(20);
 /// Longest that a build takes.
 const BUILD: Duration = Duration::from_secs(30 * 60);
 
+/// Folder, in cargo's, with the builds of other commits than the tree's.
+pub const OTHER_COMMITS: &str = "other-commits";
+
 /// `known-good.toml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -94,6 +97,35 @@ fn git(pilot: &Pilot, args: &[&str]) -> Result<String> {
     cmd(git, args).dir(&pilot.root).run(Deadline::after(GIT))
 }
 
+/// Where the user's own checkout is switched to.
+pub struct Checkout {
+    /// As git is told.
+    pub rev: String,
+}
+
+/// Refuses over uncommitted work, untracked files included: it would be carried along or lost.
+pub fn checkout_of(pilot: &Pilot, rev: &str) -> Result<Checkout> {
+    let commit = commit_of(pilot, rev)?.ok_or_else(|| {
+        fail(Exit::Usage, format!("git knows no commit {rev}"), "git log --oneline; git fetch")
+    })?;
+    let changed = git(pilot, &["status", "--porcelain"])?;
+    if !changed.trim().is_empty() {
+        let what = format!("--checkout would go over uncommitted work:\n{}", changed.trim_end());
+        let next = "git switch --create saved-work && git add --all && git commit --message \"saved work\"";
+        return Err(fail(Exit::Usage, what, next));
+    }
+    // A branch stays a branch; anything else is a commit without one.
+    let branch = git(pilot, &["rev-parse", "--verify", "--quiet", &format!("refs/heads/{rev}")]).is_ok();
+    Ok(Checkout { rev: if branch { rev.to_owned() } else { commit } })
+}
+
+impl Checkout {
+    /// Switches.
+    pub fn switch(&self, pilot: &Pilot) -> Result<()> {
+        git(pilot, &["checkout", "--quiet", &self.rev, "--"]).map(drop)
+    }
+}
+
 /// A commit checked out in a folder of its own; removed when dropped.
 pub struct Worktree {
     root: PathBuf,
@@ -131,11 +163,7 @@ impl Drop for Worktree {
 pub fn build(pilot: &Pilot, root: &Path, out: &Output) -> Result<PathBuf> {
     let target = host_triple()?;
     let package = &pilot.manifest.build.package;
-    let mut target_dir =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| pilot.root.join("target"), PathBuf::from);
-    if root != pilot.root {
-        target_dir.push("other-commits");
-    }
+    let target_dir = target_dir(pilot, (root != pilot.root).then_some(OTHER_COMMITS));
     let binary = target_dir.join(&target).join("image").join(package);
     if !binary.exists() {
         out.note(format!("building the services, {} crates: a minute or two, once", crates(root, package)));
@@ -164,6 +192,12 @@ pub fn build(pilot: &Pilot, root: &Path, out: &Output) -> Result<PathBuf> {
         )
     })?;
     Ok(binary)
+}
+
+/// Where cargo builds, or a folder in it.
+pub fn target_dir(pilot: &Pilot, below: Option<&str>) -> PathBuf {
+    let dir = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| pilot.root.join("target"), PathBuf::from);
+    below.map_or_else(|| dir.clone(), |name| dir.join(name))
 }
 
 /// Crates that a cold build compiles, for the announcement alone.

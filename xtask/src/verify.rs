@@ -64,6 +64,8 @@ pub struct Smoke {
     pub first_token: Option<Latency>,
     /// From the cancel request to the end of the stream.
     pub cancel: Option<Latency>,
+    /// What the two are held against, in milliseconds.
+    pub limits_ms: (f64, f64),
 }
 
 impl Smoke {
@@ -82,6 +84,39 @@ impl Smoke {
     }
 }
 
+/// The runbook's "Success Criteria", each drawn from the checks that stand for it.
+pub fn criteria(smoke: &Smoke) -> Vec<(String, bool)> {
+    let holds = |names: &[&str]| {
+        names.iter().all(|name| smoke.checks.iter().any(|check| check.name == *name && check.ok))
+    };
+    let show = |l: Option<Latency>| l.map_or("not measured".into(), |l| format!("{:.0} ms", l.worst_ms));
+    let (first_ms, cancel_ms) = smoke.limits_ms;
+    let latencies = format!("{} and {} at worst", show(smoke.first_token), show(smoke.cancel));
+    vec![
+        ("All 3 core services Up (healthy)".into(), holds(&[HEALTHY])),
+        ("All smoke tests passing".into(), smoke.passed),
+        (
+            format!("First token < {first_ms} ms, cancel < {cancel_ms} ms: {latencies}"),
+            holds(&[FIRST_TOKEN, CANCEL]),
+        ),
+        ("No security violations".into(), holds(&[HEADERS, FLAGS])),
+        ("Demo scenarios functional".into(), holds(&[STREAMS, REPORT, JOBS, SAME, RESUME])),
+    ]
+}
+
+/// Names of checks that other rows refer to.
+const HEALTHY: &str = "all services healthy";
+const STREAMS: &str = "stream starts and gives tokens";
+const FIRST_TOKEN: &str = "first token in time";
+const CANCEL: &str = "cancelled in time";
+/// Two runs of one seed.
+pub const SAME: &str = "same seed, same bytes";
+const RESUME: &str = "resume gives exactly the rest";
+const REPORT: &str = "report complete";
+const JOBS: &str = "jobs run to their end";
+const HEADERS: &str = "security headers";
+const FLAGS: &str = "safety flags as they should be";
+
 /// What the checks are held against.
 pub struct Target {
     /// Services of the pilot, each with the admin token.
@@ -96,6 +131,8 @@ pub struct Target {
     pub first_token_ms: f64,
     /// Limit for a cancel, in milliseconds.
     pub cancel_ms: f64,
+    /// Limit for a comparison of all options, in seconds.
+    pub comparison_s: f64,
     /// Flags that must be off, and on.
     pub flags: crate::pilot::Flags,
 }
@@ -117,6 +154,7 @@ impl Target {
             seed: text("DEMO_SEED")?.to_owned(),
             first_token_ms: number("TTFF_TARGET_MS")?,
             cancel_ms: number("CANCEL_TARGET_MS")?,
+            comparison_s: number("COMPARISON_TARGET_S")?,
             flags: pilot.manifest.flags.clone(),
         })
     }
@@ -126,7 +164,13 @@ impl Target {
 pub fn verify(target: &Target, ready: Deadline) -> Smoke {
     let health = wait_healthy(target, ready);
     let healthy = health.is_ok();
-    let mut smoke = Smoke { passed: false, checks: Vec::new(), first_token: None, cancel: None };
+    let mut smoke = Smoke {
+        passed: false,
+        checks: Vec::new(),
+        first_token: None,
+        cancel: None,
+        limits_ms: (target.first_token_ms, target.cancel_ms),
+    };
     let mut add = |name, outcome: Result<String>| {
         let (ok, detail) = match outcome {
             Ok(detail) => (true, detail),
@@ -134,40 +178,40 @@ pub fn verify(target: &Target, ready: Deadline) -> Smoke {
         };
         smoke.checks.push(Check { name, ok, detail });
     };
-    add("all services healthy", health);
+    add(HEALTHY, health);
     if healthy {
         let latencies = std::thread::scope(|scope| {
             let cancel = scope.spawn(|| cancels(target));
             let replay = scope.spawn(|| replay(target));
             let report = scope.spawn(|| report(target));
-            let flags = scope.spawn(|| flags(target));
+            let flags = scope.spawn(|| flags_hold(target));
             let jobs = scope.spawn(|| job(target));
             let headers = scope.spawn(|| headers(target));
             let tokens = first_tokens(target);
             let cancel = joined(cancel);
             add(
-                "stream starts and gives tokens",
+                STREAMS,
                 tokens
                     .as_ref()
                     .map(|l| format!("{FIRST_TOKENS} streams, median {:.0} ms", l.median_ms))
                     .map_err(again),
             );
-            add("first token in time", limit(&tokens, target.first_token_ms));
+            add(FIRST_TOKEN, limit(&tokens, target.first_token_ms));
             add(
                 "cancel answers 202, then 409",
                 cancel.as_ref().map(|_| format!("{CANCELS} streams")).map_err(again),
             );
-            add("cancelled in time", limit(&cancel, target.cancel_ms));
+            add(CANCEL, limit(&cancel, target.cancel_ms));
             let (same, resumed) = match joined(replay) {
                 Ok(both) => both,
                 Err(error) => (Err(again(&error)), Err(error)),
             };
-            add("same seed, same bytes", same);
-            add("resume gives exactly the rest", resumed);
-            add("report complete", joined(report));
-            add("jobs run to their end", joined(jobs));
-            add("security headers", joined(headers));
-            add("safety flags as they should be", joined(flags));
+            add(SAME, same);
+            add(RESUME, resumed);
+            add(REPORT, joined(report));
+            add(JOBS, joined(jobs));
+            add(HEADERS, joined(headers));
+            add(FLAGS, joined(flags));
             (tokens.ok(), cancel.ok())
         });
         (smoke.first_token, smoke.cancel) = latencies;
@@ -360,33 +404,66 @@ fn headers(target: &Target) -> Result<String> {
     Ok("5 headers".into())
 }
 
-/// Asks each running service, not the file.
-fn flags(target: &Target) -> Result<String> {
-    let mut violations = Vec::new();
-    let mut count = 0;
-    for (name, client) in &target.clients {
-        let answer = client.get("/admin/config")?;
-        ensure!(answer.status == 200, "{name}: /admin/config answered {}", answer.brief());
-        let body = answer.json();
-        let wanted =
-            target.flags.off.iter().map(|f| (f, false)).chain(target.flags.on.iter().map(|f| (f, true)));
-        for (flag, want) in wanted {
-            count += 1;
-            match body["values"][flag].as_bool() {
-                Some(is) if is == want => {}
-                Some(is) => violations.push(format!("{name}: {flag} is {is}")),
-                None => violations.push(format!("{name}: {flag} is not told")),
-            }
-        }
-        if !body["fault"].is_null() {
-            violations.push(format!("{name}: drill fault {} is on", body["fault"]));
-        }
-        if body["values"]["ADMIN_AUTH"] == json!(false) {
-            violations.push(format!("{name}: ADMIN_AUTH is off"));
-        }
+/// One flag of one running service.
+#[derive(Clone, Debug, Serialize)]
+pub struct Flag {
+    /// Which service.
+    pub service: String,
+    /// Name of the flag.
+    pub name: String,
+    /// What it should be.
+    pub want: String,
+    /// What the service says it is; none when it does not tell.
+    pub is: Option<String>,
+}
+
+impl Flag {
+    /// As it should be?
+    pub fn ok(&self) -> bool {
+        self.is.as_deref() == Some(&self.want)
     }
-    ensure!(violations.is_empty(), "{}", violations.join("; "));
-    Ok(format!("{count} flags in {} services", target.clients.len()))
+}
+
+/// Asks each running service, not the file. A drill's fault and a missing question for the token are
+/// violations too.
+pub fn flags(target: &Target) -> Vec<Flag> {
+    let mut all = Vec::new();
+    for (service, client) in &target.clients {
+        let answer = client.get("/admin/config").ok().filter(|answer| answer.status == 200);
+        let body = answer.map(|answer| answer.json());
+        let mut add = |name: &str, want: &str, is: Option<String>| {
+            all.push(Flag { service: service.clone(), name: name.to_owned(), want: want.to_owned(), is });
+        };
+        let value =
+            |name: &str| body.as_ref().and_then(|b| b["values"][name].as_bool()).map(|b| b.to_string());
+        target.flags.off.iter().for_each(|name| add(name, "false", value(name)));
+        target.flags.on.iter().for_each(|name| add(name, "true", value(name)));
+        add("ADMIN_AUTH", "true", value("ADMIN_AUTH"));
+        let fault = body.as_ref().map(|body| body["fault"].as_str().unwrap_or("none").to_owned());
+        add("drill fault", "none", fault);
+    }
+    all
+}
+
+fn flags_hold(target: &Target) -> Result<String> {
+    let all = flags(target);
+    let wrong: Vec<String> = all
+        .iter()
+        .filter(|flag| !flag.ok())
+        .map(|flag| {
+            format!("{}: {} is {}", flag.service, flag.name, flag.is.as_deref().unwrap_or("not told"))
+        })
+        .collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(format!("{} flags in {} services", all.len(), target.clients.len()))
+}
+
+/// From the wish to a report that compares all options: a job to its end, then its report.
+pub fn comparison(target: &Target) -> Result<Duration> {
+    let started = Instant::now();
+    job(target)?;
+    report(target)?;
+    Ok(started.elapsed())
 }
 
 #[cfg(test)]
@@ -402,5 +479,14 @@ mod tests {
         assert_eq!(some.as_ref().unwrap(), &Latency { median_ms: 20.0, worst_ms: 30.0 });
         assert!(limit(&some, 31.0).is_ok());
         assert!(limit(&some, 30.0).is_err());
+        // The checklist of a pilot that nobody could measure has no tick at all.
+        let nothing = Smoke {
+            passed: false,
+            checks: Vec::new(),
+            first_token: None,
+            cancel: None,
+            limits_ms: (500.0, 150.0),
+        };
+        assert!(criteria(&nothing).iter().all(|(_, holds)| !holds));
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::deadline::Deadline;
 use crate::deploy::Session;
+use crate::engine::Extent;
 use crate::failure::Exit;
 use crate::journal::Finished;
 use crate::lock;
@@ -15,7 +16,7 @@ pub struct Args {}
 /// Stops at once; volumes stay.
 pub fn run(session: &Session) -> Result<Finished> {
     let _lock = lock::take(&session.pilot.state, "down")?;
-    session.engine.down(false, Deadline::after(session.pilot.manifest.limits.deploy))?;
+    session.engine.down(Extent::Services, Deadline::after(session.pilot.manifest.limits.deploy))?;
     session.out.say(format!("{} is down; its data and releases are kept", session.pilot.project));
     Ok(Finished::plain(Exit::Ok))
 }

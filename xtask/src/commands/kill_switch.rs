@@ -1,16 +1,17 @@
-//! `kill-switch on|off|status`: the gate by hand. `on` needs no lock: closing is always allowed, and
-//! where the gateway does not answer it is stopped. `off` verifies first: the gate never opens on
-//! something that was not checked.
+//! `kill-switch on|off|status`: the gate by hand. `on` needs no lock: closing is always allowed, and where
+//! the gateway does not answer it is stopped and fenced. `off` undoes that and verifies first: the gate never
+//! opens on something that was not checked.
 
 use crate::deadline::Deadline;
 use crate::deploy::Session;
 use crate::failure::{Exit, fail};
+use crate::fence::{self, Closed};
 use crate::gate::{self, Gate};
 use crate::journal::{Event, Finished};
 use crate::lock;
-use crate::observe::{observe, release_env};
+use crate::observe::{clients, observe, release_env};
 use crate::verify::{Target, verify};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::json;
 use std::time::Duration;
@@ -45,7 +46,6 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let deadline = Deadline::after(pilot.manifest.limits.ready);
     let env = pilot.env().ok();
     let now = observe(pilot, session.engine.as_ref(), env.as_ref(), deadline);
-    let gateway = now.gateway(pilot, Duration::from_secs(10));
     match args.action {
         Action::Status => {
             session.out.event(&Event::Result { value: &json!({"gate": now.gate}) });
@@ -57,29 +57,26 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
                 }
             }
         }
-        Action::On => {
-            let closed =
-                gateway.context("the gateway does not run").and_then(|g| gate::close(&g, &args.reason));
-            match closed {
-                Ok(()) => session.out.say("the gate is closed: healthz says so, and a stream is refused"),
-                Err(error) => {
-                    session.engine.stop(pilot.gateway(), deadline).with_context(|| {
-                        format!("the gate could not be closed ({error:#}), and the gateway not be stopped")
-                    })?;
-                    session
-                        .out
-                        .note(format!("the gate could not be closed, the gateway was stopped: {error:#}"));
-                }
-            }
-        }
+        Action::On => match fence::close(session, &now, &args.reason, deadline)? {
+            Closed::Proved => session.out.say("the gate is closed: healthz says so, and a stream is refused"),
+            Closed::Fenced(how) => session.out.note(how),
+        },
         Action::Off => {
             let _lock = lock::take(&pilot.state, "kill-switch off")?;
-            let gateway = gateway
-                .ok_or_else(|| fail(Exit::NotRestored, "the gateway does not run", "cargo xtask rollback"))?;
+            if fence::lift(session, deadline)? {
+                session.out.note("the gateway, which kill-switch on had stopped, is started again");
+            } else if now.stack.known().is_some() && now.service(pilot.gateway()).is_none_or(|s| !s.is_live()) {
+                let what = "the gateway does not run, and it was not kill-switch on that stopped it";
+                return Err(fail(Exit::NotRestored, what, "cargo xtask rollback"));
+            }
             let env = match session.store.current()? {
                 Some(release) => release_env(&session.store, &release)?,
                 None => pilot.env()?,
             };
+            let gateway = clients(pilot, &env, Duration::from_secs(10))?.remove(pilot.gateway());
+            let gateway = gateway.ok_or_else(|| {
+                fail(Exit::NotRestored, "pilot.toml names no gateway", "cargo xtask status")
+            })?;
             let smoke = verify(&Target::new(pilot, &env)?, deadline);
             session.out.event(&Event::Smoke { smoke: &smoke });
             if !smoke.passed {

@@ -1,10 +1,10 @@
-//! `smoke`: all checks against the running pilot, as a list.
+//! `smoke`: all checks against the running pilot, as a list, and the runbook's success criteria.
 
 use crate::deadline::Deadline;
 use crate::deploy::Session;
 use crate::failure::Exit;
 use crate::journal::{Event, Finished};
-use crate::verify::{Target, verify};
+use crate::verify::{Target, criteria, verify};
 use anyhow::Result;
 use std::time::Duration;
 
@@ -26,7 +26,10 @@ pub fn run(session: &Session) -> Result<Finished> {
     for check in &smoke.checks {
         session.out.say(session.out.check(check));
     }
-    session.out.say(format!("\n{}", smoke.summary()));
+    session.out.say(format!("\n{}\n", smoke.summary()));
+    for (criterion, holds) in criteria(&smoke) {
+        session.out.say(format!("- [{}] {criterion}", if holds { "x" } else { " " }));
+    }
     let exit = if smoke.passed { Exit::Ok } else { Exit::NotRestored };
     let next = (!smoke.passed).then(|| "cargo xtask rollback".to_owned());
     Ok(Finished { smoke: Some(serde_json::to_value(&smoke)?), next, ..Finished::plain(exit) })

@@ -23,9 +23,7 @@ pub fn run(session: &Session) -> Result<Finished> {
     let current = session.store.current()?;
     let (now, drift) = match &current {
         Some(release) => {
-            let goal =
-                Goal { release, purpose: Purpose::Rollback, named: &[], known: Vec::new(), place: None };
-            let outlook = session.outlook(&goal, deadline)?;
+            let outlook = session.outlook(&Goal::plain(release, Purpose::Rollback), deadline)?;
             (outlook.now, outlook.drift)
         }
         None => {
@@ -37,19 +35,29 @@ pub fn run(session: &Session) -> Result<Finished> {
         value: &json!({"release": current.as_ref().map(|r| &r.id), "observation": now, "drift": drift}),
     });
     show(session, &now, current.as_ref(), &drift);
-    let well = current.as_ref().is_some_and(Release::is_known_good)
-        && now.gate == Gate::Open
-        && drift.iter().all(|d| *d == Difference::ComposeFile);
-    let (exit, next) = match &now.stack {
-        Fact::Unknown(_) => (Exit::Host, Some("docker version")),
-        Fact::Known(stack) if stack.services.is_empty() => (Exit::NotRestored, Some("cargo xtask up")),
-        Fact::Known(_) if well => (Exit::Ok, None),
-        Fact::Known(_) => (Exit::NotRestored, Some("cargo xtask rollback")),
-    };
+    let (exit, next) = verdict(&now, current.as_ref(), &drift);
     Ok(Finished { release: current.map(|r| r.id), next: next.map(str::to_owned), ..Finished::plain(exit) })
 }
 
-fn show(session: &Session, now: &Observation, current: Option<&Release>, drift: &[Difference]) {
+/// How a look ends: 0 when all is well, 1 when not, 4 when the engine does not answer; and what to run next.
+pub fn verdict(
+    now: &Observation,
+    current: Option<&Release>,
+    drift: &[Difference],
+) -> (Exit, Option<&'static str>) {
+    let well = current.is_some_and(Release::is_known_good)
+        && now.gate == Gate::Open
+        && drift.iter().all(|d| *d == Difference::ComposeFile);
+    match &now.stack {
+        Fact::Unknown(_) => (Exit::Host, Some("cargo xtask host")),
+        Fact::Known(_) if well => (Exit::Ok, None),
+        Fact::Known(_) if current.is_none() => (Exit::NotRestored, Some("cargo xtask up")),
+        Fact::Known(_) => (Exit::NotRestored, Some("cargo xtask rollback")),
+    }
+}
+
+/// The screen.
+pub fn show(session: &Session, now: &Observation, current: Option<&Release>, drift: &[Difference]) {
     let out = &session.out;
     let release = current.map_or("none".into(), |r| format!("{} ({}, {})", r.id, r.label, r.state.word()));
     out.say(format!("{}  release {release}", session.pilot.project));

@@ -8,13 +8,15 @@ mod process;
 
 use crate::deadline::Deadline;
 use crate::failure::{Exit, fail};
+use crate::files::Freed;
 use crate::pilot::Pilot;
 use crate::release::{Image, Release, Store};
 use anyhow::Result;
 use clap::ValueEnum;
 use serde::Serialize;
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use process::supervise;
 
@@ -84,6 +86,47 @@ pub struct Stack {
     /// Content ids of the images that it has.
     #[serde(skip)]
     pub images: Vec<String>,
+    /// Services whose stored data exists.
+    pub data: BTreeSet<String>,
+}
+
+/// How much of a project is taken down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Services and the network.
+    Services,
+    /// Stored data too.
+    Data,
+    /// Images too.
+    Everything,
+}
+
+/// What one running service uses, in the engine's words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Container, or service.
+    pub name: String,
+    /// Per cent of one core.
+    pub cpu: String,
+    /// In use, of its limit.
+    pub memory: String,
+    /// Processes or threads.
+    pub processes: String,
+}
+
+/// The engine as a part of the host.
+#[derive(Clone, Debug, Serialize)]
+pub struct EngineHost {
+    /// Its version.
+    pub version: String,
+    /// Where it keeps images and volumes, if that is on this host.
+    pub root: Option<PathBuf>,
+    /// Its clock against ours; none when it tells no time.
+    pub skew: Option<Duration>,
+    /// Containers that run, of every project.
+    pub running: Option<u64>,
+    /// What it uses on disk, a line each, in its own words.
+    pub used: Vec<String>,
 }
 
 /// What images are made of.
@@ -143,17 +186,41 @@ pub trait Engine: Sync {
     /// Stops one service at once and keeps what is left of it for evidence.
     fn stop(&self, service: &str, deadline: Deadline) -> Result<()>;
 
-    /// Last log lines of a service, into a file.
-    fn logs(&self, state: &ServiceState, lines: usize, to: &Path, deadline: Deadline) -> Result<()>;
+    /// Log lines of a service: the last so many, or all that there are.
+    fn logs(&self, state: &ServiceState, lines: Option<usize>, deadline: Deadline) -> Result<String>;
 
-    /// Copies the state of a service into an archive.
+    /// Copies the data of a service, as of one moment, into an archive.
     fn save_data(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;
 
-    /// Removes a service and its state.
+    /// Fills the data of a service, which has none, from an archive. The release's files are in `dir`.
+    fn restore_data(&self, dir: &Path, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;
+
+    /// Removes a service and its data.
     fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()>;
 
-    /// Ends the pilot's services and removes its network; `everything` takes state and images too.
-    fn down(&self, everything: bool, deadline: Deadline) -> Result<()>;
+    /// Starts a service again that was stopped.
+    fn start(&self, service: &str, deadline: Deadline) -> Result<()>;
+
+    /// Starts services beside the pilot's own (prometheus, grafana) from the files in `dir`.
+    fn add(&self, dir: &Path, services: &[String], deadline: Deadline) -> Result<()>;
+
+    /// Names of all that the project has on this host, images apart.
+    fn belongings(&self, deadline: Deadline) -> Result<Vec<String>>;
+
+    /// Takes the project down.
+    fn down(&self, extent: Extent, deadline: Deadline) -> Result<()>;
+
+    /// What the running services use.
+    fn usage(&self, deadline: Deadline) -> Result<Vec<Usage>>;
+
+    /// What there is around the services (networks, volumes), by name, as the engine tells it.
+    fn surroundings(&self, deadline: Deadline) -> Result<BTreeMap<String, String>>;
+
+    /// The engine itself.
+    fn host(&self, deadline: Deadline) -> Result<EngineHost>;
+
+    /// Removes what is the project's own and neither runs nor is among the images to keep.
+    fn clean_up(&self, keep: &[String], deadline: Deadline) -> Result<Vec<Freed>>;
 }
 
 /// The engine for a pilot: the one asked for, else the one that the running release was made with,

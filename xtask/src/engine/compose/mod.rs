@@ -2,19 +2,27 @@
 //! (`docker-compose`). State is read by Compose's labels, which both write alike. Every command names
 //! the project or an id that was found by it; there is no prune here and no removal by pattern.
 
-use super::{Build, Engine, Kind, ServiceState, Stack};
+mod clean;
+mod data;
+mod state;
+
+use super::{Build, Engine, EngineHost, Extent, Kind, ServiceState, Stack, Usage};
 use crate::deadline::Deadline;
 use crate::failure::{Exit, fail};
-use crate::files;
+use crate::files::{self, Freed};
 use crate::pilot::Pilot;
 use crate::proc::{Cmd, RunError, cmd};
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, Release};
 use crate::threads::joined;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use state::{plugin_folders, service_state};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+
+/// Profile of the compose file with prometheus and grafana.
+const PROFILE: &str = "observability";
 
 /// Docker Compose for one project.
 pub struct Compose {
@@ -125,9 +133,14 @@ impl Compose {
             .env_remove(unset))
     }
 
+    /// The filter that finds what Compose made for this project.
+    fn label(&self) -> String {
+        format!("label=com.docker.compose.project={}", self.pilot.project)
+    }
+
     /// Ids of the project's containers, one-off ones left out. `-a` includes the stopped.
     fn containers(&self, deadline: Deadline) -> Result<Vec<String>> {
-        let project = format!("label=com.docker.compose.project={}", self.pilot.project);
+        let project = self.label();
         let found = self.docker(
             &[
                 "ps",
@@ -159,13 +172,6 @@ impl Compose {
     fn tag_of(&self, service: &str, tag: &str) -> String {
         format!("{}:{tag}", self.pilot.image_name(service))
     }
-
-    /// Volume of a service as Compose names it.
-    fn volume(&self, service: &str) -> Result<String> {
-        let found = self.pilot.manifest.services.iter().find(|s| s.name == service);
-        let volume = &found.with_context(|| format!("pilot.toml has no service {service}"))?.volume;
-        Ok(format!("{}_{volume}", self.pilot.project))
-    }
 }
 
 impl Engine for Compose {
@@ -183,9 +189,10 @@ impl Engine for Compose {
     }
 
     fn observe(&self, deadline: Deadline) -> Result<Stack> {
-        // The list of images does not depend on the containers: it is asked for meanwhile.
+        // Images and volumes do not depend on the containers: they are asked for meanwhile.
         std::thread::scope(|scope| {
             let images = scope.spawn(|| self.docker(&["images", "--no-trunc", "--quiet"], deadline));
+            let volumes = scope.spawn(|| self.volumes(deadline));
             let ids = self.containers(deadline)?;
             let mut services = BTreeMap::new();
             if !ids.is_empty() {
@@ -204,7 +211,8 @@ impl Engine for Compose {
                 }
             }
             let images = joined(images)?;
-            Ok(Stack { services, images: images.lines().map(str::to_owned).collect() })
+            let data = self.services_of(&joined(volumes)?);
+            Ok(Stack { services, images: images.lines().map(str::to_owned).collect(), data })
         })
     }
 
@@ -225,6 +233,8 @@ impl Engine for Compose {
                         .args(["--build-arg", &format!("ROLE={service}")])
                         .args(["--build-arg", &format!("VERSION={label}")])
                         .args(["--build-arg", &format!("FAULT={fault}")])
+                        // What a later build leaves without a tag can still be told to be ours.
+                        .args(["--label", &self.own_label()])
                         .args(["--tag", &self.tag_of(service, label), &context])
                         .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
                     scope.spawn(move || {
@@ -322,104 +332,59 @@ impl Engine for Compose {
         self.docker(&["stop", "--time", "0", &id], deadline).map(drop)
     }
 
-    fn logs(&self, state: &ServiceState, lines: usize, to: &Path, deadline: Deadline) -> Result<()> {
+    fn logs(&self, state: &ServiceState, lines: Option<usize>, deadline: Deadline) -> Result<String> {
         // The services' own output is on both streams.
         let script = "exec \"$0\" logs --timestamps --tail \"$1\" \"$2\" 2>&1";
         let docker = self.docker.display().to_string();
-        let logs = cmd("sh", &["-c", script, &docker, &lines.to_string(), &state.handle]);
-        logs.stdout_to(to).run(deadline).map(drop)
+        let lines = lines.map_or("all".to_owned(), |n| n.to_string());
+        cmd("sh", &["-c", script, &docker, &lines, &state.handle]).run(deadline).map_err(blame)
     }
 
     fn save_data(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
-        let from = format!("{}:/data", self.container(service, deadline)?);
-        cmd(&self.docker, &["cp", &from, "-"]).stdout_to(archive).run(deadline).map(drop).map_err(blame)
+        self.save_volume(service, archive, deadline)
+    }
+
+    fn restore_data(&self, dir: &Path, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
+        self.restore_volume(dir, service, archive, deadline)
     }
 
     fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()> {
-        let volume = self.volume(service)?;
         if let Some(state) = self.observe(deadline)?.services.get(service) {
             self.docker(&["rm", "--force", &state.handle], deadline)?;
         }
-        self.docker(&["volume", "rm", "--force", &volume], deadline).map(drop)
+        self.docker(&["volume", "rm", "--force", &self.volume(service)?], deadline).map(drop)
     }
 
-    fn down(&self, everything: bool, deadline: Deadline) -> Result<()> {
-        // By label and not by `compose down`: that needs a compose file, and the tree's may be broken.
-        let ids = self.containers(deadline)?;
-        if !ids.is_empty() {
-            let mut args = vec!["rm", "--force"];
-            args.extend(ids.iter().map(String::as_str));
-            self.docker(&args, deadline)?;
-        }
-        let project = format!("label=com.docker.compose.project={}", self.pilot.project);
-        let mut kinds = vec!["network"];
-        if everything {
-            kinds.push("volume");
-        }
-        for kind in kinds {
-            let found = self.docker(&[kind, "ls", "--quiet", "--filter", &project], deadline)?;
-            for name in found.lines() {
-                self.docker(&[kind, "rm", name], deadline)?;
-            }
-        }
-        if everything {
-            for service in self.pilot.services() {
-                let name = self.pilot.image_name(service);
-                let format = "{{.Repository}}:{{.Tag}}";
-                let tags = self.docker(&["images", "--format", format, &name], deadline)?;
-                for tag in tags.lines() {
-                    self.docker(&["rmi", tag], deadline)?;
-                }
-            }
-        }
-        Ok(())
+    fn start(&self, service: &str, deadline: Deadline) -> Result<()> {
+        self.docker(&["start", &self.container(service, deadline)?], deadline).map(drop)
     }
-}
 
-/// One container of `docker inspect`.
-fn service_state(container: &Value) -> Result<(String, ServiceState)> {
-    let text = |pointer: &str| container.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let label = |name: &str| {
-        let labels = container.pointer("/Config/Labels").and_then(|l| l.get(name));
-        labels.and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
-    let env = container.pointer("/Config/Env").and_then(Value::as_array);
-    let env = env.into_iter().flatten().filter_map(Value::as_str).filter_map(|e| e.split_once('='));
-    let bindings = container.pointer("/HostConfig/PortBindings").and_then(Value::as_object);
-    let port = bindings
-        .into_iter()
-        .flatten()
-        .find_map(|(_, hosts)| hosts.get(0)?.get("HostPort")?.as_str()?.parse().ok());
-    let service = label("com.docker.compose.service");
-    if service.is_empty() || text("/Id").is_empty() {
-        bail!("cannot understand docker inspect: a container without id or service label");
+    fn add(&self, dir: &Path, services: &[String], deadline: Deadline) -> Result<()> {
+        let up = self.compose(dir, deadline)?.args(["--profile", PROFILE, "up", "--detach", "--no-deps"]);
+        up.args(services).run(deadline).map(drop).map_err(blame)
     }
-    let state = ServiceState {
-        state: text("/State/Status").to_owned(),
-        image: text("/Image").to_owned(),
-        env: env.map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
-        port,
-        settings: label("com.docker.compose.config-hash"),
-        state_dir: state_dir(&label("com.docker.compose.project.config_files")),
-        restarts: container.pointer("/RestartCount").and_then(Value::as_u64).unwrap_or(0),
-        handle: text("/Id").to_owned(),
-        inspect: serde_json::to_string_pretty(container)?,
-    };
-    Ok((service, state))
-}
 
-/// Where the client looks for plugins (docker/cli, `cli-plugins/manager`).
-fn plugin_folders() -> Vec<PathBuf> {
-    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
-    let own = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or(home);
-    let system =
-        ["/usr/local/lib/docker", "/usr/local/libexec/docker", "/usr/lib/docker", "/usr/libexec/docker"];
-    own.into_iter().chain(system.map(PathBuf::from)).map(|folder| folder.join("cli-plugins")).collect()
-}
+    fn belongings(&self, deadline: Deadline) -> Result<Vec<String>> {
+        self.list_belongings(deadline)
+    }
 
-/// `STATE/releases/ID/docker-compose.poc.yml` → `STATE`.
-fn state_dir(config_file: &str) -> Option<String> {
-    let releases = Path::new(config_file).parent()?.parent()?;
-    let state = releases.file_name()?.eq("releases").then(|| releases.parent())??;
-    Some(state.display().to_string())
+    fn down(&self, extent: Extent, deadline: Deadline) -> Result<()> {
+        self.take_down(extent, deadline)
+    }
+
+    fn usage(&self, deadline: Deadline) -> Result<Vec<Usage>> {
+        self.read_usage(deadline)
+    }
+
+    fn surroundings(&self, deadline: Deadline) -> Result<BTreeMap<String, String>> {
+        self.read_surroundings(deadline)
+    }
+
+    fn host(&self, deadline: Deadline) -> Result<EngineHost> {
+        self.read_host(deadline)
+    }
+
+    fn clean_up(&self, keep: &[String], deadline: Deadline) -> Result<Vec<Freed>> {
+        self.remove_leftovers(keep, deadline)
+    }
 }

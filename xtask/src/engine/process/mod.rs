@@ -3,10 +3,13 @@
 //! ends. Every member of the group holds a lock on the service's `alive` file through its standard
 //! input, so "is it running" and "may this group be ended" are never a guess by process id.
 
-use super::{Build, Engine, Kind, ServiceState, Stack};
+mod data;
+mod supervise;
+
+use super::{Build, Engine, EngineHost, Extent, Kind, ServiceState, Stack, Usage};
 use crate::deadline::Deadline;
 use crate::failure::{Exit, fail};
-use crate::files::{self, Mode};
+use crate::files::{self, Freed, Mode};
 use crate::pilot::Pilot;
 use crate::proc::{cmd, end_group};
 use crate::release::{ENV_FILE, Image, Release};
@@ -18,7 +21,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+pub use supervise::supervise;
 
 /// Local processes of one pilot.
 pub struct Processes {
@@ -89,6 +94,12 @@ impl Processes {
         files::write(&path, &archive[end + 1..], Mode::Program)?;
         files::write(&path.with_extension("head"), &archive[..=end], Mode::Plain)?;
         Ok(id)
+    }
+
+    /// Content ids of the programs that were taken in.
+    fn images(&self) -> Result<Vec<String>> {
+        let names = files::names(&self.home.join("images"))?;
+        Ok(names.iter().filter_map(|name| Some(format!("sha256:{}", name.strip_suffix(".head")?))).collect())
     }
 
     fn head(&self, image: &str) -> Result<Head> {
@@ -225,14 +236,9 @@ impl Engine for Processes {
                 },
             );
         }
-        if let Ok(entries) = std::fs::read_dir(self.home.join("images")) {
-            for entry in entries.filter_map(Result::ok) {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                if let Some(id) = name.strip_suffix(".head") {
-                    stack.images.push(format!("sha256:{id}"));
-                }
-            }
-        }
+        stack.images = self.images()?;
+        let has_data = |service: &&str| self.data(service).is_dir();
+        stack.data = self.pilot.services().filter(has_data).map(str::to_owned).collect();
         Ok(stack)
     }
 
@@ -330,80 +336,113 @@ impl Engine for Processes {
         self.end(service, deadline)
     }
 
-    fn logs(&self, state: &ServiceState, lines: usize, to: &Path, _: Deadline) -> Result<()> {
+    fn logs(&self, state: &ServiceState, lines: Option<usize>, _: Deadline) -> Result<String> {
         let path = Path::new(&state.handle).join("log");
-        let text =
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
         let all: Vec<&str> = text.lines().collect();
-        let last = all[all.len().saturating_sub(lines)..].join("\n");
-        files::write(to, last.as_bytes(), Mode::Private)
+        Ok(all[all.len().saturating_sub(lines.unwrap_or(usize::MAX))..].join("\n"))
     }
 
     fn save_data(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
-        let from = self.data(service);
-        let tar = cmd("tar", &["--create", "--file", &archive.display().to_string()]);
-        tar.args(["--directory", &from.display().to_string(), "."]).run(deadline).map(drop)
+        data::save(&self.data(service), archive, deadline)
+    }
+
+    fn restore_data(&self, _: &Path, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
+        data::restore(&self.data(service), archive, deadline)
     }
 
     fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()> {
         self.end(service, deadline)?;
-        let path = self.data(service);
-        match std::fs::remove_dir_all(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(e).with_context(|| format!("cannot remove {}", path.display()))
-            }
-            _ => Ok(()),
-        }
+        files::remove(&self.data(service)).map(drop)
     }
 
-    fn down(&self, everything: bool, deadline: Deadline) -> Result<()> {
+    fn start(&self, service: &str, _: Deadline) -> Result<()> {
+        let spec = self.read_spec(service)?.with_context(|| format!("{service} was never started"))?;
+        if self.alive(service)?.is_none() {
+            Self::start(self, service, &spec)?;
+        }
+        Ok(())
+    }
+
+    fn add(&self, _: &Path, services: &[String], _: Deadline) -> Result<()> {
+        let what = format!("{} run on Docker alone", services.join(" and "));
+        Err(fail(Exit::Usage, what, "the same with --engine compose, where Docker is"))
+    }
+
+    fn belongings(&self, _: Deadline) -> Result<Vec<String>> {
+        let mut all = Vec::new();
+        for service in self.pilot.services() {
+            if self.alive(service)?.is_some() {
+                all.push(format!("processes of {service}"));
+            }
+        }
+        let data = self.pilot.services().map(|service| self.data(service)).filter(|path| path.exists());
+        all.extend(data.map(|path| format!("data {}", path.display())));
+        Ok(all)
+    }
+
+    fn down(&self, extent: Extent, deadline: Deadline) -> Result<()> {
         for service in self.pilot.services() {
             self.end(service, deadline)?;
             let path = self.dir(service).join("service.json");
             std::fs::remove_file(path).ok();
         }
-        if everything && self.home.exists() {
-            std::fs::remove_dir_all(&self.home)
-                .with_context(|| format!("cannot remove {}", self.home.display()))?;
+        match extent {
+            Extent::Services => Ok(()),
+            Extent::Data => files::remove(&self.home.join("volumes")).map(drop),
+            Extent::Everything => files::remove(&self.home).map(drop),
         }
-        Ok(())
     }
-}
 
-/// Longest pause before a service that ends again and again is started anew.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// A log file is begun anew past this size; one older is kept.
-const LOG_LIMIT: u64 = 5 << 20;
-
-/// `xtask supervise FILE`: runs one service until its group is ended. Hidden from `--help`: only
-/// `apply` starts it, with the locked `alive` file as standard input.
-pub fn supervise(path: &Path) -> Result<()> {
-    let spec: Spec = files::read_json(path)?;
-    let restarts = path.with_file_name("restarts");
-    let mut pause = Duration::from_millis(100);
-    for count in 0u64.. {
-        files::write(&restarts, format!("{count}\n").as_bytes(), Mode::Plain)?;
-        if std::fs::metadata(&spec.log).is_ok_and(|m| m.len() > LOG_LIMIT) {
-            std::fs::rename(&spec.log, spec.log.with_extension("1")).context("cannot turn the log over")?;
+    fn usage(&self, _: Deadline) -> Result<Vec<Usage>> {
+        let mut all = Vec::new();
+        for service in self.pilot.services() {
+            if let Some(group) = self.alive(service)? {
+                all.push(data::usage(service, group)?);
+            }
         }
-        let log = File::options().create(true).append(true).open(&spec.log).context("cannot open the log")?;
-        let started = Instant::now();
-        // Standard input is inherited: the service holds the lock too, and outlives us holding it.
-        let ended = Command::new(&spec.program)
-            .arg(&spec.role)
-            .env_clear()
-            .envs(&spec.env)
-            .stdout(log.try_clone().context("cannot share the log")?)
-            .stderr(log)
-            .status();
-        pause = if started.elapsed() > LONGEST_PAUSE { Duration::from_millis(100) } else { pause };
-        eprintln!(
-            "{}",
-            serde_json::json!({"level": "WARN", "message": "service ended", "how": format!("{ended:?}")})
-        );
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        Ok(all)
     }
-    Ok(())
+
+    fn surroundings(&self, _: Deadline) -> Result<BTreeMap<String, String>> {
+        let mut all = BTreeMap::new();
+        for service in self.pilot.services() {
+            let path = self.data(service);
+            let bytes = files::size(&path)?;
+            all.insert(format!("data of {service}"), format!("{}: {bytes} bytes", path.display()));
+        }
+        Ok(all)
+    }
+
+    fn host(&self, _: Deadline) -> Result<EngineHost> {
+        Ok(EngineHost {
+            version: "local processes".into(),
+            root: Some(self.pilot.state.clone()),
+            skew: Some(Duration::ZERO),
+            running: None,
+            used: vec![format!("programs and data: {} bytes", files::size(&self.home)?)],
+        })
+    }
+
+    fn clean_up(&self, keep: &[String], _: Deadline) -> Result<Vec<Freed>> {
+        let mut keep = keep.to_vec();
+        for service in self.pilot.services() {
+            keep.extend(self.read_spec(service)?.map(|spec| spec.image));
+        }
+        let old: Vec<String> = self.images()?.into_iter().filter(|id| !keep.contains(id)).collect();
+        let mut tags = self.tags()?;
+        tags.retain(|_, id| !old.contains(id));
+        files::write_json(&self.tags_path(), &tags, Mode::Plain)?;
+        let mut freed = Vec::new();
+        for id in old {
+            let program = self.program(&id);
+            let bytes = files::size(&program)?;
+            for path in [program.clone(), program.with_extension("head")] {
+                std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+            freed.push(Freed { what: format!("program {}", program.display()), bytes });
+        }
+        Ok(freed)
+    }
 }

@@ -1,0 +1,275 @@
+//! Backups: env file, compose file, seed, logs and stored data of a pilot, each with its checksum, under
+//! `.pilot/backups/`; and the backup that a rollback makes of what it will overwrite or remove, in the
+//! rollback's own folder. One format for both. A backup counts once every copy was verified.
+
+use crate::deadline::Deadline;
+use crate::engine::Engine;
+use crate::failure::{Exit, fail};
+use crate::files::{self, Freed, Mode};
+use crate::pilot::Pilot;
+use crate::proc::cmd;
+use crate::release::{COMPOSE_FILE, ENV_FILE, SEED_FILE, now_ms};
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const FORMAT: u32 = 1;
+const INDEX: &str = "backup.json";
+const DATA: &str = ".data.tar";
+
+/// `backup.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Backup {
+    version: u32,
+    /// Project that it is of.
+    pub project: String,
+    /// Unix milliseconds.
+    pub made_ms: u64,
+    /// Release that ran.
+    pub release: Option<String>,
+    /// Checksums by name.
+    pub files: BTreeMap<String, String>,
+}
+
+/// A backup and where it is.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// What the user calls it.
+    pub id: String,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// What is in it.
+    pub backup: Backup,
+}
+
+/// What goes into a backup beside the files of the pack.
+#[derive(Clone, Copy, Debug)]
+pub struct Contents<'a> {
+    /// Release that runs.
+    pub release: Option<&'a str>,
+    /// Services whose stored data is copied.
+    pub data: &'a [String],
+    /// All log lines of every service too?
+    pub logs: bool,
+}
+
+impl Backup {
+    /// Reads it, or nothing where there is none. A newer format is refused.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(INDEX);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let backup: Self = files::read_json(&path)?;
+        ensure!(backup.version <= FORMAT, "{} has the newer format {}", path.display(), backup.version);
+        Ok(Some(backup))
+    }
+
+    /// Services whose data it has.
+    pub fn data(&self) -> Vec<String> {
+        self.files.keys().filter_map(|name| name.strip_suffix(DATA)).map(str::to_owned).collect()
+    }
+
+    /// Are all its files there and as they were? The error names the first that is not.
+    pub fn check(&self, dir: &Path) -> Result<()> {
+        for (name, sum) in &self.files {
+            let path = dir.join(name);
+            ensure!(
+                &files::sha256(&path)? == sum,
+                "{} was altered: its checksum is not that of the backup",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// The archive with a service's data, verified.
+    pub fn archive(&self, dir: &Path, service: &str) -> Result<PathBuf> {
+        let name = format!("{service}{DATA}");
+        let sum = self.files.get(&name).with_context(|| format!("the backup has no data of {service}"))?;
+        let path = dir.join(name);
+        ensure!(
+            &files::sha256(&path)? == sum,
+            "{} was altered: its checksum is not that of the backup",
+            path.display()
+        );
+        Ok(path)
+    }
+}
+
+/// Makes a backup in `to`, verifying each copy. What is there already (a rollback was cut off and is
+/// taken up again) is left: it is what was there first.
+pub fn create(
+    pilot: &Pilot,
+    engine: &dyn Engine,
+    what: Contents<'_>,
+    to: &Path,
+    deadline: Deadline,
+) -> Result<Backup> {
+    files::make_private_folder(to)?;
+    let known = Backup::read(to)?;
+    let again = known.is_some();
+    let mut backup = known.unwrap_or_else(|| Backup {
+        version: FORMAT,
+        project: pilot.project.clone(),
+        made_ms: now_ms(),
+        release: what.release.map(str::to_owned),
+        files: BTreeMap::new(),
+    });
+    let pack = |file: &str| pilot.pack.join(file);
+    let tree = [
+        (ENV_FILE, pilot.env_path.clone()),
+        (COMPOSE_FILE, pack(&pilot.manifest.compose_file)),
+        (SEED_FILE, pack(&pilot.manifest.seed_file)),
+    ];
+    for (name, from) in tree.iter().filter(|(_, from)| !again && from.exists()) {
+        backup.files.insert((*name).to_owned(), files::copy(from, &to.join(name), Mode::Private)?);
+    }
+    for service in what.data {
+        let name = format!("{service}{DATA}");
+        if backup.files.contains_key(&name) {
+            continue;
+        }
+        let path = to.join(&name);
+        engine.save_data(service, &path, deadline).with_context(|| format!("backing up {service}"))?;
+        let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        file.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
+        // Readable to its end, or it is no backup.
+        let list = cmd("tar", &["--list", "--file", &path.display().to_string()]).run(deadline)?;
+        ensure!(!list.trim().is_empty(), "{} is empty", path.display());
+        backup.files.insert(name, files::sha256(&path)?);
+    }
+    if what.logs && !again {
+        for (service, state) in engine.observe(deadline)?.services {
+            let name = format!("{service}.log");
+            let path = to.join(&name);
+            let text = engine.logs(&state, None, deadline).with_context(|| format!("logs of {service}"))?;
+            files::write(&path, text.as_bytes(), Mode::Private)?;
+            backup.files.insert(name, files::sha256(&path)?);
+        }
+    }
+    files::write_json(&to.join(INDEX), &backup, Mode::Plain)?;
+    backup.check(to)?;
+    Ok(backup)
+}
+
+fn folder(state: &Path) -> PathBuf {
+    state.join("backups")
+}
+
+/// Makes a backup by itself: listed once it is whole.
+pub fn keep(pilot: &Pilot, engine: &dyn Engine, what: Contents<'_>, deadline: Deadline) -> Result<Kept> {
+    let id = files::stamp();
+    let half = folder(&pilot.state).join(format!(".{id}"));
+    let made = create(pilot, engine, what, &half, deadline);
+    if made.is_err() {
+        files::remove(&half).ok();
+    }
+    let backup = made?;
+    let dir = folder(&pilot.state).join(&id);
+    std::fs::rename(&half, &dir).with_context(|| format!("cannot publish {}", dir.display()))?;
+    Ok(Kept { id, dir, backup })
+}
+
+/// All backups, oldest first, those of rollbacks too, and what is wrong with the others.
+pub fn list(state: &Path) -> Result<(Vec<Kept>, Vec<String>)> {
+    let (mut all, mut broken) = (Vec::new(), Vec::new());
+    let own = files::names(&folder(state))?.into_iter().map(|id| (folder(state).join(&id), id));
+    let rollbacks = state.join("rollbacks");
+    let of_rollbacks =
+        files::names(&rollbacks)?.into_iter().map(|id| (rollbacks.join(&id).join("backup"), id));
+    for (dir, id) in own.chain(of_rollbacks).filter(|(_, id)| !id.starts_with('.')) {
+        match Backup::read(&dir) {
+            Ok(Some(backup)) => all.push(Kept { id, dir, backup }),
+            Ok(None) if dir.ends_with("backup") => {}
+            Ok(None) => broken.push(format!("{} has no {INDEX}", dir.display())),
+            Err(error) => broken.push(format!("{error:#}")),
+        }
+    }
+    all.sort_by_key(|kept| kept.backup.made_ms);
+    Ok((all, broken))
+}
+
+/// A backup by what the user typed (`latest` is the newest), checked whole.
+pub fn named(state: &Path, name: &str) -> Result<Kept> {
+    let (mut all, _) = list(state)?;
+    let at =
+        if name == "latest" { all.len().checked_sub(1) } else { all.iter().position(|kept| kept.id == name) };
+    let Some(at) = at else {
+        let ids: Vec<&str> = all.iter().rev().take(5).map(|kept| kept.id.as_str()).collect();
+        let there = if ids.is_empty() {
+            "there are none".into()
+        } else {
+            format!("the newest are {}", ids.join(", "))
+        };
+        return Err(fail(Exit::Usage, format!("no backup {name}; {there}"), "cargo xtask backup list"));
+    };
+    let kept = all.swap_remove(at);
+    kept.backup.check(&kept.dir)?;
+    Ok(kept)
+}
+
+/// Retention: the newest `keep` of each sort stay. A rollback that was not finished keeps its own.
+pub fn retain(state: &Path, keep: usize) -> Result<Vec<Freed>> {
+    let (all, _) = list(state)?;
+    let (own, mut of_rollbacks): (Vec<_>, Vec<_>) = all.into_iter().partition(|k| !k.dir.ends_with("backup"));
+    of_rollbacks.retain(|kept| kept.dir.with_file_name("report.json").exists());
+    let mut freed = Vec::new();
+    for mut sort in [own, of_rollbacks] {
+        sort.truncate(sort.len().saturating_sub(keep.max(1)));
+        for kept in sort {
+            // Out of the list first: a removal that is cut off leaves no half backup in it.
+            let half = kept.dir.with_file_name(format!(".{}-old", kept.id));
+            if let Err(error) = std::fs::rename(&kept.dir, &half) {
+                bail!("cannot remove {}: {error}", kept.dir.display());
+            }
+            freed.push(Freed { what: format!("backup {}", kept.id), bytes: files::remove(&half)? });
+        }
+    }
+    for name in files::names(&folder(state))?.iter().filter(|name| name.starts_with('.')) {
+        let bytes = files::remove(&folder(state).join(name))?;
+        freed.push(Freed { what: format!("half a backup, {name}"), bytes });
+    }
+    Ok(freed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(state: &Path, id: &str, made_ms: u64) -> PathBuf {
+        let dir = folder(state).join(id);
+        files::write(&dir.join(ENV_FILE), b"A=1\n", Mode::Private).unwrap();
+        let sum = files::sha256(&dir.join(ENV_FILE)).unwrap();
+        let files = BTreeMap::from([(ENV_FILE.to_owned(), sum)]);
+        let backup = Backup { version: FORMAT, project: "p".into(), made_ms, release: None, files };
+        files::write_json(&dir.join(INDEX), &backup, Mode::Plain).unwrap();
+        dir
+    }
+
+    #[test]
+    fn retention_removes_the_oldest_and_what_was_cut_off() {
+        let scratch = files::Scratch::new("backup-test").unwrap();
+        for n in 1..=4 {
+            kept(scratch.path(), &format!("b{n}"), n);
+        }
+        std::fs::create_dir(folder(scratch.path()).join(".b5")).unwrap();
+        let freed = retain(scratch.path(), 2).unwrap();
+        assert_eq!(freed.len(), 3);
+        assert!(freed[0].bytes > 0);
+        let left: Vec<String> = list(scratch.path()).unwrap().0.into_iter().map(|k| k.id).collect();
+        assert_eq!(left, ["b3", "b4"]);
+    }
+
+    #[test]
+    fn an_altered_backup_is_refused_by_name() {
+        let scratch = files::Scratch::new("backup-test").unwrap();
+        let dir = kept(scratch.path(), "b1", 1);
+        assert_eq!(named(scratch.path(), "latest").unwrap().id, "b1");
+        std::fs::write(dir.join(ENV_FILE), "A=2\n").unwrap();
+        assert!(named(scratch.path(), "b1").unwrap_err().to_string().contains("was altered"));
+        let error = named(scratch.path(), "b9").unwrap_err().to_string();
+        assert!(error.contains("no backup b9") && error.contains("b1"), "{error}");
+    }
+}

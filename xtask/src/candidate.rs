@@ -1,0 +1,186 @@
+//! Making candidates for a release: of the tree, of existing images, of another commit, or of the parts of
+//! a backup; and the env file that they need. Nothing is deployed here. Called by `up`, by `rollback` for a
+//! commit, and by `backup restore`.
+
+use crate::deadline::Deadline;
+use crate::deploy::Session;
+use crate::engine::{self, Build};
+use crate::envfile::{EnvFile, with_value};
+use crate::failure::{Exit, exit_of, fail};
+use crate::files::{self, Mode};
+use crate::pilot::{DEFAULT_PROJECT, Manifest, Pilot};
+use crate::release::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Parts, Release, SEED_FILE};
+use crate::tree;
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Longest that wrapping and saving images takes.
+const IMAGES: Duration = Duration::from_secs(300);
+
+/// What a release is made of.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// The tree as it is.
+    Tree,
+    /// Existing images with this tag, and the tree's files.
+    Tag(&'a str),
+    /// A commit, or a label of `known-good.toml`.
+    Commit(&'a str),
+}
+
+/// The candidate, or the known-good release that has the very same content. `env` is its env file.
+pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release> {
+    let pilot = &session.pilot;
+    let deadline = Deadline::after(IMAGES);
+    let worktree = match source {
+        Source::Commit(rev) => {
+            let commit = tree::commit_of(pilot, rev)?.ok_or_else(|| {
+                fail(Exit::Usage, format!("git knows no commit {rev}"), "git log --oneline; git fetch")
+            })?;
+            Some((tree::Worktree::new(pilot, &commit)?, commit))
+        }
+        Source::Tree | Source::Tag(_) => None,
+    };
+    let root = worktree.as_ref().map_or(pilot.root.as_path(), |(tree, _)| tree.path());
+    let commit = worktree.as_ref().map_or_else(|| tree::head(pilot), |(_, commit)| Some(commit.clone()));
+    // A restore point may name images; where they are gone, its commit is built.
+    let point = match source {
+        Source::Commit(rev) => tree::restore_point(pilot, rev)?.and_then(|point| point.tag),
+        Source::Tree | Source::Tag(_) => None,
+    };
+    let kept = match (source, point) {
+        (Source::Tag(tag), _) => Some((tag.to_owned(), session.engine.tagged(tag, deadline)?)),
+        (_, Some(tag)) => match session.engine.tagged(&tag, deadline) {
+            Ok(images) => Some((tag, images)),
+            Err(error) if exit_of(&error) == Exit::Usage => None,
+            Err(error) => return Err(error),
+        },
+        (_, None) => None,
+    };
+    let (label, images) = match kept {
+        Some(kept) => kept,
+        None => {
+            let binary = tree::build(pilot, root, &session.out)?;
+            let label = label(root, pilot)?;
+            let dockerfile = root.join("pilot-deploy").join(&pilot.manifest.build.dockerfile);
+            let build = Build { binary: &binary, dockerfile: &dockerfile, label: &label, fault: "" };
+            let images = session.engine.build(&build, Deadline::after(IMAGES))?;
+            (label, images)
+        }
+    };
+    record(session, label, commit, images, pack_files(&root.join("pilot-deploy"), env)?)
+}
+
+/// The files of a pack, by their names in a release.
+fn pack_files(pack: &Path, env: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let manifest = Manifest::load(&pack.join(MANIFEST_FILE))?;
+    let mut files = BTreeMap::from([
+        (COMPOSE_FILE.to_owned(), pack.join(&manifest.compose_file)),
+        (ENV_FILE.to_owned(), env.to_owned()),
+        (SEED_FILE.to_owned(), pack.join(&manifest.seed_file)),
+        (MANIFEST_FILE.to_owned(), pack.join(MANIFEST_FILE)),
+    ]);
+    files.extend(manifest.extra_files.iter().map(|name| (name.clone(), pack.join(name))));
+    Ok(files)
+}
+
+/// A candidate with the images and files of `base`, some of the files replaced.
+pub fn variant(session: &Session, base: &Release, replaced: BTreeMap<String, PathBuf>) -> Result<Release> {
+    let mut files: BTreeMap<String, PathBuf> =
+        base.files.keys().map(|name| (name.clone(), session.store.file(&base.id, name))).collect();
+    files.extend(replaced);
+    record(session, base.label.clone(), base.commit.clone(), base.images.clone(), files)
+}
+
+/// Records a candidate of these images and files.
+fn record(
+    session: &Session,
+    label: String,
+    commit: Option<String>,
+    images: BTreeMap<String, Image>,
+    files: BTreeMap<String, PathBuf>,
+) -> Result<Release> {
+    let sum = |(name, path): (&String, &PathBuf)| Ok((name.clone(), files::sha256(path)?));
+    let sums: BTreeMap<String, String> = files.iter().map(sum).collect::<Result<_>>()?;
+    let ids = |images: &BTreeMap<String, Image>| -> Vec<(String, String)> {
+        images.iter().map(|(s, i)| (s.clone(), i.id.clone())).collect()
+    };
+    let engine = session.engine.kind().word();
+    let same = |r: &Release| r.engine == engine && ids(&r.images) == ids(&images) && r.files == sums;
+    if let Some(known) = session.store.known_good()?.into_iter().find(same)
+        && session.store.check_files(&known).is_ok()
+    {
+        return Ok(known);
+    }
+    let limit = Deadline::after(IMAGES);
+    let parts = Parts { label, commit, engine, images, files };
+    session.store.create(parts, |image, path| session.engine.save(image, path, limit))
+}
+
+/// `v1.0.0`, from the manifest of the services' package.
+fn label(root: &Path, pilot: &Pilot) -> Result<String> {
+    #[derive(serde::Deserialize)]
+    struct Cargo {
+        package: Package,
+    }
+    #[derive(serde::Deserialize)]
+    struct Package {
+        version: String,
+    }
+    let folder = Path::new(&pilot.manifest.build.dockerfile).parent().unwrap_or(Path::new(""));
+    let path = root.join("pilot-deploy").join(folder).join("Cargo.toml");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let cargo: Cargo =
+        toml::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))?;
+    Ok(format!("v{}", cargo.package.version))
+}
+
+/// Makes the env file where there is none, and fills in secrets that are empty. A project other than
+/// the default gets images, a network and free ports of its own.
+pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
+    let name = pilot.env_path.display().to_string();
+    let existing = files::read_if_there(&pilot.env_path)?;
+    let mut text = match &existing {
+        Some(_) => {
+            pilot.env()?;
+            std::fs::read_to_string(&pilot.env_path).with_context(|| format!("cannot read {name}"))?
+        }
+        None => {
+            let path = pilot.pack.join(&pilot.manifest.env_example);
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?
+        }
+    };
+    if existing.is_none() && pilot.project != DEFAULT_PROJECT {
+        text = with_value(&text, "PILOT_PROJECT", &pilot.project);
+        text = with_value(&text, "PILOT_IMAGES", &pilot.project);
+        text = with_value(&text, "PILOT_NETWORK", &format!("{}-network", pilot.project));
+        let ports = engine::free_ports(pilot.every_service().count(), &pilot.project)?;
+        for (service, port) in pilot.every_service().zip(ports) {
+            text = with_value(&text, &service.port, &port.to_string());
+        }
+    }
+    let env = EnvFile::parse(&name, text.as_bytes())?;
+    // Nothing is added to a file that is wrong in another way.
+    pilot.services().try_for_each(|service| pilot.port(service, &env).map(drop))?;
+    for secret in &pilot.manifest.secrets.variables {
+        if env.get(secret).is_none_or(str::is_empty) {
+            text = with_value(&text, secret, &random()?);
+        }
+    }
+    let env = EnvFile::parse(&name, text.as_bytes())?;
+    if existing.as_deref() != Some(text.as_bytes()) {
+        files::write(&pilot.env_path, text.as_bytes(), Mode::Private)?;
+    }
+    Ok(env)
+}
+
+/// 128 bits of the system's randomness, in hex.
+fn random() -> Result<String> {
+    let mut bytes = [0u8; 16];
+    let mut source = std::fs::File::open("/dev/urandom").context("cannot open /dev/urandom")?;
+    source.read_exact(&mut bytes).context("cannot read /dev/urandom")?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}

@@ -1,0 +1,165 @@
+//! `backup create|list|restore`: settings, logs and data, copied with checksums and brought back by the same
+//! way as any rollback: behind the closed gate, after a backup of what is there now, verified.
+
+use crate::deadline::Deadline;
+use crate::deploy::Session;
+use crate::failure::{Exit, fail};
+use crate::files;
+use crate::journal::{Event, Finished};
+use crate::release::{COMPOSE_FILE, ENV_FILE, SEED_FILE};
+use crate::rollback::{self, Request};
+use crate::{ask, backup, candidate, lock};
+use anyhow::{Context, Result};
+use clap::{Subcommand, ValueEnum};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// `cargo xtask backup`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  cargo xtask backup create\n  cargo xtask backup list\n  cargo xtask backup restore latest --yes\n  cargo xtask backup restore latest --only env"
+)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Copy env file, compose file, seed, logs and data
+    Create,
+    /// All backups, those of rollbacks too, oldest first
+    List,
+    /// Bring one back; what is there now is backed up first
+    Restore {
+        /// Its id, as `list` shows it, or `latest`
+        backup: String,
+        /// A part alone; can be given more than once [default: all of it]
+        #[arg(long, value_enum)]
+        only: Vec<Part>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The env file
+    Env,
+    /// The demo scenario
+    Seed,
+    /// The compose file
+    Compose,
+    /// Stored data
+    Data,
+}
+
+/// Runs one of them.
+pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
+    match &args.command {
+        Command::Create => create(session),
+        Command::List => list(session),
+        Command::Restore { backup, only } => restore(backup, only, yes, session),
+    }
+}
+
+fn create(session: &Session) -> Result<Finished> {
+    let pilot = &session.pilot;
+    let _lock = lock::take(&pilot.state, "backup create")?;
+    let deadline = Deadline::after(pilot.manifest.limits.deploy);
+    let stack = session.engine.observe(deadline)?;
+    let data: Vec<String> = stack.data.into_iter().collect();
+    let current = session.store.current().ok().flatten().map(|release| release.id);
+    let what = backup::Contents { release: current.as_deref(), data: &data, logs: true };
+    let kept = backup::keep(pilot, session.engine.as_ref(), what, deadline)?;
+    let bytes = files::size(&kept.dir)?;
+    session.out.event(&Event::Result {
+        value: &json!({"backup": kept.id, "folder": kept.dir, "files": kept.backup.files, "bytes": bytes}),
+    });
+    session.out.say(format!(
+        "backup {}: {} files, {}",
+        kept.id,
+        kept.backup.files.len(),
+        files::human(bytes)
+    ));
+    session.out.say(format!("  in {}", kept.dir.display()));
+    for freed in backup::retain(&pilot.state, pilot.manifest.limits.keep_backups)? {
+        session.out.note(format!(
+            "removed {}, beyond the newest {}",
+            freed.what, pilot.manifest.limits.keep_backups
+        ));
+    }
+    Ok(Finished::plain(Exit::Ok))
+}
+
+fn list(session: &Session) -> Result<Finished> {
+    let out = &session.out;
+    let (all, broken) = backup::list(&session.pilot.state)?;
+    let rows: Vec<_> = all
+        .iter()
+        .map(|kept| json!({"backup": kept.id, "folder": kept.dir, "release": kept.backup.release, "made_ms": kept.backup.made_ms, "files": kept.backup.files}))
+        .collect();
+    out.event(&Event::Result { value: &json!({"backups": rows, "broken": broken}) });
+    if all.is_empty() {
+        out.say("no backups yet; cargo xtask backup create makes one");
+    }
+    for kept in &all {
+        let of = if kept.dir.ends_with("backup") { "rollback" } else { "by hand" };
+        let release = kept.backup.release.as_deref().unwrap_or("-");
+        let names: Vec<&str> = kept.backup.files.keys().map(String::as_str).collect();
+        out.say(format!("{}  {of:<8}  {release:<5}  {}", kept.id, names.join(" ")));
+    }
+    broken.iter().for_each(|error| out.say(format!("{} {error}", out.mark(Some(false)))));
+    Ok(Finished::plain(Exit::Ok))
+}
+
+fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Finished> {
+    let pilot = &session.pilot;
+    let kept = backup::named(&pilot.state, name)?;
+    if kept.backup.project != pilot.project {
+        let what = format!("backup {} is of project {}", kept.id, kept.backup.project);
+        return Err(fail(Exit::Usage, what, format!("--project {}", kept.backup.project)));
+    }
+    let wanted = |part: Part| only.is_empty() || only.contains(&part);
+    let services = if wanted(Part::Data) { kept.backup.data() } else { Vec::new() };
+    let files: BTreeMap<_, _> =
+        [(Part::Env, ENV_FILE), (Part::Seed, SEED_FILE), (Part::Compose, COMPOSE_FILE)]
+            .into_iter()
+            .filter(|(part, file)| wanted(*part) && kept.backup.files.contains_key(*file))
+            .map(|(_, file)| (file.to_owned(), kept.dir.join(file)))
+            .collect();
+    if files.is_empty() && services.is_empty() {
+        let what = format!("backup {} has nothing of that", kept.id);
+        return Err(fail(Exit::Usage, what, "cargo xtask backup list"));
+    }
+    let parts: Vec<&str> =
+        files.keys().map(String::as_str).chain(services.iter().map(String::as_str)).collect();
+    let list = parts.join(", ");
+    ask::confirm(
+        yes,
+        &format!("this puts {list} of backup {} in place of what is there (backed up first)", kept.id),
+    )?;
+    let _lock = lock::take(&pilot.state, "backup restore")?;
+    // The images that it was made beside, where they are still kept.
+    let beside = kept.backup.release.as_ref().and_then(|id| session.store.named(id).ok());
+    let base = match beside {
+        Some(release) => Some(release),
+        None => session.store.known_good()?.into_iter().next(),
+    };
+    let base = base
+        .ok_or_else(|| fail(Exit::NoRelease, "there is no release to bring it back on", "cargo xtask up"))?;
+    session.store.check_files(&base)?;
+    let release =
+        candidate::variant(session, &base, files).context("making a release with the backup's files")?;
+    let request = Request {
+        version: 1,
+        to: Some(release.id.clone()),
+        backup: Some((kept.dir.clone(), services)),
+        ..Request::default()
+    };
+    let deadline = Deadline::after(pilot.manifest.limits.budget);
+    let finished = rollback::locked(&request, session, deadline)?;
+    if finished.exit_code != 0 {
+        let why = finished.error.clone().unwrap_or_default();
+        session.store.mark_failed(&release.id, &why)?;
+    }
+    Ok(finished)
+}

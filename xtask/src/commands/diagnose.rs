@@ -1,0 +1,227 @@
+//! `diagnose`: the deep look. What `assess` tells, and resource use, log lines, networks and volumes,
+//! prometheus targets and the host; and for every finding the command that would mend it.
+
+use super::assess::{self, Look, is_error};
+use super::status;
+use crate::deadline::Deadline;
+use crate::deploy::Session;
+use crate::drift::Difference;
+use crate::engine::Usage;
+use crate::failure::Exit;
+use crate::gate::Gate;
+use crate::host::{self, HostCheck};
+use crate::http::Client;
+use crate::journal::{Event, Finished};
+use crate::observe::Fact;
+use crate::{backup, evidence};
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Log lines of each service.
+const LINES: usize = 100;
+
+/// `cargo xtask diagnose`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  cargo xtask diagnose")]
+pub struct Args {}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    what: String,
+    mend: String,
+}
+
+/// Looks everywhere. Ends as `status` does.
+pub fn run(session: &Session) -> Result<Finished> {
+    let pilot = &session.pilot;
+    let deadline = Deadline::after(pilot.manifest.limits.ready);
+    let env = pilot.env().ok();
+    // The engine is asked by all of them; one after the other is what makes it slow.
+    let (look, usage, around, host, targets) = std::thread::scope(|scope| {
+        let engine = session.engine.as_ref();
+        let usage = scope.spawn(|| Fact::from(engine.usage(deadline.within(pilot.manifest.limits.engine))));
+        let around =
+            scope.spawn(|| Fact::from(engine.surroundings(deadline.within(pilot.manifest.limits.engine))));
+        let host = scope.spawn(|| host::checks(pilot, engine, env.as_ref(), deadline));
+        let targets = scope.spawn(|| Fact::from(prometheus_targets(session)));
+        let look = assess::look(session, LINES, deadline);
+        let lost = || "the look at it panicked".to_owned();
+        (
+            look,
+            usage.join().unwrap_or_else(|_| Fact::Unknown(lost())),
+            around.join().unwrap_or_else(|_| Fact::Unknown(lost())),
+            host.join().unwrap_or_default(),
+            targets.join().unwrap_or_else(|_| Fact::Unknown(lost())),
+        )
+    });
+    let findings = findings(session, &look, &host, &targets);
+    let known = session.store.current().ok().flatten();
+    let known = known.and_then(|release| crate::observe::release_env(&session.store, &release).ok());
+    let secrets = evidence::secrets(pilot, &look.now, known.as_ref());
+    let value = json!({
+        "observation": look.now, "drift": look.drift, "sessions": look.sessions, "logs": look.logs,
+        "usage": usage, "surroundings": around, "host": host, "prometheus": targets, "findings": findings,
+    });
+    let value: Value = serde_json::from_str(&evidence::mask(&value.to_string(), &secrets))?;
+    session.out.event(&Event::Result { value: &value });
+    show(session, &look, &usage, &around, &host, &targets);
+    show_findings(session, &findings);
+    let (exit, next) = look.verdict();
+    let short = host.iter().any(|check| check.ok == Some(false));
+    let exit = if exit == Exit::Ok && short { Exit::Host } else { exit };
+    let next = next.map(str::to_owned).or_else(|| findings.first().map(|finding| finding.mend.clone()));
+    Ok(Finished { next, ..Finished::plain(exit) })
+}
+
+fn show(
+    session: &Session,
+    look: &Look,
+    usage: &Fact<Vec<Usage>>,
+    around: &Fact<BTreeMap<String, String>>,
+    host: &[HostCheck],
+    targets: &Fact<Vec<(String, String)>>,
+) {
+    let out = &session.out;
+    status::show(session, &look.now, look.current.as_ref(), &look.drift);
+    assess::show_sessions(session, look);
+    out.say("\nresource use");
+    match usage {
+        Fact::Unknown(why) => out.say(out.marked(None, &format!("cannot tell: {why}"))),
+        Fact::Known(all) if all.is_empty() => out.say("  nothing runs"),
+        Fact::Known(all) => all.iter().for_each(|u| {
+            out.say(format!(
+                "  {:<28} cpu {:<9} memory {:<22} processes {}",
+                u.name, u.cpu, u.memory, u.processes
+            ));
+        }),
+    }
+    out.say(format!("\nlogs, last {LINES} lines of each"));
+    for (name, lines) in &look.logs {
+        match lines {
+            Fact::Unknown(why) => out.say(out.marked(None, &format!("{name}: cannot tell: {why}"))),
+            Fact::Known(lines) => {
+                let bad = lines.iter().filter(|line| is_error(line)).count();
+                out.say(out.marked(Some(bad == 0), &format!("{name}: {} lines, {bad} errors", lines.len())));
+                // All of them where something is wrong; else there is nothing to read in them.
+                let shown = lines.iter().filter(|_| bad > 0);
+                shown.for_each(|line| out.say(format!("    {line}")));
+            }
+        }
+    }
+    out.say("\nnetworks and volumes");
+    match around {
+        Fact::Unknown(why) => out.say(out.marked(None, &format!("cannot tell: {why}"))),
+        Fact::Known(all) => all.iter().for_each(|(name, text)| out.say(format!("  {name}  {}", brief(text)))),
+    }
+    out.say("\nprometheus targets");
+    match targets {
+        Fact::Unknown(why) => out.say(format!("  {why}")),
+        Fact::Known(all) => all.iter().for_each(|(name, health)| {
+            out.say(out.marked(Some(health == "up"), &format!("{name}: {health}")));
+        }),
+    }
+    out.say("\nhost");
+    host.iter().for_each(|check| show_host(session, check));
+}
+
+/// One line of the host's list.
+pub fn show_host(session: &Session, check: &HostCheck) {
+    let out = &session.out;
+    out.say(out.marked(check.ok, &format!("{:<24} {}", check.name, check.detail)));
+}
+
+/// Of what Docker tells about a network or volume: where it is, and who is in it.
+fn brief(text: &str) -> String {
+    let Ok(value) = serde_json::from_str::<Value>(text) else { return text.to_owned() };
+    let one = &value[0];
+    if let Some(path) = one["Mountpoint"].as_str() {
+        return path.to_owned();
+    }
+    let members = one["Containers"].as_object().into_iter().flat_map(|all| all.values());
+    let names: Vec<&str> = members.filter_map(|container| container["Name"].as_str()).collect();
+    let subnet = one.pointer("/IPAM/Config/0/Subnet").and_then(Value::as_str).unwrap_or("no subnet");
+    format!("{subnet}, {}", if names.is_empty() { "nobody in it".into() } else { names.join(", ") })
+}
+
+/// Health of each scrape target, where prometheus runs.
+fn prometheus_targets(session: &Session) -> Result<Vec<(String, String)>> {
+    let pilot = &session.pilot;
+    let first = pilot.manifest.observability.first().context("pilot.toml names no observability services")?;
+    let stack = session.engine.observe(Deadline::after(pilot.manifest.limits.engine))?;
+    let port = stack.services.get(&first.name).filter(|s| s.is_running()).and_then(|s| s.port);
+    let port = port.context("prometheus does not run; cargo xtask observe starts it")?;
+    let answer = Client::new(port, &pilot.project, None, Duration::from_secs(2)).get("/api/v1/targets")?;
+    ensure!(answer.status == 200, "prometheus answered {}", answer.brief());
+    let body = answer.json();
+    let all = body
+        .pointer("/data/activeTargets")
+        .and_then(Value::as_array)
+        .context("prometheus tells no targets")?;
+    let text =
+        |target: &Value, path: &str| target.pointer(path).and_then(Value::as_str).unwrap_or("?").to_owned();
+    Ok(all.iter().map(|target| (text(target, "/labels/instance"), text(target, "/health"))).collect())
+}
+
+fn findings(
+    session: &Session,
+    look: &Look,
+    host: &[HostCheck],
+    targets: &Fact<Vec<(String, String)>>,
+) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut add = |what: String, mend: &str| found.push(Finding { what, mend: mend.to_owned() });
+    for difference in look.drift.iter().filter(|d| **d != Difference::ComposeFile) {
+        let mend = match difference {
+            Difference::Unknown { .. } => "cargo xtask host",
+            Difference::Shortage { mend, .. } => mend,
+            _ => "cargo xtask rollback",
+        };
+        add(difference.to_string(), mend);
+    }
+    match &look.now.gate {
+        Gate::Open => {}
+        Gate::Closed(reason) => add(format!("the gate is closed: {reason}"), "cargo xtask kill-switch off"),
+        Gate::Unknown(why) => {
+            add(format!("the gate: {why}"), "cargo xtask kill-switch on, then cargo xtask rollback")
+        }
+    }
+    for (name, lines) in &look.logs {
+        if let Some(bad) = lines.known().and_then(|lines| lines.iter().rev().find(|line| is_error(line))) {
+            add(format!("{name} logged an error: {bad}"), "cargo xtask evidence, then cargo xtask rollback");
+        }
+    }
+    for check in host.iter().filter(|check| check.ok == Some(false)) {
+        add(format!("{}: {}", check.name, check.detail), &check.mend);
+    }
+    for (name, health) in targets.known().into_iter().flatten().filter(|(_, health)| health != "up") {
+        add(format!("prometheus cannot scrape {name}: {health}"), "cargo xtask observe");
+    }
+    match session.store.known_good() {
+        Ok(good) if good.is_empty() => add("there is no known-good release".into(), "cargo xtask up"),
+        Ok(good) => {
+            for release in good {
+                if let Err(error) = session.store.check_files(&release) {
+                    add(format!("release {}: {error:#}", release.id), "cargo xtask releases verify");
+                }
+            }
+        }
+        Err(error) => add(format!("cannot read the releases: {error:#}"), "cargo xtask releases verify"),
+    }
+    if backup::list(&session.pilot.state).is_ok_and(|(all, _)| all.is_empty()) {
+        add("there is no backup".into(), "cargo xtask backup create");
+    }
+    found
+}
+
+fn show_findings(session: &Session, findings: &[Finding]) {
+    let out = &session.out;
+    out.say(format!("\n{} findings", findings.len()));
+    for finding in findings {
+        out.say(out.marked(Some(false), &finding.what));
+        out.say(format!("    mend: {}", finding.mend));
+    }
+}

@@ -1,0 +1,82 @@
+//! `evidence`: the whole bundle, as a folder and as one archive: states, inspect output, logs, resource
+//! use, metrics, sessions, settings with secrets masked, networks and volumes, host, drift, plan and the
+//! last journal. What could not be had is listed with its reason.
+
+use super::assess;
+use crate::deadline::Deadline;
+use crate::deploy::Session;
+use crate::engine::Engine;
+use crate::evidence::{self, item};
+use crate::failure::Exit;
+use crate::files;
+use crate::host;
+use crate::journal::{Event, Finished};
+use crate::observe::{Fact, release_env};
+use crate::proc::cmd;
+use anyhow::{Context, Result};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// `cargo xtask evidence`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  cargo xtask evidence\n  cargo xtask evidence --output incident-7")]
+pub struct Args {
+    /// Folder to make; the archive is beside it [default: .pilot/evidence/TIME]
+    #[arg(long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+}
+
+/// Log lines that are looked at for the folder's summary; the bundle's own logs are longer.
+const LINES: usize = 50;
+
+/// Exit 0 when the bundle is there; 4 when it is, and the engine did not answer.
+pub fn run(args: &Args, session: &Session) -> Result<Finished> {
+    let pilot = &session.pilot;
+    let to = args.output.clone().unwrap_or_else(|| pilot.state.join("evidence").join(files::stamp()));
+    anyhow::ensure!(!to.exists(), "{} is there already", to.display());
+    let deadline = Deadline::after(pilot.manifest.limits.ready);
+    let limit = deadline.within(pilot.manifest.limits.engine);
+    let engine: &dyn Engine = session.engine.as_ref();
+    let look = assess::look(session, LINES, deadline);
+    let env = pilot.env().ok();
+    let known = look.current.as_ref().and_then(|release| release_env(&session.store, release).ok());
+    let secrets = evidence::secrets(pilot, &look.now, known.as_ref());
+    let mut items = evidence::items(pilot, engine, &look.now, limit);
+    let pretty = |value: serde_json::Value| Ok(serde_json::to_string_pretty(&value)?);
+    items.push(item("stats.json", move || pretty(json!(engine.usage(limit)?))));
+    items.push(item("surroundings.json", move || {
+        let all = engine.surroundings(limit)?.into_iter();
+        let parsed = all.map(|(k, v)| (k, serde_json::from_str(&v).unwrap_or(serde_json::Value::String(v))));
+        pretty(json!(parsed.collect::<serde_json::Map<_, _>>()))
+    }));
+    items.push(item("host.json", || pretty(json!(host::checks(pilot, engine, env.as_ref(), deadline)))));
+    items.push(item("drift.json", || pretty(json!(look.drift))));
+    items.push(item("plan.json", || pretty(json!(look.plan.as_ref().context("no release is deployed")?))));
+    items.push(item("release.json", || {
+        pretty(json!(look.current.as_ref().context("no release is deployed")?))
+    }));
+    items.push(item("journal.jsonl", || {
+        let folder = pilot.state.join("rollbacks");
+        let last = files::names(&folder)?.pop().context("there was no rollback yet")?;
+        let path = folder.join(last).join("journal.jsonl");
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }));
+    let manifest = evidence::gather(pilot, items, &secrets, &to)?;
+    let archive = PathBuf::from(format!("{}.tar", to.display()));
+    let (parent, name) =
+        (to.parent().context("a folder needs a parent")?, to.file_name().unwrap_or_default());
+    let tar = cmd("tar", &["--create", "--file", &archive.display().to_string(), "--directory"]);
+    tar.args([parent.display().to_string().as_str(), &name.to_string_lossy()]).run(deadline)?;
+    let out = &session.out;
+    out.event(&Event::Result {
+        value: &json!({"folder": to, "archive": archive, "files": manifest.files, "missed": manifest.missed}),
+    });
+    out.say(format!("{} files in {}", manifest.files.len(), to.display()));
+    out.say(format!("the same in {}", archive.display()));
+    for (what, why) in &manifest.missed {
+        out.say(out.marked(None, &format!("no {what}: {why}")));
+    }
+    let exit = if matches!(look.now.stack, Fact::Unknown(_)) { Exit::Host } else { Exit::Ok };
+    let next = (exit == Exit::Host).then(|| "cargo xtask host".to_owned());
+    Ok(Finished { evidence: Some(to.display().to_string()), next, ..Finished::plain(exit) })
+}

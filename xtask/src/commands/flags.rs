@@ -1,0 +1,33 @@
+//! `flags`: the safety flags as the running services have them, and what is a violation among them.
+
+use crate::deploy::Session;
+use crate::failure::Exit;
+use crate::journal::{Event, Finished};
+use crate::verify::{Target, flags};
+use anyhow::Result;
+use serde_json::json;
+
+/// `cargo xtask flags`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  cargo xtask flags")]
+pub struct Args {}
+
+/// Exit 1 when a flag is not as it should be, or could not be asked for.
+pub fn run(session: &Session) -> Result<Finished> {
+    let pilot = &session.pilot;
+    let flags = flags(&Target::new(pilot, &pilot.env()?)?);
+    let out = &session.out;
+    let violations = flags.iter().filter(|flag| !flag.ok()).count();
+    out.event(&Event::Result { value: &json!({"flags": flags, "violations": violations}) });
+    for flag in &flags {
+        let is = flag.is.as_deref().unwrap_or("not told");
+        out.say(out.marked(Some(flag.ok()), &format!("{:<8} {:<32} {is}", flag.service, flag.name)));
+        if !flag.ok() {
+            out.say(format!("    should be {}", flag.want));
+        }
+    }
+    out.say(format!("\n{} flags, {violations} violations", flags.len()));
+    let exit = if violations == 0 { Exit::Ok } else { Exit::NotRestored };
+    let next = (violations > 0).then(|| "cargo xtask rollback".to_owned());
+    Ok(Finished { next, ..Finished::plain(exit) })
+}

@@ -1,0 +1,120 @@
+//! `host`: the machine under the pilot (scenario D). Checks it against the limits of `pilot.toml`; frees
+//! what is the pilot's own; restarts the Docker daemon when asked for it and nothing else.
+
+use super::diagnose::show_host;
+use crate::deadline::Deadline;
+use crate::deploy::Session;
+use crate::failure::{Exit, fail};
+use crate::files;
+use crate::journal::{Event, Finished};
+use crate::proc::cmd;
+use crate::{ask, host, lock};
+use anyhow::Result;
+use serde_json::json;
+use std::path::Path;
+use std::time::Duration;
+
+/// Longest that a daemon takes to come back.
+const RESTART: Duration = Duration::from_secs(90);
+
+/// `cargo xtask host`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  cargo xtask host\n  cargo xtask host --free\n  cargo xtask host --restart-engine"
+)]
+pub struct Args {
+    /// Free what is the pilot's own and no longer needed: old images, builds and backups
+    #[arg(long)]
+    free: bool,
+    /// Restart the Docker daemon; every container of this host stops meanwhile, so it asks
+    #[arg(long)]
+    restart_engine: bool,
+}
+
+/// Exit 0 when all is within its limits, else 4.
+pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
+    let pilot = &session.pilot;
+    let out = &session.out;
+    if args.restart_engine {
+        restart(yes, session)?;
+    }
+    if args.free {
+        let _lock = lock::take(&pilot.state, "host --free")?;
+        let limit = Deadline::after(pilot.manifest.limits.deploy);
+        let freed = host::free(pilot, session.engine.as_ref(), &session.store, limit)?;
+        freed.iter().for_each(|f| out.say(format!("  freed {:>10}  {}", files::human(f.bytes), f.what)));
+        let bytes: u64 = freed.iter().map(|f| f.bytes).sum();
+        out.event(&Event::Result { value: &json!({"freed": freed, "freed_bytes": bytes}) });
+        out.say(format!("freed {} in {} places", files::human(bytes), freed.len()));
+    }
+    let deadline = Deadline::after(pilot.manifest.limits.ready);
+    let checks = host::checks(pilot, session.engine.as_ref(), pilot.env().ok().as_ref(), deadline);
+    out.event(&Event::Result { value: &json!({"host": checks}) });
+    checks.iter().for_each(|check| show_host(session, check));
+    let Some(wrong) = checks.iter().find(|check| check.ok == Some(false)) else {
+        return Ok(Finished::plain(Exit::Ok));
+    };
+    let error = Some(format!("{}: {}", wrong.name, wrong.detail));
+    Ok(Finished { error, next: Some(wrong.mend.clone()), ..Finished::plain(Exit::Host) })
+}
+
+/// What restarts Docker here: systemd, else the init script. Nothing where this host runs no daemon of its
+/// own (Docker Desktop, `DOCKER_HOST`).
+fn restart_command(docker_host: Option<&str>, systemd: bool, init_script: bool) -> Option<[&'static str; 3]> {
+    match docker_host {
+        Some(host) if !host.is_empty() && host != "unix:///var/run/docker.sock" => None,
+        _ if systemd => Some(["systemctl", "restart", "docker"]),
+        _ if init_script => Some(["service", "docker", "restart"]),
+        _ => None,
+    }
+}
+
+fn restart(yes: bool, session: &Session) -> Result<()> {
+    let docker_host = std::env::var("DOCKER_HOST").ok();
+    let systemd = Path::new("/run/systemd/system").exists();
+    let init_script = Path::new("/etc/init.d/docker").exists();
+    let Some(words) = restart_command(docker_host.as_deref(), systemd, init_script) else {
+        let what =
+            "this host does not run the Docker daemon by systemd or an init script, so it is not restarted";
+        return Err(fail(Exit::Usage, what, "restart Docker Desktop, or the host that DOCKER_HOST names"));
+    };
+    let limit = Deadline::after(session.pilot.manifest.limits.engine);
+    let running = session.engine.host(limit).ok().and_then(|host| host.running);
+    let running = running.map_or("an unknown number of".into(), |n| n.to_string());
+    let command = words.join(" ");
+    ask::confirm(yes, &format!("`{command}` stops {running} containers of this host, other projects' too"))?;
+    let deadline = Deadline::after(RESTART);
+    let ran = cmd(words[0], &words[1..]).run(deadline);
+    ran.map_err(|error| fail(Exit::Host, format!("{error:#}"), format!("sudo {command}")))?;
+    while let Err(error) = session.engine.host(deadline.within(session.pilot.manifest.limits.engine)) {
+        if deadline.passed() {
+            return Err(fail(
+                Exit::Host,
+                format!("not back after `{command}`: {error:#}"),
+                "journalctl -u docker",
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    session
+        .out
+        .note(format!("the engine answers again after `{command}`; cargo xtask rollback verifies the pilot"));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::restart_command;
+
+    #[test]
+    fn only_a_daemon_of_this_host_is_restarted() {
+        assert_eq!(restart_command(None, true, true).map(|c| c[0]), Some("systemctl"));
+        assert_eq!(restart_command(None, false, true).map(|c| c[0]), Some("service"));
+        assert_eq!(restart_command(None, false, false), None);
+        assert_eq!(restart_command(Some("tcp://elsewhere:2375"), true, true), None);
+        assert_eq!(
+            restart_command(Some("unix:///var/run/docker.sock"), true, false).map(|c| c[0]),
+            Some("systemctl")
+        );
+    }
+}

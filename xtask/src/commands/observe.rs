@@ -1,0 +1,77 @@
+//! `observe`: prometheus and grafana beside the pilot, from the profile of the release that runs: its scrape
+//! config, alert rules and dashboard are part of the release. On 127.0.0.1 alone.
+
+use crate::deadline::Deadline;
+use crate::deploy::Session;
+use crate::failure::{Exit, fail};
+use crate::http::Client;
+use crate::journal::{Event, Finished};
+use crate::lock;
+use crate::observe::release_env;
+use anyhow::{Result, bail};
+use serde_json::json;
+use std::time::Duration;
+
+/// `cargo xtask observe`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  cargo xtask observe\n  cargo xtask observe --only prometheus")]
+pub struct Args {
+    /// One of the services alone; can be given more than once [default: all]
+    #[arg(long, value_name = "SERVICE")]
+    only: Vec<String>,
+}
+
+/// Starts them and waits until they answer.
+pub fn run(args: &Args, session: &Session) -> Result<Finished> {
+    let pilot = &session.pilot;
+    let _lock = lock::take(&pilot.state, "observe")?;
+    let all: Vec<&str> = pilot.manifest.observability.iter().map(|s| s.name.as_str()).collect();
+    if let Some(unknown) = args.only.iter().find(|name| !all.contains(&name.as_str())) {
+        let what = format!("there is no observability service {unknown}; there are {}", all.join(", "));
+        return Err(fail(Exit::Usage, what, "cargo xtask observe"));
+    }
+    let chosen: Vec<String> = all
+        .iter()
+        .filter(|n| args.only.is_empty() || args.only.iter().any(|o| o == *n))
+        .map(|n| (*n).to_owned())
+        .collect();
+    let release = session.store.current()?;
+    let release = release.ok_or_else(|| fail(Exit::NoRelease, "no release is deployed", "cargo xtask up"))?;
+    for file in &pilot.manifest.extra_files {
+        if !release.files.contains_key(file) {
+            let what =
+                format!("release {} has no {file}: it was made before this was part of the pack", release.id);
+            return Err(fail(Exit::Usage, what, "cargo xtask up"));
+        }
+    }
+    session.store.check_files(&release)?;
+    let deadline = Deadline::after(pilot.manifest.limits.deploy);
+    session.engine.add(&session.store.dir(&release.id), &chosen, deadline)?;
+    let env = release_env(&session.store, &release)?;
+    let mut places = serde_json::Map::new();
+    for service in &chosen {
+        let port = pilot.port(service, &env)?;
+        wait(service, port, session, deadline)?;
+        session.out.say(format!("{service} answers on http://127.0.0.1:{port}"));
+        places.insert(service.clone(), json!(port));
+    }
+    session.out.event(&Event::Result { value: &json!({"observability": places}) });
+    Ok(Finished::plain(Exit::Ok))
+}
+
+/// Both answer their own health path once they are up (prometheus `/-/ready`, grafana `/api/health`).
+fn wait(service: &str, port: u16, session: &Session, deadline: Deadline) -> Result<()> {
+    let path = if service == "grafana" { "/api/health" } else { "/-/ready" };
+    let client = Client::new(port, &session.pilot.project, None, Duration::from_secs(1));
+    loop {
+        let why = match client.get(path) {
+            Ok(answer) if answer.status == 200 => return Ok(()),
+            Ok(answer) => answer.brief(),
+            Err(error) => format!("{error:#}"),
+        };
+        if deadline.passed() {
+            bail!("{service} does not answer on port {port}: {why}");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

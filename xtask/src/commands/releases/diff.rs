@@ -1,0 +1,177 @@
+//! `releases diff A B`: settings with secrets masked, images, compose file and seed of two releases, or of
+//! what runs, or of the tree. What one side cannot tell is said to be so, never taken for the same.
+
+use crate::deadline::Deadline;
+use crate::deploy::Session;
+use crate::envfile::EnvFile;
+use crate::failure::{Exit, fail};
+use crate::journal::Event;
+use crate::observe::release_env;
+use crate::proc::cmd;
+use crate::release::{COMPOSE_FILE, SEED_FILE};
+use anyhow::Result;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// One side. What is `None` cannot be told.
+struct Side {
+    env: Option<BTreeMap<String, String>>,
+    images: Option<BTreeMap<String, String>>,
+    compose: Option<PathBuf>,
+    seed: Option<PathBuf>,
+}
+
+/// Prints what differs.
+pub fn run(session: &Session, a: &str, b: &str) -> Result<()> {
+    let (left, right) = (side(session, a)?, side(session, b)?);
+    let out = &session.out;
+    let env = maps(left.env.as_ref(), right.env.as_ref(), a == "running" || b == "running");
+    let secret = |name: &str| session.pilot.manifest.secrets.variables.iter().any(|s| s == name);
+    let shown = |name: &str, value: Option<&String>| match value {
+        None => "(none)".to_owned(),
+        Some(_) if secret(name) => "********".to_owned(),
+        Some(value) => value.clone(),
+    };
+    let mut value = json!({"a": a, "b": b});
+    let mut same = true;
+    match env {
+        None => out.say("settings: one side cannot tell"),
+        Some(keys) => {
+            same &= keys.is_empty();
+            let (l, r) = (left.env.unwrap_or_default(), right.env.unwrap_or_default());
+            let rows: Vec<(String, [String; 2])> =
+                keys.iter().map(|k| (k.clone(), [shown(k, l.get(k)), shown(k, r.get(k))])).collect();
+            for (name, [left, right]) in &rows {
+                out.say(format!("setting  {name:<32} {left} -> {right}"));
+            }
+            value["settings"] = json!(rows.into_iter().collect::<BTreeMap<_, _>>());
+        }
+    }
+    match maps(left.images.as_ref(), right.images.as_ref(), false) {
+        None => out.say("images: one side cannot tell (a tree has none until it is built)"),
+        Some(services) => {
+            same &= services.is_empty();
+            let (l, r) = (left.images.unwrap_or_default(), right.images.unwrap_or_default());
+            let short = |id: Option<&String>| {
+                id.map_or("(none)".into(), |id| {
+                    id.trim_start_matches("sha256:").chars().take(12).collect::<String>()
+                })
+            };
+            for service in &services {
+                out.say(format!(
+                    "image    {service:<32} {} -> {}",
+                    short(l.get(service)),
+                    short(r.get(service))
+                ));
+            }
+            let rows: BTreeMap<_, _> = services.iter().map(|s| (s, [l.get(s), r.get(s)])).collect();
+            value["images"] = json!(rows);
+        }
+    }
+    for (what, left, right) in [("compose", &left.compose, &right.compose), ("seed", &left.seed, &right.seed)]
+    {
+        let (Some(left), Some(right)) = (left, right) else {
+            out.say(format!("{what}: one side cannot tell"));
+            value[what] = Value::Null;
+            continue;
+        };
+        let text = lines(left, right)?;
+        same &= text.is_empty();
+        value[what] = json!(text);
+        if !text.is_empty() {
+            out.say(format!("{what}:\n{text}"));
+        }
+    }
+    out.event(&Event::Result { value: &value });
+    if same {
+        out.say(format!("{a} and {b} are the same in all that both can tell"));
+    }
+    Ok(())
+}
+
+fn side(session: &Session, name: &str) -> Result<Side> {
+    let pilot = &session.pilot;
+    match name {
+        "tree" => Ok(Side {
+            env: Some(pilot.env()?.map()),
+            images: None,
+            compose: Some(pilot.pack.join(&pilot.manifest.compose_file)),
+            seed: Some(pilot.pack.join(&pilot.manifest.seed_file)),
+        }),
+        "running" => {
+            let stack = session.engine.observe(Deadline::after(pilot.manifest.limits.engine))?;
+            if stack.services.is_empty() {
+                return Err(fail(Exit::Usage, "nothing runs", "cargo xtask status"));
+            }
+            let mut env: BTreeMap<String, String> = BTreeMap::new();
+            for name in pilot.services() {
+                for (key, value) in stack.services.get(name).into_iter().flat_map(|s| &s.env) {
+                    let known = env.entry(key.clone()).or_insert_with(|| value.clone());
+                    if known != value {
+                        *known = "(not the same in all services)".into();
+                    }
+                }
+            }
+            let image = |name: &str| Some((name.to_owned(), stack.services.get(name)?.image.clone()));
+            Ok(Side {
+                env: Some(env),
+                images: Some(pilot.services().filter_map(image).collect()),
+                compose: None,
+                seed: None,
+            })
+        }
+        _ => {
+            let release = session.store.named(name)?;
+            session.store.check_files(&release)?;
+            let env: EnvFile = release_env(&session.store, &release)?;
+            let file = |name: &str| Some(session.store.file(&release.id, name));
+            Ok(Side {
+                env: Some(env.map()),
+                images: Some(release.images.iter().map(|(s, i)| (s.clone(), i.id.clone())).collect()),
+                compose: file(COMPOSE_FILE),
+                seed: file(SEED_FILE),
+            })
+        }
+    }
+}
+
+/// Names whose values differ. A running service has settings of its image and of Compose too: with
+/// `common` only the names of the side with fewer count.
+fn maps(
+    left: Option<&BTreeMap<String, String>>,
+    right: Option<&BTreeMap<String, String>>,
+    common: bool,
+) -> Option<BTreeSet<String>> {
+    let (left, right) = (left?, right?);
+    let mut names: BTreeSet<String> = left.keys().chain(right.keys()).cloned().collect();
+    if common {
+        names.retain(|name| left.contains_key(name) && right.contains_key(name));
+    }
+    names.retain(|name| left.get(name) != right.get(name));
+    Some(names)
+}
+
+/// The lines that differ, as git shows them; nothing where there are none.
+fn lines(left: &Path, right: &Path) -> Result<String> {
+    // git ends with 1 where there are differences.
+    let script = "git diff --no-index --no-color --unified=1 -- \"$0\" \"$1\" || test $? = 1";
+    let (left, right) = (left.display().to_string(), right.display().to_string());
+    let text = cmd("sh", &["-c", script, &left, &right]).run(Deadline::after(Duration::from_secs(10)))?;
+    Ok(text.lines().skip_while(|line| !line.starts_with("@@")).collect::<Vec<_>>().join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_side_cannot_tell_is_not_the_same() {
+        let map = |text: &str| BTreeMap::from([("A".to_owned(), text.to_owned())]);
+        assert_eq!(maps(None, Some(&map("1")), false), None);
+        assert_eq!(maps(Some(&map("1")), Some(&map("1")), false), Some(BTreeSet::new()));
+        assert_eq!(maps(Some(&map("1")), Some(&BTreeMap::new()), false).map(|names| names.len()), Some(1));
+        assert_eq!(maps(Some(&map("1")), Some(&BTreeMap::new()), true).map(|names| names.len()), Some(0));
+    }
+}

@@ -1,0 +1,201 @@
+//! `releases`: what there is to go back to: listing it, comparing, checking, carrying it to another host,
+//! and clearing old ones away.
+
+mod diff;
+
+use crate::deploy::Session;
+use crate::failure::Exit;
+use crate::files;
+use crate::journal::{Event, Finished};
+use crate::{lock, portable};
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// `cargo xtask releases`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  cargo xtask releases list\n  cargo xtask releases diff r1 running\n  cargo xtask releases verify\n  cargo xtask releases export r1 --output r1.release.tar"
+)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Every release, oldest first
+    List,
+    /// One release: images, files, when it was made and verified
+    Show {
+        /// Its id, as `list` shows it
+        release: String,
+    },
+    /// What differs between two: settings (secrets masked), images, compose file, seed
+    Diff {
+        /// A release, `running` or `tree`
+        a: String,
+        /// The other one
+        b: String,
+    },
+    /// Is every file and every image there, and as it was?
+    Verify {
+        /// One release [default: all]
+        release: Option<String>,
+    },
+    /// One archive that brings a pilot up on another host; it holds the env file with its secrets
+    Export {
+        /// Its id
+        release: String,
+        /// File to write [default: RELEASE.release.tar]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Take a release in from such an archive
+    Import {
+        /// The archive
+        file: PathBuf,
+    },
+    /// Clear old releases away; the running and the last known-good one always stay
+    Prune {
+        /// Known-good releases to keep [default: keep_releases of pilot.toml]
+        #[arg(long)]
+        keep: Option<usize>,
+    },
+}
+
+/// Runs one of them.
+pub fn run(args: &Args, session: &Session) -> Result<Finished> {
+    match &args.command {
+        Command::List => list(session)?,
+        Command::Show { release } => show(session, release)?,
+        Command::Diff { a, b } => diff::run(session, a, b)?,
+        Command::Verify { release } => return verify(session, release.as_deref()),
+        Command::Export { release, output } => export(session, release, output.as_deref())?,
+        Command::Import { file } => import(session, file)?,
+        Command::Prune { keep } => prune(session, *keep)?,
+    }
+    Ok(Finished::plain(Exit::Ok))
+}
+
+fn verify(session: &Session, one: Option<&str>) -> Result<Finished> {
+    let out = &session.out;
+    let (all, mut broken) = match one {
+        Some(name) => (vec![session.store.named(name)?], Vec::new()),
+        None => session.store.list()?,
+    };
+    let mut rows = Vec::new();
+    for release in &all {
+        let checked = session.store.check(release);
+        let detail = match &checked {
+            Ok(()) => {
+                format!("{} files, {} images, xtask: as they were", release.files.len(), release.images.len())
+            }
+            Err(error) => format!("{error:#}"),
+        };
+        out.say(out.marked(Some(checked.is_ok()), &format!("{:<5} {detail}", release.id)));
+        rows.push(json!({"release": release.id, "ok": checked.is_ok(), "detail": detail}));
+        broken.extend(checked.err().map(|_| format!("release {}: {detail}", release.id)));
+    }
+    out.event(&Event::Result { value: &json!({"releases": rows, "broken": broken}) });
+    if broken.is_empty() {
+        return Ok(Finished::plain(Exit::Ok));
+    }
+    let next = Some("cargo xtask up, which makes a whole one; a rollback passes broken ones over".to_owned());
+    Ok(Finished { error: Some(broken.join("; ")), next, ..Finished::plain(Exit::NotRestored) })
+}
+
+fn export(session: &Session, name: &str, output: Option<&Path>) -> Result<()> {
+    let release = session.store.named(name)?;
+    let to = output.map_or_else(|| PathBuf::from(format!("{name}.release.tar")), Path::to_owned);
+    let to = std::path::absolute(&to).with_context(|| format!("cannot tell where {} is", to.display()))?;
+    portable::export(&session.pilot, &session.store, &release, &to)?;
+    let bytes = files::size(&to)?;
+    session.out.event(&Event::Result { value: &json!({"release": release.id, "file": to, "bytes": bytes}) });
+    session.out.say(format!("release {} is in {}, {}", release.id, to.display(), files::human(bytes)));
+    session
+        .out
+        .say("  it holds the env file with its secrets; on another host: cargo xtask releases import FILE");
+    Ok(())
+}
+
+fn import(session: &Session, file: &Path) -> Result<()> {
+    let _lock = lock::take(&session.pilot.state, "releases import")?;
+    let release = portable::import(&session.pilot, &session.store, file)?;
+    session.out.event(&Event::Result { value: &json!(release) });
+    let (id, state) = (&release.id, release.state.word());
+    session.out.say(format!("{} is here as release {id} ({}, {state})", file.display(), release.label));
+    session.out.say("  cargo xtask rollback deploys the last known-good one");
+    Ok(())
+}
+
+fn prune(session: &Session, keep: Option<usize>) -> Result<()> {
+    let _lock = lock::take(&session.pilot.state, "releases prune")?;
+    let keep = keep.unwrap_or(session.pilot.manifest.limits.keep_releases);
+    let freed = session.store.retain(keep)?;
+    let bytes: u64 = freed.iter().map(|f| f.bytes).sum();
+    session.out.event(&Event::Result { value: &json!({"freed": freed, "freed_bytes": bytes}) });
+    freed.iter().for_each(|f| session.out.say(format!("  removed {}, {}", f.what, files::human(f.bytes))));
+    session.out.say(format!(
+        "freed {}; cargo xtask host --free clears their images from the engine",
+        files::human(bytes)
+    ));
+    Ok(())
+}
+
+fn list(session: &Session) -> Result<()> {
+    let out = &session.out;
+    let (releases, broken) = session.store.list()?;
+    let current = session.store.current().ok().flatten().map(|r| r.id);
+    out.event(&Event::Result { value: &json!({"releases": releases, "current": current, "broken": broken}) });
+    if releases.is_empty() {
+        out.say("no releases yet; cargo xtask up makes one");
+    } else {
+        out.say("  release  state       version   commit         made");
+    }
+    for release in &releases {
+        let running = if current.as_ref() == Some(&release.id) { "*" } else { " " };
+        let commit: String = match &release.commit {
+            Some(commit) if commit.ends_with("-dirty") => format!("{}-dirty", &commit[..7.min(commit.len())]),
+            Some(commit) => commit.chars().take(12).collect(),
+            None => "none".into(),
+        };
+        let word = release.state.word();
+        let made = time(release.created_ms);
+        out.say(format!(
+            "{running} {:<7}  {word:<10}  {:<8}  {commit:<13}  {made}",
+            release.id, release.label
+        ));
+    }
+    broken.iter().for_each(|error| out.say(format!("{} {error}", out.mark(Some(false)))));
+    Ok(())
+}
+
+fn show(session: &Session, id: &str) -> Result<()> {
+    let out = &session.out;
+    let release = session.store.named(id)?;
+    out.event(&Event::Result { value: &json!(release) });
+    let reason = release.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
+    out.say(format!("release  {} ({}), {}{reason}", release.id, release.label, release.state.word()));
+    out.say(format!("made     {} on {}", time(release.created_ms), release.engine));
+    out.say(format!("verified {}", release.verified_ms.map_or("never".into(), time)));
+    out.say(format!("commit   {}", release.commit.as_deref().unwrap_or("none")));
+    for (service, image) in &release.images {
+        let kept = if session.store.archive(&image.id).exists() { "kept" } else { "not kept" };
+        let short: String = image.id.chars().take(19).collect();
+        out.say(format!("image    {service:<8} {short}  {kept}"));
+    }
+    let sound = session.store.check_files(&release);
+    out.say(match &sound {
+        Ok(()) => format!("files    {}, as they were", release.files.len()),
+        Err(error) => format!("files    {error:#}"),
+    });
+    out.say(format!("folder   {}", session.store.dir(&release.id).display()));
+    Ok(())
+}
+
+fn time(ms: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+}

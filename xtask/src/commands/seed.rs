@@ -1,0 +1,44 @@
+//! `seed`: loads a scenario through `/admin/seed` of the running pilot.
+
+use crate::deploy::Session;
+use crate::failure::{Exit, fail};
+use crate::files;
+use crate::journal::Finished;
+use crate::observe::clients;
+use anyhow::Result;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Longest that loading takes.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// `cargo xtask seed`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  cargo xtask seed\n  cargo xtask seed pilot-deploy/seed/demo-scenario.json"
+)]
+pub struct Args {
+    /// The scenario [default: the demo scenario of the tree]
+    file: Option<PathBuf>,
+}
+
+/// The pilot refuses what does not fit its schema; its reason is the error.
+pub fn run(args: &Args, session: &Session) -> Result<Finished> {
+    let pilot = &session.pilot;
+    let path = args.file.clone().unwrap_or_else(|| pilot.pack.join(&pilot.manifest.seed_file));
+    let scenario: serde_json::Value = files::read_json(&path)
+        .map_err(|error| fail(Exit::Usage, format!("{error:#}"), "name a file with a scenario in JSON"))?;
+    let mut clients = clients(pilot, &pilot.env()?, LIMIT)?;
+    let gateway = clients.remove(pilot.gateway());
+    let gateway = gateway.ok_or_else(|| fail(Exit::Usage, "pilot.toml names no gateway", ""))?;
+    let answer = gateway
+        .post("/admin/seed", &scenario)
+        .map_err(|error| fail(Exit::NotRestored, format!("{error:#}"), "cargo xtask status"))?;
+    if answer.status != 200 {
+        let exit = if answer.status == 400 { Exit::Usage } else { Exit::NotRestored };
+        let what = format!("{} was refused: {}", path.display(), answer.brief());
+        return Err(fail(exit, what, "cargo xtask assess"));
+    }
+    session.out.say(format!("{} is loaded: {}", path.display(), answer.body.trim()));
+    Ok(Finished::plain(Exit::Ok))
+}

@@ -1,0 +1,144 @@
+//! Docker's side of the host: what it uses, what surrounds the services, and freeing what is the
+//! project's own and no longer needed. Images go by the project's tags and the label its builds carry,
+//! never by age or by being unused.
+
+use super::Compose;
+use crate::deadline::Deadline;
+use crate::engine::{EngineHost, Usage};
+use crate::files::Freed;
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+impl Compose {
+    /// Set on the images that are built for this project.
+    pub(super) fn own_label(&self) -> String {
+        format!("pilot.project={}", self.pilot.project)
+    }
+
+    /// `docker stats` of the project's running containers.
+    pub(super) fn read_usage(&self, deadline: Deadline) -> Result<Vec<Usage>> {
+        let ids = self.docker(&["ps", "--quiet", "--filter", &self.label()], deadline)?;
+        if ids.trim().is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut args =
+            vec!["stats", "--no-stream", "--format", "{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.PIDs}}"];
+        args.extend(ids.lines());
+        let text = self.docker(&args, deadline)?;
+        let usage = |line: &str| {
+            let mut fields = line.split('\t').map(str::to_owned);
+            Some(Usage {
+                name: fields.next()?,
+                cpu: fields.next()?,
+                memory: fields.next()?,
+                processes: fields.next()?,
+            })
+        };
+        Ok(text.lines().filter_map(usage).collect())
+    }
+
+    /// `docker network inspect` and `docker volume inspect` of what the project has.
+    pub(super) fn read_surroundings(&self, deadline: Deadline) -> Result<BTreeMap<String, String>> {
+        let mut all = BTreeMap::new();
+        for kind in ["network", "volume"] {
+            let found =
+                self.docker(&[kind, "ls", "--format", "{{.Name}}", "--filter", &self.label()], deadline)?;
+            for name in found.lines() {
+                all.insert(format!("{kind} {name}"), self.docker(&[kind, "inspect", name], deadline)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Where the engine keeps its files, its clock against ours, and what it uses.
+    pub(super) fn read_host(&self, deadline: Deadline) -> Result<EngineHost> {
+        let before = SystemTime::now();
+        let info = self.docker(&["info", "--format", "{{json .}}"], deadline)?;
+        let asked = before.elapsed().unwrap_or_default() / 2;
+        let info: Value = serde_json::from_str(&info).context("cannot understand docker info")?;
+        let clock = info["SystemTime"].as_str().and_then(|text| humantime::parse_rfc3339(text).ok());
+        let skew = clock.map(|engine| {
+            let ours = before + asked;
+            engine.duration_since(ours).unwrap_or_else(|behind| behind.duration())
+        });
+        let used = self.docker(
+            &["system", "df", "--format", "{{.Type}}: {{.Size}}, {{.Reclaimable}} reclaimable"],
+            deadline,
+        )?;
+        Ok(EngineHost {
+            version: info["ServerVersion"].as_str().unwrap_or("?").to_owned(),
+            root: info["DockerRootDir"].as_str().map(PathBuf::from),
+            skew,
+            running: info["ContainersRunning"].as_u64(),
+            used: used.lines().map(str::to_owned).collect(),
+        })
+    }
+
+    /// Removes tags of images that no release names, images of the project's builds that have no tag any
+    /// more, and one-off containers that have ended.
+    pub(super) fn remove_leftovers(&self, keep: &[String], deadline: Deadline) -> Result<Vec<Freed>> {
+        let mut freed = Vec::new();
+        let oneoff = "label=com.docker.compose.oneoff=True";
+        let format = "{{.ID}}\t{{.Names}}";
+        let ended = [
+            "ps",
+            "-a",
+            "--filter",
+            &self.label(),
+            "--filter",
+            oneoff,
+            "--filter",
+            "status=exited",
+            "--format",
+            format,
+        ];
+        for (id, name) in self.docker(&ended, deadline)?.lines().filter_map(|line| line.split_once('\t')) {
+            self.docker(&["rm", id], deadline)?;
+            freed.push(Freed { what: format!("stopped container {name}"), bytes: 0 });
+        }
+        let used: Vec<String> = self.used_images(deadline)?;
+        let untagged = ["images", "--no-trunc", "--quiet", "--filter", "dangling=true", "--filter"];
+        let label = format!("label={}", self.own_label());
+        let untagged = self.docker(&[untagged.as_slice(), &[&label]].concat(), deadline)?;
+        let tagged = self.own_tags(deadline)?;
+        for name in tagged.iter().map(String::as_str).chain(untagged.lines()) {
+            let [id, size] = self.image(name, deadline)?;
+            if keep.contains(&id) || used.contains(&id) {
+                continue;
+            }
+            let others =
+                self.docker(&["image", "inspect", "--format", "{{len .RepoTags}}", &id], deadline)?;
+            self.docker(&["rmi", name], deadline)?;
+            let last = others.trim().parse::<u32>().is_ok_and(|n| n <= 1);
+            freed.push(Freed {
+                what: format!(
+                    "image {}",
+                    name.trim_start_matches("sha256:").chars().take(60).collect::<String>()
+                ),
+                bytes: if last { size.parse().unwrap_or(0) } else { 0 },
+            });
+        }
+        Ok(freed)
+    }
+
+    /// Content id and size in bytes.
+    fn image(&self, name: &str, deadline: Deadline) -> Result<[String; 2]> {
+        let text = self.docker(&["image", "inspect", "--format", "{{.Id}} {{.Size}}", name], deadline)?;
+        let (id, size) = text.trim().split_once(' ').context("cannot understand docker image inspect")?;
+        Ok([id.to_owned(), size.to_owned()])
+    }
+
+    /// Content ids that the project's containers, stopped ones included, were made from.
+    fn used_images(&self, deadline: Deadline) -> Result<Vec<String>> {
+        let ids = self.docker(&["ps", "-a", "--quiet", "--filter", &self.label()], deadline)?;
+        if ids.trim().is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut args = vec!["inspect", "--type", "container", "--format", "{{.Image}}"];
+        args.extend(ids.lines());
+        Ok(self.docker(&args, deadline)?.lines().map(str::to_owned).collect())
+    }
+}

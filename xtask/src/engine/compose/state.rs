@@ -1,0 +1,55 @@
+//! Reading what Docker tells: one container of `docker inspect`, where plugins are, which state folder a
+//! container was deployed from. Pure but for the environment; called by `compose` alone.
+
+use crate::engine::ServiceState;
+use anyhow::{Result, bail};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// One container of `docker inspect`.
+pub fn service_state(container: &Value) -> Result<(String, ServiceState)> {
+    let text = |pointer: &str| container.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let label = |name: &str| {
+        let labels = container.pointer("/Config/Labels").and_then(|l| l.get(name));
+        labels.and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let env = container.pointer("/Config/Env").and_then(Value::as_array);
+    let env = env.into_iter().flatten().filter_map(Value::as_str).filter_map(|e| e.split_once('='));
+    let bindings = container.pointer("/HostConfig/PortBindings").and_then(Value::as_object);
+    let port = bindings
+        .into_iter()
+        .flatten()
+        .find_map(|(_, hosts)| hosts.get(0)?.get("HostPort")?.as_str()?.parse().ok());
+    let service = label("com.docker.compose.service");
+    if service.is_empty() || text("/Id").is_empty() {
+        bail!("cannot understand docker inspect: a container without id or service label");
+    }
+    let state = ServiceState {
+        state: text("/State/Status").to_owned(),
+        image: text("/Image").to_owned(),
+        env: env.map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+        port,
+        settings: label("com.docker.compose.config-hash"),
+        state_dir: state_dir(&label("com.docker.compose.project.config_files")),
+        restarts: container.pointer("/RestartCount").and_then(Value::as_u64).unwrap_or(0),
+        handle: text("/Id").to_owned(),
+        inspect: serde_json::to_string_pretty(container)?,
+    };
+    Ok((service, state))
+}
+
+/// Where the client looks for plugins (docker/cli, `cli-plugins/manager`).
+pub fn plugin_folders() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
+    let own = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or(home);
+    let system =
+        ["/usr/local/lib/docker", "/usr/local/libexec/docker", "/usr/lib/docker", "/usr/libexec/docker"];
+    own.into_iter().chain(system.map(PathBuf::from)).map(|folder| folder.join("cli-plugins")).collect()
+}
+
+/// `STATE/releases/ID/docker-compose.poc.yml` → `STATE`.
+fn state_dir(config_file: &str) -> Option<String> {
+    let releases = Path::new(config_file).parent()?.parent()?;
+    let state = releases.file_name()?.eq("releases").then(|| releases.parent())??;
+    Some(state.display().to_string())
+}
