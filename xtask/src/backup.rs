@@ -191,11 +191,13 @@ pub fn list(state: &Path) -> Result<(Vec<Kept>, Vec<String>)> {
     Ok((all, broken))
 }
 
-/// A backup by what the user typed (`latest` is the newest), checked whole.
-pub fn named(state: &Path, name: &str) -> Result<Kept> {
+/// A backup by what the user typed, checked whole; `latest` is the newest that has what is wanted.
+pub fn named(state: &Path, name: &str, wanted: impl Fn(&Backup) -> bool) -> Result<Kept> {
     let (mut all, _) = list(state)?;
-    let at =
-        if name == "latest" { all.len().checked_sub(1) } else { all.iter().position(|kept| kept.id == name) };
+    let at = match name {
+        "latest" => all.iter().rposition(|kept| wanted(&kept.backup)),
+        _ => all.iter().position(|kept| kept.id == name),
+    };
     let Some(at) = at else {
         let ids: Vec<&str> = all.iter().rev().take(5).map(|kept| kept.id.as_str()).collect();
         let there = if ids.is_empty() {
@@ -266,10 +268,10 @@ mod tests {
     fn an_altered_backup_is_refused_by_name() {
         let scratch = files::Scratch::new("backup-test").unwrap();
         let dir = kept(scratch.path(), "b1", 1);
-        assert_eq!(named(scratch.path(), "latest").unwrap().id, "b1");
+        assert_eq!(named(scratch.path(), "latest", |_| true).unwrap().id, "b1");
         std::fs::write(dir.join(ENV_FILE), "A=2\n").unwrap();
-        assert!(named(scratch.path(), "b1").unwrap_err().to_string().contains("was altered"));
-        let error = named(scratch.path(), "b9").unwrap_err().to_string();
+        assert!(named(scratch.path(), "b1", |_| true).unwrap_err().to_string().contains("was altered"));
+        let error = named(scratch.path(), "b9", |_| true).unwrap_err().to_string();
         assert!(error.contains("no backup b9") && error.contains("b1"), "{error}");
     }
 }

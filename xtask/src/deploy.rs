@@ -69,6 +69,10 @@ impl Session {
         let env = observe::release_env(&self.store, goal.release)?;
         let now = observe::observe(&self.pilot, self.engine.as_ref(), Some(&env), deadline);
         let mut drift = drift::drift(&now, goal.release, &env.map());
+        let deployed = self.store.current().ok().flatten().map(|release| release.id);
+        if deployed.as_ref() != Some(&goal.release.id) {
+            drift.push(Difference::Release { deployed });
+        }
         drift.extend(goal.known.iter().cloned());
         let gateway = self.pilot.gateway();
         let plan = plan::make(&now, &drift, goal.release, &goal.intent, gateway);

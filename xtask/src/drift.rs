@@ -109,6 +109,11 @@ pub enum Difference {
         /// What mends it.
         mend: String,
     },
+    /// Another release was deployed last, whatever of it shows in the services.
+    Release {
+        /// Its id; none when no deployment is recorded.
+        deployed: Option<String>,
+    },
     /// The tree's compose file is another. The deployment uses the release's; the file is left alone.
     ComposeFile,
     /// Something could not be found out.
@@ -137,6 +142,8 @@ impl fmt::Display for Difference {
             Self::DataMissing { service } => write!(f, "{service}: its stored data is gone"),
             Self::ImageLost { service } => write!(f, "{service}: the engine has lost the release's image"),
             Self::Shortage { what, mend } => write!(f, "host: {what} ({mend})"),
+            Self::Release { deployed: Some(id) } => write!(f, "release {id} was deployed last"),
+            Self::Release { deployed: None } => write!(f, "no deployment is recorded"),
             Self::ComposeFile => write!(f, "the tree's compose file is not the release's (left as it is)"),
             Self::Unknown { what, why } => write!(f, "cannot tell {what}: {why}"),
         }
@@ -257,6 +264,9 @@ pub fn scenarios(drift: &[Difference]) -> Vec<Scenario> {
     };
     if all.is_empty() && drift.iter().any(ill) {
         all.push(Scenario::Host);
+    }
+    if all.is_empty() && drift.iter().any(|d| matches!(d, Difference::Release { .. })) {
+        all.push(Scenario::Version);
     }
     all.sort_unstable();
     all.dedup();

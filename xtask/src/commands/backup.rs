@@ -1,6 +1,7 @@
 //! `backup create|list|restore`: settings, logs and data, copied with checksums and brought back by the same
 //! way as any rollback: behind the closed gate, after a backup of what is there now, verified.
 
+use crate::backup::{self, Backup};
 use crate::deadline::Deadline;
 use crate::deploy::Session;
 use crate::failure::{Exit, fail};
@@ -8,7 +9,7 @@ use crate::files;
 use crate::journal::{Event, Finished};
 use crate::release::{COMPOSE_FILE, ENV_FILE, SEED_FILE};
 use crate::rollback::{self, Request};
-use crate::{ask, backup, candidate, lock};
+use crate::{ask, candidate, lock};
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
@@ -32,7 +33,7 @@ enum Command {
     List,
     /// Bring one back; what is there now is backed up first
     Restore {
-        /// Its id, as `list` shows it, or `latest`
+        /// Its id, as `list` shows it, or `latest`: the newest that has what is wanted
         backup: String,
         /// A part alone; can be given more than once [default: all of it]
         #[arg(long, value_enum)]
@@ -113,12 +114,19 @@ fn list(session: &Session) -> Result<Finished> {
 
 fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
-    let kept = backup::named(&pilot.state, name)?;
+    let wanted = |part: Part| only.is_empty() || only.contains(&part);
+    let has = |part: Part, backup: &Backup| match part {
+        Part::Env => backup.files.contains_key(ENV_FILE),
+        Part::Seed => backup.files.contains_key(SEED_FILE),
+        Part::Compose => backup.files.contains_key(COMPOSE_FILE),
+        Part::Data => !backup.data().is_empty(),
+    };
+    let all = [Part::Env, Part::Seed, Part::Compose, Part::Data];
+    let kept = backup::named(&pilot.state, name, |b| all.iter().all(|part| !wanted(*part) || has(*part, b)))?;
     if kept.backup.project != pilot.project {
         let what = format!("backup {} is of project {}", kept.id, kept.backup.project);
         return Err(fail(Exit::Usage, what, format!("--project {}", kept.backup.project)));
     }
-    let wanted = |part: Part| only.is_empty() || only.contains(&part);
     let services = if wanted(Part::Data) { kept.backup.data() } else { Vec::new() };
     let files: BTreeMap<_, _> =
         [(Part::Env, ENV_FILE), (Part::Seed, SEED_FILE), (Part::Compose, COMPOSE_FILE)]

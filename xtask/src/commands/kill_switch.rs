@@ -65,7 +65,8 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
             let _lock = lock::take(&pilot.state, "kill-switch off")?;
             if fence::lift(session, deadline)? {
                 session.out.note("the gateway, which kill-switch on had stopped, is started again");
-            } else if now.stack.known().is_some() && now.service(pilot.gateway()).is_none_or(|s| !s.is_live()) {
+            } else if now.stack.known().is_some() && now.service(pilot.gateway()).is_none_or(|s| !s.is_live())
+            {
                 let what = "the gateway does not run, and it was not kill-switch on that stopped it";
                 return Err(fail(Exit::NotRestored, what, "cargo xtask rollback"));
             }

@@ -5,10 +5,14 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod bad_input;
+mod canary;
 mod contract;
+mod daemon;
 mod docs;
 mod drill;
+mod host;
 mod pilot;
 mod resume;
 mod rollback;
+mod scenarios;
 mod tidy;

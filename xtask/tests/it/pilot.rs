@@ -28,16 +28,17 @@ pub fn on(engines: &[Engine], name: &str, test: impl Fn(Pilot)) {
     for engine in engines {
         match available(*engine) {
             Ok(()) => test(Pilot::new(name, *engine)),
-            Err(why) if std::env::var("CI").is_ok_and(|v| v == "true") => {
-                panic!("{name} needs {engine:?}, and with CI=true it may not be skipped: {why}")
-            }
-            // Written past the test harness, which keeps what a passing test prints to itself.
-            Err(why) => {
-                let line = format!("SKIPPED {name} on {engine:?}: {}\n", why.trim());
-                std::io::stderr().write_all(line.as_bytes()).unwrap();
-            }
+            Err(why) => skip(&format!("{name} on {engine:?}"), &why),
         }
     }
+}
+
+/// Says that a test is skipped; with `CI=true` none may be.
+pub fn skip(name: &str, why: &str) {
+    let ci = std::env::var("CI").is_ok_and(|v| v == "true");
+    assert!(!ci, "{name} may not be skipped with CI=true: {why}");
+    // Written past the test harness, which keeps what a passing test prints to itself.
+    std::io::stderr().write_all(format!("SKIPPED {name}: {}\n", why.trim()).as_bytes()).unwrap();
 }
 
 fn available(engine: Engine) -> Result<(), String> {
@@ -130,6 +131,8 @@ pub struct Pilot {
     pub folder: Folder,
     /// Where commands run: the workspace, unless a test gives another tree.
     pub root: PathBuf,
+    /// What commands are run by: something that puts them into another namespace.
+    pub within: Vec<String>,
     empty_docker_config: Folder,
     extra_env: Vec<(String, String)>,
 }
@@ -143,6 +146,7 @@ impl Pilot {
             engine,
             folder,
             root: workspace(),
+            within: Vec::new(),
             empty_docker_config: Folder::new("docker-config"),
             extra_env: Vec::new(),
         }
@@ -187,8 +191,11 @@ impl Pilot {
 
     /// The command, not yet run.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        let words: Vec<&str> =
+            self.within.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_xtask")]).collect();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .args(["--project", &self.project, "--engine", self.engine.word()])
             .args(args)
             .current_dir(&self.root)
@@ -233,15 +240,43 @@ impl Pilot {
         let file = dir.join("docker-compose.poc.yml").display().to_string();
         let env = dir.join(".env.poc").display().to_string();
         let base = ["--project-name", &self.project, "--file", &file, "--env-file", &env];
-        let mut command = match self.engine {
-            Engine::Compose2 => {
-                let mut docker = Command::new("docker");
-                docker.arg("compose");
-                docker
-            }
-            _ => Command::new("docker-compose"),
-        };
+        let mut command = self.compose();
         ran(command.args(base).args(args).output().unwrap())
+    }
+
+    /// `docker compose` or `docker-compose`, as this pilot is driven.
+    pub fn compose(&self) -> Command {
+        if self.engine == Engine::Compose2 {
+            let mut docker = Command::new("docker");
+            docker.arg("compose");
+            docker
+        } else {
+            Command::new("docker-compose")
+        }
+    }
+
+    /// Overwrites a file in the volume of a service that is stopped meanwhile.
+    pub fn overwrite(&self, service: &str, file: &str, bytes: &[u8]) {
+        if self.engine == Engine::Process {
+            std::fs::write(self.state().join("process/volumes").join(service).join(file), bytes).unwrap();
+            return;
+        }
+        let path = self.folder.0.join(file);
+        std::fs::write(&path, bytes).unwrap();
+        let id = self.containers("{{.Id}}").into_iter().find(|(name, _)| name == service).unwrap().1;
+        // Not by removing it first: the running service has the same file open.
+        self.docker(&["cp", &path.display().to_string(), &format!("{id}:/data/{file}")]);
+    }
+
+    /// Bytes of a file in the volume of a service.
+    pub fn stored(&self, service: &str, file: &str) -> Vec<u8> {
+        if self.engine == Engine::Process {
+            return std::fs::read(self.state().join("process/volumes").join(service).join(file)).unwrap();
+        }
+        let id = self.containers("{{.Id}}").into_iter().find(|(name, _)| name == service).unwrap().1;
+        let to = self.folder.0.join("stored");
+        self.docker(&["cp", &format!("{id}:/data/{file}"), &to.display().to_string()]);
+        std::fs::read(to).unwrap()
     }
 
     /// Another version under the tag that the compose file names, as a careless build leaves it. It
@@ -264,14 +299,24 @@ impl Pilot {
         self.containers("{{.Image}}")
     }
 
+    /// Standard output of a docker command, on the daemon that this pilot is on, that has to work.
+    #[track_caller]
+    pub fn docker(&self, args: &[&str]) -> String {
+        let mut command = Command::new("docker");
+        command.args(args).envs(self.extra_env.iter().map(|(k, v)| (k, v)));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "docker {args:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
     /// One field of each running container, by service.
     pub fn containers(&self, field: &str) -> Vec<(String, String)> {
         let filter = format!("label=com.docker.compose.project={}", self.project);
-        let ids = docker(&["ps", "--quiet", "--filter", &filter]);
+        let ids = self.docker(&["ps", "--quiet", "--filter", &filter]);
         let format = format!("{{{{index .Config.Labels \"com.docker.compose.service\"}}}} {field}");
         let mut all: Vec<(String, String)> = ids
             .lines()
-            .map(|id| docker(&["inspect", "--format", &format, id]))
+            .map(|id| self.docker(&["inspect", "--format", &format, id]))
             .map(|line| line.trim().split_once(' ').map(|(a, b)| (a.into(), b.into())).unwrap())
             .collect();
         all.sort();
@@ -310,6 +355,10 @@ impl Drop for Pilot {
         if self.engine == Engine::Process {
             self.root = workspace();
             self.xtask(&["down"]);
+            return;
+        }
+        // On a daemon of the test's own, which goes as a whole.
+        if self.extra_env.iter().any(|(name, _)| name == "DOCKER_HOST") {
             return;
         }
         let filter = format!("label=com.docker.compose.project={}", self.project);

@@ -62,7 +62,7 @@ fn blame(error: anyhow::Error) -> anyhow::Error {
         "Is the docker daemon running",
     ];
     if is_hung(&error) || host.iter().any(|mark| text.contains(mark)) {
-        let next = "docker version, to see whether the engine answers; systemctl status docker";
+        let next = "cargo xtask host, to see what is wrong; cargo xtask host --restart-engine";
         return fail(Exit::Host, format!("the Docker engine does not answer: {text}"), next);
     }
     error
