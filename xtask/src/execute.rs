@@ -203,8 +203,12 @@ impl Execution<'_> {
     }
 
     fn close_gate(&self, question: Deadline, measured: &mut Measured) -> Result<()> {
+        let why = match self.place {
+            Some(_) => "rollback: restoring the last known-good release",
+            None => "a release is being deployed",
+        };
         let client = self.now.gateway(self.pilot, GATE_REQUEST).context("nobody tells where it answers");
-        let closed = client.and_then(|c| gate::close(&c, "rollback: restoring the last known-good release"));
+        let closed = client.and_then(|c| gate::close(&c, why));
         if let Err(error) = closed {
             self.engine.stop(self.pilot.gateway(), question).with_context(|| {
                 format!("the gate could not be closed ({error:#}), and the gateway not be stopped")

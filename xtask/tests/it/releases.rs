@@ -1,0 +1,209 @@
+//! Releases and backups as things to compare, check, carry and clear away; the gate when the gateway is gone.
+
+use crate::pilot::Engine::{Compose2, Process};
+use crate::pilot::{Pilot, on, try_http};
+use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt;
+
+#[track_caller]
+fn told(pilot: &Pilot, args: &[&str]) -> Value {
+    let events = pilot.json(args).expect(0).events();
+    events.into_iter().find(|e| e["event"] == "result").unwrap()["value"].clone()
+}
+
+#[test]
+fn what_differs_is_told_with_secrets_masked() {
+    on(&[Process, Compose2], "diff", |pilot| {
+        let pilot = pilot.up();
+        let token = pilot.setting("ADMIN_TOKEN");
+        pilot.edit_env("DEFAULT_SEED", "7");
+        pilot.edit_env("ADMIN_TOKEN", "another-token-entirely");
+        let tree = told(&pilot, &["releases", "diff", "r1", "tree"]);
+        assert_eq!(tree["settings"]["DEFAULT_SEED"], json!(["42", "7"]));
+        assert_eq!(tree["settings"]["ADMIN_TOKEN"], json!(["********", "********"]));
+        assert!(tree["images"].is_null(), "{tree}");
+        pilot.xtask(&["up"]).expect(0);
+        let both = pilot.xtask(&["releases", "diff", "r1", "r2"]).expect(0);
+        assert!(both.out.contains("DEFAULT_SEED") && both.out.contains("42 -> 7"), "{}", both.out);
+        assert!(!both.all().contains(&token) && !both.all().contains("another-token"), "{}", both.all());
+        let running = told(&pilot, &["releases", "diff", "r1", "running"]);
+        assert_eq!(running["settings"]["DEFAULT_SEED"], json!(["42", "7"]));
+        assert_eq!(running["images"], json!({}));
+        assert_eq!(running["compose"], Value::Null);
+        let same = pilot.xtask(&["releases", "diff", "r2", "running"]).expect(0).out;
+        assert!(same.contains("are the same in all that both can tell"), "{same}");
+        pilot.xtask(&["releases", "diff", "r1", "r9"]).expect(2);
+    });
+}
+
+#[test]
+fn every_altered_part_of_a_release_is_found() {
+    on(&[Process], "verify", |pilot| {
+        let pilot = pilot.up();
+        pilot.xtask(&["releases", "verify"]).expect(0);
+        let release: Value = serde_json::from_str(
+            &std::fs::read_to_string(pilot.state().join("releases/r1/release.json")).unwrap(),
+        )
+        .unwrap();
+        let image =
+            release["images"]["jobs"]["id"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+        let mut parts: Vec<String> =
+            release["files"].as_object().unwrap().keys().map(|name| format!("releases/r1/{name}")).collect();
+        parts.push(format!("images/{image}.tar"));
+        parts.push(format!("bin/{}", release["xtask"].as_str().unwrap()));
+        assert!(parts.len() >= 11, "{parts:?}");
+        for part in parts {
+            let path = pilot.state().join(&part);
+            let bytes = std::fs::read(&path).unwrap();
+            // The xtask runs from its own file, which cannot be written to then: replace it.
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, [bytes.as_slice(), b"x"].concat()).unwrap();
+            let found = pilot.xtask(&["releases", "verify", "r1"]).expect(1);
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            assert!(found.err.contains(&name) && found.err.contains("altered"), "{part}: {}", found.err);
+            std::fs::write(&path, bytes).unwrap();
+        }
+        pilot.xtask(&["releases", "verify"]).expect(0);
+    });
+}
+
+#[test]
+fn one_archive_brings_a_pilot_up_on_a_new_host() {
+    on(&[Process, Compose2], "carry", |pilot| {
+        let pilot = pilot.up();
+        let token = pilot.setting("ADMIN_TOKEN");
+        let file = pilot.folder.0.join("carried.tar");
+        let path = file.display().to_string();
+        pilot.xtask(&["releases", "export", "r1", "--output", &path]).expect(0);
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let images = (pilot.engine != Process).then(|| pilot.release_images("r1"));
+        // A new host has none of it.
+        pilot.xtask(&["down"]).expect(0);
+        if let Some(images) = &images {
+            for service in ["gateway", "engine", "jobs"] {
+                let name = format!("{}-{service}", pilot.project);
+                for tag in pilot.docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &name]).lines() {
+                    pilot.docker(&["rmi", tag]);
+                }
+                pilot.docker(&["volume", "rm", &format!("{}_{service}_data", pilot.project)]);
+            }
+            let left = pilot.docker(&["images", "--no-trunc", "--quiet"]);
+            assert!(images.iter().all(|(_, id)| !left.contains(id)), "{left}");
+        }
+        std::fs::remove_dir_all(pilot.state()).unwrap();
+        let foreign = Pilot::new("carry-other", pilot.engine);
+        let refused = foreign.xtask(&["releases", "import", &path]).expect(2);
+        assert!(refused.err.contains(&format!("--project {}", pilot.project)), "{}", refused.err);
+
+        pilot.xtask(&["releases", "import", &path]).expect(0);
+        let again = pilot.xtask(&["releases", "import", &path]).expect(0);
+        assert!(again.out.contains("release r1"), "{}", again.out);
+        let finished = pilot.json(&["rollback"]).expect(0).finished();
+        assert_eq!((&finished["outcome"], &finished["release"]), (&json!("restored"), &json!("r1")));
+        assert_eq!(pilot.setting("ADMIN_TOKEN"), token);
+        if let Some(images) = images {
+            assert_eq!(pilot.running_images(), images);
+        }
+        // Damaged on the way: nothing is taken in.
+        let mut bytes = std::fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle..middle + 64].fill(0);
+        std::fs::write(&file, bytes).unwrap();
+        pilot.xtask(&["releases", "import", &path]).expect(1);
+        assert_eq!(told(&pilot, &["releases", "list"])["releases"].as_array().unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn pruning_keeps_the_way_back() {
+    on(&[Process], "prune", |pilot| {
+        let pilot = pilot.up();
+        for seed in ["7", "8", "9"] {
+            pilot.edit_env("DEFAULT_SEED", seed);
+            pilot.xtask(&["up"]).expect(0);
+        }
+        pilot.xtask(&["rollback", "--to", "r2"]).expect(0);
+        pilot.xtask(&["releases", "prune", "--keep", "1"]).expect(0);
+        let left = told(&pilot, &["releases", "list"]);
+        let ids: Vec<&Value> = left["releases"].as_array().unwrap().iter().map(|r| &r["id"]).collect();
+        // r2 runs, and was verified last.
+        assert_eq!(ids, [&json!("r2")]);
+        pilot.xtask(&["rollback"]).expect(0);
+    });
+}
+
+#[test]
+fn backups_are_checked_kept_in_number_and_brought_back_in_parts() {
+    on(&[Process], "backups", |pilot| {
+        let pilot = pilot.up();
+        pilot.edit_env("DEFAULT_SEED", "7");
+        pilot.xtask(&["up"]).expect(0);
+        let first = told(&pilot, &["backup", "create"]);
+        pilot.edit_env("DEFAULT_SEED", "8");
+        pilot.xtask(&["up"]).expect(0);
+        let id = first["backup"].as_str().unwrap();
+        let refused = pilot.xtask(&["backup", "restore", id]).expect(2);
+        assert!(refused.err.contains("--yes"), "{}", refused.err);
+        pilot.xtask(&["backup", "restore", id, "--only", "env", "--yes"]).expect(0);
+        assert_eq!(pilot.running_values("gateway")["DEFAULT_SEED"], 7);
+        assert_eq!(pilot.setting("DEFAULT_SEED"), "7");
+        // The safe defaults: what was there is in a backup.
+        pilot.xtask(&["up", "--defaults"]).expect(0);
+        assert_eq!(pilot.running_values("gateway")["DEFAULT_SEED"], 42);
+        pilot.xtask(&["backup", "restore", "latest", "--only", "env", "--yes"]).expect(0);
+        // One that was altered is refused, and nothing is changed.
+        let path = std::path::Path::new(first["folder"].as_str().unwrap()).join("engine.data.tar");
+        std::fs::write(&path, "noise").unwrap();
+        let refused = pilot.xtask(&["backup", "restore", id, "--yes"]).expect(1);
+        assert!(refused.err.contains("altered"), "{}", refused.err);
+        for _ in 0..7 {
+            pilot.xtask(&["backup", "create"]).expect(0);
+        }
+        let left = std::fs::read_dir(pilot.state().join("backups")).unwrap().count();
+        assert_eq!(left, 5);
+    });
+}
+
+#[test]
+fn a_gateway_that_does_not_answer_is_fenced_and_released_again() {
+    on(&[Compose2, Process], "fence", |pilot| {
+        let pilot = pilot.up();
+        let port = pilot.port("gateway");
+        let freeze = |signal: &str| {
+            if pilot.engine == Process {
+                let alive =
+                    std::fs::read_to_string(pilot.state().join("process/services/gateway/alive")).unwrap();
+                let group = format!("-{}", alive.trim());
+                std::process::Command::new("kill").args([signal, "--", &group]).status().unwrap();
+            } else {
+                let id =
+                    pilot.containers("{{.Id}}").into_iter().find(|(name, _)| name == "gateway").unwrap().1;
+                pilot.docker(&["pause", &id]);
+            }
+        };
+        freeze("-STOP");
+        let on = pilot.xtask(&["kill-switch", "on", "--reason", "test"]).expect(0);
+        assert!(
+            on.out.contains("the gateway was stopped") && on.out.contains("closed on disk"),
+            "{}",
+            on.out
+        );
+        assert!(try_http("GET", port, "/healthz", &[], None).is_err());
+        pilot.xtask(&["kill-switch", "status"]).expect(1);
+        let before = (pilot.engine != Process).then(|| pilot.containers("{{.Id}} {{.State.StartedAt}}"));
+        let off = pilot.xtask(&["kill-switch", "off"]).expect(0);
+        assert!(off.out.contains("started again"), "{}", off.out);
+        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+        // Just that: the others were not touched.
+        if let Some(before) = before {
+            let after = pilot.containers("{{.Id}} {{.State.StartedAt}}");
+            assert!(before.iter().all(|service| after.contains(service)), "{before:?} {after:?}");
+        }
+        // A gateway that somebody else took away is fenced on disk, and not started by `off`.
+        pilot.xtask(&["down"]).expect(0);
+        pilot.xtask(&["kill-switch", "on"]).expect(0);
+        let off = pilot.xtask(&["kill-switch", "off"]).expect(1);
+        assert!(off.err.contains("cargo xtask rollback"), "{}", off.err);
+        pilot.xtask(&["rollback"]).expect(0);
+    });
+}
