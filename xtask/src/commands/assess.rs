@@ -29,6 +29,8 @@ pub struct Args {}
 pub struct Look {
     /// The release that is deployed, if any is recorded.
     pub current: Option<Release>,
+    /// Id of the release that a rollback would go to, and that the drift is from.
+    pub target: Option<String>,
     /// What is.
     pub now: Observation,
     /// What differs from the release; nothing where there is none.
@@ -44,8 +46,13 @@ pub struct Look {
 /// Looks at the pilot and reads so many log lines of each service.
 pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
     let current = session.store.current().ok().flatten();
-    let outlook =
-        current.as_ref().map(|release| session.outlook(&Goal::plain(release, Purpose::Rollback), deadline));
+    // Where a rollback would go: never to one that failed.
+    let target = match &current {
+        Some(release) if release.is_known_good() => Some(release.clone()),
+        _ => session.store.known_good().ok().and_then(|good| good.into_iter().next()).or(current.clone()),
+    };
+    let plain = |release| session.outlook(&Goal::plain(release, Purpose::Rollback), deadline);
+    let outlook = target.as_ref().map(plain);
     let (now, drift, plan) = match outlook {
         Some(Ok(Outlook { now, drift, plan })) => (now, drift, Some(plan)),
         other => {
@@ -79,7 +86,7 @@ pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
         let split = |text: String| text.lines().map(str::to_owned).collect::<Vec<_>>();
         jobs.into_iter().map(|(name, job)| (name, joined(job).map(split).into())).collect()
     });
-    Look { current, now, drift, plan, sessions, logs }
+    Look { current, target: target.map(|release| release.id), now, drift, plan, sessions, logs }
 }
 
 impl Look {
@@ -104,7 +111,7 @@ impl Look {
 pub fn is_error(line: &str) -> bool {
     let json = line.find('{').and_then(|at| serde_json::from_str::<Value>(&line[at..]).ok());
     match json {
-        Some(event) => event["level"] == "ERROR" || event["message"] == "service ended",
+        Some(event) => event["level"] == "ERROR",
         None => {
             let line = line.to_lowercase();
             ["error", "panic", "cannot", "failed", "expected"].iter().any(|word| line.contains(word))
@@ -125,6 +132,7 @@ pub fn run(session: &Session) -> Result<Finished> {
     out.event(&Event::Result {
         value: &json!({
             "release": look.current.as_ref().map(|r| &r.id),
+            "target": look.target,
             "observation": look.now,
             "drift": look.drift,
             "scenarios": look.reasons(),
@@ -154,7 +162,8 @@ pub fn run(session: &Session) -> Result<Finished> {
     for (scenario, why) in look.reasons() {
         let why =
             if why.is_empty() { "nothing differs from the release, and services are not well" } else { &why };
-        out.say(format!("\na rollback would choose `{}`: {why}", scenario.word()));
+        let to = look.target.as_deref().unwrap_or("none");
+        out.say(format!("\na rollback, to release {to}, would choose `{}`: {why}", scenario.word()));
     }
     let (exit, next) = look.verdict();
     if exit == Exit::Ok {

@@ -175,7 +175,10 @@ fn errors_in_the_logs_are_shown() {
         pilot.edit_env("LOG_LEVEL", "loud");
         pilot.xtask(&["up"]).expect(1);
         let shown = pilot.xtask(&["assess"]).expect(1).out;
-        assert!(shown.contains("LOG_LEVEL=loud") && shown.contains("would choose `config`"), "{shown}");
+        assert!(
+            shown.contains("LOG_LEVEL=loud") && shown.contains("to release r1, would choose `config`"),
+            "{shown}"
+        );
         let deep = told(&pilot, &["diagnose"], 1);
         let findings = deep["findings"].to_string();
         assert!(findings.contains("engine logged an error"), "{findings}");
