@@ -15,7 +15,7 @@ fn pages() -> Vec<(String, String)> {
 }
 
 /// The `cargo xtask …` lines of code blocks, and with `spans` of code in sentences, as words.
-fn commands(page: &str, spans: bool) -> Vec<Vec<String>> {
+pub fn commands(page: &str, spans: bool) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut fenced = false;
     for line in page.lines() {
@@ -32,7 +32,7 @@ fn commands(page: &str, spans: bool) -> Vec<Vec<String>> {
 }
 
 /// As the shell takes it apart, quotes included, without `cargo xtask`. Placeholders become an example.
-fn words(command: &str) -> Vec<String> {
+pub fn words(command: &str) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     for (n, part) in command.split('"').enumerate() {
         if n % 2 == 1 {
@@ -45,6 +45,7 @@ fn words(command: &str) -> Vec<String> {
         "RELEASE" => "r1".to_owned(),
         "REV" => "HEAD".to_owned(),
         "NAME" => "other".to_owned(),
+        "FILE" => "r1.release.tar".to_owned(),
         _ => word,
     };
     all.into_iter().skip(2).map(example).collect()

@@ -17,5 +17,6 @@ mod pilot;
 mod releases;
 mod resume;
 mod rollback;
+mod runbook;
 mod scenarios;
 mod tidy;

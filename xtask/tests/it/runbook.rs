@@ -1,0 +1,102 @@
+//! `docs/rollback.md`: every heir of the old plan's commands, and every command of its code blocks, is run on
+//! a pilot that is well; and the shims pass arguments and exit codes on.
+
+use crate::docs::{commands, words};
+use crate::pilot::Engine::{Compose2, Process};
+use crate::pilot::{Pilot, on, workspace};
+use std::collections::BTreeSet;
+use std::process::Command;
+
+fn page() -> String {
+    std::fs::read_to_string(workspace().join("docs/rollback.md")).unwrap()
+}
+
+/// The rows of the table, as the old command and the heir.
+fn rows() -> Vec<(String, String)> {
+    let page = page();
+    let table = page.split("and its heir\n").nth(1).unwrap();
+    let cells = |line: &str| {
+        // A pipe within code is written `\|`.
+        let line = line.replace("\\|", "\u{1}");
+        let cells: Vec<String> =
+            line.split('|').map(|cell| cell.replace('\u{1}', "|").trim().to_owned()).collect();
+        (cells.len() == 4).then(|| (cells[1].clone(), cells[2].clone()))
+    };
+    let rows = table.lines().filter_map(cells);
+    rows.filter(|(old, heir)| !old.starts_with("**") && !old.starts_with("---") && heir != "heir").collect()
+}
+
+/// A pilot with two known-good releases and a backup.
+fn ready(pilot: Pilot) -> Pilot {
+    let pilot = pilot.up();
+    pilot.edit_env("DEFAULT_SEED", "7");
+    pilot.xtask(&["up"]).expect(0);
+    pilot.xtask(&["backup", "create"]).expect(0);
+    pilot
+}
+
+/// How a command has to end on a pilot that is well. Restarting Docker is asked for, and nobody answers.
+fn expected(args: &[String]) -> i32 {
+    if args.iter().any(|arg| arg == "--restart-engine") { 2 } else { 0 }
+}
+
+fn run_each(pilot: &Pilot, all: BTreeSet<Vec<String>>) {
+    for args in all {
+        // Prometheus needs an image; `observability.rs` runs it with one.
+        if args[0] == "observe" {
+            continue;
+        }
+        // Whatever the one before did to it.
+        pilot.xtask(&["rollback"]).expect(0);
+        let ran = pilot.xtask(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(ran.code, expected(&args), "{args:?}\n{}", ran.all());
+    }
+}
+
+#[test]
+fn every_heir_of_the_old_plan_runs() {
+    let rows = rows();
+    // Fewer would mean that a section of the plan was forgotten.
+    assert!(rows.len() >= 60, "only {} rows", rows.len());
+    let heirs: BTreeSet<Vec<String>> = rows
+        .iter()
+        .map(|(old, heir)| {
+            let heir = heir.strip_prefix('`').and_then(|h| h.strip_suffix('`'));
+            let heir = heir.unwrap_or_else(|| panic!("{old} has no heir in code"));
+            assert!(heir.starts_with("cargo xtask "), "{old}: {heir}");
+            words(heir)
+        })
+        .collect();
+    assert!(heirs.len() >= 20, "only {} heirs", heirs.len());
+    on(&[Process, Compose2], "heirs", |pilot| run_each(&ready(pilot), heirs.clone()));
+}
+
+#[test]
+fn every_command_of_the_page_runs() {
+    let all: BTreeSet<Vec<String>> = commands(&page(), false).into_iter().collect();
+    assert!(all.len() >= 25, "only {} commands", all.len());
+    on(&[Process], "page", |pilot| run_each(&ready(pilot), all.clone()));
+}
+
+#[test]
+fn the_shims_pass_arguments_and_exit_codes_on() {
+    for (shim, command) in [
+        ("pilot-deploy/scripts/pilot-up.sh", "up"),
+        ("pilot-deploy/scripts/pilot-down.sh", "down"),
+        ("pilot-deploy/scripts/pilot-reset.sh", "reset"),
+        ("pilot-deploy/scripts/pilot-observe.sh", "observe"),
+        ("scripts/pilot-smoke.sh", "smoke"),
+        ("scripts/pilot-snapshot.sh", "snapshot"),
+    ] {
+        let path = workspace().join(shim);
+        assert!(std::fs::read_to_string(&path).unwrap().lines().count() <= 3, "{shim} is more than a shim");
+        let run = |arg: &str| {
+            // From anywhere.
+            let output = Command::new(&path).arg(arg).current_dir(std::env::temp_dir()).output().unwrap();
+            crate::pilot::ran(output)
+        };
+        let help = run("--help").expect(0);
+        assert!(help.out.contains(&format!("cargo xtask {command}")), "{shim}: {}", help.out);
+        run("--no-such-option").expect(2);
+    }
+}
