@@ -43,6 +43,8 @@ enum FaultName {
     Hang,
     /// The databases are overwritten with noise
     CorruptStore,
+    /// The gate says that it is closed, and lets everybody in
+    LyingGate,
 }
 
 impl FaultName {
@@ -54,6 +56,7 @@ impl FaultName {
             Self::Error5xx => "error-5xx",
             Self::Hang => "hang",
             Self::CorruptStore => "corrupt-store",
+            Self::LyingGate => "lying-gate",
         }
     }
 }

@@ -31,6 +31,9 @@ const GATE_REQUEST: Duration = Duration::from_secs(1);
 /// Longest that opening takes, up to a public stream's first token.
 const OPENING: Duration = Duration::from_secs(10);
 
+/// An engine that did not answer a moment ago is not waited for again.
+const ASK: Duration = Duration::from_secs(2);
+
 /// Between two looks at what the services use.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -174,6 +177,13 @@ impl Execution<'_> {
                 self.restore_data(&dir, &own, &services, deploy)?;
             }
             Step::RestoreData { from, services } => self.restore_data(&dir, from, services, deploy)?,
+            Step::AskEngine => {
+                if self.now.gate == Gate::Open && measured.gate_closed_ms.is_none() {
+                    self.out.note("the services answer and are healthy: their gate is left open");
+                }
+                self.engine.observe(self.deadline.within(ASK))?;
+                bail!(Stale("the engine answers again".into()));
+            }
             Step::CloseGateOnDisk => {
                 let words = ["gate", "close", "rollback: not verified yet"];
                 let said = self.engine.run_once(self.release, &dir, gateway, &words, deploy)?;
@@ -265,7 +275,14 @@ impl Execution<'_> {
             // Cut off halfway and taken up again, there may be half of it.
             self.engine.remove_data(service, deadline)?;
             let restored = self.engine.restore_data(dir, service, &archive, deadline);
-            restored.with_context(|| format!("bringing the data of {service} back"))?;
+            let restored = restored.with_context(|| format!("bringing the data of {service} back"));
+            match restored {
+                // What stands beside the pilot does not keep it from being restored.
+                Err(error) if self.pilot.services().all(|own| own != service) => {
+                    self.out.note(format!("it stays in the backup alone: {error:#}"));
+                }
+                other => other?,
+            }
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use crate::envfile::EnvFile;
 use crate::files::{self, Freed};
 use crate::pilot::Pilot;
 use crate::release::Store;
+use crate::tree;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::path::Path;
@@ -134,7 +135,8 @@ fn ports(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: De
 pub fn free(pilot: &Pilot, engine: &dyn Engine, store: &Store, deadline: Deadline) -> Result<Vec<Freed>> {
     let mut freed = store.remove_halves()?;
     freed.extend(backup::retain(&pilot.state, pilot.manifest.limits.keep_backups)?);
-    let other_commits = crate::tree::target_dir(pilot, Some(crate::tree::OTHER_COMMITS));
+    freed.extend(tree::remove_worktrees(pilot)?);
+    let other_commits = tree::target_dir(pilot, Some(tree::OTHER_COMMITS));
     if pilot.project == crate::pilot::DEFAULT_PROJECT && other_commits.exists() {
         let bytes = files::remove(&other_commits)?;
         freed.push(Freed { what: format!("builds of other commits, {}", other_commits.display()), bytes });

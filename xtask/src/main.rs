@@ -85,7 +85,7 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
     let escalates = matches!(cli.command, Command::Rollback(_) | Command::Reset(_) | Command::Diagnose(_));
     let manifest = session.pilot.manifest.clone();
     let mut finished = dispatch(cli, &session).unwrap_or_else(|error| Finished::refused(&error));
-    if escalates || finished.rollback.is_some() {
+    if escalates && finished.escalation.is_none() {
         finished.escalation = Some(escalation::of(finished.exit_code, &manifest));
     }
     Ok(finished)

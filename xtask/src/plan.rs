@@ -3,7 +3,7 @@
 
 use crate::drift::{Difference, Scenario};
 use crate::gate::Gate;
-use crate::observe::{Fact, Observation};
+use crate::observe::{Fact, Health, Observation};
 use crate::release::Release;
 use serde::Serialize;
 use std::fmt;
@@ -54,6 +54,8 @@ pub enum Step {
         /// Whose.
         services: Vec<String>,
     },
+    /// See whether the engine answers again: without it nothing can be changed, with it the plan is another.
+    AskEngine,
     /// Close the gate on disk, so that the gateway comes up closed.
     CloseGateOnDisk,
     /// Bring the services to the release.
@@ -85,6 +87,7 @@ impl fmt::Display for Step {
             Self::ReturnData { except } if except.is_empty() => write!(f, "bring the data back"),
             Self::ReturnData { except } => write!(f, "bring the data back, but not of {}", except.join(", ")),
             Self::RestoreData { services, .. } => write!(f, "restore data of {}", services.join(", ")),
+            Self::AskEngine => write!(f, "see whether the engine answers again"),
             Self::Watch => write!(f, "watch resources until they are steady"),
             Self::LoadImages { services } => write!(f, "load lost images of {}", services.join(", ")),
             Self::PointTags => write!(f, "move the image tags"),
@@ -164,17 +167,28 @@ pub fn make(
         return plan;
     }
     let steps = &mut plan.steps;
+    if let Fact::Unknown(_) = now.stack {
+        // Services that answer and are healthy are not shut out because of an engine that does not.
+        let healthy = |health: &Health| matches!(health, Health::Healthy { .. });
+        let well = now.gate == Gate::Open && now.health.values().all(healthy);
+        if !well {
+            steps.push(Step::CloseGate);
+        }
+        if rollback {
+            steps.push(Step::Preserve { data: Vec::new() });
+        }
+        steps.push(Step::AskEngine);
+        return plan;
+    }
     let runs = now.service(gateway).is_some_and(|s| s.is_live());
-    // Unknown is not open: a gateway that runs and does not answer is taken out of the way, and one
-    // that nobody can see is tried.
-    let closable = match (&now.stack, &now.gate) {
-        (Fact::Unknown(_), _) => Some(Step::CloseGate),
-        (_, Gate::Open | Gate::Closed(_)) => Some(Step::CloseGate),
-        (_, Gate::Unknown(_)) if runs => Some(Step::StopGateway),
-        (_, Gate::Unknown(_)) => None,
+    // Unknown is not open: a gateway that runs and does not answer is taken out of the way.
+    let closable = match &now.gate {
+        Gate::Open | Gate::Closed(_) => Some(Step::CloseGate),
+        Gate::Unknown(_) if runs => Some(Step::StopGateway),
+        Gate::Unknown(_) => None,
     };
     let whole = rollback && named.contains(&Scenario::Reset);
-    let removed = removed(now, drift, release, intent, whole);
+    let removed = removed(now, drift, intent, whole);
     let on_disk = closable != Some(Step::CloseGate) || whole || removed.iter().any(|s| s == gateway);
     steps.extend(closable);
     let short = drift.iter().any(|d| matches!(d, Difference::Shortage { .. }));
@@ -225,20 +239,11 @@ pub fn make(
 
 /// Services whose stored data is backed up and removed: all that there is in a whole reset; what will
 /// come from a backup; what is corrupt. A deployment removes nothing: it has no place for a backup.
-fn removed(
-    now: &Observation,
-    drift: &[Difference],
-    release: &Release,
-    intent: &Intent<'_>,
-    whole: bool,
-) -> Vec<String> {
+fn removed(now: &Observation, drift: &[Difference], intent: &Intent<'_>, whole: bool) -> Vec<String> {
     let there = |service: &String| now.stack.known().is_none_or(|stack| stack.data.contains(service));
     match &intent.data {
         _ if intent.purpose == Purpose::Deploy => Vec::new(),
-        _ if whole => match &now.stack {
-            Fact::Known(stack) => stack.data.iter().cloned().collect(),
-            Fact::Unknown(_) => release.images.keys().cloned().collect(),
-        },
+        _ if whole => now.stack.known().into_iter().flat_map(|stack| &stack.data).cloned().collect(),
         Data::From(_, services) => services.iter().filter(|s| there(s)).cloned().collect(),
         _ => corrupt(drift),
     }
@@ -280,7 +285,6 @@ mod tests {
     use crate::drift::drift;
     use crate::drift::tests::{change, matching};
     use crate::host::HostCheck;
-    use crate::observe::Health;
 
     fn plan(how: impl FnOnce(&mut Observation), named: &[Scenario]) -> Plan {
         let (mut now, release, env) = matching();
@@ -289,7 +293,8 @@ mod tests {
         let plan = make(&now, &drift(&now, &release, &env), &release, &intent, "gateway");
         // Of every plan: the gate opens once, at the very end, right after the verification, and
         // nothing is overwritten or removed before it is preserved.
-        if let Some(end) = plan.steps.len().checked_sub(1) {
+        if let Some(end) = plan.steps.len().checked_sub(1).filter(|_| !plan.steps.contains(&Step::AskEngine))
+        {
             let opens: Vec<usize> = (0..=end).filter(|n| plan.steps[*n] == Step::OpenGate).collect();
             assert_eq!(opens, [end], "{:?}", plan.steps);
             assert_eq!(plan.steps[end - 1], Step::Verify);
@@ -392,6 +397,33 @@ mod tests {
         let gone = position(&p, |s| *s == Step::RemoveData { services: engine.clone() });
         let back = position(&p, |s| matches!(s, Step::RestoreData { .. }));
         assert!(kept < gone && gone < back && back < position(&p, |s| matches!(s, Step::Replace { .. })));
+    }
+
+    #[test]
+    fn with_the_engine_gone_the_gate_is_closed_only_where_something_is_wrong() {
+        let gone = |n: &mut Observation| n.stack = Fact::Unknown("hung".into());
+        let well = plan(gone, &[]);
+        assert_eq!(well.steps, [Step::Preserve { data: Vec::new() }, Step::AskEngine]);
+        let sick = plan(
+            |n| {
+                gone(n);
+                n.health.insert("engine".into(), Health::Unhealthy("tired".into()));
+            },
+            &[],
+        );
+        assert_eq!(sick.steps[0], Step::CloseGate);
+        assert_eq!(sick.steps.last(), Some(&Step::AskEngine));
+        assert_eq!(
+            plan(
+                |n| {
+                    gone(n);
+                    n.gate = Gate::Unknown("timeout".into());
+                },
+                &[]
+            )
+            .steps[0],
+            Step::CloseGate
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::journal::{Event, Finished, Outcome};
 use crate::plan::{Data, Intent, Purpose};
 use crate::release::{ENV_FILE, Release, State, now_ms};
 use crate::verify::{Target, verify};
-use crate::{ask, lock, observe, report, tree};
+use crate::{ask, escalation, lock, observe, report, tree};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -153,6 +153,7 @@ pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Resul
         finished.error = Some(format!("{error:#}"));
         finished.next = Some(next_of(error).unwrap_or("cargo xtask diagnose").to_owned());
     }
+    finished.escalation = Some(escalation::of(finished.exit_code, &session.pilot.manifest));
     finished.report = Some(place.dir.join("report.html").display().to_string());
     // `main` tells it to the user when all else is done; the journal has it now.
     session.out.record(&Event::Finished(&finished));

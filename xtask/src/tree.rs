@@ -3,6 +3,7 @@
 
 use crate::deadline::Deadline;
 use crate::failure::{Exit, fail};
+use crate::files::{self, Freed};
 use crate::journal::Output;
 use crate::pilot::Pilot;
 use crate::proc::{RunError, cmd};
@@ -44,7 +45,7 @@ pub struct RestorePoint {
 /// The named restore points; a malformed file is an error with line and column.
 fn restore_points(pilot: &Pilot) -> Result<Vec<RestorePoint>> {
     let path = pilot.pack.join("known-good.toml");
-    let Some(bytes) = crate::files::read_if_there(&path)? else { return Ok(Vec::new()) };
+    let Some(bytes) = files::read_if_there(&path)? else { return Ok(Vec::new()) };
     let broken = |why: String| {
         fail(Exit::Usage, format!("cannot understand {}: {why}", path.display()), "mend the file")
     };
@@ -145,6 +146,21 @@ impl Worktree {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Removes worktrees that a killed command left behind. Only for the holder of the lock.
+pub fn remove_worktrees(pilot: &Pilot) -> Result<Vec<Freed>> {
+    let folder = pilot.state.join("worktrees");
+    let mut freed = Vec::new();
+    for name in files::names(&folder)? {
+        let path = folder.join(name);
+        let bytes = files::size(&path)?;
+        git(pilot, &["worktree", "remove", "--force", &path.display().to_string()]).ok();
+        // What git does not know any more is still there.
+        files::remove(&path)?;
+        freed.push(Freed { what: format!("worktree {}", path.display()), bytes });
+    }
+    Ok(freed)
 }
 
 impl Drop for Worktree {

@@ -11,7 +11,7 @@ use crate::files;
 use crate::journal::{Event, Finished, Outcome};
 use crate::plan::Purpose;
 use crate::release::{Release, now_ms};
-use crate::{candidate, engine, lock, rollback};
+use crate::{candidate, engine, escalation, lock, rollback};
 use anyhow::Result;
 
 /// `cargo xtask up`.
@@ -86,6 +86,7 @@ fn deploy(release: &Release, args: &Args, session: &Session) -> Result<Finished>
             back.exit_code = Exit::NotRestored as u8;
             back.error = Some(format!("release {} failed and was rolled back: {error:#}", release.id));
             back.next = Some(format!("cargo xtask releases show {}", release.id));
+            back.escalation = Some(escalation::of(back.exit_code, &session.pilot.manifest));
         }
         return Ok(back);
     }

@@ -25,6 +25,8 @@ pub enum Fault {
     Hang,
     /// The SQLite file is overwritten with noise at start.
     CorruptStore,
+    /// The gateway says that its gate is closed, and lets everybody in.
+    LyingGate,
 }
 
 impl Fault {
@@ -38,6 +40,7 @@ impl Fault {
             "error-5xx" => Self::Error5xx,
             "hang" => Self::Hang,
             "corrupt-store" => Self::CorruptStore,
+            "lying-gate" => Self::LyingGate,
             other => return Err(format!("SCENARIO_FAULT={other}: no such fault")),
         })
     }
@@ -52,6 +55,7 @@ impl Fault {
             Self::Error5xx => Some("error-5xx"),
             Self::Hang => Some("hang"),
             Self::CorruptStore => Some("corrupt-store"),
+            Self::LyingGate => Some("lying-gate"),
         }
     }
 }

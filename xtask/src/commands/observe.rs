@@ -4,10 +4,12 @@
 use crate::deadline::Deadline;
 use crate::deploy::Session;
 use crate::failure::{Exit, fail};
+use crate::files::{self, Mode};
 use crate::http::Client;
 use crate::journal::{Event, Finished};
 use crate::lock;
 use crate::observe::release_env;
+use crate::release::ENV_FILE;
 use anyhow::{Result, bail};
 use serde_json::json;
 use std::time::Duration;
@@ -46,7 +48,13 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     }
     session.store.check_files(&release)?;
     let deadline = Deadline::after(pilot.manifest.limits.deploy);
-    session.engine.add(&session.store.dir(&release.id), &chosen, deadline)?;
+    // A copy, because they run on when retention has long removed the release.
+    let dir = pilot.state.join("observability");
+    for name in release.files.keys() {
+        let mode = if name == ENV_FILE { Mode::Private } else { Mode::Plain };
+        files::copy(&session.store.file(&release.id, name), &dir.join(name), mode)?;
+    }
+    session.engine.add(&dir, &chosen, deadline)?;
     let env = release_env(&session.store, &release)?;
     let mut places = serde_json::Map::new();
     for service in &chosen {

@@ -81,8 +81,16 @@ impl Daemon {
     /// Ends it, and its containers with it.
     pub fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
+        // It may have been stopped in its tracks.
+        Command::new("kill").args(["-s", "CONT", &child.id().to_string()]).status().unwrap();
         Command::new("kill").arg(child.id().to_string()).status().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Stops it in its tracks, or lets it go on.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
     fn docker(&self, args: &[&str]) -> std::process::Output {

@@ -12,6 +12,13 @@ fn passes(pilot: &Pilot, args: &[&str]) -> serde_json::Value {
     assert!(finished["gate_closed_ms"].is_u64() && finished["restored_ms"].is_u64(), "{finished}");
     let report = std::fs::read_to_string(finished["report"].as_str().unwrap()).unwrap();
     assert!(report.contains("restored") && report.contains("r1"), "{report}");
+    let other = |name: &str| {
+        let path = std::path::Path::new(finished["report"].as_str().unwrap()).with_file_name(name);
+        std::fs::read_to_string(path).unwrap()
+    };
+    let (markdown, junit) = (other("report.md"), other("report.xml"));
+    assert!(markdown.starts_with("# Rollback") && markdown.contains("first token in time"), "{markdown}");
+    assert!(junit.contains("failures=\"0\"") && junit.contains("cancelled in time"), "{junit}");
     finished
 }
 
@@ -25,7 +32,7 @@ fn a_bad_env_and_a_bad_version_in_one_go() {
 #[test]
 fn every_fault_is_rolled_back() {
     on(&[Process, Compose2], "faults", |pilot| {
-        for fault in ["ignore-sigterm", "crash-loop", "slow-first-token", "error-5xx", "hang"] {
+        for fault in ["ignore-sigterm", "crash-loop", "slow-first-token", "error-5xx", "hang", "lying-gate"] {
             assert_eq!(passes(&pilot, &["--fault", fault])["scenarios"], json!(["version"]), "{fault}");
         }
         assert_eq!(passes(&pilot, &["--fault", "corrupt-store"])["scenarios"], json!(["version", "reset"]));

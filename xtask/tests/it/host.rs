@@ -82,6 +82,32 @@ fn with_docker_stopped_every_command_ends_in_seconds_and_says_what_is_wrong() {
     });
 }
 
+#[test]
+fn an_engine_that_hangs_does_not_shut_out_a_pilot_that_is_well() {
+    on_own_daemon("hangs", |daemon, mut pilot| {
+        pilot.xtask(&["up"]).expect(0);
+        // A tree of its own, with a short limit for the engine.
+        let tree = pilot.folder.0.join("tree");
+        std::fs::create_dir_all(&tree).unwrap();
+        let copied = Command::new("cp").arg("-r").arg(pilot.root.join("pilot-deploy")).arg(&tree).status();
+        assert!(copied.unwrap().success());
+        let path = tree.join("pilot-deploy/pilot.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("engine = \"10s\"", "engine = \"1s\"")).unwrap();
+        pilot.root = tree;
+        daemon.signal("STOP");
+        let ran = pilot.json(&["rollback"]).expect(4);
+        let finished = ran.finished();
+        assert!(ran.out.contains("their gate is left open"), "{}", ran.out);
+        assert!(finished["error"].as_str().unwrap().contains("did not end in time"), "{finished}");
+        assert_eq!(finished["gate_closed_ms"], serde_json::Value::Null);
+        // With something wrong it is closed, which needs no engine.
+        pilot.xtask(&["kill-switch", "on"]).expect(0);
+        daemon.signal("CONT");
+        assert_eq!(pilot.json(&["rollback"]).expect(0).finished()["outcome"], "restored");
+    });
+}
+
 /// A small disk of a test's own, taken away when dropped.
 struct SmallDisk(PathBuf);
 

@@ -182,8 +182,18 @@ fn d_host_frees_its_own_redeploys_and_watches() {
             assert!(!images.contains(&format!("{}-gateway:bad-", pilot.project)), "{images}");
             assert_eq!(pilot.running_images(), pilot.release_images("r1"));
         }
-        let shown = pilot.json(&["host", "--free"]).expect(0);
-        assert!(shown.out.contains("freed_bytes"), "{}", shown.out);
+        // By itself, with an image and a backup too many.
+        let canary = (pilot.engine != Process).then(|| {
+            pilot.build_bad_version("SCENARIO_OLD=2");
+            pilot.xtask(&["rollback"]).expect(0);
+            Canary::beside(&pilot)
+        });
+        for _ in 0..2 {
+            std::fs::create_dir_all(pilot.state().join("backups/.cut-off")).unwrap();
+            let shown = pilot.json(&["host", "--free"]).expect(0);
+            assert!(shown.out.contains("freed_bytes") && shown.out.contains(".cut-off"), "{}", shown.out);
+        }
+        canary.into_iter().for_each(Canary::assert_untouched);
     });
 }
 

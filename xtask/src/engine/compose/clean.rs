@@ -1,5 +1,5 @@
 //! Docker's side of the host: what it uses, what surrounds the services, and freeing what is the
-//! project's own and no longer needed. Images go by the project's tags and the label its builds carry,
+//! project's own and no longer needed. Images go by the project's names and the label its builds carry,
 //! never by age or by being unused.
 
 use super::Compose;
@@ -77,8 +77,8 @@ impl Compose {
         })
     }
 
-    /// Removes tags of images that no release names, images of the project's builds that have no tag any
-    /// more, and one-off containers that have ended.
+    /// Removes images that were built for the project and that no release names, and one-off containers that
+    /// have ended.
     pub(super) fn remove_leftovers(&self, keep: &[String], deadline: Deadline) -> Result<Vec<Freed>> {
         let mut freed = Vec::new();
         let oneoff = "label=com.docker.compose.oneoff=True";
@@ -99,27 +99,23 @@ impl Compose {
             self.docker(&["rm", id], deadline)?;
             freed.push(Freed { what: format!("stopped container {name}"), bytes: 0 });
         }
-        let used: Vec<String> = self.used_images(deadline)?;
-        let untagged = ["images", "--no-trunc", "--quiet", "--filter", "dangling=true", "--filter"];
+        let used = self.used_images(deadline)?;
         let label = format!("label={}", self.own_label());
-        let untagged = self.docker(&[untagged.as_slice(), &[&label]].concat(), deadline)?;
-        let tagged = self.own_tags(deadline)?;
-        for name in tagged.iter().map(String::as_str).chain(untagged.lines()) {
-            let [id, size] = self.image(name, deadline)?;
-            if keep.contains(&id) || used.contains(&id) {
+        // By name and by label: an image of that name that was not built here has no other copy, and one
+        // of another name that was built on ours has the label too.
+        let built = self.docker(&["images", "--no-trunc", "--quiet", "--filter", &label], deadline)?;
+        let built: Vec<&str> = built.lines().collect();
+        for tag in self.own_tags(deadline)? {
+            let [id, size] = self.image(&tag, deadline)?;
+            if keep.contains(&id) || used.contains(&id) || !built.contains(&id.as_str()) {
                 continue;
             }
             let others =
                 self.docker(&["image", "inspect", "--format", "{{len .RepoTags}}", &id], deadline)?;
-            self.docker(&["rmi", name], deadline)?;
+            self.docker(&["rmi", &tag], deadline)?;
             let last = others.trim().parse::<u32>().is_ok_and(|n| n <= 1);
-            freed.push(Freed {
-                what: format!(
-                    "image {}",
-                    name.trim_start_matches("sha256:").chars().take(60).collect::<String>()
-                ),
-                bytes: if last { size.parse().unwrap_or(0) } else { 0 },
-            });
+            let bytes = if last { size.parse().unwrap_or(0) } else { 0 };
+            freed.push(Freed { what: format!("image {tag}"), bytes });
         }
         Ok(freed)
     }

@@ -112,7 +112,8 @@ impl Compose {
     ) -> Result<()> {
         let beside = self.pilot.services().all(|own| own != service);
         let profile: &[&str] = if beside { &["--profile", PROFILE] } else { &[] };
-        let up = self.compose(dir, deadline)?.args(profile).args(["up", "--no-start", "--no-deps", service]);
+        let up = self.compose(dir, deadline)?.args(profile).args(["up", "--no-start", "--no-deps"]);
+        let up = up.args(self.no_pull(deadline)?).args([service]);
         up.run(deadline).map_err(blame)?;
         let (volume, id) = (self.volume(service)?, self.container(service, deadline)?);
         let path = self.mount(&id, &volume, deadline)?;

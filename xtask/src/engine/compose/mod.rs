@@ -138,6 +138,14 @@ impl Compose {
         format!("label=com.docker.compose.project={}", self.pilot.project)
     }
 
+    /// Compose 1 has no such option.
+    fn no_pull(&self, deadline: Deadline) -> Result<&'static [&'static str]> {
+        Ok(match self.generation(deadline)? {
+            Generation::Two => &["--pull", "never"],
+            Generation::One(_) => &[],
+        })
+    }
+
     /// Ids of the project's containers, one-off ones left out. `-a` includes the stopped.
     fn containers(&self, deadline: Deadline) -> Result<Vec<String>> {
         let project = self.label();
@@ -233,7 +241,7 @@ impl Engine for Compose {
                         .args(["--build-arg", &format!("ROLE={service}")])
                         .args(["--build-arg", &format!("VERSION={label}")])
                         .args(["--build-arg", &format!("FAULT={fault}")])
-                        // What a later build leaves without a tag can still be told to be ours.
+                        // Tells what was built here from images that only have such a name.
                         .args(["--label", &self.own_label()])
                         .args(["--tag", &self.tag_of(service, label), &context])
                         .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
@@ -307,11 +315,8 @@ impl Engine for Compose {
             }
         }
         // No stop grace: in an emergency nobody waits ten seconds for a service that ignores SIGTERM.
-        let mut up = compose.args(["up", "--detach", "--timeout", "0", "--no-build"]);
-        if let Generation::Two = self.generation(deadline)? {
-            up = up.args(["--pull", "never"]);
-        }
-        up.run(deadline).map(drop).map_err(blame)
+        let up = compose.args(["up", "--detach", "--timeout", "0", "--no-build"]);
+        up.args(self.no_pull(deadline)?).run(deadline).map(drop).map_err(blame)
     }
 
     fn run_once(

@@ -1,0 +1,87 @@
+//! The reports of a rollback, drawn from its journal: `report.html` for people, `report.md` to paste into an
+//! incident's page, `report.xml` (JUnit) for CI. Nothing in them that is not in the journal.
+
+mod html;
+mod junit;
+mod markdown;
+
+use crate::files::{self, Mode};
+use crate::journal::Finished;
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::path::Path;
+
+/// Writes the reports of the rollback in `dir`.
+pub fn write(dir: &Path, finished: &Finished) -> Result<()> {
+    let path = dir.join("journal.jsonl");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    // A line cut off by a crash is no event.
+    let events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let write = |name: &str, text: String| files::write(&dir.join(name), text.as_bytes(), Mode::Plain);
+    write("report.html", html::page(&events, finished)?)?;
+    write("report.md", markdown::page(&events, finished)?)?;
+    write("report.xml", junit::suite(&events, finished)?)
+}
+
+/// Events of one kind, in order.
+fn of<'a>(events: &'a [Value], name: &'a str) -> impl Iterator<Item = &'a Value> {
+    events.iter().filter(move |event| event["event"] == name)
+}
+
+/// Steps that ended, in order.
+fn steps(events: &[Value]) -> impl Iterator<Item = &Value> {
+    of(events, "step").filter(|step| step["progress"] != "started")
+}
+
+/// The smoke checks of the release that runs now.
+fn checks(finished: &Finished) -> impl Iterator<Item = &Value> {
+    finished.smoke.as_ref().and_then(|smoke| smoke["checks"].as_array()).into_iter().flatten()
+}
+
+/// A time in seconds, or that there is none.
+fn seconds(ms: Option<u64>) -> String {
+    ms.map_or("not measured".into(), |ms| format!("{:.2} s", ms as f64 / 1e3))
+}
+
+/// How it ended, in words.
+fn outcome(finished: &Finished) -> Result<String> {
+    let outcome = serde_json::to_value(finished.outcome)?;
+    Ok(outcome.as_str().unwrap_or("unknown").replace('-', " "))
+}
+
+/// Text without quotes.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// For HTML and XML.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Exit;
+    use serde_json::json;
+
+    #[test]
+    fn text_from_services_cannot_become_markup() {
+        let events = [json!({"event": "note", "text": "<script>alert(1)</script>"})];
+        let page = html::page(&events, &Finished::plain(Exit::Ok)).unwrap();
+        assert!(!page.contains("<script>") && page.contains("&lt;script&gt;"));
+        let step = json!({"event": "step", "progress": "failed", "step": "a | b", "took_ms": 1500, "at_ms": 2, "detail": "<x>\u{1}"});
+        let xml = junit::suite(std::slice::from_ref(&step), &Finished::plain(Exit::NotRestored)).unwrap();
+        assert!(xml.contains("failures=\"2\"") && xml.contains("time=\"1.5\""), "{xml}");
+        assert!(xml.contains("&lt;x&gt;") && !xml.contains('\u{1}'), "{xml}");
+        let page = markdown::page(&[step], &Finished::plain(Exit::NotRestored)).unwrap();
+        assert!(page.contains("a \\| b"), "{page}");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_said_to_be_so() {
+        let finished = Finished::plain(Exit::Ok);
+        assert!(html::page(&[], &finished).unwrap().contains("not measured"));
+        assert!(markdown::page(&[], &finished).unwrap().contains("not measured"));
+    }
+}
