@@ -171,6 +171,14 @@ pub fn size(path: &Path) -> Result<u64> {
     names(path)?.iter().map(|name| size(&path.join(name))).sum()
 }
 
+/// This program, to be copied or started again. A build may have replaced it meanwhile: what runs can still
+/// be had through the link that proc(5) keeps.
+pub fn this_program() -> Result<PathBuf> {
+    let kept = PathBuf::from("/proc/self/exe");
+    let path = std::env::current_exe().context("cannot find this program")?;
+    Ok(if path.exists() || !kept.exists() { path } else { kept })
+}
+
 /// Bytes as people say them.
 pub fn human(bytes: u64) -> String {
     let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];

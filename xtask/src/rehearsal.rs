@@ -124,7 +124,7 @@ impl Rehearsal {
     pub fn roll_back(&self, show: bool) -> Result<Finished> {
         let pilot = &self.session.pilot;
         let format = if self.session.out.is_json() { "json" } else { "text" };
-        let me = std::env::current_exe().context("cannot find this program")?;
+        let me = files::this_program()?;
         let kind = self.session.engine.kind().word();
         let words = ["--project", &pilot.project, "--engine", kind, "--format", format, "rollback"];
         let command =

@@ -351,7 +351,7 @@ impl Store {
     /// Keeps a copy of this program, so that a rollback needs no compiler; `.pilot/xtask` leads to
     /// the newest.
     fn keep_xtask(&self) -> Result<String> {
-        let me = std::env::current_exe().context("cannot find this program")?;
+        let me = files::this_program()?;
         let sum = files::sha256(&me)?;
         let path = self.xtask(&sum);
         if !path.exists() {

@@ -200,7 +200,7 @@ fn runbook(rehearsal: &Rehearsal, good: &Release, script: &str) -> Result<Cmd> {
 
 /// What xtask costs before it does anything.
 fn itself(pilot: &Pilot, rounds: usize, rows: &mut Vec<Row>) -> Result<()> {
-    let me = std::env::current_exe().context("cannot find this program")?;
+    let me = files::this_program()?;
     let often = rounds * 10;
     let repeat = |command: &dyn Fn() -> Cmd| -> Result<f64> {
         command().run(Deadline::after(PART))?;

@@ -2,7 +2,7 @@
 
 use crate::canary::Canary;
 use crate::pilot::Engine::{Compose1, Compose2, Process};
-use crate::pilot::{Pilot, docker, on, ran, workspace};
+use crate::pilot::{Folder, Pilot, docker, on, ran, workspace};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -198,8 +198,8 @@ fn d_host_frees_its_own_redeploys_and_watches() {
 }
 
 /// A clone of this repository with two commits of its own.
-fn clone(pilot: &mut Pilot) -> PathBuf {
-    let root = pilot.folder.0.join("clone");
+fn clone(folder: &Folder) -> PathBuf {
+    let root = folder.0.join("clone");
     let git = |dir: &Path, args: &[&str]| {
         let identity = ["-c", "user.name=Test", "-c", "user.email=test@example.invalid"];
         let output = Command::new("git").args(identity).args(args).current_dir(dir).output().unwrap();
@@ -227,9 +227,7 @@ fn clone(pilot: &mut Pilot) -> PathBuf {
         git(&root, &["add", "--all"]);
         git(&root, &["commit", "--quiet", "--message", title]);
     }
-    pilot.root = root.clone();
-    // Built once for all tests: another clone's crates are the same.
-    pilot.set("CARGO_TARGET_DIR", &workspace().join("target").display().to_string());
+    git(&root, &["tag", "second"]);
     root
 }
 
@@ -240,12 +238,20 @@ fn title(pilot: &Pilot) -> String {
 
 #[test]
 fn commit_is_built_verified_and_leaves_the_checkout_alone() {
+    // One for both engines: its services are built once.
+    let folder = Folder::new("sc-clone");
+    let root = clone(&folder);
     on(&[Process, Compose2], "sc-commit", |mut pilot| {
-        let root = clone(&mut pilot);
+        pilot.root = root.clone();
+        pilot.set("CARGO_TARGET_DIR", &workspace().join("target").display().to_string());
         let git = |args: &[&str]| {
             let output = Command::new("git").args(args).current_dir(&root).output().unwrap();
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
+        // As it was before the other engine's turn.
+        git(&["stash", "clear"]);
+        git(&["checkout", "--quiet", "--force", "-B", "work", "second"]);
+        git(&["branch", "--quiet", "-D", "saved"]);
         let first = git(&["rev-parse", "HEAD~1"]).trim().to_owned();
         let known = root.join("pilot-deploy/known-good.toml");
         std::fs::write(

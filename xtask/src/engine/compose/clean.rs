@@ -13,11 +13,6 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 impl Compose {
-    /// Set on the images that are built for this project.
-    pub(super) fn own_label(&self) -> String {
-        format!("pilot.project={}", self.pilot.project)
-    }
-
     /// `docker stats` of the project's running containers.
     pub(super) fn read_usage(&self, deadline: Deadline) -> Result<Vec<Usage>> {
         let ids = self.docker(&["ps", "--quiet", "--filter", &self.label()], deadline)?;
@@ -100,8 +95,8 @@ impl Compose {
             freed.push(Freed { what: format!("stopped container {name}"), bytes: 0 });
         }
         let used = self.used_images(deadline)?;
-        let label = format!("label={}", self.own_label());
-        // By name and by label: an image of that name that was not built here has no other copy, and one
+        let label = format!("label=pilot.project={}", self.pilot.project);
+        // By name and by the label that the Dockerfile sets: an image of that name that was not built here has no other copy, and one
         // of another name that was built on ours has the label too.
         let built = self.docker(&["images", "--no-trunc", "--quiet", "--filter", &label], deadline)?;
         let built: Vec<&str> = built.lines().collect();

@@ -238,15 +238,28 @@ impl Engine for Compose {
                 .map(|service| {
                     let build = cmd(&self.docker, &["build", "--quiet"])
                         .args(["--file", &dockerfile.display().to_string()])
+                        .args(["--build-arg", &format!("PROJECT={}", self.pilot.project)])
                         .args(["--build-arg", &format!("ROLE={service}")])
                         .args(["--build-arg", &format!("VERSION={label}")])
                         .args(["--build-arg", &format!("FAULT={fault}")])
-                        // Tells what was built here from images that only have such a name.
-                        .args(["--label", &self.own_label()])
                         .args(["--tag", &self.tag_of(service, label), &context])
                         .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
                     scope.spawn(move || {
-                        build.run(deadline).map_err(blame)?;
+                        // The builder without BuildKit shares layers between projects, and loses hold of
+                        // one that another project's clean-up removes at that moment.
+                        let lost = |error: &anyhow::Error| {
+                            let text = format!("{error:#}");
+                            ["failed to get digest", "No such image", "unknown parent"]
+                                .iter()
+                                .any(|t| text.contains(t))
+                        };
+                        let mut built = build.clone().run(deadline);
+                        for _ in 0..2 {
+                            if built.as_ref().err().is_some_and(lost) {
+                                built = build.clone().run(deadline);
+                            }
+                        }
+                        built.map_err(blame)?;
                         let tag = self.tag_of(service, label);
                         let id = self.ids(&[tag], deadline)?.pop().context("a built image has no id")?;
                         let tag = self.tag_of(service, "latest");

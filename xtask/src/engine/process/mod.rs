@@ -183,7 +183,7 @@ impl Processes {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        let me = std::env::current_exe().context("cannot find this program")?;
+        let me = files::this_program()?;
         let log = File::options().create(true).append(true).open(&spec.log);
         let log = log.with_context(|| format!("cannot open {}", spec.log.display()))?;
         let child = Command::new(me)
