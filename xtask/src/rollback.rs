@@ -131,16 +131,14 @@ pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Resul
         at_ms: now_ms(),
         resumed: place.resumed,
     });
-    let mut measured = Measured::default();
-    let mut finished = Finished { rollback: Some(place.id.clone()), ..Finished::plain(Exit::Ok) };
+    let finished = Finished { rollback: Some(place.id.clone()), ..Finished::plain(Exit::Ok) };
+    let mut attempt =
+        Attempt { request, session, place: &place, deadline, measured: Measured::default(), finished };
     let ended = match &targets {
-        Targets::Releases(releases) => {
-            try_targets(releases, request, session, &place, deadline, &mut measured, &mut finished)
-        }
-        Targets::Commit(rev) => {
-            to_commit(rev, request, session, &place, deadline, &mut measured, &mut finished)
-        }
+        Targets::Releases(releases) => attempt.try_releases(releases),
+        Targets::Commit(rev) => attempt.try_commit(rev),
     };
+    let Attempt { measured, mut finished, .. } = attempt;
     finished.gate_closed_ms = measured.gate_closed_ms;
     finished.restored_ms = measured.restored_ms;
     finished.downtime_ms = measured.restored_ms.zip(measured.gate_closed_ms).map(|(end, start)| end - start);
@@ -167,98 +165,97 @@ pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Resul
     Ok(finished)
 }
 
-/// The gate is closed before anything is built: that takes a minute, and the pilot is broken.
-fn to_commit(
-    rev: &str,
-    request: &Request,
-    session: &Session,
-    place: &Place,
+/// What the attempts of one rollback share.
+struct Attempt<'a> {
+    request: &'a Request,
+    session: &'a Session,
+    place: &'a Place,
     deadline: Deadline,
-    measured: &mut Measured,
-    finished: &mut Finished,
-) -> Result<()> {
-    let pilot = &session.pilot;
-    let good = session.store.known_good()?;
-    let env = match good.first() {
-        Some(release) => session.store.file(&release.id, ENV_FILE),
-        None => {
-            candidate::ensure_env(pilot)?;
-            pilot.env_path.clone()
-        }
-    };
-    let known = good.first().and_then(|release| observe::release_env(&session.store, release).ok());
-    let now = observe::observe(pilot, session.engine.as_ref(), known.as_ref(), deadline);
-    match fence::close(session, &now, "rollback: building the commit to go back to", deadline) {
-        Ok(Closed::Proved) => session.out.note("the gate is closed while the commit is built"),
-        Ok(Closed::Fenced(how)) => session.out.note(how),
-        Err(error) => return Err(error),
-    }
-    measured.gate_closed_ms = Some(session.out.elapsed_ms());
-    let release = candidate::make(Source::Commit(rev), &env, session)?;
-    session.out.note(format!("release {} ({}) is made of {rev}", release.id, release.label));
-    let tried =
-        try_targets(std::slice::from_ref(&release), request, session, place, deadline, measured, finished);
-    if let Err(error) = &tried {
-        session.store.mark_failed(&release.id, &format!("{error:#}"))?;
-    }
-    tried
+    measured: Measured,
+    finished: Finished,
 }
 
-/// Tries one release after the other.
-fn try_targets(
-    targets: &[Release],
-    request: &Request,
-    session: &Session,
-    place: &Place,
-    deadline: Deadline,
-    measured: &mut Measured,
-    finished: &mut Finished,
-) -> Result<()> {
-    let mut first_error = None;
-    let named = named(request, session)?;
-    for release in targets {
-        if let Err(error) = session.store.check_files(release) {
-            session.out.note(format!("passing over release {}: {error:#}", release.id));
-            first_error.get_or_insert(error);
-            continue;
-        }
-        let intent = Intent { purpose: Purpose::Rollback, named: &named, data: data(request) };
-        let mut goal = Goal { release, intent, known: Vec::new(), place: Some(&place.dir) };
-        let mut outcome = session.bring_to(&goal, deadline, measured);
-        if outcome.as_ref().is_ok_and(|plan| plan.steps.is_empty()) {
-            // Nothing differs, and yet somebody called for a rollback: look closer.
-            let env = observe::release_env(&session.store, release)?;
-            let ready = deadline.within(session.pilot.manifest.limits.ready);
-            let smoke = verify(&Target::new(&session.pilot, &env)?, ready);
-            session.out.event(&Event::Smoke { smoke: &smoke });
-            let (passed, summary) = (smoke.passed, smoke.summary());
-            measured.smoke = Some(smoke);
-            if passed {
-                finished.outcome = Some(Outcome::NothingToDo);
-                finished.release = Some(release.id.clone());
-                return Ok(());
+impl Attempt<'_> {
+    /// The gate is closed before anything is built: that takes a minute, and the pilot is broken.
+    fn try_commit(&mut self, rev: &str) -> Result<()> {
+        let session = self.session;
+        let pilot = &session.pilot;
+        let good = session.store.known_good()?;
+        let env = match good.first() {
+            Some(release) => session.store.file(&release.id, ENV_FILE),
+            None => {
+                candidate::ensure_env(pilot)?;
+                pilot.env_path.clone()
             }
-            let sick =
-                |service: &str| Difference::Sick { service: service.to_owned(), reason: summary.clone() };
-            goal.known = session.pilot.services().map(sick).collect();
-            outcome = session.bring_to(&goal, deadline, measured);
+        };
+        let known = good.first().and_then(|release| observe::release_env(&session.store, release).ok());
+        let now = observe::observe(pilot, session.engine.as_ref(), known.as_ref(), self.deadline);
+        match fence::close(session, &now, "rollback: building the commit to go back to", self.deadline)? {
+            Closed::Proved => session.out.note("the gate is closed while the commit is built"),
+            Closed::Fenced(how) => session.out.note(how),
         }
-        match outcome {
-            Ok(plan) => {
-                finished.outcome = Some(Outcome::Restored);
-                finished.release = Some(release.id.clone());
-                finished.scenarios = plan.scenarios;
-                return Ok(());
-            }
-            // Another release does not mend a host, and there is no time for one past the budget.
-            Err(error) if matches!(exit_of(&error), Exit::Host | Exit::OverBudget) => return Err(error),
-            Err(error) => {
-                session.out.note(format!("release {}: {error:#}", release.id));
-                first_error.get_or_insert(error);
-            }
+        self.measured.gate_closed_ms = Some(session.out.elapsed_ms());
+        let release = candidate::make(Source::Commit(rev), &env, session).map_err(|error| {
+            let what = format!("no release could be made of {rev}: {error:#}");
+            fail(exit_of(&error), what, "cargo xtask rollback, to the last known-good release")
+        })?;
+        session.out.note(format!("release {} ({}) is made of {rev}", release.id, release.label));
+        let tried = self.try_releases(std::slice::from_ref(&release));
+        if let Err(error) = &tried {
+            session.store.mark_failed(&release.id, &format!("{error:#}"))?;
         }
+        tried
     }
-    Err(first_error.unwrap_or_else(|| no_release(session)))
+
+    /// Tries one release after the other.
+    fn try_releases(&mut self, releases: &[Release]) -> Result<()> {
+        let session = self.session;
+        let mut first_error = None;
+        let named = named(self.request, session)?;
+        for release in releases {
+            if let Err(error) = session.store.check_files(release) {
+                session.out.note(format!("passing over release {}: {error:#}", release.id));
+                first_error.get_or_insert(error);
+                continue;
+            }
+            let intent = Intent { purpose: Purpose::Rollback, named: &named, data: data(self.request) };
+            let mut goal = Goal { release, intent, known: Vec::new(), place: Some(&self.place.dir) };
+            let mut outcome = session.bring_to(&goal, self.deadline, &mut self.measured);
+            if outcome.as_ref().is_ok_and(|plan| plan.steps.is_empty()) {
+                // Nothing differs, and yet somebody called for a rollback: look closer.
+                let env = observe::release_env(&session.store, release)?;
+                let ready = self.deadline.within(session.pilot.manifest.limits.ready);
+                let smoke = verify(&Target::new(&session.pilot, &env)?, ready);
+                session.out.event(&Event::Smoke { smoke: &smoke });
+                let (passed, summary) = (smoke.passed, smoke.summary());
+                self.measured.smoke = Some(smoke);
+                if passed {
+                    self.finished.outcome = Some(Outcome::NothingToDo);
+                    self.finished.release = Some(release.id.clone());
+                    return Ok(());
+                }
+                let sick =
+                    |service: &str| Difference::Sick { service: service.to_owned(), reason: summary.clone() };
+                goal.known = session.pilot.services().map(sick).collect();
+                outcome = session.bring_to(&goal, self.deadline, &mut self.measured);
+            }
+            match outcome {
+                Ok(plan) => {
+                    self.finished.outcome = Some(Outcome::Restored);
+                    self.finished.release = Some(release.id.clone());
+                    self.finished.scenarios = plan.scenarios;
+                    return Ok(());
+                }
+                // Another release does not mend a host, and there is no time for one past the budget.
+                Err(error) if matches!(exit_of(&error), Exit::Host | Exit::OverBudget) => return Err(error),
+                Err(error) => {
+                    session.out.note(format!("release {}: {error:#}", release.id));
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        Err(first_error.unwrap_or_else(|| no_release(session)))
+    }
 }
 
 /// What the user named, and `commit` where it was one.

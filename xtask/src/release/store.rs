@@ -1,136 +1,12 @@
-//! Releases: immutable, self-contained restore points under `.pilot/releases/`, with their images in
-//! `.pilot/images/` and the xtask that made them in `.pilot/bin/`. The store lists, makes, checks and
-//! promotes them. It does not deploy anything.
+//! The releases of one pilot on disk: listed, made, checked, promoted, and cleared away.
 
+use super::{ENV_FILE, FORMAT, Image, Parts, Release, State, now_ms};
 use crate::failure::{Exit, fail};
 use crate::files::{self, Freed, Mode};
 use crate::threads::joined;
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
-
-const FORMAT: u32 = 1;
-
-/// Names of a release's files, in its folder, whatever they are called in the tree.
-pub const COMPOSE_FILE: &str = "docker-compose.poc.yml";
-/// The env file (0600).
-pub const ENV_FILE: &str = ".env.poc";
-/// The demo scenario.
-pub const SEED_FILE: &str = "demo-scenario.json";
-/// The manifest it was made with.
-pub const MANIFEST_FILE: &str = "pilot.toml";
-
-/// How far a release has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// Recorded, not yet verified.
-    Candidate,
-    /// Its smoke checks passed.
-    KnownGood,
-    /// They did not.
-    Failed,
-}
-
-impl State {
-    /// As it is written in output.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Candidate => "candidate",
-            Self::KnownGood => "known-good",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// An image by content.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Image {
-    /// Content id, `sha256:…`.
-    pub id: String,
-    /// The tag that moves to it when the release is deployed.
-    pub tag: String,
-    /// Checksum of its archive in the store; none until it is saved.
-    pub archive: Option<String>,
-}
-
-/// `release.json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Release {
-    version: u32,
-    /// `r1`, `r2`, … in the order they were made.
-    pub id: String,
-    /// Candidate, known-good or failed.
-    pub state: State,
-    /// Why it failed.
-    pub reason: Option<String>,
-    /// Unix milliseconds.
-    pub created_ms: u64,
-    /// When its smoke checks last passed on a running pilot, in Unix milliseconds. The last
-    /// known-good release is the one with the latest.
-    pub verified_ms: Option<u64>,
-    /// What `healthz` calls it, `v1.0.0`.
-    pub label: String,
-    /// Git commit of the tree it was made from, `-dirty` behind it where that was changed.
-    pub commit: Option<String>,
-    /// `compose` or `process`.
-    pub engine: String,
-    /// Images by service.
-    pub images: BTreeMap<String, Image>,
-    /// Checksums of the files in the folder.
-    pub files: BTreeMap<String, String>,
-    /// Checksum (and name in `bin/`) of the xtask that made it.
-    pub xtask: String,
-    /// Digest of each service's settings as the engine deployed them.
-    pub settings: BTreeMap<String, String>,
-}
-
-impl Release {
-    /// A release that is not in the store: the same to an engine, nothing to a rollback.
-    pub fn unrecorded(label: &str, engine: &str, images: BTreeMap<String, Image>) -> Self {
-        Self {
-            version: FORMAT,
-            id: "unrecorded".into(),
-            state: State::Candidate,
-            reason: None,
-            created_ms: now_ms(),
-            verified_ms: None,
-            label: label.into(),
-            commit: None,
-            engine: engine.into(),
-            images,
-            files: BTreeMap::new(),
-            xtask: String::new(),
-            settings: BTreeMap::new(),
-        }
-    }
-
-    /// May a rollback go here?
-    pub fn is_known_good(&self) -> bool {
-        self.state == State::KnownGood
-    }
-}
-
-/// Unix time in milliseconds.
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
-}
-
-/// What a new release is made of.
-pub struct Parts<'a> {
-    /// See `Release::label`.
-    pub label: String,
-    /// See `Release::commit`.
-    pub commit: Option<String>,
-    /// See `Release::engine`.
-    pub engine: &'a str,
-    /// By service.
-    pub images: BTreeMap<String, Image>,
-    /// Name in the release, and where it is copied from.
-    pub files: BTreeMap<String, PathBuf>,
-}
 
 /// The releases of one pilot.
 #[derive(Clone, Debug)]
@@ -457,6 +333,7 @@ fn nearest<'a>(name: &str, all: &[&'a str]) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::release::{COMPOSE_FILE, MANIFEST_FILE, SEED_FILE};
 
     struct Fixture {
         scratch: files::Scratch,

@@ -2,6 +2,8 @@
 //! that they work behind a closed gate. Every figure is measured on the client; what could not be
 //! measured fails. Called by `execute`, `up` and `smoke`.
 
+mod flags;
+
 use crate::deadline::Deadline;
 use crate::http::{Client, Event};
 use crate::observe::{self, Health};
@@ -13,6 +15,8 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
+
+pub use flags::flags;
 
 /// Streams whose time to first token is measured, and streams that are cancelled.
 const FIRST_TOKENS: usize = 5;
@@ -184,7 +188,7 @@ pub fn verify(target: &Target, ready: Deadline) -> Smoke {
             let cancel = scope.spawn(|| cancels(target));
             let replay = scope.spawn(|| replay(target));
             let report = scope.spawn(|| report(target));
-            let flags = scope.spawn(|| flags_hold(target));
+            let flags = scope.spawn(|| flags::hold(target));
             let jobs = scope.spawn(|| job(target));
             let headers = scope.spawn(|| headers(target));
             let tokens = first_tokens(target);
@@ -402,60 +406,6 @@ fn headers(target: &Target) -> Result<String> {
     let stream = target.gateway.get(&format!("/stream?route=critique&seed={}&budget=1", target.seed))?;
     is(&stream, "cache-control", "no-store, no-cache, must-revalidate")?;
     Ok("5 headers".into())
-}
-
-/// One flag of one running service.
-#[derive(Clone, Debug, Serialize)]
-pub struct Flag {
-    /// Which service.
-    pub service: String,
-    /// Name of the flag.
-    pub name: String,
-    /// What it should be.
-    pub want: String,
-    /// What the service says it is; none when it does not tell.
-    pub is: Option<String>,
-}
-
-impl Flag {
-    /// As it should be?
-    pub fn ok(&self) -> bool {
-        self.is.as_deref() == Some(&self.want)
-    }
-}
-
-/// Asks each running service, not the file. A drill's fault and a missing question for the token are
-/// violations too.
-pub fn flags(target: &Target) -> Vec<Flag> {
-    let mut all = Vec::new();
-    for (service, client) in &target.clients {
-        let answer = client.get("/admin/config").ok().filter(|answer| answer.status == 200);
-        let body = answer.map(|answer| answer.json());
-        let mut add = |name: &str, want: &str, is: Option<String>| {
-            all.push(Flag { service: service.clone(), name: name.to_owned(), want: want.to_owned(), is });
-        };
-        let value =
-            |name: &str| body.as_ref().and_then(|b| b["values"][name].as_bool()).map(|b| b.to_string());
-        target.flags.off.iter().for_each(|name| add(name, "false", value(name)));
-        target.flags.on.iter().for_each(|name| add(name, "true", value(name)));
-        add("ADMIN_AUTH", "true", value("ADMIN_AUTH"));
-        let fault = body.as_ref().map(|body| body["fault"].as_str().unwrap_or("none").to_owned());
-        add("drill fault", "none", fault);
-    }
-    all
-}
-
-fn flags_hold(target: &Target) -> Result<String> {
-    let all = flags(target);
-    let wrong: Vec<String> = all
-        .iter()
-        .filter(|flag| !flag.ok())
-        .map(|flag| {
-            format!("{}: {} is {}", flag.service, flag.name, flag.is.as_deref().unwrap_or("not told"))
-        })
-        .collect();
-    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
-    Ok(format!("{} flags in {} services", all.len(), target.clients.len()))
 }
 
 /// From the wish to a report that compares all options: a job to its end, then its report.
