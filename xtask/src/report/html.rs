@@ -42,6 +42,9 @@ pub fn page(events: &[Value], finished: &Finished) -> Result<String> {
             escape(finished.next.as_deref().unwrap_or(""))
         )?;
     }
+    if let Some(escalation) = &finished.escalation {
+        writeln!(page, "<p>{}</p>", escape(&escalation.to_string()))?;
+    }
     page += "<h2>What differed from the release</h2><ul>\n";
     for event in of(events, "drift") {
         let differences: Vec<Difference> = serde_json::from_value(event["differences"].clone())?;
