@@ -35,7 +35,7 @@ impl Compose {
     }
 
     /// Copies a volume. The services may be writing meanwhile: two copies in a row that are the same byte
-    /// for byte, times of change included, show the state of one moment.
+    /// for byte show the state of one moment, because a database does not return to bytes that it had before.
     pub(super) fn save_volume(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
         let volume = self.volume(service)?;
         ensure!(self.volumes(deadline)?.contains(&volume), "there is no volume {volume}");

@@ -10,8 +10,8 @@ use std::path::Path;
 /// Copies that are made of a folder before it is said to be changing all the time.
 const COPIES: usize = 6;
 
-/// Copies a folder that may be written to meanwhile: two copies in a row that are the same, times of change
-/// included, show the state of one moment.
+/// Copies a folder that may be written to meanwhile: two copies in a row that are the same show the state of
+/// one moment, because a database does not return to bytes that it had before.
 pub fn save(from: &Path, archive: &Path, deadline: Deadline) -> Result<()> {
     let tar = cmd("tar", &["--create", "--file", &archive.display().to_string()]);
     let tar = tar.args(["--directory", &from.display().to_string(), "."]);
@@ -56,4 +56,43 @@ pub fn usage(service: &str, group: i32) -> Result<Usage> {
         memory: files::human(pages * 4096),
         processes: threads.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    #[test]
+    fn a_folder_that_never_rests_is_no_copy_and_a_still_one_comes_back_the_same() {
+        let scratch = files::Scratch::new("data-test").unwrap();
+        let (from, to) = (scratch.path().join("from"), scratch.path().join("to"));
+        std::fs::create_dir(&from).unwrap();
+        let archive = scratch.path().join("a.tar");
+        let limit = || Deadline::after(Duration::from_secs(20));
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0u64.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    // Never seen empty.
+                    std::fs::write(scratch.path().join("next"), n.to_string()).unwrap();
+                    std::fs::rename(scratch.path().join("next"), from.join("counter")).unwrap();
+                }
+            });
+            while !from.join("counter").exists() {
+                std::thread::yield_now();
+            }
+            // On a busy machine the writer may sleep through two copies, but not every time.
+            let error = (0..20).find_map(|_| save(&from, &archive, limit()).err());
+            stop.store(true, Ordering::Relaxed);
+            assert!(error.unwrap().to_string().contains("written to"));
+        });
+        save(&from, &archive, limit()).unwrap();
+        restore(&to, &archive, limit()).unwrap();
+        assert_eq!(std::fs::read(to.join("counter")).unwrap(), std::fs::read(from.join("counter")).unwrap());
+    }
 }
