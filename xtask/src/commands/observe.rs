@@ -3,7 +3,7 @@
 
 use crate::deadline::Deadline;
 use crate::deploy::Session;
-use crate::failure::{Exit, fail};
+use crate::failure::{Exit, exit_of, fail};
 use crate::files::{self, Mode};
 use crate::http::Client;
 use crate::journal::{Event, Finished};
@@ -54,7 +54,13 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         let mode = if name == ENV_FILE { Mode::Private } else { Mode::Plain };
         files::copy(&session.store.file(&release.id, name), &dir.join(name), mode)?;
     }
-    session.engine.add(&dir, &chosen, deadline)?;
+    session.engine.add(&dir, &chosen, deadline).map_err(|error| match exit_of(&error) {
+        Exit::NotRestored => {
+            let next = "docker load their images, or name others in the env file (PROMETHEUS_IMAGE, GRAFANA_IMAGE) and cargo xtask up; the pilot itself was not touched";
+            fail(Exit::NotRestored, format!("{} cannot be started: {error:#}", chosen.join(", ")), next)
+        }
+        _ => error,
+    })?;
     let env = release_env(&session.store, &release)?;
     let mut places = serde_json::Map::new();
     for service in &chosen {
