@@ -113,6 +113,10 @@ fn record(
     if let Some(known) = session.store.known_good()?.into_iter().find(same)
         && session.store.check_files(&known).is_ok()
     {
+        // So that it is found by this commit the next time.
+        if let Some(commit) = commit.filter(|commit| !known.is_of(commit)) {
+            session.store.same_commit(&known.id, &commit)?;
+        }
         return Ok(known);
     }
     let limit = Deadline::after(IMAGES);

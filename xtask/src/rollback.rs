@@ -300,12 +300,10 @@ fn targets(request: &Request, session: &Session) -> Result<Targets> {
     } else {
         match (session.store.named(to), tree::commit_of(&session.pilot, to)) {
             (Ok(release), _) => release,
-            (Err(_), Ok(Some(commit))) => {
-                match good.into_iter().find(|r| r.commit.as_deref() == Some(&commit)) {
-                    Some(release) => release,
-                    None => return Ok(Targets::Commit(to.clone())),
-                }
-            }
+            (Err(_), Ok(Some(commit))) => match good.into_iter().find(|r| r.is_of(&commit)) {
+                Some(release) => release,
+                None => return Ok(Targets::Commit(to.clone())),
+            },
             (Err(unknown), Ok(None)) => return Err(unknown),
             (Err(_), Err(error)) => return Err(error),
         }

@@ -75,6 +75,9 @@ pub struct Release {
     pub label: String,
     /// Git commit of the tree it was made from, `-dirty` behind it where that was changed.
     pub commit: Option<String>,
+    /// Other commits that came out the very same.
+    #[serde(default)]
+    pub same_commits: Vec<String>,
     /// `compose` or `process`.
     pub engine: String,
     /// Images by service.
@@ -99,12 +102,18 @@ impl Release {
             verified_ms: None,
             label: label.into(),
             commit: None,
+            same_commits: Vec::new(),
             engine: engine.into(),
             images,
             files: BTreeMap::new(),
             xtask: String::new(),
             settings: BTreeMap::new(),
         }
+    }
+
+    /// Is this what that commit makes?
+    pub fn is_of(&self, commit: &str) -> bool {
+        self.commit.as_deref() == Some(commit) || self.same_commits.iter().any(|same| same == commit)
     }
 
     /// May a rollback go here?

@@ -252,6 +252,11 @@ impl Store {
         })
     }
 
+    /// This commit makes the very same.
+    pub fn same_commit(&self, id: &str, commit: &str) -> Result<()> {
+        self.change(id, |release| release.same_commits.push(commit.to_owned()))
+    }
+
     /// They did not. Only a candidate can fail: what was known-good may be tried again.
     pub fn mark_failed(&self, id: &str, reason: &str) -> Result<()> {
         self.change(id, |release| {

@@ -296,6 +296,18 @@ fn commit_is_built_verified_and_leaves_the_checkout_alone() {
         let again = restores(&pilot, &["rollback", "--to", "first"]);
         assert_eq!(again["release"], "r2");
 
+        // Another commit with the same tree makes the same release, and is known by it from then on.
+        if pilot.engine == Process {
+            let identity = ["-c", "user.name=T", "-c", "user.email=t@example.invalid"];
+            let tree = format!("{first}^{{tree}}");
+            let same = git(&[identity.as_slice(), &["commit-tree", &tree, "-m", "same"]].concat());
+            restores(&pilot, &["rollback", "--to", "r1"]);
+            assert_eq!(restores(&pilot, &["rollback", "--to", same.trim()])["release"], "r2");
+            restores(&pilot, &["rollback", "--to", "r1"]);
+            let again = pilot.xtask(&["rollback", "--to", same.trim()]).expect(0);
+            assert!(!again.out.contains("while the commit is built"), "{}", again.out);
+        }
+
         let refused = pilot.xtask(&["rollback", "--to", "first", "--checkout"]).expect(2);
         assert!(
             refused.err.contains("uncommitted work") && refused.err.contains("git switch --create"),
