@@ -236,7 +236,7 @@ impl Engine for Compose {
                 .pilot
                 .services()
                 .map(|service| {
-                    let build = cmd(&self.docker, &["build", "--quiet"])
+                    let build = cmd(&self.docker, &["build", "--quiet", "--force-rm"])
                         .args(["--file", &dockerfile.display().to_string()])
                         .args(["--build-arg", &format!("PROJECT={}", self.pilot.project)])
                         .args(["--build-arg", &format!("ROLE={service}")])
