@@ -91,13 +91,7 @@ pub fn items<'a>(
         }),
     ];
     for service in pilot.services() {
-        let state = move || {
-            let stack = match &now.stack {
-                crate::observe::Fact::Known(stack) => stack,
-                crate::observe::Fact::Unknown(why) => anyhow::bail!("{why}"),
-            };
-            stack.services.get(service).with_context(|| format!("{service} is not there"))
-        };
+        let state = move || now.state(service);
         items.push(item(format!("{service}.log"), move || engine.logs(state()?, Some(LOG_LINES), deadline)));
         items.push(item(format!("{service}.inspect.json"), move || Ok(state()?.inspect.clone())));
         items.push(item(format!("{service}.metrics.txt"), move || {

@@ -10,6 +10,7 @@ use crate::host::{self, HostCheck};
 use crate::http::Client;
 use crate::pilot::Pilot;
 use crate::release::{ENV_FILE, Release, Store};
+use anyhow::Context;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -96,6 +97,14 @@ impl Observation {
     /// A service as the engine has it.
     pub fn service(&self, name: &str) -> Option<&ServiceState> {
         self.stack.known()?.services.get(name)
+    }
+
+    /// The same where it is missed: the error is why there is none.
+    pub fn state(&self, name: &str) -> anyhow::Result<&ServiceState> {
+        match &self.stack {
+            Fact::Known(stack) => stack.services.get(name).with_context(|| format!("{name} is not there")),
+            Fact::Unknown(why) => anyhow::bail!("{why}"),
+        }
     }
 
     /// A client for the running gateway.

@@ -6,10 +6,10 @@ use super::status;
 use crate::deadline::Deadline;
 use crate::deploy::{Goal, Outlook, Session};
 use crate::drift::{Difference, Scenario, scenarios};
-use crate::engine::ServiceState;
+use crate::evidence;
 use crate::failure::Exit;
 use crate::journal::{Event, Finished};
-use crate::observe::{Fact, Observation, observe};
+use crate::observe::{Fact, Observation, observe, release_env};
 use crate::plan::{Plan, Purpose};
 use crate::release::Release;
 use crate::threads::joined;
@@ -39,7 +39,7 @@ pub struct Look {
     pub plan: Option<Plan>,
     /// Streams that run.
     pub sessions: Fact<Value>,
-    /// Last log lines of each service.
+    /// Last log lines of each service, secrets masked.
     pub logs: BTreeMap<String, Fact<Vec<String>>>,
 }
 
@@ -70,21 +70,16 @@ pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
         .context("the gateway does not run")
         .and_then(|gateway| Ok(gateway.get("/admin/sessions")?.json()))
         .into();
+    let env = target.as_ref().and_then(|release| release_env(&session.store, release).ok());
+    let secrets = evidence::secrets(&session.pilot, &now, env.as_ref());
     let logs = std::thread::scope(|scope| {
-        let read = |state: &ServiceState| session.engine.logs(state, Some(lines), deadline);
-        let jobs: Vec<_> = session
-            .pilot
-            .services()
-            .map(|name| {
-                let state = now.service(name).with_context(|| match &now.stack {
-                    Fact::Unknown(why) => why.clone(),
-                    Fact::Known(_) => format!("{name} is not there"),
-                });
-                (name.to_owned(), scope.spawn(move || read(state?)))
-            })
-            .collect();
-        let split = |text: String| text.lines().map(str::to_owned).collect::<Vec<_>>();
-        jobs.into_iter().map(|(name, job)| (name, joined(job).map(split).into())).collect()
+        let read = |name: &str| -> Result<Vec<String>> {
+            let text = session.engine.logs(now.state(name)?, Some(lines), deadline)?;
+            Ok(evidence::mask(&text, &secrets).lines().map(str::to_owned).collect())
+        };
+        let jobs: Vec<_> =
+            session.pilot.services().map(|name| (name.to_owned(), scope.spawn(move || read(name)))).collect();
+        jobs.into_iter().map(|(name, job)| (name, joined(job).into())).collect()
     });
     Look { current, target: target.map(|release| release.id), now, drift, plan, sessions, logs }
 }

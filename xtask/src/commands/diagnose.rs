@@ -3,6 +3,7 @@
 
 use super::assess::{self, Look, is_error};
 use super::status;
+use crate::backup;
 use crate::deadline::Deadline;
 use crate::deploy::Session;
 use crate::drift::Difference;
@@ -13,7 +14,6 @@ use crate::host::{self, HostCheck};
 use crate::http::Client;
 use crate::journal::{Event, Finished};
 use crate::observe::Fact;
-use crate::{backup, evidence};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -59,14 +59,10 @@ pub fn run(session: &Session) -> Result<Finished> {
         )
     });
     let findings = findings(session, &look, &host, &targets);
-    let known = session.store.current().ok().flatten();
-    let known = known.and_then(|release| crate::observe::release_env(&session.store, &release).ok());
-    let secrets = evidence::secrets(pilot, &look.now, known.as_ref());
     let value = json!({
         "observation": look.now, "drift": look.drift, "sessions": look.sessions, "logs": look.logs,
         "usage": usage, "surroundings": around, "host": host, "prometheus": targets, "findings": findings,
     });
-    let value: Value = serde_json::from_str(&evidence::mask(&value.to_string(), &secrets))?;
     session.out.event(&Event::Result { value: &value });
     show(session, &look, &usage, &around, &host, &targets);
     show_findings(session, &findings);

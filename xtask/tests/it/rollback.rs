@@ -314,6 +314,10 @@ fn secrets_are_in_no_output_journal_evidence_or_report() {
         said += &pilot.json(&["status"]).expect(0).all();
         said += &pilot.json(&["releases", "show", "r1"]).expect(0).all();
         said += &pilot.json(&["smoke"]).expect(0).all();
+        for command in ["assess", "diagnose", "flags", "preflight", "host"] {
+            said += &pilot.json(&[command]).expect(0).all();
+            said += &pilot.xtask(&[command]).expect(0).all();
+        }
         let place = the_only_rollback(&pilot);
         for path in files(&place) {
             if !path.starts_with(place.join("backup")) {

@@ -245,21 +245,7 @@ impl Engine for Compose {
                         .args(["--tag", &self.tag_of(service, label), &context])
                         .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
                     scope.spawn(move || {
-                        // The builder without BuildKit shares layers between projects, and loses hold of
-                        // one that another project's clean-up removes at that moment.
-                        let lost = |error: &anyhow::Error| {
-                            let text = format!("{error:#}");
-                            ["failed to get digest", "No such image", "unknown parent"]
-                                .iter()
-                                .any(|t| text.contains(t))
-                        };
-                        let mut built = build.clone().run(deadline);
-                        for _ in 0..2 {
-                            if built.as_ref().err().is_some_and(lost) {
-                                built = build.clone().run(deadline);
-                            }
-                        }
-                        built.map_err(blame)?;
+                        persist(&build, deadline)?;
                         let tag = self.tag_of(service, label);
                         let id = self.ids(&[tag], deadline)?.pop().context("a built image has no id")?;
                         let tag = self.tag_of(service, "latest");
@@ -405,4 +391,17 @@ impl Engine for Compose {
     fn clean_up(&self, keep: &[String], deadline: Deadline) -> Result<Vec<Freed>> {
         self.remove_leftovers(keep, deadline)
     }
+}
+
+/// Runs a build. The builder without BuildKit shares layers between projects, and loses hold of one that
+/// another project's clean-up removes at that moment: then, and only then, it is run again.
+fn persist(build: &Cmd, deadline: Deadline) -> Result<()> {
+    let lost = ["failed to get digest", "No such image", "unknown parent"];
+    for _ in 0..2 {
+        match build.clone().run(deadline) {
+            Err(error) if lost.iter().any(|text| format!("{error:#}").contains(text)) => {}
+            other => return other.map(drop).map_err(blame),
+        }
+    }
+    build.clone().run(deadline).map(drop).map_err(blame)
 }
