@@ -2,6 +2,7 @@
 //! there behind the closed gate, and if that fails try the next older known-good release while the
 //! budget lasts; then report. A rollback that was cut off is taken up again.
 
+use crate::backup::{self, Kept};
 use crate::candidate::{self, Source};
 use crate::deadline::Deadline;
 use crate::deploy::{Goal, Session};
@@ -207,6 +208,23 @@ impl Attempt<'_> {
         tried
     }
 
+    /// Data went, or was gone: where a copy of it is. That of a store which was found corrupt is none.
+    fn tell_of_backup(&self) {
+        let reset = self.finished.scenarios.contains(&Scenario::Reset);
+        if !reset || self.request.keep_data || self.request.backup.is_some() {
+            return;
+        }
+        let asked = self.request.scenarios.contains(&Scenario::Reset);
+        let all = backup::list(&self.session.pilot.state).map(|(all, _)| all).unwrap_or_default();
+        let fits = |kept: &&Kept| !kept.backup.data().is_empty() && (asked || kept.id != self.place.id);
+        if let Some(kept) = all.iter().rev().find(fits) {
+            let id = &kept.id;
+            self.session.out.note(format!(
+                "data from before is in backup {id}: cargo xtask backup restore {id} --only data --yes"
+            ));
+        }
+    }
+
     /// Tries one release after the other.
     fn try_releases(&mut self, releases: &[Release]) -> Result<()> {
         let session = self.session;
@@ -244,6 +262,7 @@ impl Attempt<'_> {
                     self.finished.outcome = Some(Outcome::Restored);
                     self.finished.release = Some(release.id.clone());
                     self.finished.scenarios = plan.scenarios;
+                    self.tell_of_backup();
                     return Ok(());
                 }
                 // Another release does not mend a host, and there is no time for one past the budget.

@@ -71,6 +71,44 @@ fn killed_in_a_reset_and_run_again_it_finishes() {
 }
 
 #[test]
+fn killed_in_a_whole_reset_and_run_again_the_data_is_still_there() {
+    on(&[Process], "killed-whole", |pilot| {
+        let pilot = pilot.up();
+        let option = |id: &str| serde_json::json!({"id": id, "name": id});
+        let scenario = serde_json::json!({
+            "scenarioId": "kept", "title": "kept", "options": [option("a"), option("b")]
+        });
+        let seeded = pilot.request("POST", "gateway", "/admin/seed", Some(&scenario.to_string()));
+        assert_eq!(seeded.status, 200, "{}", seeded.body);
+        let words = ["reset", "--yes", "--keep-data"];
+        let mut points = 0;
+        for events in 1.. {
+            let cut_off = kill_after(&pilot, &words, events);
+            pilot.xtask(&words).expect(0);
+            let report = pilot.public("GET", "/report?scenarioId=kept&seed=1", None);
+            assert_eq!(report.status, 200, "after {events} events: {}", report.body);
+            if !cut_off {
+                break;
+            }
+            points += 1;
+        }
+        assert!(points > 15, "only {points} points");
+        // And when somebody runs something else instead, where the data is, is told.
+        assert!(kill_after(&pilot, &words, 9));
+        let volumes = pilot.state().join("process/volumes");
+        assert!(!volumes.exists() || std::fs::read_dir(volumes).unwrap().count() < 3);
+        let said = pilot.xtask(&["rollback"]).expect(0).out;
+        let command = said
+            .lines()
+            .find_map(|line| line.split_once("cargo xtask backup "))
+            .unwrap_or_else(|| panic!("{said}"));
+        let words: Vec<&str> = std::iter::once("backup").chain(command.1.split_whitespace()).collect();
+        pilot.xtask(&words).expect(0);
+        assert_eq!(pilot.public("GET", "/report?scenarioId=kept&seed=1", None).status, 200);
+    });
+}
+
+#[test]
 fn a_deployment_that_is_killed_is_rolled_back() {
     on(&[Process], "killed-up", |pilot| {
         let pilot = pilot.up();
