@@ -1,17 +1,10 @@
 //! Commands that look: what they say of a pilot that is well, of one that is not, and of one that is gone.
 
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Pilot, on};
+use crate::pilot::on;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
-
-/// The value that a looking command tells in JSON.
-#[track_caller]
-fn told(pilot: &Pilot, args: &[&str], code: i32) -> Value {
-    let events = pilot.json(args).expect(code).events();
-    events.into_iter().find(|e| e["event"] == "result").unwrap()["value"].clone()
-}
 
 #[test]
 fn a_pilot_that_is_well_is_told_to_be() {
@@ -21,7 +14,7 @@ fn a_pilot_that_is_well_is_told_to_be() {
         pilot.xtask(&["preflight"]).expect(1);
         pilot.xtask(&["backup", "create"]).expect(0);
         assert!(pilot.xtask(&["preflight"]).expect(0).out.contains("\nGO"));
-        assert_eq!(told(&pilot, &["diagnose"], 0)["findings"], json!([]));
+        assert_eq!(pilot.told(&["diagnose"], 0)["findings"], json!([]));
         let smoke = pilot.xtask(&["smoke"]).expect(0).out;
         for row in
             ["core services Up", "smoke tests passing", "First token < 500 ms", "security violations", "Demo"]
@@ -32,7 +25,7 @@ fn a_pilot_that_is_well_is_told_to_be() {
                 .unwrap_or_else(|| panic!("no {row} in {smoke}"));
             assert!(line.starts_with("- [x] "), "{line}");
         }
-        let flags = told(&pilot, &["flags"], 0);
+        let flags = pilot.told(&["flags"], 0);
         assert_eq!(flags["flags"].as_array().unwrap().len(), 36);
         assert_eq!(flags["violations"], 0);
         let shown = pilot.xtask(&["diagnose"]).expect(0);
@@ -122,10 +115,10 @@ fn every_service_down_is_told_service_by_service_and_kept() {
                 pilot.docker(&["kill", &id]);
             }
         }
-        let look = told(&pilot, &["assess"], 1);
+        let look = pilot.told(&["assess"], 1);
         assert_eq!(look["scenarios"][0][0], "host", "{look}");
         assert!(look["sessions"]["unknown"].is_string(), "{look}");
-        let deep = told(&pilot, &["diagnose"], 1);
+        let deep = pilot.told(&["diagnose"], 1);
         let findings = deep["findings"].as_array().unwrap();
         for service in ["gateway", "engine", "jobs"] {
             let own = findings
@@ -133,7 +126,7 @@ fn every_service_down_is_told_service_by_service_and_kept() {
                 .find(|f| f["what"].as_str().unwrap().starts_with(&format!("{service} does not run")));
             assert_eq!(own.unwrap()["mend"], "cargo xtask rollback");
         }
-        let bundle = told(&pilot, &["evidence"], 0);
+        let bundle = pilot.told(&["evidence"], 0);
         let folder = Path::new(bundle["folder"].as_str().unwrap());
         let manifest: Value =
             serde_json::from_str(&std::fs::read_to_string(folder.join("manifest.json")).unwrap()).unwrap();
@@ -179,7 +172,7 @@ fn errors_in_the_logs_are_shown() {
             shown.contains("LOG_LEVEL=loud") && shown.contains("to release r1, would choose `config`"),
             "{shown}"
         );
-        let deep = told(&pilot, &["diagnose"], 1);
+        let deep = pilot.told(&["diagnose"], 1);
         let findings = deep["findings"].to_string();
         assert!(findings.contains("engine logged an error"), "{findings}");
         assert!(deep["logs"]["engine"]["known"].as_array().is_some_and(|lines| !lines.is_empty()));

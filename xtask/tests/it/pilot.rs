@@ -2,7 +2,7 @@
 //! without a trace when dropped. Docker tests are skipped, and say so, where no engine answers; with
 //! `CI=true` they fail instead.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -217,6 +217,27 @@ impl Pilot {
 
     pub fn json(&self, args: &[&str]) -> Ran {
         self.xtask(&[&["--format", "json"], args].concat())
+    }
+
+    /// The value that a looking command tells in JSON.
+    #[track_caller]
+    pub fn told(&self, args: &[&str], code: i32) -> Value {
+        let events = self.json(args).expect(code).events();
+        events.into_iter().find(|e| e["event"] == "result").unwrap()["value"].clone()
+    }
+
+    /// Stores a scenario of this test's own.
+    #[track_caller]
+    pub fn store_scenario(&self) {
+        let option = |id: &str| json!({"id": id, "name": id});
+        let scenario = json!({"scenarioId": "kept", "title": "kept", "options": [option("a"), option("b")]});
+        let seeded = self.request("POST", "gateway", "/admin/seed", Some(&scenario.to_string()));
+        assert_eq!(seeded.status, 200, "{}", seeded.body);
+    }
+
+    /// Is it still there?
+    pub fn has_scenario(&self) -> bool {
+        self.public("GET", "/report?scenarioId=kept&seed=1", None).status == 200
     }
 
     /// A good release, running.

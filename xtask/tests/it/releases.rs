@@ -5,12 +5,6 @@ use crate::pilot::{Pilot, on, try_http};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 
-#[track_caller]
-fn told(pilot: &Pilot, args: &[&str]) -> Value {
-    let events = pilot.json(args).expect(0).events();
-    events.into_iter().find(|e| e["event"] == "result").unwrap()["value"].clone()
-}
-
 #[test]
 fn what_differs_is_told_with_secrets_masked() {
     on(&[Process, Compose2], "diff", |pilot| {
@@ -18,7 +12,7 @@ fn what_differs_is_told_with_secrets_masked() {
         let token = pilot.setting("ADMIN_TOKEN");
         pilot.edit_env("DEFAULT_SEED", "7");
         pilot.edit_env("ADMIN_TOKEN", "another-token-entirely");
-        let tree = told(&pilot, &["releases", "diff", "r1", "tree"]);
+        let tree = pilot.told(&["releases", "diff", "r1", "tree"], 0);
         assert_eq!(tree["settings"]["DEFAULT_SEED"], json!(["42", "7"]));
         assert_eq!(tree["settings"]["ADMIN_TOKEN"], json!(["********", "********"]));
         assert!(tree["images"].is_null(), "{tree}");
@@ -26,10 +20,10 @@ fn what_differs_is_told_with_secrets_masked() {
         let both = pilot.xtask(&["releases", "diff", "r1", "r2"]).expect(0);
         assert!(both.out.contains("DEFAULT_SEED") && both.out.contains("42 -> 7"), "{}", both.out);
         assert!(!both.all().contains(&token) && !both.all().contains("another-token"), "{}", both.all());
-        let running = told(&pilot, &["releases", "diff", "r1", "running"]);
+        let running = pilot.told(&["releases", "diff", "r1", "running"], 0);
         assert_eq!(running["settings"]["DEFAULT_SEED"], json!(["42", "7"]));
         assert_eq!(running["compose"], Value::Null);
-        assert_eq!(told(&pilot, &["releases", "diff", "r2", "running"])["images"], json!({}));
+        assert_eq!(pilot.told(&["releases", "diff", "r2", "running"], 0)["images"], json!({}));
         let same = pilot.xtask(&["releases", "diff", "r2", "running"]).expect(0).out;
         assert!(same.contains("are the same in all that both can tell"), "{same}");
         pilot.xtask(&["releases", "diff", "r1", "r9"]).expect(2);
@@ -110,7 +104,7 @@ fn one_archive_brings_a_pilot_up_on_a_new_host() {
         bytes[middle..middle + 64].fill(0);
         std::fs::write(&file, bytes).unwrap();
         pilot.xtask(&["releases", "import", &path]).expect(1);
-        assert_eq!(told(&pilot, &["releases", "list"])["releases"].as_array().unwrap().len(), 1);
+        assert_eq!(pilot.told(&["releases", "list"], 0)["releases"].as_array().unwrap().len(), 1);
     });
 }
 
@@ -124,7 +118,7 @@ fn pruning_keeps_the_way_back() {
         }
         pilot.xtask(&["rollback", "--to", "r2"]).expect(0);
         pilot.xtask(&["releases", "prune", "--keep", "1"]).expect(0);
-        let left = told(&pilot, &["releases", "list"]);
+        let left = pilot.told(&["releases", "list"], 0);
         let ids: Vec<&Value> = left["releases"].as_array().unwrap().iter().map(|r| &r["id"]).collect();
         // r2 runs, and was verified last.
         assert_eq!(ids, [&json!("r2")]);
@@ -138,7 +132,7 @@ fn backups_are_checked_kept_in_number_and_brought_back_in_parts() {
         let pilot = pilot.up();
         pilot.edit_env("DEFAULT_SEED", "7");
         pilot.xtask(&["up"]).expect(0);
-        let first = told(&pilot, &["backup", "create"]);
+        let first = pilot.told(&["backup", "create"], 0);
         pilot.edit_env("DEFAULT_SEED", "8");
         pilot.xtask(&["up"]).expect(0);
         let id = first["backup"].as_str().unwrap();

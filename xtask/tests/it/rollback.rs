@@ -18,16 +18,13 @@ fn files(folder: &Path) -> Vec<std::path::PathBuf> {
 
 /// A scenario and a job that were there before.
 fn store_something(pilot: &Pilot) {
-    let option = |id: &str| json!({"id": id, "name": id});
-    let scenario = json!({"scenarioId": "kept", "title": "kept", "options": [option("a"), option("b")]});
-    let seeded = pilot.request("POST", "gateway", "/admin/seed", Some(&scenario.to_string()));
-    assert_eq!(seeded.status, 200, "{}", seeded.body);
+    pilot.store_scenario();
     let job = pilot.public("GET", "/jobs/stream?scenarioId=kept", None);
     assert_eq!(job.events().last().unwrap().0, "job-completed");
 }
 
 fn is_still_there(pilot: &Pilot) {
-    assert_eq!(pilot.public("GET", "/report?scenarioId=kept&seed=1", None).status, 200);
+    assert!(pilot.has_scenario());
     let jobs = pilot.request("GET", "jobs", "/jobs", None).json();
     assert!(jobs["jobs"].as_array().unwrap().iter().any(|j| j["scenarioId"] == "kept"), "{jobs}");
 }

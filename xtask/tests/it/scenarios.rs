@@ -7,18 +7,6 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A scenario of this test's own in the store.
-fn store_something(pilot: &Pilot) {
-    let option = |id: &str| json!({"id": id, "name": id});
-    let scenario = json!({"scenarioId": "kept", "title": "kept", "options": [option("a"), option("b")]});
-    let seeded = pilot.request("POST", "gateway", "/admin/seed", Some(&scenario.to_string()));
-    assert_eq!(seeded.status, 200, "{}", seeded.body);
-}
-
-fn is_stored(pilot: &Pilot) -> bool {
-    pilot.public("GET", "/report?scenarioId=kept&seed=1", None).status == 200
-}
-
 /// A rollback that restores, with a canary beside it where there is Docker. Its last event.
 #[track_caller]
 fn restores(pilot: &Pilot, args: &[&str]) -> Value {
@@ -80,18 +68,18 @@ fn b_version() {
 fn c_reset_asks_backs_up_and_starts_clean() {
     on(&[Compose2, Process], "sc-c", |pilot| {
         let pilot = pilot.up();
-        store_something(&pilot);
+        pilot.store_scenario();
         let env = pilot.env_text();
         // Nobody to ask: nothing happens, and what would go is named.
         let refused = pilot.xtask(&["reset"]).expect(2);
         let data = if pilot.engine == Process { "data " } else { "volume " };
         assert!(refused.err.contains("--yes") && refused.err.contains(data), "{}", refused.err);
-        assert!(is_stored(&pilot));
+        assert!(pilot.has_scenario());
         let before = (pilot.engine != Process).then(|| pilot.containers("{{.Id}}"));
 
         let finished = restores(&pilot, &["reset", "--yes"]);
         assert_eq!(finished["scenarios"], json!(["reset"]));
-        assert!(!is_stored(&pilot));
+        assert!(!pilot.has_scenario());
         assert_eq!(pilot.public("GET", "/report?scenarioId=demo-scenario", None).status, 200);
         let backup = backup_of(&finished);
         assert_eq!(std::fs::read_to_string(backup.join(".env.poc")).unwrap(), env);
@@ -109,10 +97,10 @@ fn c_reset_asks_backs_up_and_starts_clean() {
         // What went is not lost.
         let id = backup.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
         restores(&pilot, &["backup", "restore", &id, "--yes"]);
-        assert!(is_stored(&pilot));
+        assert!(pilot.has_scenario());
         let finished = restores(&pilot, &["reset", "--yes", "--keep-data"]);
         assert_eq!(finished["scenarios"], json!(["reset"]));
-        assert!(is_stored(&pilot));
+        assert!(pilot.has_scenario());
     });
 }
 
@@ -143,7 +131,7 @@ fn c_a_store_overwritten_with_noise_is_found_and_kept() {
 fn c_a_deleted_volume_is_found_and_made_again() {
     on(&[Compose2, Process], "sc-gone", |pilot| {
         let pilot = pilot.up();
-        store_something(&pilot);
+        pilot.store_scenario();
         pilot.xtask(&["backup", "create"]).expect(0);
         if pilot.engine == Process {
             pilot.xtask(&["down"]).expect(0);
@@ -154,9 +142,9 @@ fn c_a_deleted_volume_is_found_and_made_again() {
             docker(&["volume", "rm", &format!("{}_engine_data", pilot.project)]);
         }
         assert_eq!(restores(&pilot, &["rollback"])["scenarios"], json!(["reset"]));
-        assert!(!is_stored(&pilot));
+        assert!(!pilot.has_scenario());
         restores(&pilot, &["backup", "restore", "latest", "--only", "data", "--yes"]);
-        assert!(is_stored(&pilot));
+        assert!(pilot.has_scenario());
     });
 }
 
