@@ -73,22 +73,18 @@ impl Backup {
 
     /// Are all its files there and as they were? The error names the first that is not.
     pub fn check(&self, dir: &Path) -> Result<()> {
-        for (name, sum) in &self.files {
-            let path = dir.join(name);
-            ensure!(
-                &files::sha256(&path)? == sum,
-                "{} was altered: its checksum is not that of the backup",
-                path.display()
-            );
-        }
-        Ok(())
+        self.files.keys().try_for_each(|name| self.file(dir, name).map(drop))
     }
 
     /// The archive with a service's data, verified.
     pub fn archive(&self, dir: &Path, service: &str) -> Result<PathBuf> {
-        let name = format!("{service}{DATA}");
-        let sum = self.files.get(&name).with_context(|| format!("the backup has no data of {service}"))?;
+        self.file(dir, &format!("{service}{DATA}"))
+    }
+
+    /// One file, verified.
+    fn file(&self, dir: &Path, name: &str) -> Result<PathBuf> {
         let path = dir.join(name);
+        let sum = self.files.get(name).with_context(|| format!("the backup has no {name}"))?;
         ensure!(
             &files::sha256(&path)? == sum,
             "{} was altered: its checksum is not that of the backup",
@@ -140,9 +136,12 @@ pub fn create(
         ensure!(!list.trim().is_empty(), "{} is empty", path.display());
         backup.files.insert(name, files::sha256(&path)?);
     }
-    if what.logs && !again {
+    if what.logs {
         for (service, state) in engine.observe(deadline)?.services {
             let name = format!("{service}.log");
+            if backup.files.contains_key(&name) {
+                continue;
+            }
             let path = to.join(&name);
             let text = engine.logs(&state, None, deadline).with_context(|| format!("logs of {service}"))?;
             files::write(&path, text.as_bytes(), Mode::Private)?;

@@ -233,7 +233,10 @@ impl Execution<'_> {
     /// Evidence and backup side by side. What evidence missed is no failure.
     fn preserve(&self, data: &[String]) -> Result<Option<String>> {
         let place = self.place.context("only a rollback has a place for evidence")?;
-        let limit = self.deadline.within(self.pilot.manifest.limits.evidence);
+        let limits = &self.pilot.manifest.limits;
+        let limit = self.deadline.within(limits.evidence);
+        // Data may be large, and without its copy nothing goes on.
+        let copying = if data.is_empty() { limit } else { self.deadline.within(limits.deploy) };
         let (evidence, backup) = std::thread::scope(|scope| {
             let evidence = scope.spawn(|| {
                 let secrets = evidence::secrets(self.pilot, self.now, Some(self.env));
@@ -242,7 +245,7 @@ impl Execution<'_> {
             });
             // Logs go with a teardown, so they are part of its backup.
             let what = backup::Contents { release: Some(&self.release.id), data, logs: !data.is_empty() };
-            let backup = backup::create(self.pilot, self.engine, what, &place.join("backup"), limit);
+            let backup = backup::create(self.pilot, self.engine, what, &place.join("backup"), copying);
             (joined(evidence), backup)
         });
         backup.context("nothing was changed, because there is no backup")?;

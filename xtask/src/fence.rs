@@ -53,7 +53,10 @@ pub fn close(session: &Session, now: &Observation, reason: &str, deadline: Deadl
             format!("the gate could not be closed ({error:#}), and the gateway not be stopped")
         })?;
         let fence = Fence { version: 1, since_ms: now_ms(), reason: reason.to_owned() };
-        files::write_json(&note(session), &fence, Mode::Plain)?;
+        // The public is out, whether or not that can be written down.
+        if let Err(error) = files::write_json(&note(session), &fence, Mode::Plain) {
+            session.out.note(format!("kill-switch off will not start the gateway again: {error:#}"));
+        }
     } else if now.stack.known().is_none() {
         bail!(
             "the gate could not be closed ({error:#}), and the engine does not tell whether the gateway runs"
@@ -81,8 +84,13 @@ fn close_on_disk(session: &Session, reason: &str, deadline: Deadline) -> Result<
 }
 
 /// Starts the gateway again if it was this that stopped it. Its gate stays closed.
-pub fn lift(session: &Session, deadline: Deadline) -> Result<bool> {
+pub fn lift(session: &Session, now: &Observation, deadline: Deadline) -> Result<bool> {
     if !note(session).exists() {
+        return Ok(false);
+    }
+    if now.stack.known().is_some() && now.service(session.pilot.gateway()).is_none() {
+        // Taken down since: there is nothing to start.
+        forget(session)?;
         return Ok(false);
     }
     session.engine.start(session.pilot.gateway(), deadline)?;

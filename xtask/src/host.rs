@@ -114,7 +114,10 @@ fn available_memory() -> Result<u64> {
 
 /// Every port of the pilot: its own service's, free, or somebody else's.
 fn ports(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: Deadline) -> Vec<HostCheck> {
-    let Some(env) = env else { return Vec::new() };
+    let Some(env) = env else {
+        let why = anyhow::anyhow!("there is no env file that can be read");
+        return vec![check("ports", Err(why), "cargo xtask rollback, which restores it")];
+    };
     let stack = engine.observe(deadline.within(pilot.manifest.limits.engine));
     let one = |service: &str| {
         let port = pilot.port(service, env)?;

@@ -63,7 +63,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         },
         Action::Off => {
             let _lock = lock::take(&pilot.state, "kill-switch off")?;
-            if fence::lift(session, deadline)? {
+            if fence::lift(session, &now, deadline)? {
                 session.out.note("the gateway, which kill-switch on had stopped, is started again");
             } else if now.stack.known().is_some() && now.service(pilot.gateway()).is_none_or(|s| !s.is_live())
             {

@@ -8,7 +8,6 @@ use crate::failure::Exit;
 use crate::files::{self, Mode};
 use crate::journal::{Event, Finished};
 use crate::release::now_ms;
-use crate::tree;
 use crate::verify::{SAME, Target, comparison, verify};
 use anyhow::Result;
 use serde_json::json;
@@ -42,7 +41,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         "version": 1,
         "time": time,
         "project": pilot.project,
-        "commit": release.as_ref().and_then(|r| r.commit.clone()).or_else(|| tree::head(pilot)),
+        "commit": release.as_ref().and_then(|r| r.commit.clone()),
         "release": release.as_ref().map(|r| &r.id),
         "timeToFirstToken": smoke.first_token,
         "cancelLatency": smoke.cancel,

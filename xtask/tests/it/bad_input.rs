@@ -70,6 +70,10 @@ fn a_malformed_env_file_is_named_with_its_place_and_a_rollback_restores_it() {
         }
         for emptied in [true, false] {
             if emptied {
+                std::fs::write(pilot.env_path(), "A=1\nA=1\n").unwrap();
+                // Ports that nobody can name are not fine.
+                let host = pilot.xtask(&["host"]).all();
+                assert!(host.contains("! ports") && host.contains("cannot tell"), "{host}");
                 std::fs::write(pilot.env_path(), "").unwrap();
             } else {
                 std::fs::remove_file(pilot.env_path()).unwrap();
