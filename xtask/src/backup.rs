@@ -9,6 +9,7 @@ use crate::files::{self, Freed, Mode};
 use crate::pilot::Pilot;
 use crate::proc::cmd;
 use crate::release::{COMPOSE_FILE, ENV_FILE, SEED_FILE, now_ms};
+use crate::run_dirs;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -41,6 +42,8 @@ pub struct Kept {
     pub dir: PathBuf,
     /// What is in it.
     pub backup: Backup,
+    /// Folder of the run that made it; none when it was made by hand.
+    pub run: Option<PathBuf>,
 }
 
 /// What goes into a backup beside the files of the pack.
@@ -94,8 +97,20 @@ impl Backup {
     }
 }
 
-/// Makes a backup in `to`, verifying each copy. What is there already (a rollback was cut off and is
-/// taken up again) is left: it is what was there first.
+/// A folder for the next backup of a run. Whole ones are never touched again; what was cut off while it was
+/// made has its original still, and is made anew.
+pub fn next_of_run(run: &Path) -> Result<PathBuf> {
+    for n in 1.. {
+        let dir = run.join(if n == 1 { "backup".to_owned() } else { format!("backup-{n}") });
+        if !dir.join(INDEX).exists() {
+            files::remove(&dir)?;
+            return Ok(dir);
+        }
+    }
+    bail!("no name is left for a backup in {}", run.display())
+}
+
+/// Makes a backup in `to`, a folder of its own, verifying each copy.
 pub fn create(
     pilot: &Pilot,
     engine: &dyn Engine,
@@ -104,29 +119,24 @@ pub fn create(
     deadline: Deadline,
 ) -> Result<Backup> {
     files::make_private_folder(to)?;
-    let known = Backup::read(to)?;
-    let again = known.is_some();
-    let mut backup = known.unwrap_or_else(|| Backup {
+    let mut backup = Backup {
         version: FORMAT,
         project: pilot.project.clone(),
         made_ms: now_ms(),
         release: what.release.map(str::to_owned),
         files: BTreeMap::new(),
-    });
+    };
     let pack = |file: &str| pilot.pack.join(file);
     let tree = [
         (ENV_FILE, pilot.env_path.clone()),
         (COMPOSE_FILE, pack(&pilot.manifest.compose_file)),
         (SEED_FILE, pack(&pilot.manifest.seed_file)),
     ];
-    for (name, from) in tree.iter().filter(|(_, from)| !again && from.exists()) {
+    for (name, from) in tree.iter().filter(|(_, from)| from.exists()) {
         backup.files.insert((*name).to_owned(), files::copy(from, &to.join(name), Mode::Private)?);
     }
     for service in what.data {
         let name = format!("{service}{DATA}");
-        if backup.files.contains_key(&name) {
-            continue;
-        }
         let path = to.join(&name);
         engine.save_data(service, &path, deadline).with_context(|| format!("backing up {service}"))?;
         let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -139,9 +149,6 @@ pub fn create(
     if what.logs {
         for (service, state) in engine.observe(deadline)?.services {
             let name = format!("{service}.log");
-            if backup.files.contains_key(&name) {
-                continue;
-            }
             let path = to.join(&name);
             let text = engine.logs(&state, None, deadline).with_context(|| format!("logs of {service}"))?;
             files::write(&path, text.as_bytes(), Mode::Private)?;
@@ -159,7 +166,7 @@ fn folder(state: &Path) -> PathBuf {
 
 /// Makes a backup by itself: listed once it is whole.
 pub fn keep(pilot: &Pilot, engine: &dyn Engine, what: Contents<'_>, deadline: Deadline) -> Result<Kept> {
-    let id = files::stamp();
+    let id = run_dirs::next_id(&pilot.state)?;
     let half = folder(&pilot.state).join(format!(".{id}"));
     let made = create(pilot, engine, what, &half, deadline);
     if made.is_err() {
@@ -168,25 +175,34 @@ pub fn keep(pilot: &Pilot, engine: &dyn Engine, what: Contents<'_>, deadline: De
     let backup = made?;
     let dir = folder(&pilot.state).join(&id);
     std::fs::rename(&half, &dir).with_context(|| format!("cannot publish {}", dir.display()))?;
-    Ok(Kept { id, dir, backup })
+    Ok(Kept { id, dir, backup, run: None })
 }
 
-/// All backups, oldest first, those of rollbacks too, and what is wrong with the others.
+/// All backups, oldest first, those of runs too, and what is wrong with the others.
 pub fn list(state: &Path) -> Result<(Vec<Kept>, Vec<String>)> {
     let (mut all, mut broken) = (Vec::new(), Vec::new());
-    let own = files::names(&folder(state))?.into_iter().map(|id| (folder(state).join(&id), id));
-    let rollbacks = state.join("rollbacks");
-    let of_rollbacks =
-        files::names(&rollbacks)?.into_iter().map(|id| (rollbacks.join(&id).join("backup"), id));
-    for (dir, id) in own.chain(of_rollbacks).filter(|(_, id)| !id.starts_with('.')) {
+    let folder = folder(state);
+    for id in files::names(&folder)?.into_iter().filter(|id| !id.starts_with('.')) {
+        let dir = folder.join(&id);
         match Backup::read(&dir) {
-            Ok(Some(backup)) => all.push(Kept { id, dir, backup }),
-            Ok(None) if dir.ends_with("backup") => {}
+            Ok(Some(backup)) => all.push(Kept { id, dir, backup, run: None }),
             Ok(None) => broken.push(format!("{} has no {INDEX}", dir.display())),
             Err(error) => broken.push(format!("{error:#}")),
         }
     }
-    all.sort_by_key(|kept| kept.backup.made_ms);
+    for (_, run) in run_dirs::folders(state)? {
+        let name = run.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        for dir in files::names(&run)?.iter().map(|name| run.join(name)) {
+            let Some(id) = run_dirs::backup_id(&name, &dir) else { continue };
+            match Backup::read(&dir) {
+                Ok(Some(backup)) => all.push(Kept { id, dir, backup, run: Some(run.clone()) }),
+                // It was cut off while it was made: its original is still there.
+                Ok(None) => {}
+                Err(error) => broken.push(format!("{error:#}")),
+            }
+        }
+    }
+    all.sort_by_key(|kept| (run_dirs::number(&kept.id), kept.backup.made_ms));
     Ok((all, broken))
 }
 
@@ -211,25 +227,27 @@ pub fn named(state: &Path, name: &str, wanted: impl Fn(&Backup) -> bool) -> Resu
     Ok(kept)
 }
 
-/// Retention: the newest `keep` of each sort stay. A rollback that was not finished keeps its own.
+/// Retention: the newest `keep` of each sort stay. A run that was cut off keeps its own: they may be the only
+/// copies of what it has removed.
 pub fn retain(state: &Path, keep: usize) -> Result<Vec<Freed>> {
     let (all, _) = list(state)?;
-    let (own, mut of_rollbacks): (Vec<_>, Vec<_>) = all.into_iter().partition(|k| !k.dir.ends_with("backup"));
-    of_rollbacks.retain(|kept| kept.dir.with_file_name("report.json").exists());
+    let (own, mut of_runs): (Vec<_>, Vec<_>) = all.into_iter().partition(|kept| kept.run.is_none());
+    of_runs.retain(|kept| kept.run.as_ref().is_some_and(|run| run.join("report.json").exists()));
     let mut freed = Vec::new();
-    for mut sort in [own, of_rollbacks] {
+    for mut sort in [own, of_runs] {
         sort.truncate(sort.len().saturating_sub(keep.max(1)));
         for kept in sort {
             // Out of the list first: a removal that is cut off leaves no half backup in it.
-            let half = kept.dir.with_file_name(format!(".{}-old", kept.id));
+            let half = kept.dir.with_file_name(format!(".old-{}", kept.id));
             if let Err(error) = std::fs::rename(&kept.dir, &half) {
                 bail!("cannot remove {}: {error}", kept.dir.display());
             }
             freed.push(Freed { what: format!("backup {}", kept.id), bytes: files::remove(&half)? });
         }
     }
-    for name in files::names(&folder(state))?.iter().filter(|name| name.starts_with('.')) {
-        let bytes = files::remove(&folder(state).join(name))?;
+    let folder = folder(state);
+    for name in files::names(&folder)?.iter().filter(|name| name.starts_with('.')) {
+        let bytes = files::remove(&folder.join(name))?;
         freed.push(Freed { what: format!("half a backup, {name}"), bytes });
     }
     Ok(freed)

@@ -13,7 +13,6 @@ use crate::release::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Parts, Releas
 use crate::tree;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -171,7 +170,7 @@ pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
     pilot.services().try_for_each(|service| pilot.port(service, &env).map(drop))?;
     for secret in &pilot.manifest.secrets.variables {
         if env.get(secret).is_none_or(str::is_empty) {
-            text = with_value(&text, secret, &random()?);
+            text = with_value(&text, secret, &files::random(16)?);
         }
     }
     let env = EnvFile::parse(&name, text.as_bytes())?;
@@ -179,12 +178,4 @@ pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
         files::write(&pilot.env_path, text.as_bytes(), Mode::Private)?;
     }
     Ok(env)
-}
-
-/// 128 bits of the system's randomness, in hex.
-fn random() -> Result<String> {
-    let mut bytes = [0u8; 16];
-    let mut source = std::fs::File::open("/dev/urandom").context("cannot open /dev/urandom")?;
-    source.read_exact(&mut bytes).context("cannot read /dev/urandom")?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }

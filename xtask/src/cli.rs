@@ -7,7 +7,7 @@ use crate::commands::{
 use crate::engine::Kind;
 use crate::failure::EXIT_TABLE;
 use crate::journal::Format;
-use crate::pilot::DEFAULT_PROJECT;
+use crate::pilot::{By, DEFAULT_PROJECT};
 use crate::{bench, drill, rollback, up};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -84,4 +84,17 @@ pub enum Command {
         /// Its `service.json`
         file: PathBuf,
     },
+}
+
+impl Command {
+    /// Whose manifest it works by.
+    pub fn by(&self) -> By {
+        match self {
+            Self::Up(_) | Self::Drill(_) | Self::Bench(_) | Self::Ci(_) => By::Tree,
+            Self::Rollback(_) | Self::Reset(_) | Self::KillSwitch(_) | Self::Evidence(_) | Self::Down(_) => {
+                By::Any
+            }
+            _ => By::Running,
+        }
+    }
 }

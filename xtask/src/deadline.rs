@@ -1,6 +1,6 @@
-//! Points in time by which something must be over. Everything that can hang is given one.
+//! Points in time by which something must be over, and the time of day. Everything that can hang is given a deadline.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A moment; steps take the nearer of their own limit and the whole budget's end.
 #[derive(Clone, Copy, Debug)]
@@ -31,4 +31,9 @@ impl Deadline {
     pub fn passed(self) -> bool {
         self.left().is_zero()
     }
+}
+
+/// Unix time in milliseconds. For people: nothing is ordered by it.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

@@ -1,25 +1,29 @@
-//! The one way to bring a pilot to a release, used by `up` and by `rollback`: observe, drift, plan,
-//! execute, record. What is particular to either stays with it.
+//! The one way to bring a stack to a release, used by `up` and by `rollback`: observe, drift, plan, execute,
+//! record. What is particular to either stays with it.
 
 use crate::deadline::Deadline;
 use crate::drift::{self, Difference, Scenario};
 use crate::engine::Engine;
 use crate::execute::{Execution, Measured, Stale, execute};
-use crate::fence;
+use crate::gate::{self, Closer, Gate};
+use crate::hold::Hold;
 use crate::journal::{Event, Output};
-use crate::observe::{self, Observation};
+use crate::ledger::Ledger;
+use crate::observe::{Fact, Observation};
 use crate::pilot::Pilot;
-use crate::plan::{self, Data, Intent, Plan, Purpose};
+use crate::plan::{self, Data, Gateways, Intent, Plan, Purpose};
 use crate::release::{Release, Store};
+use crate::run::Run;
+use crate::run_dirs;
+use crate::view::View;
 use anyhow::Result;
-use std::path::Path;
 
 /// Plans that are made for one release before it is given up.
 const PLANS: usize = 3;
 
 /// What a command works with.
 pub struct Session {
-    /// The pilot.
+    /// The stack.
     pub pilot: Pilot,
     /// What runs it.
     pub engine: Box<dyn Engine>,
@@ -37,19 +41,13 @@ pub struct Goal<'a> {
     pub intent: Intent<'a>,
     /// Differences found by other means than an observation.
     pub known: Vec<Difference>,
-    /// Folder of the rollback.
-    pub place: Option<&'a Path>,
 }
 
 impl<'a> Goal<'a> {
     /// A release, for this purpose, with nothing particular about it.
     pub fn plain(release: &'a Release, purpose: Purpose) -> Self {
-        Self {
-            release,
-            intent: Intent { purpose, named: &[], data: Data::AsFound },
-            known: Vec::new(),
-            place: None,
-        }
+        let intent = Intent { purpose, named: &[], data: Data::AsFound, lift: &[] };
+        Self { release, intent, known: Vec::new() }
     }
 }
 
@@ -61,34 +59,77 @@ pub struct Outlook {
     pub drift: Vec<Difference>,
     /// What would be done.
     pub plan: Plan,
+    /// The stack by the manifest of what runs.
+    pub running: View,
+    /// The stack by the manifest of the release gone to.
+    pub target: View,
 }
 
 impl Session {
+    /// The records of this stack.
+    pub fn ledger(&self) -> Ledger {
+        self.store.ledger()
+    }
+
+    /// The stack by the manifest of what runs.
+    pub fn running(&self, deadline: Deadline) -> Result<View> {
+        View::running(&self.pilot, self.engine.as_ref(), &self.store, deadline)
+    }
+
+    /// The stack by the manifest of a release.
+    pub fn by(&self, release: &Release) -> Result<View> {
+        View::of(&self.pilot, self.engine.as_ref(), &self.store, release)
+    }
+
     /// Looks and plans; changes nothing.
     pub fn outlook(&self, goal: &Goal<'_>, deadline: Deadline) -> Result<Outlook> {
-        let env = observe::release_env(&self.store, goal.release)?;
-        let now = observe::observe(&self.pilot, self.engine.as_ref(), Some(&env), deadline);
-        let mut drift = drift::drift(&now, goal.release, &env.map());
+        let target = self.by(goal.release)?;
+        let running = self.running(deadline)?;
+        let now = running.observe(target.engine.as_ref(), deadline);
+        Ok(self.judge(goal, now, running, target))
+    }
+
+    /// What an observation means.
+    fn judge(&self, goal: &Goal<'_>, now: Observation, running: View, target: View) -> Outlook {
+        let env = target.env.as_ref().map(|env| env.map()).unwrap_or_default();
+        let beside: Vec<&str> =
+            target.pilot.manifest.observability.iter().map(|service| service.name.as_str()).collect();
+        let mut drift = drift::drift(&now, goal.release, &env, &beside);
         let deployed = self.store.current().ok().flatten().map(|release| release.id);
         if deployed.as_ref() != Some(&goal.release.id) {
             drift.push(Difference::Release { deployed });
         }
         drift.extend(goal.known.iter().cloned());
-        let gateway = self.pilot.gateway();
-        let plan = plan::make(&now, &drift, goal.release, &goal.intent, gateway);
-        Ok(Outlook { now, drift, plan })
+        let gateways = Gateways {
+            // A deployment goes by the tree's manifest where there is no other.
+            running: (running.release.is_some() || goal.intent.purpose == Purpose::Deploy)
+                .then(|| running.pilot.gateway()),
+            release: target.pilot.gateway(),
+        };
+        let plan = plan::make(&now, &drift, goal.release, &goal.intent, gateways);
+        Outlook { now, drift, plan, running, target }
     }
 
-    /// Brings the pilot to the release and records that it is verified. Returns the plan that was
-    /// executed; it is empty when there was nothing to do.
-    pub fn bring_to(&self, goal: &Goal<'_>, deadline: Deadline, measured: &mut Measured) -> Result<Plan> {
-        let env = observe::release_env(&self.store, goal.release)?;
+    /// Brings the stack to the release and records that it is verified. Returns the plan that was executed; it
+    /// is empty when there was nothing to do.
+    pub fn bring_to(
+        &self,
+        goal: &Goal<'_>,
+        run: &Run,
+        deadline: Deadline,
+        measured: &mut Measured,
+    ) -> Result<Plan> {
         let mut scenarios: Vec<Scenario> = Vec::new();
         // A plan can turn out stale in two ways, each of which the next plan takes into account: the
         // gate could not be closed, so the gateway was stopped; a service that did not run turned out,
         // once it ran, to have a corrupt store.
         for attempt in 1..=PLANS {
-            let Outlook { now, drift, mut plan } = self.outlook(goal, deadline)?;
+            let mut outlook = self.outlook(goal, deadline)?;
+            if self.takes_over_a_hold(&mut outlook.now, run)? {
+                let Outlook { now, running, target, .. } = outlook;
+                outlook = self.judge(goal, now, running, target);
+            }
+            let Outlook { now, drift, mut plan, running, target } = outlook;
             scenarios.extend(&plan.scenarios);
             scenarios.sort_unstable();
             scenarios.dedup();
@@ -97,25 +138,27 @@ impl Session {
                 self.out.event(&Event::Drift { release: &goal.release.id, differences: &drift });
             }
             if plan.steps.is_empty() {
+                measured.held = now.holds.known().and_then(|holds| holds.first()).map(ToString::to_string);
                 return Ok(plan);
             }
             self.out.event(&Event::Planned { plan: &plan });
             let execution = Execution {
-                pilot: &self.pilot,
-                engine: self.engine.as_ref(),
+                running: &running,
+                target: &target,
                 store: &self.store,
                 out: &self.out,
                 deadline,
                 release: goal.release,
-                env: &env,
+                env: target.env()?,
                 now: &now,
-                place: goal.place,
+                run,
+                lift: goal.intent.lift,
             };
             match execute(&execution, &plan, measured) {
                 Err(error) if error.is::<Stale>() && attempt < PLANS => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
-                    self.record(goal)?;
+                    self.record(goal, run)?;
                     return Ok(plan);
                 }
             }
@@ -123,14 +166,29 @@ impl Session {
         anyhow::bail!("the plan went stale {PLANS} times")
     }
 
-    /// The release is verified on the running pilot; what the engine made of its settings is noted, to
-    /// be compared with later. The public is served again by now, so a rollback does not fail over its
-    /// own books (it would go on to an older release); a new release that cannot be promoted does.
-    fn record(&self, goal: &Goal<'_>) -> Result<()> {
+    /// A gate that a person closed without this tool (the old runbook's `curl`) is held like any other, unless
+    /// the user asked for it to be opened. True when a hold was written.
+    fn takes_over_a_hold(&self, now: &mut Observation, run: &Run) -> Result<bool> {
+        let Gate::Closed(reason) = &now.gate else { return Ok(false) };
+        let held = now.holds.known().is_none_or(|holds| !holds.is_empty());
+        if held || run.request.open || gate::closer(reason) != Closer::Person {
+            return Ok(false);
+        }
+        let hold = Hold::found(reason);
+        hold.place(&self.ledger())?;
+        self.out.note(format!("the gate was closed by hand; it stays closed: {hold}"));
+        now.holds = Fact::Known(vec![hold]);
+        Ok(true)
+    }
+
+    /// The release is verified on the running stack; what the engine made of its settings is noted, to be
+    /// compared with later. The public is served again by now, so a rollback only warns if the result cannot
+    /// be recorded (it would go on to an older release); a new release that cannot be promoted fails.
+    fn record(&self, goal: &Goal<'_>, run: &Run) -> Result<()> {
         let limit = Deadline::after(self.pilot.manifest.limits.engine);
         let promoted = self.engine.observe(limit).and_then(|stack| {
             let settings = stack.services.into_iter().map(|(name, state)| (name, state.settings)).collect();
-            self.store.promote(&goal.release.id, settings)
+            self.store.promote(&goal.release.id, settings, run_dirs::number(&run.id))
         });
         match promoted {
             Err(error) if goal.intent.purpose == Purpose::Deploy => return Err(error),
@@ -139,9 +197,6 @@ impl Session {
         }
         if let Err(error) = self.store.retain(self.pilot.manifest.limits.keep_releases) {
             self.out.note(format!("old releases were not cleared away: {error:#}"));
-        }
-        if let Err(error) = fence::forget(self) {
-            self.out.note(format!("{error:#}"));
         }
         Ok(())
     }

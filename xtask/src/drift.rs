@@ -1,6 +1,7 @@
 //! What differs between an observation and a release, and which scenarios that makes. Pure: values
 //! in, values out. Names of settings are told, their values never: some are secrets.
 
+use crate::engine::{ServiceState, Stack};
 use crate::host::HostCheck;
 use crate::observe::{Fact, Health, Observation, TreeEnv};
 use crate::release::{COMPOSE_FILE, Release};
@@ -78,6 +79,11 @@ pub enum Difference {
         /// The engine's word, or `missing`.
         state: String,
     },
+    /// It runs, and the release does not have it.
+    Extra {
+        /// Which service.
+        service: String,
+    },
     /// It runs and is not healthy.
     Sick {
         /// Which service.
@@ -137,6 +143,7 @@ impl fmt::Display for Difference {
             Self::EnvFile { trouble: Some(trouble), .. } => write!(f, "env file: {trouble}"),
             Self::EnvFile { keys, .. } => write!(f, "env file has other {}", keys.join(", ")),
             Self::Down { service, state } => write!(f, "{service} does not run: {state}"),
+            Self::Extra { service } => write!(f, "{service} runs, and the release does not have it"),
             Self::Sick { service, reason } => write!(f, "{service} is not healthy: {reason}"),
             Self::StoreCorrupt { service, reason } => write!(f, "{service}: {reason}"),
             Self::DataMissing { service } => write!(f, "{service}: its stored data is gone"),
@@ -150,8 +157,14 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Compares. `env` is the release's env file; both it and the running environment stay inside.
-pub fn drift(now: &Observation, release: &Release, env: &BTreeMap<String, String>) -> Vec<Difference> {
+/// Compares. `env` is the release's env file; both it and the running environment stay inside. Services that
+/// stand `beside` the release's own (prometheus) are no difference.
+pub fn drift(
+    now: &Observation,
+    release: &Release,
+    env: &BTreeMap<String, String>,
+    beside: &[&str],
+) -> Vec<Difference> {
     let mut found = Vec::new();
     match &now.stack {
         Fact::Unknown(why) => found.push(Difference::Unknown { what: "what runs".into(), why: why.clone() }),
@@ -165,6 +178,9 @@ pub fn drift(now: &Observation, release: &Release, env: &BTreeMap<String, String
                     found.push(Difference::ImageLost { service: service.clone() });
                 }
             }
+            let own = |name: &&String| release.images.contains_key(*name) || beside.contains(&name.as_str());
+            let extra = stack.services.keys().filter(|name| !own(name));
+            found.extend(extra.map(|service| Difference::Extra { service: service.clone() }));
         }
     }
     let short = |c: &HostCheck| Difference::Shortage {
@@ -204,16 +220,11 @@ fn service_drift(
         found.push(Difference::Down { service, state: "missing".into() });
         return;
     };
-    if let Some(image) = release.images.get(&service).filter(|image| image.id != state.image) {
-        let (running, release) = (state.image.clone(), image.id.clone());
-        found.push(Difference::Image { service: service.clone(), running, release });
-    }
-    // A service also has what its image and the compose file set; only the file's names count. A
-    // name that the tree added shows in the tree's file.
-    let keys = differing(&state.env, env, false);
-    if !keys.is_empty() {
-        found.push(Difference::Env { service: service.clone(), keys });
-    } else if release.settings.get(&service).is_some_and(|known| *known != state.settings)
+    let other = content(state, &service, release, env);
+    let same_env = !other.iter().any(|d| matches!(d, Difference::Env { .. }));
+    found.extend(other);
+    if same_env
+        && release.settings.get(&service).is_some_and(|known| *known != state.settings)
         && !found.iter().any(|d| matches!(d, Difference::Image { service: s, .. } if *s == service))
     {
         found.push(Difference::Settings { service: service.clone() });
@@ -237,6 +248,37 @@ fn service_drift(
     }
 }
 
+/// Is a service another than the release's: another image, other values of the settings that the env file
+/// names? A service also has what its image and the compose file set; those do not count. A name that the
+/// tree added shows in the tree's file.
+fn content(
+    state: &ServiceState,
+    service: &str,
+    release: &Release,
+    env: &BTreeMap<String, String>,
+) -> Vec<Difference> {
+    let mut found = Vec::new();
+    if let Some(image) = release.images.get(service).filter(|image| image.id != state.image) {
+        let (running, release) = (state.image.clone(), image.id.clone());
+        found.push(Difference::Image { service: service.into(), running, release });
+    }
+    let keys = differing(&state.env, env, false);
+    if !keys.is_empty() {
+        found.push(Difference::Env { service: service.into(), keys });
+    }
+    found
+}
+
+/// What runs, held against the release that was just applied: every service is there, with the release's
+/// image and settings. Empty when it is so.
+pub fn applied(stack: &Stack, release: &Release, env: &BTreeMap<String, String>) -> Vec<Difference> {
+    let service = |service: &String| match stack.services.get(service) {
+        None => vec![Difference::Down { service: service.clone(), state: "missing".into() }],
+        Some(state) => content(state, service, release, env),
+    };
+    release.images.keys().flat_map(service).collect()
+}
+
 /// Names with other values in `now` than in `wanted`; with `extra`, names that only `now` has too.
 fn differing(now: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>, extra: bool) -> Vec<String> {
     let changed = wanted.iter().filter(|(k, v)| now.get(*k) != Some(*v)).map(|(k, _)| k);
@@ -255,6 +297,7 @@ pub fn scenarios(drift: &[Difference]) -> Vec<Scenario> {
             }
             Difference::StoreCorrupt { .. } | Difference::DataMissing { .. } => Some(Scenario::Reset),
             Difference::ImageLost { .. } | Difference::Shortage { .. } => Some(Scenario::Host),
+            Difference::Extra { .. } => Some(Scenario::Version),
             _ => None,
         })
         .collect();
@@ -312,6 +355,7 @@ pub mod tests {
             health: BTreeMap::from([("engine".to_owned(), healthy()), ("gateway".to_owned(), healthy())]),
             endpoints: BTreeMap::new(),
             gate: Gate::Open,
+            holds: Fact::Known(Vec::new()),
             tree_env: Fact::Known(TreeEnv::Fine(env.clone())),
             tree_compose: Fact::Known(Some("sum".into())),
             shortages: Vec::new(),
@@ -329,7 +373,7 @@ pub mod tests {
     #[test]
     fn what_matches_has_no_drift() {
         let (now, release, env) = matching();
-        assert_eq!(drift(&now, &release, &env), []);
+        assert_eq!(drift(&now, &release, &env, &[]), []);
     }
 
     #[test]
@@ -337,7 +381,7 @@ pub mod tests {
         let case = |how: &dyn Fn(&mut Observation)| {
             let (mut now, release, env) = matching();
             how(&mut now);
-            let found = drift(&now, &release, &env);
+            let found = drift(&now, &release, &env, &[]);
             assert!(!found.is_empty());
             scenarios(&found)
         };
@@ -378,7 +422,7 @@ pub mod tests {
         tree.insert("NEW".into(), "x".into());
         tree.insert("SECRET".into(), "other-hush".into());
         now.tree_env = Fact::Known(TreeEnv::Fine(tree));
-        let found = drift(&now, &release, &env);
+        let found = drift(&now, &release, &env, &[]);
         let text = format!("{} {}", found[0], serde_json::to_string(&found).unwrap());
         assert!(text.contains("SECRET") && text.contains("NEW"), "{text}");
         assert!(!text.contains("hush"), "{text}");

@@ -65,6 +65,11 @@ impl EnvFile {
         Ok(Self { entries })
     }
 
+    /// The settings of a running service.
+    pub fn of(env: &BTreeMap<String, String>) -> Self {
+        Self { entries: env.iter().map(|(key, value)| (key.clone(), value.clone())).collect() }
+    }
+
     /// Value of a name.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.entries.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())

@@ -32,7 +32,9 @@ impl fmt::Display for Escalation {
 pub fn of(exit_code: u8, manifest: &Manifest) -> Escalation {
     let (level, why) = match exit_code {
         0 => (1, "nothing to escalate"),
-        2 => (1, "the command or its input was wrong, the pilot was not changed"),
+        7 => (1, "the release before serves again; the new one has to be fixed"),
+        9 => (1, "verified; a person holds the gate closed"),
+        2 => (1, "the command or its input was wrong; nothing was begun"),
         5 => (1, "somebody else is at it"),
         3 => (2, "the budget is used up and the pilot is not restored"),
         4 => (3, "the host or the engine failed, and no release mends that"),

@@ -8,11 +8,11 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Exit {
-    /// Restored and verified, or nothing to do.
+    /// Done and verified, or nothing to do.
     Ok = 0,
     /// Not restored: Level 2, technical lead.
     NotRestored = 1,
-    /// The command or its input was wrong.
+    /// The command or its input was wrong; nothing was begun.
     Usage = 2,
     /// Not restored within the budget: Level 2.
     OverBudget = 3,
@@ -22,18 +22,27 @@ pub enum Exit {
     Locked = 5,
     /// No known-good release to go back to.
     NoRelease = 6,
+    /// The new release failed; the one before serves again, or would but for a hold.
+    RolledBack = 7,
+    /// Done and verified; a hold keeps the gate closed.
+    Held = 9,
+    /// Interrupted; the same command takes it up.
+    Interrupted = 130,
 }
 
 /// The table as `--help` and the docs carry it.
 pub const EXIT_TABLE: &str = "\
 Exit codes:
-  0  restored and verified, or nothing to do
-  1  not restored: Level 2, technical lead
-  2  usage: the command or its input is wrong
-  3  not restored within the budget: Level 2
-  4  host or engine failure: Level 3, infrastructure
-  5  another command holds the lock
-  6  no known-good release to go back to";
+  0    done and verified, or nothing to do
+  1    not restored: Level 2, technical lead
+  2    usage: the command or its input is wrong; nothing was begun
+  3    not restored within the budget: Level 2
+  4    host or engine failure: Level 3, infrastructure
+  5    another command holds the lock
+  6    no known-good release to go back to
+  7    the new release failed; the one before serves again (or would, but for a hold)
+  9    done and verified (restored or deployed); a hold keeps the gate closed
+  130  interrupted; the same command takes it up";
 
 /// Says how a failure ends the process, and what to do about it.
 #[derive(Debug)]

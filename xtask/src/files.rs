@@ -90,6 +90,14 @@ pub fn stamp() -> String {
     now.chars().filter(|c| c.is_ascii_digit() || *c == 'T').collect()
 }
 
+/// So many bytes of the system's randomness, in hex.
+pub fn random(bytes: usize) -> Result<String> {
+    let mut random = vec![0u8; bytes];
+    let mut source = File::open("/dev/urandom").context("cannot open /dev/urandom")?;
+    source.read_exact(&mut random).context("cannot read /dev/urandom")?;
+    Ok(random.iter().map(|b| format!("{b:02x}")).collect())
+}
+
 /// Checksum of a file as lowercase hex.
 pub fn sha256(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -1,5 +1,6 @@
-//! The gateway's kill switch over HTTP: closing it and proving that it is closed (healthz says so AND
-//! a public stream is refused), opening it and proving that a public stream runs.
+//! The gateway's kill switch over HTTP: where it stands and who put it there, closing it and proving that it
+//! is closed (healthz says so AND a public stream is refused), opening it and proving that a public stream
+//! runs. Decides nothing about when; called by `observe` and `lockout`.
 
 use crate::http::Client;
 use anyhow::{Result, bail};
@@ -21,6 +22,34 @@ pub enum Gate {
     Unknown(String),
 }
 
+/// Who closed a gate, by the reason that it gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closer {
+    /// A run of this program, or of an older version of it.
+    Run,
+    /// The gateway itself, because of a setting or of a file that it could not read.
+    Gateway,
+    /// Anybody else, `kill-switch on` of an older version included: a person.
+    Person,
+}
+
+/// The reason that a run closes the gate with.
+pub fn run_reason(run: &str, why: &str) -> String {
+    format!("run {run}: {why}")
+}
+
+/// Reads the reason. Runs of older versions began theirs with `rollback:`, or said `a release is being deployed`.
+pub fn closer(reason: &str) -> Closer {
+    let starts = |words: &[&str]| words.iter().any(|word| reason.starts_with(word));
+    if starts(&["run ", "rollback:", "a release is being deployed"]) {
+        Closer::Run
+    } else if starts(&["GLOBAL_KILL_SWITCH", "gate file unreadable"]) {
+        Closer::Gateway
+    } else {
+        Closer::Person
+    }
+}
+
 /// Asks `healthz`.
 pub fn position(gateway: &Client) -> Gate {
     let answer = match gateway.get("/healthz") {
@@ -37,10 +66,7 @@ pub fn position(gateway: &Client) -> Gate {
 
 /// Closes the gate and proves it.
 pub fn close(gateway: &Client, reason: &str) -> Result<()> {
-    let answer = gateway.post("/admin/kill-switch", &json!({"enabled": true, "reason": reason}))?;
-    if answer.status != 200 {
-        bail!("POST /admin/kill-switch answered {}", answer.brief());
-    }
+    set(gateway, true, reason)?;
     prove_closed(gateway)
 }
 
@@ -59,9 +85,28 @@ pub fn prove_closed(gateway: &Client) -> Result<()> {
 
 /// Opens the gate and waits for the first token of a public stream: only then is service restored.
 pub fn open(gateway: &Client) -> Result<()> {
-    let answer = gateway.post("/admin/kill-switch", &json!({"enabled": false, "reason": ""}))?;
+    set(gateway, false, "")?;
+    gateway.public().stream(PUBLIC_STREAM, None)?.until("token").map(drop)
+}
+
+fn set(gateway: &Client, closed: bool, reason: &str) -> Result<()> {
+    let answer = gateway.post("/admin/kill-switch", &json!({"enabled": closed, "reason": reason}))?;
     if answer.status != 200 {
         bail!("POST /admin/kill-switch answered {}", answer.brief());
     }
-    gateway.public().stream(PUBLIC_STREAM, None)?.until("token").map(drop)
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_tells_a_person_from_a_run() {
+        assert_eq!(closer(&run_reason("0001-x", "a rollback restores")), Closer::Run);
+        assert_eq!(closer("rollback: not verified yet"), Closer::Run);
+        assert_eq!(closer("GLOBAL_KILL_SWITCH is true"), Closer::Gateway);
+        assert_eq!(closer("Emergency rollback"), Closer::Person);
+        assert_eq!(closer("closed by hand"), Closer::Person);
+    }
 }

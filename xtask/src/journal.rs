@@ -6,7 +6,8 @@ use crate::drift::{Difference, Scenario};
 use crate::escalation::Escalation;
 use crate::failure::{Exit, exit_of, next_of};
 use crate::files;
-use crate::plan::Plan;
+use crate::lockout::Public;
+use crate::plan::{Plan, Step};
 use crate::verify::Smoke;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -30,18 +32,22 @@ pub enum Format {
     Silent,
 }
 
-/// How a rollback ended.
+/// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// Restored and verified.
     Restored,
-    /// Not restored; the gate stays closed.
+    /// Not restored.
     NotRestored,
     /// The pilot is as the release has it, and healthy.
     NothingToDo,
     /// Nothing was begun.
     Refused,
+    /// The new release serves.
+    Deployed,
+    /// The new release failed; the one before serves again.
+    RolledBack,
 }
 
 /// How a step stands.
@@ -79,6 +85,11 @@ pub enum Event<'a> {
         /// Taken up again after it was cut off.
         resumed: bool,
     },
+    /// The releases that a run may go to, the best first.
+    Targets {
+        /// Their ids.
+        releases: &'a [String],
+    },
     /// What differs from the release.
     Drift {
         /// Release it was compared with.
@@ -93,6 +104,8 @@ pub enum Event<'a> {
     },
     /// A step began or ended.
     Step {
+        /// The step as it was planned.
+        action: &'a Step,
         /// In words.
         step: String,
         /// How it stands.
@@ -103,6 +116,9 @@ pub enum Event<'a> {
         took_ms: u64,
         /// Why it failed.
         detail: Option<String>,
+        /// Folder within the run's that it has filled.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        folder: Option<&'a Path>,
     },
     /// The smoke checks.
     Smoke {
@@ -134,8 +150,17 @@ pub struct Finished {
     pub rollback: Option<String>,
     /// Why it was rolled back.
     pub scenarios: Vec<Scenario>,
-    /// Release that runs now.
+    /// Release that runs now, or that was tried last.
     pub release: Option<String>,
+    /// A person holds the gate closed.
+    #[serde(default)]
+    pub held: bool,
+    /// Who that is, since when and why.
+    #[serde(default)]
+    pub hold: Option<String>,
+    /// What the public met at the end, as it was seen.
+    #[serde(default)]
+    pub public: Option<Public>,
     /// When the gate was proved closed, from the start of the process.
     pub gate_closed_ms: Option<u64>,
     /// When a public stream through the open gate had its first token.
@@ -166,6 +191,9 @@ impl Finished {
             rollback: None,
             scenarios: Vec::new(),
             release: None,
+            held: false,
+            hold: None,
+            public: None,
             gate_closed_ms: None,
             restored_ms: None,
             downtime_ms: None,
@@ -194,6 +222,8 @@ pub struct Output {
     format: Format,
     color: bool,
     start: Instant,
+    /// Milliseconds that times are ahead of `start`: an earlier try's, less what a person took to answer.
+    shift_ms: AtomicI64,
     journal: Mutex<Option<File>>,
 }
 
@@ -203,7 +233,7 @@ impl Output {
         let color = format == Format::Text
             && std::io::stdout().is_terminal()
             && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Self { format, color, start, journal: Mutex::new(None) }
+        Self { format, color, start, shift_ms: AtomicI64::new(0), journal: Mutex::new(None) }
     }
 
     /// One that says nothing; a journal is still written.
@@ -221,9 +251,15 @@ impl Output {
         Ok(())
     }
 
-    /// Milliseconds since the start.
+    /// Milliseconds since the start of the run's first process, without the time that a person took to answer.
     pub fn elapsed_ms(&self) -> u64 {
-        self.start.elapsed().as_millis() as u64
+        let own = self.start.elapsed().as_millis() as u64;
+        own.saturating_add_signed(self.shift_ms.load(Ordering::Relaxed))
+    }
+
+    /// The run began so much earlier than this process (in milliseconds), or the clock stood still for so long.
+    pub fn shift(&self, ms: i64) {
+        self.shift_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
     /// When the process started.
@@ -318,7 +354,7 @@ impl Output {
                 format!("to release {}{why}:", plan.release)
             }
             Event::Step { progress: Progress::Started, .. } => return None,
-            Event::Step { step, progress, at_ms, took_ms, detail } => {
+            Event::Step { step, progress, at_ms, took_ms, detail, .. } => {
                 let mark = self.mark(match progress {
                     Progress::Done => Some(true),
                     Progress::Failed => Some(false),
@@ -339,7 +375,7 @@ impl Output {
                 failed.join("\n")
             }
             Event::Note { text } => format!("  {text}"),
-            Event::Result { .. } | Event::Finished(_) => return None,
+            Event::Targets { .. } | Event::Result { .. } | Event::Finished(_) => return None,
         })
     }
 

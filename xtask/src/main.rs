@@ -11,19 +11,22 @@ mod deadline;
 mod deploy;
 mod drift;
 mod drill;
+mod ending;
 mod engine;
 mod envfile;
 mod escalation;
 mod evidence;
 mod execute;
 mod failure;
-mod fence;
 mod files;
 mod gate;
+mod hold;
 mod host;
 mod http;
 mod journal;
+mod ledger;
 mod lock;
+mod lockout;
 mod observe;
 mod pilot;
 mod plan;
@@ -33,10 +36,13 @@ mod rehearsal;
 mod release;
 mod report;
 mod rollback;
+mod run;
+mod run_dirs;
 mod threads;
 mod tree;
 mod up;
 mod verify;
+mod view;
 
 use anyhow::Result;
 use clap::Parser;
@@ -71,7 +77,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli, start: Instant) -> Result<Finished> {
-    let pilot = Pilot::find(&cli.project)?;
+    let pilot = Pilot::find(&cli.project, cli.command.by())?;
     let out = Output::new(cli.format, start);
     match &cli.command {
         Command::Ci(_) => return ci::run(&pilot),
@@ -128,32 +134,42 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
     }
     let seconds = |ms: u64| format!("{:.2} s", ms as f64 / 1e3);
     let release = finished.release.as_deref().unwrap_or("?");
+    let good = out.mark(Some(true));
     match finished.outcome {
+        Some(Outcome::Restored) if finished.held => {
+            out.say(format!("\n{good} RESTORED behind the closed gate: release {release} is verified"));
+        }
         Some(Outcome::Restored) => {
-            out.say(format!("\n{} RESTORED: release {release} serves again", out.mark(Some(true))));
+            out.say(format!("\n{good} RESTORED: release {release} serves again"));
             if let (Some(closed), Some(restored)) = (finished.gate_closed_ms, finished.restored_ms) {
                 let (closed, restored) = (seconds(closed), seconds(restored));
                 out.say(format!("  gate closed after {closed}, first public token after {restored}"));
             }
         }
+        Some(Outcome::Deployed) if finished.held => {
+            out.say(format!("\n{good} DEPLOYED behind the closed gate: release {release} is verified"));
+        }
+        Some(Outcome::Deployed) => out.say(format!("\n{good} DEPLOYED: release {release} serves")),
         Some(Outcome::NothingToDo) => {
-            out.say(format!(
-                "\n{} nothing to do: release {release} runs, unchanged and verified",
-                out.mark(Some(true))
-            ));
+            out.say(format!("\n{good} nothing to do: release {release} runs, unchanged and verified"));
             out.say("  to go back further: cargo xtask rollback --to previous");
         }
         _ => {}
     }
-    if finished.outcome == Some(Outcome::NotRestored) && finished.gate_closed_ms.is_some() {
-        out.say("\n  the gate stays closed until something is verified");
+    if let Some(hold) = &finished.hold {
+        out.say(format!("  the gate is {hold}"));
+        out.say("  cargo xtask kill-switch off verifies, lifts the hold and opens");
+    }
+    if let Some(public) = &finished.public {
+        out.say(format!("\n  {public}"));
     }
     if let Some(report) = &finished.report {
         out.say(format!("  report {report}"));
     }
     if let (Some(error), false) = (&finished.error, out.is_json()) {
         let head = match finished.exit_code {
-            1 | 3 if finished.rollback.is_some() => "NOT RESTORED: ",
+            7 => "NOT DEPLOYED: ",
+            1 | 3 | 6 if finished.rollback.is_some() => "NOT RESTORED: ",
             4 => "HOST OR ENGINE FAILURE (Level 3, infrastructure): ",
             _ => "error: ",
         };

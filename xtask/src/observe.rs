@@ -6,8 +6,10 @@ use crate::engine::{Engine, ServiceState, Stack};
 use crate::envfile::EnvFile;
 use crate::files;
 use crate::gate::{self, Gate};
+use crate::hold::{self, Hold};
 use crate::host::{self, HostCheck};
 use crate::http::Client;
+use crate::ledger::Ledger;
 use crate::pilot::Pilot;
 use crate::release::{ENV_FILE, Release, Store};
 use anyhow::Context;
@@ -31,6 +33,14 @@ impl<T> Fact<T> {
         match self {
             Self::Known(value) => Some(value),
             Self::Unknown(_) => None,
+        }
+    }
+
+    /// Why it is not known; nothing when it is.
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Known(_) => "",
+            Self::Unknown(why) => why,
         }
     }
 }
@@ -84,6 +94,8 @@ pub struct Observation {
     pub health: BTreeMap<String, Health>,
     /// The kill switch.
     pub gate: Gate,
+    /// Who holds the gate closed.
+    pub holds: Fact<Vec<Hold>>,
     /// The env file in the tree; holds secrets.
     #[serde(skip)]
     pub tree_env: Fact<TreeEnv>,
@@ -171,7 +183,8 @@ pub fn observe(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadli
     let (tree_env, tree_compose) = (tree_env(pilot).into(), compose(pilot).into());
     let mut shortages = host::quick(pilot);
     shortages.retain(|check| check.ok == Some(false));
-    Observation { stack, endpoints, health, gate, tree_env, tree_compose, shortages }
+    let holds = hold::standing(&Ledger::new(&pilot.state)).into();
+    Observation { stack, endpoints, health, gate, holds, tree_env, tree_compose, shortages }
 }
 
 fn running(state: &ServiceState) -> Option<Endpoint> {

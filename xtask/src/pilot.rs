@@ -4,7 +4,8 @@
 use crate::envfile::EnvFile;
 use crate::failure::{Exit, fail};
 use crate::files;
-use anyhow::{Context, Result};
+use crate::ledger::{Ledger, Record};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -165,19 +166,29 @@ fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
     humantime::parse_duration(&text).map_err(serde::de::Error::custom)
 }
 
+/// Whose manifest a command works by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The tree's: what is built and deployed.
+    Tree,
+    /// That of the release that runs; the tree's where none is recorded.
+    Running,
+    /// The same; and where neither can be read, the one that this program was built with.
+    Any,
+}
+
 impl Manifest {
     /// Reads `pilot.toml`; the error has line and column.
     pub fn load(path: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let manifest: Self =
-            toml::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))?;
-        if manifest.version != 1 {
-            anyhow::bail!("{} has version {}, this xtask knows 1", path.display(), manifest.version);
-        }
-        if manifest.services.is_empty() {
-            anyhow::bail!("{} names no services", path.display());
-        }
+        Self::parse(&text).with_context(|| format!("cannot understand {}", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let manifest: Self = toml::from_str(text)?;
+        ensure!(manifest.version == 1, "it has version {}, this xtask knows 1", manifest.version);
+        ensure!(!manifest.services.is_empty(), "it names no services");
         Ok(manifest)
     }
 }
@@ -200,8 +211,8 @@ pub struct Pilot {
 }
 
 impl Pilot {
-    /// Finds the repository from the current folder upwards and reads its manifest.
-    pub fn find(project: &str) -> Result<Self> {
+    /// Finds the repository from the current folder upwards and reads the manifest to work by.
+    pub fn find(project: &str, by: By) -> Result<Self> {
         let here = std::env::current_dir().context("cannot tell the current folder")?;
         let root = here.ancestors().find(|dir| dir.join("pilot-deploy/pilot.toml").is_file());
         let Some(root) = root else {
@@ -213,18 +224,18 @@ impl Pilot {
             _ if project == DEFAULT_PROJECT => root.join(".pilot"),
             _ => root.join(".pilot/projects").join(project),
         };
-        Self::at(root, project, state)
+        Self::at(root, project, state, by)
     }
 
     /// The same with everything given; drills use it for a pilot of their own.
-    pub fn at(root: &Path, project: &str, state: PathBuf) -> Result<Self> {
+    pub fn at(root: &Path, project: &str, state: PathBuf, by: By) -> Result<Self> {
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
         if !project.starts_with(|c: char| c.is_ascii_lowercase()) || !project.chars().all(fits) {
             let what = format!("--project {project}: lowercase letters, digits, - and _, a letter first");
             return Err(fail(Exit::Usage, what, "cargo xtask --help"));
         }
         let pack = root.join("pilot-deploy");
-        let manifest = manifest(&pack, &state)?;
+        let manifest = manifest(&pack, &state, by)?;
         let env_path =
             if project == DEFAULT_PROJECT { pack.join(&manifest.env_file) } else { state.join(".env.poc") };
         Ok(Self { root: root.to_owned(), pack, project: project.to_owned(), state, env_path, manifest })
@@ -279,21 +290,37 @@ impl Pilot {
     }
 }
 
-/// The tree's manifest; where it is broken, that of the running release, so that a rollback works
-/// even then. The user is told.
-fn manifest(pack: &Path, state: &Path) -> Result<Manifest> {
+/// The manifest that this program was built beside: what stands in where no other can be read and the public
+/// must be shut out all the same.
+const BUILT_IN: &str = include_str!("../../pilot-deploy/pilot.toml");
+
+/// By `by`. A tree whose manifest is broken stops nothing that does not build it; the user is told.
+fn manifest(pack: &Path, state: &Path, by: By) -> Result<Manifest> {
     let broken = match Manifest::load(&pack.join("pilot.toml")) {
-        Ok(manifest) => return Ok(manifest),
+        Ok(manifest) if by == By::Tree => return Ok(manifest),
+        Ok(manifest) => return Ok(running_manifest(state).map_or(manifest, |(_, running)| running)),
         Err(error) => error,
     };
-    let kept = std::fs::read_to_string(state.join("current"))
-        .map(|id| state.join("releases").join(id.trim()).join("pilot.toml"));
-    if let Ok(path) = kept
-        && let Ok(manifest) = Manifest::load(&path)
-    {
-        eprintln!("warning: {broken:#}");
-        eprintln!("warning: going on with {}", path.display());
-        return Ok(manifest);
-    }
-    Err(fail(Exit::Usage, format!("{broken:#}"), "mend the file, or git checkout pilot-deploy/pilot.toml"))
+    let next = "git checkout pilot-deploy/pilot.toml";
+    let refused = || Err(fail(Exit::Usage, format!("{broken:#}"), next));
+    let (name, manifest) = match (running_manifest(state), by) {
+        (_, By::Tree) => return refused(),
+        (Some((path, manifest)), _) => (path.display().to_string(), manifest),
+        (None, By::Running) => return refused(),
+        (None, By::Any) => {
+            ("the one that this program was built with".to_owned(), Manifest::parse(BUILT_IN)?)
+        }
+    };
+    eprintln!("warning: {broken:#}");
+    eprintln!("warning: going on with {name}");
+    Ok(manifest)
+}
+
+/// The manifest of the release that runs, where one is recorded and can be read.
+fn running_manifest(state: &Path) -> Option<(PathBuf, Manifest)> {
+    let id = Ledger::new(state).read(Record::Running).ok()??;
+    let id = String::from_utf8(id).ok()?;
+    let path = state.join("releases").join(id.trim()).join("pilot.toml");
+    let manifest = Manifest::load(&path).ok()?;
+    Some((path, manifest))
 }

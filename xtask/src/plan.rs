@@ -3,20 +3,27 @@
 
 use crate::drift::{Difference, Scenario};
 use crate::gate::Gate;
+use crate::hold::Hold;
 use crate::observe::{Fact, Health, Observation};
 use crate::release::Release;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 
 /// One step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "step")]
 pub enum Step {
     /// Close the gate over HTTP and prove it; where that fails, stop the gateway (Option B).
     CloseGate,
     /// Stop the gateway, which does not answer (Option B), so that the public is out at once.
     StopGateway,
+    /// Stop every service that is published: what runs belongs to no release that is known, so nobody can
+    /// tell how its gate is closed.
+    StopPublished {
+        /// Which.
+        services: Vec<String>,
+    },
     /// Free what is the pilot's own and no longer needed.
     FreeSpace,
     /// Evidence and backup, side by side: logs, inspect output and metrics before anything is replaced,
@@ -58,6 +65,11 @@ pub enum Step {
     AskEngine,
     /// Close the gate on disk, so that the gateway comes up closed.
     CloseGateOnDisk,
+    /// Remove services that the release does not have.
+    RemoveServices {
+        /// Which.
+        services: Vec<String>,
+    },
     /// Bring the services to the release.
     Replace {
         /// Services that are replaced even though the engine sees no difference.
@@ -67,10 +79,15 @@ pub enum Step {
     Seed,
     /// Watch restarts, memory and the host until they are steady.
     Watch,
-    /// All smoke checks, behind the closed gate.
+    /// The new gateway proves that it is closed; what runs is compared with the release; all smoke checks.
     Verify,
     /// Open the gate and wait for a public stream's first token.
     OpenGate,
+    /// Leave the gate closed, and prove it: a person holds it.
+    KeepClosed {
+        /// Who, since when and why.
+        hold: String,
+    },
 }
 
 impl fmt::Display for Step {
@@ -78,6 +95,13 @@ impl fmt::Display for Step {
         match self {
             Self::CloseGate => write!(f, "close the gate and prove it"),
             Self::StopGateway => write!(f, "stop the gateway, which does not answer"),
+            Self::StopPublished { services } => {
+                write!(f, "stop all that is published: {}", services.join(", "))
+            }
+            Self::RemoveServices { services } => {
+                write!(f, "remove what the release does not have: {}", services.join(", "))
+            }
+            Self::KeepClosed { hold } => write!(f, "leave the gate closed, {hold}"),
             Self::Preserve { data } if data.is_empty() => write!(f, "capture evidence, back up the env file"),
             Self::Preserve { data } => {
                 write!(f, "capture evidence, back up {}", data.join(", "))
@@ -141,8 +165,19 @@ pub struct Intent<'a> {
     pub purpose: Purpose,
     /// Scenarios that the user named.
     pub named: &'a [Scenario],
-    /// See there.
+    /// What to do with stored data.
     pub data: Data,
+    /// Holds that the user wants lifted, by id.
+    pub lift: &'a [String],
+}
+
+/// Who has the gate: what runs by its own manifest, and the release gone to by its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Gateways<'a> {
+    /// The gateway of what runs; none where what runs belongs to no release that is known.
+    pub running: Option<&'a str>,
+    /// The gateway of the release gone to.
+    pub release: &'a str,
 }
 
 /// Plans the way from `now` to `release`.
@@ -151,19 +186,27 @@ pub fn make(
     drift: &[Difference],
     release: &Release,
     intent: &Intent<'_>,
-    gateway: &str,
+    gateways: Gateways<'_>,
 ) -> Plan {
-    let Intent { purpose, named, data } = intent;
+    let Intent { purpose, named, data, lift } = intent;
     let rollback = *purpose == Purpose::Rollback;
+    let hold = standing(now, lift);
     let mut scenarios = if rollback { crate::drift::scenarios(drift) } else { Vec::new() };
     scenarios.extend(*named);
     scenarios.sort_unstable();
     scenarios.dedup();
     let mut plan = Plan { release: release.id.clone(), scenarios, steps: Vec::new() };
     let matters = |d: &&Difference| !matches!(d, Difference::ComposeFile);
-    // A commit is where to, and no reason of its own.
+    // A commit names the target; it is not a reason to roll back.
     let as_found = named.iter().all(|s| *s == Scenario::Commit) && *data == Data::AsFound;
-    if rollback && drift.iter().find(matters).is_none() && as_found && now.gate == Gate::Open {
+    let gate_is_right = match &now.gate {
+        Gate::Open => hold.is_none(),
+        Gate::Closed(_) => hold.is_some(),
+        Gate::Unknown(_) => false,
+    };
+    // A new release is always gone to: it has yet to be verified.
+    let proven = rollback || release.is_known_good();
+    if proven && drift.iter().find(matters).is_none() && as_found && gate_is_right {
         return plan;
     }
     let steps = &mut plan.steps;
@@ -180,16 +223,14 @@ pub fn make(
         steps.push(Step::AskEngine);
         return plan;
     }
-    let runs = now.service(gateway).is_some_and(|s| s.is_live());
-    // Unknown is not open: a gateway that runs and does not answer is taken out of the way.
-    let closable = match &now.gate {
-        Gate::Open | Gate::Closed(_) => Some(Step::CloseGate),
-        Gate::Unknown(_) if runs => Some(Step::StopGateway),
-        Gate::Unknown(_) => None,
-    };
+    let closable = closable(now, gateways.running);
     let whole = rollback && named.contains(&Scenario::Reset);
     let removed = removed(now, drift, intent, whole);
-    let on_disk = closable != Some(Step::CloseGate) || whole || removed.iter().any(|s| s == gateway);
+    // Only a gateway that keeps its data comes up as it was left.
+    let kept = closable == Some(Step::CloseGate)
+        && gateways.running == Some(gateways.release)
+        && !removed.iter().any(|service| service == gateways.release);
+    let on_disk = whole || !kept;
     steps.extend(closable);
     let short = drift.iter().any(|d| matches!(d, Difference::Shortage { .. }));
     if rollback && (short || named.contains(&Scenario::Host)) {
@@ -226,6 +267,10 @@ pub fn make(
     if on_disk {
         steps.push(Step::CloseGateOnDisk);
     }
+    let extra = extra(drift);
+    if !whole && !extra.is_empty() {
+        steps.push(Step::RemoveServices { services: extra });
+    }
     steps.push(Step::Replace { force: sick(drift) });
     // Always: a store that was reset by a rollback which was then cut off looks like any other.
     steps.push(Step::Seed);
@@ -233,8 +278,45 @@ pub fn make(
         steps.push(Step::Watch);
     }
     steps.push(Step::Verify);
-    steps.push(Step::OpenGate);
+    steps.push(match hold {
+        None => Step::OpenGate,
+        Some(hold) => Step::KeepClosed { hold },
+    });
     plan
+}
+
+/// What keeps the gate closed at the end, in words. A hold that cannot be told is one.
+fn standing(now: &Observation, lift: &[String]) -> Option<String> {
+    match &now.holds {
+        Fact::Known(holds) => Hold::first_of(holds, lift).map(ToString::to_string),
+        Fact::Unknown(why) => Some(format!("because nobody can tell whether it is held: {why}")),
+    }
+}
+
+/// How the public is shut out before anything changes; nothing where nothing serves it.
+fn closable(now: &Observation, gateway: Option<&str>) -> Option<Step> {
+    let Some(gateway) = gateway else {
+        let all = now.stack.known().into_iter().flat_map(|stack| &stack.services);
+        let published = all.filter(|(_, state)| state.is_live() && state.port.is_some());
+        let services: Vec<String> = published.map(|(name, _)| name.clone()).collect();
+        return (!services.is_empty()).then_some(Step::StopPublished { services });
+    };
+    let runs = now.service(gateway).is_some_and(|s| s.is_live());
+    // Unknown is not open: a gateway that runs and does not answer is taken out of the way.
+    match &now.gate {
+        Gate::Open | Gate::Closed(_) => Some(Step::CloseGate),
+        Gate::Unknown(_) if runs => Some(Step::StopGateway),
+        Gate::Unknown(_) => None,
+    }
+}
+
+/// Services that run and that the release does not have.
+fn extra(drift: &[Difference]) -> Vec<String> {
+    let extra = |d: &Difference| match d {
+        Difference::Extra { service } => Some(service.clone()),
+        _ => None,
+    };
+    drift.iter().filter_map(extra).collect()
 }
 
 /// Services whose stored data is backed up and removed: all that there is in a whole reset; what will
@@ -286,21 +368,31 @@ mod tests {
     use crate::drift::tests::{change, matching};
     use crate::host::HostCheck;
 
+    const SAME: Gateways<'_> = Gateways { running: Some("gateway"), release: "gateway" };
+    const PLAIN: Intent<'_> =
+        Intent { purpose: Purpose::Rollback, named: &[], data: Data::AsFound, lift: &[] };
+
     fn plan(how: impl FnOnce(&mut Observation), named: &[Scenario]) -> Plan {
         let (mut now, release, env) = matching();
         how(&mut now);
-        let intent = Intent { purpose: Purpose::Rollback, named, data: Data::AsFound };
-        let plan = make(&now, &drift(&now, &release, &env), &release, &intent, "gateway");
-        // Of every plan: the gate opens once, at the very end, right after the verification, and
-        // nothing is overwritten or removed before it is preserved.
+        let intent = Intent { named, ..PLAIN };
+        let plan = make(&now, &drift(&now, &release, &env, &[]), &release, &intent, SAME);
+        // Of every plan: the gate opens once, at the very end, right after the verification, or it stays closed
+        // under a hold; and nothing is overwritten or removed before it is preserved.
         if let Some(end) = plan.steps.len().checked_sub(1).filter(|_| !plan.steps.contains(&Step::AskEngine))
         {
-            let opens: Vec<usize> = (0..=end).filter(|n| plan.steps[*n] == Step::OpenGate).collect();
+            let ends = |s: &Step| matches!(s, Step::OpenGate | Step::KeepClosed { .. });
+            let opens: Vec<usize> = (0..=end).filter(|n| ends(&plan.steps[*n])).collect();
             assert_eq!(opens, [end], "{:?}", plan.steps);
+            let held = now.holds.known().is_none_or(|holds| !holds.is_empty());
+            assert_eq!(held, plan.steps[end] != Step::OpenGate, "{:?}", plan.steps);
             assert_eq!(plan.steps[end - 1], Step::Verify);
             let changes = |s: &Step| {
-                use Step::{RemoveData, Replace, RestoreEnvFile, TearDown};
-                matches!(s, RestoreEnvFile | RemoveData { .. } | Replace { .. } | TearDown)
+                use Step::{RemoveData, RemoveServices, Replace, RestoreEnvFile, TearDown};
+                matches!(
+                    s,
+                    RestoreEnvFile | RemoveData { .. } | RemoveServices { .. } | Replace { .. } | TearDown
+                )
             };
             let preserved = position(&plan, |s| matches!(s, Step::Preserve { .. }));
             assert!(preserved < position(&plan, changes), "{:?}", plan.steps);
@@ -389,8 +481,7 @@ mod tests {
     fn data_from_a_backup_takes_the_place_of_what_was_preserved() {
         let (now, release, _) = matching();
         let data = Data::From("/b".into(), vec!["engine".into(), "jobs".into()]);
-        let intent = Intent { purpose: Purpose::Rollback, named: &[], data };
-        let p = make(&now, &[], &release, &intent, "gateway");
+        let p = make(&now, &[], &release, &Intent { data, ..PLAIN }, SAME);
         // There is none of jobs, so there is none to remove.
         let engine = vec!["engine".to_owned()];
         let kept = position(&p, |s| *s == Step::Preserve { data: engine.clone() });
@@ -450,12 +541,77 @@ mod tests {
     }
 
     #[test]
+    fn a_hold_keeps_the_gate_closed_and_is_lifted_only_where_it_stood() {
+        let hold = Hold::mine("bad answers");
+        let held = |n: &mut Observation| n.holds = Fact::Known(vec![hold.clone()]);
+        let closed = |n: &mut Observation| {
+            held(n);
+            n.gate = Gate::Closed("bad answers".into());
+        };
+        // Closed as it should be, and nothing differs.
+        assert_eq!(plan(closed, &[]).steps, []);
+        // The gate is open although it is held: `kill-switch on` was cut off.
+        let p = plan(held, &[]);
+        assert_eq!(p.steps[0], Step::CloseGate);
+        assert!(matches!(p.steps.last(), Some(Step::KeepClosed { hold }) if hold.contains("bad answers")));
+        let p = plan(|n| n.holds = Fact::Unknown("no such disk".into()), &[]);
+        assert!(matches!(p.steps.last(), Some(Step::KeepClosed { hold }) if hold.contains("no such disk")));
+        // Lifted by its id, and no other with it.
+        let (mut now, release, _) = matching();
+        closed(&mut now);
+        let lift = [hold.id.clone()];
+        let intent = Intent { lift: &lift, ..PLAIN };
+        assert_eq!(make(&now, &[], &release, &intent, SAME).steps.last(), Some(&Step::OpenGate));
+        let mut other = Hold::mine("another");
+        other.id = "another".into();
+        now.holds = Fact::Known(vec![hold, other]);
+        let p = make(&now, &[], &release, &Intent { named: &[Scenario::Config], ..intent }, SAME);
+        assert!(matches!(p.steps.last(), Some(Step::KeepClosed { hold }) if hold.contains("another")));
+    }
+
+    #[test]
+    fn what_belongs_to_no_known_release_is_stopped_where_it_is_published() {
+        let (mut now, release, _) = matching();
+        change(&mut now, "engine", |s| s.port = None);
+        let p = make(&now, &[], &release, &PLAIN, Gateways { running: None, ..SAME });
+        // Nothing differs and yet nobody knows what runs.
+        assert_eq!(p.steps, []);
+        let named = Intent { named: &[Scenario::Version], ..PLAIN };
+        let p = make(&now, &[], &release, &named, Gateways { running: None, ..SAME });
+        assert_eq!(p.steps[0], Step::StopPublished { services: vec!["gateway".into()] });
+        position(&p, |s| *s == Step::CloseGateOnDisk);
+    }
+
+    #[test]
+    fn a_service_that_the_release_does_not_have_is_removed_after_the_evidence() {
+        let p = plan(
+            |n| {
+                if let Fact::Known(stack) = &mut n.stack {
+                    let more = stack.services["engine"].clone();
+                    stack.services.insert("search".into(), more);
+                }
+            },
+            &[],
+        );
+        let gone = Step::RemoveServices { services: vec!["search".into()] };
+        assert!(position(&p, |s| matches!(s, Step::Preserve { .. })) < position(&p, |s| *s == gone));
+    }
+
+    #[test]
+    fn a_known_good_release_that_runs_is_not_deployed_again() {
+        let (now, mut release, _) = matching();
+        let intent = Intent { purpose: Purpose::Deploy, ..PLAIN };
+        assert!(!make(&now, &[], &release, &intent, SAME).steps.is_empty());
+        release.state = crate::release::State::KnownGood;
+        assert_eq!(make(&now, &[], &release, &intent, SAME).steps, []);
+    }
+
+    #[test]
     fn a_deployment_removes_no_data() {
         let (mut now, release, env) = matching();
         now.health.insert("engine".into(), Health::StoreCorrupt("noise".into()));
-        let found = drift(&now, &release, &env);
-        let intent = Intent { purpose: Purpose::Deploy, named: &[], data: Data::AsFound };
-        let p = make(&now, &found, &release, &intent, "gateway");
+        let found = drift(&now, &release, &env, &[]);
+        let p = make(&now, &found, &release, &Intent { purpose: Purpose::Deploy, ..PLAIN }, SAME);
         assert!(!p.steps.iter().any(|s| matches!(s, Step::RemoveData { .. })), "{:?}", p.steps);
     }
 

@@ -9,8 +9,9 @@ use crate::envfile::with_value;
 use crate::failure::{Exit, fail};
 use crate::files::{self, Mode};
 use crate::journal::{Finished, Output};
-use crate::lock::{self, Lock};
-use crate::pilot::Pilot;
+use crate::ledger::Ledger;
+use crate::lock::Lock;
+use crate::pilot::{By, Pilot};
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, Release, Store};
 use crate::{proc, tree, up};
 use anyhow::{Context, Result};
@@ -62,9 +63,9 @@ impl Rehearsal {
     pub fn begin(real: &Pilot, asked: Option<Kind>, out: Output, keep: bool) -> Result<Self> {
         let id = format!("{:x}-{:x}", crate::release::now_ms(), std::process::id());
         let project = format!("pilot-drill-{id}");
-        let pilot = Pilot::at(&real.root, &project, real.state.join("drills").join(&project))?;
+        let pilot = Pilot::at(&real.root, &project, real.state.join("drills").join(&project), By::Tree)?;
         clear_old(&pilot)?;
-        let alive = lock::take(&pilot.state.join("drill"), "drill")?;
+        let alive = Ledger::new(&pilot.state.join("drill")).lock("drill")?;
         let engine = engine::choose(&pilot, asked)?;
         files::write(&pilot.state.join("engine"), engine.kind().word().as_bytes(), Mode::Plain)?;
         if keep {
@@ -99,7 +100,7 @@ impl Rehearsal {
     /// What a colleague in a hurry does: edits the env file, tags other images, brings them up.
     pub fn deploy_by_hand(&self, images: BTreeMap<String, Image>, settings: &[(&str, &str)]) -> Result<()> {
         let Session { pilot, engine, .. } = &self.session;
-        let _lock = lock::take(&pilot.state, "drill")?;
+        let _lock = self.session.ledger().lock("drill")?;
         let path = &pilot.env_path;
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -149,14 +150,14 @@ fn clear_old(pilot: &Pilot) -> Result<()> {
     for path in entries.filter_map(|e| Some(e.ok()?.path())) {
         if path.join("drill").exists() {
             // Held by a drill that runs, or kept on purpose.
-            let Ok(_dead) = lock::take(&path.join("drill"), "drill") else { continue };
+            let Ok(_dead) = Ledger::new(&path.join("drill")).lock("drill") else { continue };
             if path.join("kept").exists() {
                 continue;
             }
             let project = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let word = std::fs::read_to_string(path.join("engine")).unwrap_or_default();
             let Ok(kind) = Kind::from_str(&word, true) else { continue };
-            let left = Pilot::at(&pilot.root, &project, path.clone())?;
+            let left = Pilot::at(&pilot.root, &project, path.clone(), By::Any)?;
             if let Ok(engine) = engine::choose(&left, Some(kind)) {
                 tear_down(&left, engine.as_ref());
             }

@@ -2,29 +2,28 @@
 //! there behind the closed gate, and if that fails try the next older known-good release while the
 //! budget lasts; then report. A rollback that was cut off is taken up again.
 
-use crate::backup::{self, Kept};
 use crate::candidate::{self, Source};
 use crate::deadline::Deadline;
 use crate::deploy::{Goal, Session};
 use crate::drift::{Difference, Scenario};
+use crate::ending;
 use crate::execute::Measured;
-use crate::failure::{Exit, exit_of, fail, next_of};
-use crate::fence::{self, Closed};
-use crate::files::{self, Mode};
+use crate::failure::{Exit, exit_of, fail};
 use crate::journal::{Event, Finished, Outcome};
+use crate::lockout;
 use crate::plan::{Data, Intent, Purpose};
 use crate::release::{ENV_FILE, Release, State, now_ms};
-use crate::verify::{Target, verify};
-use crate::{ask, escalation, lock, observe, report, tree};
-use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use crate::run::{self, Command, Request, Run};
+use crate::verify::verify;
+use crate::{ask, tree};
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// `cargo xtask rollback`.
 #[derive(clap::Args, Debug, Default)]
 #[command(
-    after_help = "Examples:\n  cargo xtask rollback\n  cargo xtask rollback --plan\n  cargo xtask rollback --to previous\n  cargo xtask rollback --to HEAD~1"
+    after_help = "Examples:\n  cargo xtask rollback\n  cargo xtask rollback --plan\n  cargo xtask rollback --to previous\n  cargo xtask rollback --to HEAD~1\n  cargo xtask rollback --open"
 )]
 pub struct Args {
     /// Release to go back to: r3 or `previous`; or a commit, or a label of known-good.toml, which is built
@@ -43,30 +42,12 @@ pub struct Args {
     /// Also switch your checkout to that commit; refused over uncommitted work
     #[arg(long, requires = "to")]
     pub checkout: bool,
-}
-
-/// What was asked for, kept so that a rollback which was cut off can be taken up again.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Request {
-    /// Of this format.
-    pub version: u32,
-    /// Release, commit or label.
-    pub to: Option<String>,
-    /// Scenarios that the user named.
-    pub scenarios: Vec<Scenario>,
-    /// A reset brings the data back that it backed up.
-    #[serde(default)]
-    pub keep_data: bool,
-    /// Backup whose data comes back, and the services that it is brought back for.
-    #[serde(default)]
-    pub backup: Option<(PathBuf, Vec<String>)>,
-}
-
-/// Name and folder of one rollback.
-struct Place {
-    id: String,
-    dir: PathBuf,
-    resumed: bool,
+    /// Open the gate at the end, whoever holds it closed; lifts the holds that stand now
+    #[arg(long)]
+    pub open: bool,
+    /// Give up runs that were cut off, and begin anew; their backups stay
+    #[arg(long)]
+    pub abandon: bool,
 }
 
 /// Where it goes: releases, best first, or a commit of which none was made yet.
@@ -77,8 +58,11 @@ enum Targets {
 
 /// A rollback from the command line.
 pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
-    let request =
-        Request { version: 1, to: args.to.clone(), scenarios: args.scenario.clone(), ..Request::default() };
+    let mut request =
+        Request { to: args.to.clone(), scenarios: args.scenario.clone(), ..Request::by(Command::Rollback) };
+    if args.open {
+        request.lift_standing(&session.ledger())?;
+    }
     let budget = args.budget.unwrap_or(session.pilot.manifest.limits.budget);
     let deadline = Deadline::from(session.out.start(), budget);
     if args.plan {
@@ -88,8 +72,15 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
         (Some(rev), true) => Some(tree::checkout_of(&session.pilot, rev)?),
         _ => None,
     };
-    confirmed(&request, yes, session, deadline)?;
-    let _lock = lock::take(&session.pilot.state, "rollback")?;
+    let waited = confirmed(&request, yes, session, deadline)?;
+    let deadline = Deadline::from(session.out.start(), budget + waited);
+    let _lock = session.ledger().lock("rollback")?;
+    if args.abandon {
+        for cut in run::all_cut_off(&session.pilot.state, None)? {
+            run::give_up(&cut)?;
+            session.out.note(format!("run {} is given up; its backups stay", cut.id));
+        }
+    }
     let finished = locked(&request, session, deadline)?;
     if let Some(checkout) = checkout.filter(|_| finished.exit_code == 0) {
         checkout.switch(&session.pilot)?;
@@ -98,79 +89,130 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     Ok(finished)
 }
 
-/// A whole reset deletes what may be fine: it is asked for, with the names of what goes.
-pub fn confirmed(request: &Request, yes: bool, session: &Session, deadline: Deadline) -> Result<()> {
+/// A whole reset deletes what may be fine: it is asked for, with the names of what goes. Gives the time that
+/// the answer took, which is not the run's.
+pub fn confirmed(request: &Request, yes: bool, session: &Session, deadline: Deadline) -> Result<Duration> {
     if !request.scenarios.contains(&Scenario::Reset) || yes {
-        return Ok(());
+        return Ok(Duration::ZERO);
     }
     // Nobody is asked for a reset that cannot be.
     targets(request, session)?;
     let all = session.engine.belongings(deadline.within(session.pilot.manifest.limits.engine))?;
     let list: Vec<String> = all.iter().map(|name| format!("  {name}")).collect();
-    let back =
-        if request.keep_data { "the data is brought back from it" } else { "the data stays in it alone" };
+    let back = if request.keep_data {
+        "the data is brought back from it"
+    } else {
+        "afterwards the data exists only in that backup; --keep-data brings it back"
+    };
     let what = format!(
         "a reset of {} deletes, after a verified backup ({back}):\n{}",
         session.pilot.project,
         if list.is_empty() { "  nothing: there is nothing left".into() } else { list.join("\n") }
     );
-    ask::confirm(yes, &what)
+    let asked = Instant::now();
+    ask::confirm(yes, &what)?;
+    let waited = asked.elapsed();
+    session.out.shift(-(waited.as_millis() as i64));
+    Ok(waited)
 }
 
 /// A rollback by whoever holds the lock already.
 pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Result<Finished> {
-    let targets = targets(request, session)?;
-    let place = place(session, request)?;
-    session.out.open_journal(&place.dir.join("journal.jsonl"))?;
-    let engine = session.engine.kind().word();
-    session.out.event(&Event::Started {
-        version: 1,
-        command: "rollback",
-        rollback: Some(&place.id),
-        project: &session.pilot.project,
-        engine,
-        at_ms: now_ms(),
-        resumed: place.resumed,
-    });
-    let finished = Finished { rollback: Some(place.id.clone()), ..Finished::plain(Exit::Ok) };
-    let mut attempt =
-        Attempt { request, session, place: &place, deadline, measured: Measured::default(), finished };
+    let found = targets(request, session).and_then(|targets| admitted(targets, session));
+    let targets = match found {
+        Ok(targets) => targets,
+        // A name that was mistyped says nothing of the stack; with no release to go to it must be looked at.
+        Err(error) if exit_of(&error) == Exit::Usage && request.to.is_some() => return Err(error),
+        Err(error) => return ending::nowhere_to_go(session, request, error, deadline),
+    };
+    let run = run::begin(&session.pilot.state, request)?;
+    let targets = as_begun(targets, &run, session)?;
+    begin(&run, session)?;
+    if let Targets::Releases(releases) = &targets {
+        let ids: Vec<String> = releases.iter().map(|release| release.id.clone()).collect();
+        session.out.event(&Event::Targets { releases: &ids });
+    }
+    let measured = Measured { past: run.past.clone().unwrap_or_default(), ..Measured::default() };
+    let finished = Finished::plain(Exit::Ok);
+    let mut attempt = Attempt { session, run: &run, deadline, measured, finished };
     let ended = match &targets {
         Targets::Releases(releases) => attempt.try_releases(releases),
         Targets::Commit(rev) => attempt.try_commit(rev),
     };
-    let Attempt { measured, mut finished, .. } = attempt;
-    finished.gate_closed_ms = measured.gate_closed_ms;
-    finished.restored_ms = measured.restored_ms;
-    finished.downtime_ms = measured.restored_ms.zip(measured.gate_closed_ms).map(|(end, start)| end - start);
-    finished.smoke = measured.smoke.as_ref().map(serde_json::to_value).transpose()?;
-    let evidence = place.dir.join("evidence");
-    finished.evidence = evidence.exists().then(|| evidence.display().to_string());
-    if let Err(error) = &ended {
-        finished.outcome = Some(Outcome::NotRestored);
-        finished.exit_code = exit_of(error) as u8;
-        finished.error = Some(format!("{error:#}"));
-        finished.next = Some(next_of(error).unwrap_or("cargo xtask diagnose").to_owned());
+    let Attempt { measured, finished, .. } = attempt;
+    Ok(ending::conclude(session, &run, &ended, &measured, finished))
+}
+
+/// Says that the run begins, or that it is taken up, and what others have left behind.
+fn begin(run: &Run, session: &Session) -> Result<()> {
+    if run.elsewhere(&session.pilot.state) {
+        session
+            .out
+            .note(format!("no room in the state folder: journal and backup go to {}", run.dir.display()));
     }
-    finished.escalation = Some(escalation::of(finished.exit_code, &session.pilot.manifest));
-    finished.report = Some(place.dir.join("report.html").display().to_string());
-    // `main` tells it to the user when all else is done; the journal has it now.
-    session.out.record(&Event::Finished(&finished));
-    let written = files::write_json(&place.dir.join("report.json"), &finished, Mode::Plain)
-        .and_then(|()| report::write(&place.dir, &finished));
-    // What was done stands, whether or not it can be written down.
-    if let Err(error) = written {
-        session.out.note(format!("no report: {error:#}"));
-        finished.report = None;
+    session.out.open_journal(&run.dir.join("journal.jsonl"))?;
+    if let Some(began) = run.past.as_ref().and_then(|past| past.began_ms) {
+        let earlier = now_ms().saturating_sub(began).saturating_sub(session.out.elapsed_ms());
+        session.out.shift(i64::try_from(earlier).unwrap_or(0));
     }
-    Ok(finished)
+    session.out.event(&Event::Started {
+        version: 1,
+        command: run.request.command.word(),
+        rollback: Some(&run.id),
+        project: &session.pilot.project,
+        engine: session.engine.kind().word(),
+        at_ms: now_ms(),
+        resumed: run.resumed(),
+    });
+    ending::tell_of_cut_off(session, run)
+}
+
+/// Where a run that is taken up meant to go: `previous` is another one by now.
+fn as_begun(targets: Targets, run: &Run, session: &Session) -> Result<Targets> {
+    let meant = run.past.as_ref().map(|past| past.targets.as_slice()).unwrap_or_default();
+    if meant.is_empty() {
+        return Ok(targets);
+    }
+    let (all, _) = session.store.list()?;
+    let releases: Vec<Release> =
+        meant.iter().filter_map(|id| all.iter().find(|release| release.id == *id)).cloned().collect();
+    admitted(Targets::Releases(releases), session)
+}
+
+/// Passes over releases that are not whole, up to the first that is. Everything that can be refused is
+/// refused here, before the first step.
+fn admitted(targets: Targets, session: &Session) -> Result<Targets> {
+    let Targets::Releases(releases) = targets else { return Ok(targets) };
+    let mut first_error = None;
+    for (n, release) in releases.iter().enumerate() {
+        match admissible(release, session) {
+            Ok(()) => return Ok(Targets::Releases(releases[n..].to_vec())),
+            Err(error) => {
+                session.out.note(format!("passing over release {}: {error:#}", release.id));
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    Err(match first_error {
+        Some(error) => fail(Exit::NoRelease, format!("{error:#}"), "cargo xtask up"),
+        None => no_release(session),
+    })
+}
+
+/// Can a run go to this release at all? Its files are as they were, its manifest and its settings can be read,
+/// and the settings have all that the checks need.
+fn admissible(release: &Release, session: &Session) -> Result<()> {
+    session.store.check_files(release)?;
+    let view = session.by(release)?;
+    let env = view.env()?;
+    view.pilot.services().try_for_each(|service| view.pilot.port(service, env).map(drop))?;
+    view.target().map(drop)
 }
 
 /// What the attempts of one rollback share.
 struct Attempt<'a> {
-    request: &'a Request,
     session: &'a Session,
-    place: &'a Place,
+    run: &'a Run,
     deadline: Deadline,
     measured: Measured,
     finished: Finished,
@@ -180,25 +222,22 @@ impl Attempt<'_> {
     /// The gate is closed before anything is built: that takes a minute, and the pilot is broken.
     fn try_commit(&mut self, rev: &str) -> Result<()> {
         let session = self.session;
-        let pilot = &session.pilot;
         let good = session.store.known_good()?;
         let env = match good.first() {
             Some(release) => session.store.file(&release.id, ENV_FILE),
             None => {
-                candidate::ensure_env(pilot)?;
-                pilot.env_path.clone()
+                candidate::ensure_env(&session.pilot)?;
+                session.pilot.env_path.clone()
             }
         };
-        let known = good.first().and_then(|release| observe::release_env(&session.store, release).ok());
-        let now = observe::observe(pilot, session.engine.as_ref(), known.as_ref(), self.deadline);
-        match fence::close(session, &now, "rollback: building the commit to go back to", self.deadline)? {
-            Closed::Proved => session.out.note("the gate is closed while the commit is built"),
-            Closed::Fenced(how) => session.out.note(how),
-        }
+        let view = session.running(self.deadline)?;
+        let now = view.observe(view.engine.as_ref(), self.deadline);
+        let closed = lockout::shut(&view, &now, &self.run.reason(), self.deadline)?;
+        session.out.note(format!("while the commit is built: {closed}"));
         self.measured.gate_closed_ms = Some(session.out.elapsed_ms());
         let release = candidate::make(Source::Commit(rev), &env, session).map_err(|error| {
             let what = format!("no release could be made of {rev}: {error:#}");
-            fail(exit_of(&error), what, "cargo xtask rollback, to the last known-good release")
+            fail(Exit::NotRestored, what, "cargo xtask rollback")
         })?;
         session.out.note(format!("release {} ({}) is made of {rev}", release.id, release.label));
         let tried = self.try_releases(std::slice::from_ref(&release));
@@ -208,64 +247,28 @@ impl Attempt<'_> {
         tried
     }
 
-    /// Data went, or was gone: where a copy of it is. That of a store which was found corrupt is none.
-    fn tell_of_backup(&self) {
-        let reset = self.finished.scenarios.contains(&Scenario::Reset);
-        if !reset || self.request.keep_data || self.request.backup.is_some() {
-            return;
-        }
-        let asked = self.request.scenarios.contains(&Scenario::Reset);
-        let all = backup::list(&self.session.pilot.state).map(|(all, _)| all).unwrap_or_default();
-        let fits = |kept: &&Kept| !kept.backup.data().is_empty() && (asked || kept.id != self.place.id);
-        if let Some(kept) = all.iter().rev().find(fits) {
-            let id = &kept.id;
-            self.session.out.note(format!(
-                "data from before is in backup {id}: cargo xtask backup restore {id} --only data --yes"
-            ));
-        }
-    }
-
     /// Tries one release after the other.
     fn try_releases(&mut self, releases: &[Release]) -> Result<()> {
         let session = self.session;
+        let request = &self.run.request;
         let mut first_error = None;
-        let named = named(self.request, session)?;
+        let named = named(request, session)?;
         for release in releases {
-            if let Err(error) = session.store.check_files(release) {
+            self.finished.release = Some(release.id.clone());
+            if let Err(error) = admissible(release, session) {
                 session.out.note(format!("passing over release {}: {error:#}", release.id));
                 first_error.get_or_insert(error);
                 continue;
             }
-            let intent = Intent { purpose: Purpose::Rollback, named: &named, data: data(self.request) };
-            let mut goal = Goal { release, intent, known: Vec::new(), place: Some(&self.place.dir) };
-            let mut outcome = session.bring_to(&goal, self.deadline, &mut self.measured);
-            if outcome.as_ref().is_ok_and(|plan| plan.steps.is_empty()) {
-                // Nothing differs, and yet somebody called for a rollback: look closer.
-                let env = observe::release_env(&session.store, release)?;
-                let ready = self.deadline.within(session.pilot.manifest.limits.ready);
-                let smoke = verify(&Target::new(&session.pilot, &env)?, ready);
-                session.out.event(&Event::Smoke { smoke: &smoke });
-                let (passed, summary) = (smoke.passed, smoke.summary());
-                self.measured.smoke = Some(smoke);
-                if passed {
-                    self.finished.outcome = Some(Outcome::NothingToDo);
-                    self.finished.release = Some(release.id.clone());
-                    return Ok(());
-                }
-                let sick =
-                    |service: &str| Difference::Sick { service: service.to_owned(), reason: summary.clone() };
-                goal.known = session.pilot.services().map(sick).collect();
-                outcome = session.bring_to(&goal, self.deadline, &mut self.measured);
-            }
-            match outcome {
-                Ok(plan) => {
-                    self.finished.outcome = Some(Outcome::Restored);
-                    self.finished.release = Some(release.id.clone());
-                    self.finished.scenarios = plan.scenarios;
-                    self.tell_of_backup();
-                    return Ok(());
-                }
-                // Another release does not mend a host, and there is no time for one past the budget.
+            let intent = Intent {
+                purpose: Purpose::Rollback,
+                named: &named,
+                data: data(request),
+                lift: &request.lift,
+            };
+            match self.try_release(Goal { release, intent, known: Vec::new() }) {
+                Ok(()) => return Ok(()),
+                // Another release does not fix a host, and there is no time for one past the budget.
                 Err(error) if matches!(exit_of(&error), Exit::Host | Exit::OverBudget) => return Err(error),
                 Err(error) => {
                     session.out.note(format!("release {}: {error:#}", release.id));
@@ -274,6 +277,39 @@ impl Attempt<'_> {
             }
         }
         Err(first_error.unwrap_or_else(|| no_release(session)))
+    }
+
+    fn try_release(&mut self, mut goal: Goal<'_>) -> Result<()> {
+        let session = self.session;
+        let mut plan = session.bring_to(&goal, self.run, self.deadline, &mut self.measured)?;
+        if plan.steps.is_empty() {
+            // Nothing differs, and yet somebody called for a rollback: look closer.
+            let view = session.by(goal.release)?;
+            let ready = self.deadline.within(view.pilot.manifest.limits.ready);
+            let smoke = verify(&view.target()?, ready);
+            session.out.event(&Event::Smoke { smoke: &smoke });
+            let (passed, summary) = (smoke.passed, smoke.summary());
+            self.measured.smoke = Some(smoke);
+            if passed {
+                self.finished.outcome = Some(Outcome::NothingToDo);
+                return Ok(());
+            }
+            let unhealthy =
+                |service: &str| Difference::Sick { service: service.to_owned(), reason: summary.clone() };
+            goal.known = view.pilot.services().map(unhealthy).collect();
+            plan = session.bring_to(&goal, self.run, self.deadline, &mut self.measured)?;
+        }
+        self.finished.outcome = Some(Outcome::Restored);
+        self.finished.scenarios = plan.scenarios;
+        let request = &self.run.request;
+        if self.finished.scenarios.contains(&Scenario::Reset)
+            && !request.keep_data
+            && request.backup.is_none()
+        {
+            let whole = request.scenarios.contains(&Scenario::Reset);
+            ending::tell_of_old_data(session, self.run, whole);
+        }
+        Ok(())
     }
 }
 
@@ -354,36 +390,8 @@ fn no_release(session: &Session) -> anyhow::Error {
     fail(Exit::NoRelease, what, next)
 }
 
-/// The newest rollback if it was cut off and asked for the same, else a new one. Where the state folder
-/// cannot be written (its disk is full) the system's temporary folder takes the journal, the evidence and
-/// the backup: nothing is overwritten without one.
-fn place(session: &Session, request: &Request) -> Result<Place> {
-    let folder = session.pilot.state.join("rollbacks");
-    if let Some(id) = files::names(&folder)?.pop() {
-        let dir = folder.join(&id);
-        let same = files::read_json::<Request>(&dir.join("request.json")).is_ok_and(|r| r == *request);
-        if same && !dir.join("report.json").exists() {
-            return Ok(Place { id, dir, resumed: true });
-        }
-    }
-    let id = files::stamp();
-    let begin = |dir: PathBuf| {
-        files::make_private_folder(&dir)?;
-        files::write_json(&dir.join("request.json"), request, Mode::Plain)?;
-        Ok::<_, anyhow::Error>(dir)
-    };
-    let dir = begin(folder.join(&id)).or_else(|error| {
-        files::remove(&folder.join(&id)).ok();
-        let elsewhere = std::env::temp_dir().join(format!("{}-rollbacks", session.pilot.project)).join(&id);
-        ensure!(!elsewhere.exists(), "{} is there already: {error:#}", elsewhere.display());
-        session.out.note(format!("journal and backup go to {}: {error:#}", elsewhere.display()));
-        begin(elsewhere)
-    })?;
-    Ok(Place { id, dir, resumed: false })
-}
-
 fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result<Finished> {
-    let releases = match targets(request, session)? {
+    let releases = match admitted(targets(request, session)?, session)? {
         Targets::Releases(releases) => releases,
         Targets::Commit(rev) => {
             session
@@ -394,8 +402,9 @@ fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result
     };
     let release = releases.first().context("no release")?;
     let named = named(request, session)?;
-    let intent = Intent { purpose: Purpose::Rollback, named: &named, data: data(request) };
-    let outlook = session.outlook(&Goal { release, intent, known: Vec::new(), place: None }, deadline)?;
+    let intent =
+        Intent { purpose: Purpose::Rollback, named: &named, data: data(request), lift: &request.lift };
+    let outlook = session.outlook(&Goal { release, intent, known: Vec::new() }, deadline)?;
     session.out.event(&Event::Drift { release: &release.id, differences: &outlook.drift });
     session.out.event(&Event::Planned { plan: &outlook.plan });
     for (n, step) in outlook.plan.steps.iter().enumerate() {
@@ -404,9 +413,15 @@ fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result
     if outlook.plan.steps.is_empty() {
         session.out.say("  nothing to do");
     }
+    let hold = outlook.now.holds.known().and_then(|holds| holds.first()).map(ToString::to_string);
+    if let Some(hold) = &hold {
+        session.out.say(format!("  the gate is {hold}"));
+    }
     Ok(Finished {
         release: Some(release.id.clone()),
         scenarios: outlook.plan.scenarios,
+        held: hold.is_some(),
+        hold,
         ..Finished::plain(Exit::Ok)
     })
 }

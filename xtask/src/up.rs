@@ -11,7 +11,9 @@ use crate::files;
 use crate::journal::{Event, Finished, Outcome};
 use crate::plan::Purpose;
 use crate::release::{Release, now_ms};
-use crate::{candidate, engine, escalation, lock, rollback};
+use crate::run::{self, Command, Request, Run};
+use crate::verify::verify;
+use crate::{candidate, ending, engine, escalation, rollback};
 use anyhow::Result;
 
 /// `cargo xtask up`.
@@ -36,7 +38,7 @@ pub struct Args {
 
 /// From the command line.
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
-    let _lock = lock::take(&session.pilot.state, "up")?;
+    let _lock = session.ledger().lock("up")?;
     let pilot = &session.pilot;
     if args.defaults && pilot.env_path.exists() {
         let what = backup::Contents { release: None, data: &[], logs: false };
@@ -47,15 +49,8 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     }
     candidate::ensure_env(pilot)?;
     check_ports(session)?;
-    session.out.event(&Event::Started {
-        version: 1,
-        command: "up",
-        rollback: None,
-        project: &pilot.project,
-        engine: &session.engine.describe(Deadline::after(pilot.manifest.limits.engine)),
-        at_ms: now_ms(),
-        resumed: false,
-    });
+    let engine = session.engine.describe(Deadline::after(pilot.manifest.limits.engine));
+    session.out.event(&started(session, &engine, None));
     let source = match (&args.tag, &args.from) {
         (Some(tag), _) => Source::Tag(tag),
         (None, Some(rev)) => Source::Commit(rev),
@@ -63,41 +58,101 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     };
     let release = candidate::make(source, &pilot.env_path, session)?;
     session.out.say(format!("  release {} ({})", release.id, release.label));
-    deploy(&release, args, session)
+    let deadline = Deadline::after(pilot.manifest.limits.budget);
+    if let Some(finished) = unchanged(&release, session, deadline)? {
+        return Ok(finished);
+    }
+    deploy(&release, args, &engine, session, deadline)
+}
+
+fn started<'a>(session: &'a Session, engine: &'a str, run: Option<&'a Run>) -> Event<'a> {
+    Event::Started {
+        version: 1,
+        command: Command::Up.word(),
+        rollback: run.map(|run| run.id.as_str()),
+        project: &session.pilot.project,
+        engine,
+        at_ms: now_ms(),
+        resumed: run.is_some_and(Run::resumed),
+    }
+}
+
+/// The release that was made is the one that runs, known-good, with nothing that differs: it is looked at and
+/// left alone.
+fn unchanged(release: &Release, session: &Session, deadline: Deadline) -> Result<Option<Finished>> {
+    let outlook = session.outlook(&Goal::plain(release, Purpose::Deploy), deadline)?;
+    if !outlook.plan.steps.is_empty() {
+        return Ok(None);
+    }
+    let smoke = verify(&outlook.target.target()?, deadline.within(session.pilot.manifest.limits.ready));
+    session.out.event(&Event::Smoke { smoke: &smoke });
+    if !smoke.passed {
+        return Ok(None);
+    }
+    let hold = outlook.now.holds.known().and_then(|holds| holds.first()).map(ToString::to_string);
+    let exit = if hold.is_some() { Exit::Held } else { Exit::Ok };
+    Ok(Some(Finished {
+        outcome: Some(Outcome::NothingToDo),
+        release: Some(release.id.clone()),
+        smoke: Some(serde_json::to_value(&smoke)?),
+        held: hold.is_some(),
+        hold,
+        ..Finished::plain(exit)
+    }))
 }
 
 /// Starts a release and judges it.
-fn deploy(release: &Release, args: &Args, session: &Session) -> Result<Finished> {
-    let deadline = Deadline::after(session.pilot.manifest.limits.budget);
-    let mut measured = Measured::default();
+fn deploy(
+    release: &Release,
+    args: &Args,
+    engine: &str,
+    session: &Session,
+    deadline: Deadline,
+) -> Result<Finished> {
+    let request = Request { to: Some(release.id.clone()), ..Request::by(Command::Up) };
+    let run = run::begin(&session.pilot.state, &request)?;
+    session.out.open_journal(&run.dir.join("journal.jsonl"))?;
+    session.out.record(&started(session, engine, Some(&run)));
+    ending::tell_of_cut_off(session, &run)?;
+    let mut measured = Measured { past: run.past.clone().unwrap_or_default(), ..Measured::default() };
     let goal = Goal::plain(release, Purpose::Deploy);
-    let mut finished = Finished { release: Some(release.id.clone()), ..Finished::plain(Exit::Ok) };
-    let Err(error) = session.bring_to(&goal, deadline, &mut measured) else {
-        finished.restored_ms = measured.restored_ms;
-        finished.smoke = measured.smoke.as_ref().map(serde_json::to_value).transpose()?;
-        return Ok(finished);
+    let ended = session.bring_to(&goal, &run, deadline, &mut measured).map(drop);
+    let finished = Finished {
+        outcome: Some(Outcome::Deployed),
+        release: Some(release.id.clone()),
+        ..Finished::plain(Exit::Ok)
+    };
+    let Err(error) = &ended else {
+        return Ok(ending::conclude(session, &run, &ended, &measured, finished));
     };
     session.store.mark_failed(&release.id, &format!("{error:#}"))?;
-    if args.rollback_on_failure {
-        session.out.note(format!("release {} failed; rolling back: {error:#}", release.id));
-        let mut back = rollback::locked(&rollback::Request::default(), session, deadline)?;
-        if back.exit_code == 0 {
-            // Service is back, and still the release that was asked for does not run.
-            back.exit_code = Exit::NotRestored as u8;
-            back.error = Some(format!("release {} failed and was rolled back: {error:#}", release.id));
-            back.next = Some(format!("cargo xtask releases show {}", release.id));
-            back.escalation = Some(escalation::of(back.exit_code, &session.pilot.manifest));
-        }
+    let next = match session.store.known_good()?.first() {
+        Some(_) => "cargo xtask rollback",
+        None => next_of(error).unwrap_or("fix it and run cargo xtask up again"),
+    };
+    let what = format!("release {} failed: {error:#}", release.id);
+    let ended = Err(fail(exit_of(error), what, next));
+    let failed = ending::conclude(session, &run, &ended, &measured, finished);
+    if args.rollback_on_failure { go_back(failed, session, deadline) } else { Ok(failed) }
+}
+
+/// The release that served before serves again, and still the one that was asked for does not run.
+fn go_back(failed: Finished, session: &Session, deadline: Deadline) -> Result<Finished> {
+    let why = failed.error.clone().unwrap_or_default();
+    session.out.note(format!("{why}; going back"));
+    let mut back = rollback::locked(&Request::by(Command::Rollback), session, deadline)?;
+    if !matches!(back.exit_code, 0 | 9) {
+        back.error = Some(format!("{why}; and going back failed: {}", back.error.unwrap_or_default()));
         return Ok(back);
     }
-    finished.outcome = Some(Outcome::NotRestored);
-    finished.exit_code = exit_of(&error) as u8;
-    finished.error = Some(format!("release {} failed: {error:#}", release.id));
-    finished.next = Some(match session.store.known_good()?.first() {
-        Some(_) => "cargo xtask rollback".to_owned(),
-        None => next_of(&error).unwrap_or("mend it and run cargo xtask up again").to_owned(),
-    });
-    Ok(finished)
+    let serves = if back.held { "would serve again, but for a hold" } else { "serves again" };
+    let (new, old) = (failed.release.unwrap_or_default(), back.release.clone().unwrap_or_default());
+    back.outcome = Some(Outcome::RolledBack);
+    back.exit_code = Exit::RolledBack as u8;
+    back.error = Some(format!("{why}; release {old} {serves}"));
+    back.next = Some(format!("cargo xtask releases show {new}"));
+    back.escalation = Some(escalation::of(back.exit_code, &session.pilot.manifest));
+    Ok(back)
 }
 
 /// A port that somebody else has is told before anything is built.

@@ -54,7 +54,7 @@ pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
     let plain = |release| session.outlook(&Goal::plain(release, Purpose::Rollback), deadline);
     let outlook = target.as_ref().map(plain);
     let (now, drift, plan) = match outlook {
-        Some(Ok(Outlook { now, drift, plan })) => (now, drift, Some(plan)),
+        Some(Ok(Outlook { now, drift, plan, .. })) => (now, drift, Some(plan)),
         other => {
             let env = session.pilot.env().ok();
             let now = observe(&session.pilot, session.engine.as_ref(), env.as_ref(), deadline);

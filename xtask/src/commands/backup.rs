@@ -8,8 +8,9 @@ use crate::failure::{Exit, fail};
 use crate::files;
 use crate::journal::{Event, Finished};
 use crate::release::{COMPOSE_FILE, ENV_FILE, SEED_FILE};
-use crate::rollback::{self, Request};
-use crate::{ask, candidate, lock};
+use crate::rollback;
+use crate::run::{self, Request};
+use crate::{ask, candidate};
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
@@ -64,7 +65,7 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
 
 fn create(session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
-    let _lock = lock::take(&pilot.state, "backup create")?;
+    let _lock = session.ledger().lock("backup create")?;
     let deadline = Deadline::after(pilot.manifest.limits.deploy);
     let stack = session.engine.observe(deadline)?;
     let data: Vec<String> = stack.data.into_iter().collect();
@@ -145,9 +146,10 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
         yes,
         &format!("this puts {list} of backup {} in place of what is there (backed up first)", kept.id),
     )?;
-    let _lock = lock::take(&pilot.state, "backup restore")?;
+    let _lock = session.ledger().lock("backup restore")?;
     // The images that it was made beside, where they are still kept.
     let beside = kept.backup.release.as_ref().and_then(|id| session.store.named(id).ok());
+    let beside = beside.filter(|release| release.is_known_good());
     let base = match beside {
         Some(release) => Some(release),
         None => session.store.known_good()?.into_iter().next(),
@@ -158,16 +160,21 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
     let release =
         candidate::variant(session, &base, files).context("making a release with the backup's files")?;
     let request = Request {
-        version: 1,
         to: Some(release.id.clone()),
-        backup: Some((kept.dir.clone(), services)),
-        ..Request::default()
+        backup: Some((kept.dir.clone(), services.clone())),
+        ..Request::by(run::Command::Restore)
     };
     let deadline = Deadline::after(pilot.manifest.limits.budget);
     let finished = rollback::locked(&request, session, deadline)?;
-    if finished.exit_code != 0 {
-        let why = finished.error.clone().unwrap_or_default();
-        session.store.mark_failed(&release.id, &why)?;
+    if let Some(why) = &finished.error {
+        session.store.mark_failed(&release.id, why)?;
+        return Ok(finished);
+    }
+    // What a run that was cut off had taken is back: nobody needs to be told of it any more.
+    for cut in run::all_cut_off(&pilot.state, None)? {
+        if !services.is_empty() && cut.only_copies().contains(&kept.id) {
+            run::give_up(&cut)?;
+        }
     }
     Ok(finished)
 }

@@ -5,7 +5,6 @@ use crate::deploy::Session;
 use crate::engine::Extent;
 use crate::failure::Exit;
 use crate::journal::Finished;
-use crate::lock;
 use anyhow::Result;
 
 /// `cargo xtask down`.
@@ -15,7 +14,7 @@ pub struct Args {}
 
 /// Stops at once; volumes stay.
 pub fn run(session: &Session) -> Result<Finished> {
-    let _lock = lock::take(&session.pilot.state, "down")?;
+    let _lock = session.ledger().lock("down")?;
     session.engine.down(Extent::Services, Deadline::after(session.pilot.manifest.limits.deploy))?;
     session.out.say(format!("{} is down; its data and releases are kept", session.pilot.project));
     Ok(Finished::plain(Exit::Ok))

@@ -13,6 +13,7 @@ use crate::host;
 use crate::journal::{Event, Finished};
 use crate::observe::{Fact, release_env};
 use crate::proc::cmd;
+use crate::run_dirs;
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::PathBuf;
@@ -56,9 +57,8 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         pretty(json!(look.current.as_ref().context("no release is deployed")?))
     }));
     items.push(item("journal.jsonl", || {
-        let folder = pilot.state.join("rollbacks");
-        let last = files::names(&folder)?.pop().context("there was no rollback yet")?;
-        let path = folder.join(last).join("journal.jsonl");
+        let last = run_dirs::newest(&pilot.state)?.context("there was no run yet")?;
+        let path = last.join("journal.jsonl");
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     }));
     let manifest = evidence::gather(pilot, items, &secrets, &to)?;

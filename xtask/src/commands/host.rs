@@ -8,7 +8,7 @@ use crate::failure::{Exit, fail};
 use crate::files;
 use crate::journal::{Event, Finished};
 use crate::proc::cmd;
-use crate::{ask, host, lock};
+use crate::{ask, host};
 use anyhow::Result;
 use serde_json::json;
 use std::path::Path;
@@ -39,7 +39,7 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
         restart(yes, session)?;
     }
     if args.free {
-        let _lock = lock::take(&pilot.state, "host --free")?;
+        let _lock = session.ledger().lock("host --free")?;
         let limit = Deadline::after(pilot.manifest.limits.deploy);
         let freed = host::free(pilot, session.engine.as_ref(), &session.store, limit)?;
         freed.iter().for_each(|f| out.say(format!("  freed {:>10}  {}", files::human(f.bytes), f.what)));

@@ -1,20 +1,23 @@
-//! `kill-switch on|off|status`: the gate by hand. `on` needs no lock: closing is always allowed, and where
-//! the gateway does not answer it is stopped and fenced. `off` undoes that and verifies first: the gate never
-//! opens on something that was not checked.
+//! `kill-switch on|off|status`: the gate by hand. `on` is a hold: who, when and why; no run opens the gate until it
+//! is lifted. Where the gateway does not answer it is stopped. `off` verifies first, lifts the holds that
+//! stood when it began, starts what was stopped for them, and opens.
 
 use crate::deadline::Deadline;
 use crate::deploy::Session;
 use crate::failure::{Exit, fail};
-use crate::fence::{self, Closed};
 use crate::gate::{self, Gate};
+use crate::hold::{self, Hold};
 use crate::journal::{Event, Finished};
-use crate::lock;
-use crate::observe::{clients, observe, release_env};
-use crate::verify::{Target, verify};
+use crate::lockout::{self, Closed, Opened, Public};
+use crate::run::all_cut_off;
+use crate::verify::verify;
 use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::json;
 use std::time::Duration;
+
+/// How long a gateway that somebody replaces at this moment is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `cargo xtask kill-switch`.
 #[derive(clap::Args, Debug)]
@@ -42,51 +45,134 @@ enum Action {
 
 /// Closes, opens or tells.
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
-    let pilot = &session.pilot;
-    let deadline = Deadline::after(pilot.manifest.limits.ready);
-    let env = pilot.env().ok();
-    let now = observe(pilot, session.engine.as_ref(), env.as_ref(), deadline);
+    let deadline = Deadline::after(session.pilot.manifest.limits.ready);
     match args.action {
-        Action::Status => {
-            session.out.event(&Event::Result { value: &json!({"gate": now.gate}) });
-            match &now.gate {
-                Gate::Open => session.out.say("the gate is open"),
-                Gate::Closed(reason) => session.out.say(format!("the gate is closed: {reason}")),
-                Gate::Unknown(why) => {
-                    return Err(fail(Exit::NotRestored, format!("cannot tell: {why}"), "cargo xtask status"));
-                }
-            }
+        Action::On => on(&args.reason, session, deadline),
+        Action::Off => off(session, deadline),
+        Action::Status => status(session, deadline),
+    }
+}
+
+fn status(session: &Session, deadline: Deadline) -> Result<Finished> {
+    let view = session.running(deadline)?;
+    let now = view.observe(view.engine.as_ref(), deadline);
+    session.out.event(&Event::Result { value: &json!({"gate": now.gate, "holds": now.holds}) });
+    match &now.gate {
+        Gate::Open => session.out.say("the gate is open"),
+        Gate::Closed(reason) => session.out.say(format!("the gate is closed: {reason}")),
+        Gate::Unknown(_) => {}
+    }
+    let holds = hold::standing(&session.ledger())?;
+    holds.iter().for_each(|hold| session.out.say(format!("  {hold}")));
+    if let Gate::Unknown(why) = &now.gate {
+        return Err(fail(Exit::NotRestored, format!("cannot tell: {why}"), "cargo xtask status"));
+    }
+    let hold = holds.first().map(ToString::to_string);
+    Ok(Finished { held: hold.is_some(), hold, ..Finished::plain(Exit::Ok) })
+}
+
+/// Needs no lock: closing is always allowed. The hold is written before anything is closed, so every run sees it
+/// when it comes to opening; one that stands between having looked and looking again is waited for, and then
+/// the gate is proved to be closed once more. Whatever is cut off on the way, nothing ends open under the hold.
+fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
+    let ledger = session.ledger();
+    let mut hold = Hold::mine(reason);
+    let written = hold.place(&ledger);
+    let closed = close(session, reason, deadline)?;
+    if let Closed::Stopped { services, .. } = &closed
+        && !services.is_empty()
+        && written.is_ok()
+    {
+        hold.note_stopped(&ledger, services.clone())?;
+    }
+    let others = ledger.opening(Deadline::after(lockout::OTHERS));
+    let limit = Deadline::after(session.pilot.manifest.limits.ready);
+    let view = session.running(limit)?;
+    let closed = match lockout::public(&view, limit) {
+        Public::ShutOut(_) => closed,
+        _ => close(session, reason, limit)?,
+    };
+    session.out.say(closed.to_string());
+    written.map_err(|error| {
+        let what = format!("{closed}, but no hold could be written, so a run may open it again: {error:#}");
+        fail(Exit::Host, what, "cargo xtask host")
+    })?;
+    drop(others.map_err(|error| {
+        let what = format!("{closed}; {error:#}, and may open it for an instant when it goes on");
+        fail(Exit::NotRestored, what, "cargo xtask kill-switch on")
+    })?);
+    session.out.say(format!("  {hold}; cargo xtask kill-switch off lifts it"));
+    Ok(Finished { held: true, hold: Some(hold.to_string()), ..Finished::plain(Exit::Ok) })
+}
+
+/// A gateway that is being replaced at this moment answers in a moment: while somebody is at work it is asked
+/// again before it is stopped.
+fn close(session: &Session, reason: &str, deadline: Deadline) -> Result<Closed> {
+    let patience = deadline.within(PATIENCE);
+    loop {
+        let view = session.running(deadline)?;
+        let now = view.observe(view.engine.as_ref(), deadline);
+        let client = now.gateway(&view.pilot, session.pilot.manifest.limits.probe);
+        if client.is_some_and(|client| gate::close(&client, reason).is_ok()) {
+            return Ok(Closed::Proved);
         }
-        Action::On => match fence::close(session, &now, &args.reason, deadline)? {
-            Closed::Proved => session.out.say("the gate is closed: healthz says so, and a stream is refused"),
-            Closed::Fenced(how) => session.out.note(how),
-        },
-        Action::Off => {
-            let _lock = lock::take(&pilot.state, "kill-switch off")?;
-            if fence::lift(session, &now, deadline)? {
-                session.out.note("the gateway, which kill-switch on had stopped, is started again");
-            } else if now.stack.known().is_some() && now.service(pilot.gateway()).is_none_or(|s| !s.is_live())
-            {
-                let what = "the gateway does not run, and it was not kill-switch on that stopped it";
-                return Err(fail(Exit::NotRestored, what, "cargo xtask rollback"));
-            }
-            let env = match session.store.current()? {
-                Some(release) => release_env(&session.store, &release)?,
-                None => pilot.env()?,
-            };
-            let gateway = clients(pilot, &env, Duration::from_secs(10))?.remove(pilot.gateway());
-            let gateway = gateway.ok_or_else(|| {
-                fail(Exit::NotRestored, "pilot.toml names no gateway", "cargo xtask status")
-            })?;
-            let smoke = verify(&Target::new(pilot, &env)?, deadline);
-            session.out.event(&Event::Smoke { smoke: &smoke });
-            if !smoke.passed {
-                let what = format!("the gate stays closed: {}", smoke.summary());
-                return Err(fail(Exit::NotRestored, what, "cargo xtask rollback"));
-            }
-            gate::open(&gateway)?;
-            session.out.say("the gate is open: a public stream gave its first token");
+        let at_work = !all_cut_off(&session.pilot.state, None)?.is_empty();
+        if at_work && !patience.passed() {
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        }
+        let closed = lockout::shut(&view, &now, reason, deadline)?;
+        // Whoever starts that gateway, it comes up closed.
+        if let (Closed::Stopped { .. }, Err(error)) =
+            (&closed, lockout::close_on_disk(&view, &session.store, reason, deadline))
+        {
+            session.out.note(format!("its gate could not be closed on disk: {error:#}"));
+        }
+        return Ok(closed);
+    }
+}
+
+/// Verifies, then opens; lifts the holds that stood when it began, and no later one.
+fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
+    let ledger = session.ledger();
+    let holds = hold::standing(&ledger)?;
+    let _lock = ledger.lock("kill-switch off")?;
+    let view = session.running(deadline)?;
+    let now = view.observe(view.engine.as_ref(), deadline);
+    let down = now
+        .stack
+        .known()
+        .is_some_and(|stack| stack.services.get(view.pilot.gateway()).is_none_or(|state| !state.is_live()));
+    if down {
+        let stopped: Vec<&String> =
+            now.stack.known().into_iter().flat_map(|stack| stack.services.keys()).collect();
+        let ours = stopped.into_iter().filter(|name| holds.iter().any(|hold| hold.has_stopped(name)));
+        let ours: Vec<&String> =
+            ours.filter(|name| now.service(name).is_some_and(|s| !s.is_live())).collect();
+        if ours.is_empty() {
+            let what = "the gateway does not run, and it was not kill-switch on that stopped it";
+            return Err(fail(Exit::NotRestored, what, "cargo xtask rollback"));
+        }
+        for service in ours {
+            view.engine.start(service, deadline)?;
+            session.out.note(format!("{service}, which kill-switch on had stopped, is started again"));
         }
     }
-    Ok(Finished::plain(Exit::Ok))
+    let smoke = verify(&view.target()?, deadline);
+    session.out.event(&Event::Smoke { smoke: &smoke });
+    if !smoke.passed {
+        let what = format!("the gate stays closed: {}", smoke.summary());
+        return Err(fail(Exit::NotRestored, what, "cargo xtask rollback"));
+    }
+    let lift: Vec<String> = holds.into_iter().map(|hold| hold.id).collect();
+    match lockout::open(&view, &ledger, &lift, "opening by hand failed", deadline)? {
+        Opened::Open => {
+            session.out.say("the gate is open: a public stream gave its first token");
+            Ok(Finished::plain(Exit::Ok))
+        }
+        Opened::Held(hold) => {
+            session.out.say(format!("the gate stays closed, {hold}"));
+            Ok(Finished { held: true, hold: Some(hold.to_string()), ..Finished::plain(Exit::Held) })
+        }
+    }
 }

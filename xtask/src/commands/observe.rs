@@ -7,7 +7,6 @@ use crate::failure::{Exit, exit_of, fail};
 use crate::files::{self, Mode};
 use crate::http::Client;
 use crate::journal::{Event, Finished};
-use crate::lock;
 use crate::observe::release_env;
 use crate::release::ENV_FILE;
 use anyhow::{Result, bail};
@@ -26,7 +25,7 @@ pub struct Args {
 /// Starts them and waits until they answer.
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
-    let _lock = lock::take(&pilot.state, "observe")?;
+    let _lock = session.ledger().lock("observe")?;
     let all: Vec<&str> = pilot.manifest.observability.iter().map(|s| s.name.as_str()).collect();
     if let Some(unknown) = args.only.iter().find(|name| !all.contains(&name.as_str())) {
         let what = format!("there is no observability service {unknown}; there are {}", all.join(", "));

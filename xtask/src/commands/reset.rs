@@ -5,8 +5,8 @@ use crate::deadline::Deadline;
 use crate::deploy::Session;
 use crate::drift::Scenario;
 use crate::journal::Finished;
-use crate::lock;
-use crate::rollback::{self, Request};
+use crate::rollback;
+use crate::run::{Command, Request};
 use anyhow::Result;
 
 /// `cargo xtask reset`.
@@ -16,20 +16,24 @@ pub struct Args {
     /// Bring the data back from the backup that is made first
     #[arg(long)]
     keep_data: bool,
+    /// Open the gate at the end, whoever holds it closed; lifts the holds that stand now
+    #[arg(long)]
+    open: bool,
 }
 
 /// Asks, then does it.
 pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
-    let request = Request {
-        version: 1,
+    let mut request = Request {
         scenarios: vec![Scenario::Reset],
         keep_data: args.keep_data,
-        ..Request::default()
+        ..Request::by(Command::Reset)
     };
-    let deadline = Deadline::from(session.out.start(), session.pilot.manifest.limits.budget);
-    rollback::confirmed(&request, yes, session, deadline)?;
-    let _lock = lock::take(&session.pilot.state, "reset")?;
-    // The time that an answer took is not the budget's.
-    let deadline = Deadline::after(session.pilot.manifest.limits.budget);
-    rollback::locked(&request, session, deadline)
+    if args.open {
+        request.lift_standing(&session.ledger())?;
+    }
+    let budget = session.pilot.manifest.limits.budget;
+    let deadline = Deadline::from(session.out.start(), budget);
+    let waited = rollback::confirmed(&request, yes, session, deadline)?;
+    let _lock = session.ledger().lock("reset")?;
+    rollback::locked(&request, session, Deadline::from(session.out.start(), budget + waited))
 }

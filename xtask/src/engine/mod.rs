@@ -198,6 +198,9 @@ pub trait Engine: Sync {
     /// Removes a service and its data.
     fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()>;
 
+    /// Removes services; their data stays.
+    fn remove(&self, services: &[String], deadline: Deadline) -> Result<()>;
+
     /// Starts a service again that was stopped.
     fn start(&self, service: &str, deadline: Deadline) -> Result<()>;
 

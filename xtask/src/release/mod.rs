@@ -7,8 +7,8 @@ mod store;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
+pub use crate::deadline::now_ms;
 pub use store::Store;
 
 const FORMAT: u32 = 1;
@@ -68,9 +68,12 @@ pub struct Release {
     pub reason: Option<String>,
     /// Unix milliseconds.
     pub created_ms: u64,
-    /// When its smoke checks last passed on a running pilot, in Unix milliseconds. The last
-    /// known-good release is the one with the latest.
+    /// When its smoke checks last passed on a running pilot, in Unix milliseconds.
     pub verified_ms: Option<u64>,
+    /// Number of the run that verified it last. The last known-good release is the one with the highest: a clock
+    /// can jump.
+    #[serde(default)]
+    pub verified_run: Option<u64>,
     /// What `healthz` calls it, `v1.0.0`.
     pub label: String,
     /// Git commit of the tree it was made from, `-dirty` behind it where that was changed.
@@ -100,6 +103,7 @@ impl Release {
             reason: None,
             created_ms: now_ms(),
             verified_ms: None,
+            verified_run: None,
             label: label.into(),
             commit: None,
             same_commits: Vec::new(),
@@ -116,15 +120,15 @@ impl Release {
         self.commit.as_deref() == Some(commit) || self.same_commits.iter().any(|same| same == commit)
     }
 
+    /// Sorts releases by when they were verified: by the run, and among those of older versions by the clock.
+    pub fn verified(&self) -> (Option<u64>, Option<u64>) {
+        (self.verified_run, self.verified_ms)
+    }
+
     /// May a rollback go here?
     pub fn is_known_good(&self) -> bool {
         self.state == State::KnownGood
     }
-}
-
-/// Unix time in milliseconds.
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 /// What a new release is made of.

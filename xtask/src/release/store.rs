@@ -3,6 +3,7 @@
 use super::{ENV_FILE, FORMAT, Image, Parts, Release, State, now_ms};
 use crate::failure::{Exit, fail};
 use crate::files::{self, Freed, Mode};
+use crate::ledger::{Ledger, Record};
 use crate::threads::joined;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -71,7 +72,7 @@ impl Store {
 
     /// The release that runs, or that was being deployed when something went wrong.
     pub fn current(&self) -> Result<Option<Release>> {
-        let Some(id) = files::read_if_there(&self.state.join("current"))? else { return Ok(None) };
+        let Some(id) = self.ledger().read(Record::Running)? else { return Ok(None) };
         self.read(String::from_utf8_lossy(&id).trim()).map(Some)
     }
 
@@ -81,7 +82,12 @@ impl Store {
         if self.current().ok().flatten().is_some_and(|r| r.id == id) {
             return Ok(());
         }
-        files::write(&self.state.join("current"), format!("{id}\n").as_bytes(), Mode::Plain)
+        self.ledger().replace(Record::Running, format!("{id}\n").as_bytes())
+    }
+
+    /// The records beside the releases.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::new(&self.state)
     }
 
     /// A release by what the user typed; an unknown one is an error that lists those there are.
@@ -106,7 +112,7 @@ impl Store {
     pub fn known_good(&self) -> Result<Vec<Release>> {
         let (mut releases, _) = self.list()?;
         releases.retain(Release::is_known_good);
-        releases.sort_by_key(|r| std::cmp::Reverse((r.verified_ms, number(&r.id))));
+        releases.sort_by_key(|r| std::cmp::Reverse((r.verified(), number(&r.id))));
         Ok(releases)
     }
 
@@ -242,12 +248,13 @@ impl Store {
         Ok(sum)
     }
 
-    /// Its smoke checks passed, on a running pilot with these settings.
-    pub fn promote(&self, id: &str, settings: BTreeMap<String, String>) -> Result<()> {
+    /// Its smoke checks passed in the run of this number, on a running pilot with these settings.
+    pub fn promote(&self, id: &str, settings: BTreeMap<String, String>, run: u64) -> Result<()> {
         self.change(id, |release| {
             release.state = State::KnownGood;
             release.reason = None;
             release.verified_ms = Some(now_ms());
+            release.verified_run = Some(run);
             release.settings = settings;
         })
     }
@@ -276,7 +283,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let current = self.current()?.map(|r| r.id);
-        releases.sort_by_key(|r| std::cmp::Reverse((r.verified_ms, number(&r.id))));
+        releases.sort_by_key(|r| std::cmp::Reverse((r.verified(), number(&r.id))));
         let (good, other): (Vec<_>, Vec<_>) = releases.into_iter().partition(Release::is_known_good);
         let surplus = |all: &[Release]| all.get(keep.max(1)..).unwrap_or_default().to_vec();
         let gone: Vec<Release> = [surplus(&good), surplus(&other)]
@@ -374,14 +381,14 @@ mod tests {
         for _ in 0..3 {
             make(&f);
         }
-        f.store.promote("r1", BTreeMap::new()).unwrap();
+        f.store.promote("r1", BTreeMap::new(), 1).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(2));
-        f.store.promote("r2", BTreeMap::new()).unwrap();
+        f.store.promote("r2", BTreeMap::new(), 2).unwrap();
         f.store.mark_failed("r3", "smoke").unwrap();
         let ids = |f: &Fixture| f.store.known_good().unwrap().into_iter().map(|r| r.id).collect::<Vec<_>>();
         assert_eq!(ids(&f), ["r2", "r1"]);
         std::thread::sleep(std::time::Duration::from_millis(2));
-        f.store.promote("r1", BTreeMap::new()).unwrap();
+        f.store.promote("r1", BTreeMap::new(), 3).unwrap();
         assert_eq!(ids(&f), ["r1", "r2"]);
         f.store.mark_failed("r1", "smoke").unwrap();
         assert_eq!(ids(&f), ["r1", "r2"]);
@@ -394,7 +401,7 @@ mod tests {
             make(&f);
         }
         for id in ["r1", "r2", "r3", "r4"] {
-            f.store.promote(id, BTreeMap::new()).unwrap();
+            f.store.promote(id, BTreeMap::new(), 4).unwrap();
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         f.store.set_current("r1").unwrap();

@@ -22,6 +22,9 @@ pub use flags::flags;
 const FIRST_TOKENS: usize = 5;
 const CANCELS: usize = 3;
 
+/// Times that a latency over its limit is measured in all.
+const MEASUREMENTS: usize = 3;
+
 /// Longest that any single request of a check takes.
 const REQUEST: Duration = Duration::from_secs(5);
 
@@ -193,6 +196,9 @@ pub fn verify(target: &Target, ready: Deadline) -> Smoke {
             let headers = scope.spawn(|| headers(target));
             let tokens = first_tokens(target);
             let cancel = joined(cancel);
+            // The other checks are at work beside them.
+            let tokens = alone(tokens, target.first_token_ms, || first_tokens(target));
+            let cancel = alone(cancel, target.cancel_ms, || cancels(target));
             add(
                 STREAMS,
                 tokens
@@ -263,6 +269,13 @@ pub fn wait_healthy(target: &Target, ready: Deadline) -> Result<String> {
     versions.dedup();
     ensure!(versions.len() == 1, "mixed versions: {}", versions.join(", "));
     Ok(format!("{count} services, version {}", versions[0]))
+}
+
+/// A latency over its limit is measured again, with less beside it: a host that was busy for a moment is no
+/// reason to give a release up. What counts is the last measurement.
+fn alone(first: Result<Latency>, limit_ms: f64, measure: impl Fn() -> Result<Latency>) -> Result<Latency> {
+    let over = |latency: &Result<Latency>| latency.as_ref().is_ok_and(|l| l.worst_ms >= limit_ms);
+    (1..MEASUREMENTS).fold(first, |last, _| if over(&last) { measure() } else { last })
 }
 
 fn limit(measured: &Result<Latency>, limit_ms: f64) -> Result<String> {
@@ -429,6 +442,12 @@ mod tests {
         assert_eq!(some.as_ref().unwrap(), &Latency { median_ms: 20.0, worst_ms: 30.0 });
         assert!(limit(&some, 31.0).is_ok());
         assert!(limit(&some, 30.0).is_err());
+        // Measured again only when over its limit, and never for ever.
+        let slow = || Ok(Latency { median_ms: 1.0, worst_ms: 40.0 });
+        assert!(limit(&alone(slow(), 30.0, slow), 30.0).is_err());
+        let fast = || Ok(Latency { median_ms: 1.0, worst_ms: 2.0 });
+        assert!(limit(&alone(slow(), 30.0, fast), 30.0).is_ok());
+        assert!(alone(latency(Vec::new()), 30.0, fast).is_err());
         // The checklist of a pilot that nobody could measure has no tick at all.
         let nothing = Smoke {
             passed: false,

@@ -169,6 +169,14 @@ impl Pilot {
         std::fs::read_to_string(self.env_path()).unwrap()
     }
 
+    /// Folders of all runs, in order.
+    pub fn runs(&self) -> Vec<PathBuf> {
+        let all = std::fs::read_dir(self.state().join("rollbacks")).into_iter().flatten().flatten();
+        let mut all: Vec<PathBuf> = all.map(|entry| entry.path()).collect();
+        all.sort();
+        all
+    }
+
     /// Changes one setting of the env file by hand.
     pub fn edit_env(&self, key: &str, value: &str) {
         let lines: Vec<String> = self

@@ -29,10 +29,11 @@ fn is_still_there(pilot: &Pilot) {
     assert!(jobs["jobs"].as_array().unwrap().iter().any(|j| j["scenarioId"] == "kept"), "{jobs}");
 }
 
+/// The run after the deployment, and no other.
 fn the_only_rollback(pilot: &Pilot) -> std::path::PathBuf {
-    let all: Vec<_> = std::fs::read_dir(pilot.state().join("rollbacks")).unwrap().flatten().collect();
-    assert_eq!(all.len(), 1);
-    all[0].path()
+    let mut all = pilot.runs();
+    assert_eq!(all.len(), 2);
+    all.pop().unwrap()
 }
 
 #[test]
@@ -185,8 +186,8 @@ fn a_failed_deployment_stays_behind_the_gate_and_is_rolled_back() {
         is_still_there(&pilot);
 
         pilot.edit_env("USE_SIMULATION", "false");
-        let back = pilot.json(&["up", "--rollback-on-failure"]).expect(1).finished();
-        assert_eq!((&back["release"], &back["outcome"]), (&json!("r1"), &json!("restored")));
+        let back = pilot.json(&["up", "--rollback-on-failure"]).expect(7).finished();
+        assert_eq!((&back["release"], &back["outcome"]), (&json!("r1"), &json!("rolled-back")));
         assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
     });
 }

@@ -7,7 +7,7 @@ use crate::deploy::Session;
 use crate::failure::Exit;
 use crate::files;
 use crate::journal::{Event, Finished};
-use crate::{lock, portable};
+use crate::portable;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use serde_json::json;
@@ -122,7 +122,7 @@ fn export(session: &Session, name: &str, output: Option<&Path>) -> Result<()> {
 }
 
 fn import(session: &Session, file: &Path) -> Result<()> {
-    let _lock = lock::take(&session.pilot.state, "releases import")?;
+    let _lock = session.ledger().lock("releases import")?;
     let release = portable::import(&session.pilot, &session.store, file)?;
     session.out.event(&Event::Result { value: &json!(release) });
     let (id, state) = (&release.id, release.state.word());
@@ -132,7 +132,7 @@ fn import(session: &Session, file: &Path) -> Result<()> {
 }
 
 fn prune(session: &Session, keep: Option<usize>) -> Result<()> {
-    let _lock = lock::take(&session.pilot.state, "releases prune")?;
+    let _lock = session.ledger().lock("releases prune")?;
     let keep = keep.unwrap_or(session.pilot.manifest.limits.keep_releases);
     let freed = session.store.retain(keep)?;
     let bytes: u64 = freed.iter().map(|f| f.bytes).sum();

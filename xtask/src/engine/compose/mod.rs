@@ -359,6 +359,14 @@ impl Engine for Compose {
         self.docker(&["volume", "rm", "--force", &self.volume(service)?], deadline).map(drop)
     }
 
+    fn remove(&self, services: &[String], deadline: Deadline) -> Result<()> {
+        let stack = self.observe(deadline)?;
+        services
+            .iter()
+            .filter_map(|service| stack.services.get(service))
+            .try_for_each(|state| self.docker(&["rm", "--force", &state.handle], deadline).map(drop))
+    }
+
     fn start(&self, service: &str, deadline: Deadline) -> Result<()> {
         self.docker(&["start", &self.container(service, deadline)?], deadline).map(drop)
     }

@@ -215,14 +215,15 @@ impl Engine for Processes {
 
     fn observe(&self, _: Deadline) -> Result<Stack> {
         let mut stack = Stack::default();
-        for service in self.pilot.services() {
+        // Those too that the manifest does not name: another release has started them.
+        for service in &files::names(&self.home.join("services"))? {
             let Some(spec) = self.read_spec(service)? else { continue };
             let alive = self.alive(service)?;
             let inspect = serde_json::to_string_pretty(&spec)?;
             let restarts = std::fs::read_to_string(self.dir(service).join("restarts"));
             let restarts = restarts.ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0);
             stack.services.insert(
-                service.to_owned(),
+                service.clone(),
                 ServiceState {
                     state: if alive.is_some() { "running" } else { "exited" }.to_owned(),
                     image: spec.image,
@@ -355,6 +356,13 @@ impl Engine for Processes {
     fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()> {
         self.end(service, deadline)?;
         files::remove(&self.data(service)).map(drop)
+    }
+
+    fn remove(&self, services: &[String], deadline: Deadline) -> Result<()> {
+        services.iter().try_for_each(|service| {
+            self.end(service, deadline)?;
+            files::remove(&self.dir(service).join("service.json")).map(drop)
+        })
     }
 
     fn start(&self, service: &str, _: Deadline) -> Result<()> {

@@ -1,0 +1,232 @@
+//! How a run ends, for `rollback` and `up` alike: what the public meets is looked at (and where something is
+//! wrong it is shut out), evidence is taken where there is none yet, and the last event and the report are
+//! written. Also the end of a command that could not even begin because it has nowhere to go.
+
+use crate::backup;
+use crate::deadline::Deadline;
+use crate::deploy::Session;
+use crate::drift;
+use crate::envfile::EnvFile;
+use crate::escalation;
+use crate::evidence;
+use crate::execute::Measured;
+use crate::failure::{Exit, exit_of, fail, next_of};
+use crate::files::{self, Mode};
+use crate::gate::Gate;
+use crate::hold;
+use crate::journal::{Event, Finished, Outcome};
+use crate::lockout::{self, Public};
+use crate::observe::{Fact, Health, Observation};
+use crate::report;
+use crate::run::{self, CutOff, Run};
+use crate::verify::{Target, verify};
+use crate::view::View;
+use anyhow::{Result, bail, ensure};
+use std::path::Path;
+
+/// Ends a run and writes its report. `finished` has what only the caller knows.
+pub fn conclude(
+    session: &Session,
+    run: &Run,
+    ended: &Result<()>,
+    measured: &Measured,
+    mut finished: Finished,
+) -> Finished {
+    finished.rollback = Some(run.id.clone());
+    finished.gate_closed_ms = measured.gate_closed_ms;
+    finished.restored_ms = measured.restored_ms;
+    finished.downtime_ms =
+        measured.restored_ms.zip(measured.gate_closed_ms).map(|(end, start)| end.saturating_sub(start));
+    finished.smoke = measured.smoke.as_ref().and_then(|smoke| serde_json::to_value(smoke).ok());
+    finished.hold = measured.held.clone();
+    if measured.held.is_some() && finished.exit_code == Exit::Ok as u8 {
+        finished.exit_code = Exit::Held as u8;
+    }
+    if let Err(error) = ended {
+        finished.outcome = Some(Outcome::NotRestored);
+        finished.exit_code = exit_of(error) as u8;
+        finished.error = Some(format!("{error:#}"));
+        finished.next = Some(next_of(error).unwrap_or("cargo xtask diagnose").to_owned());
+        let limit = Deadline::after(session.pilot.manifest.limits.engine);
+        match session.running(limit) {
+            Ok(view) => finished.public = Some(secure(session, &view, run, measured.left_served)),
+            Err(error) => finished.public = Some(Public::Unknown(format!("{error:#}"))),
+        }
+        let holds = hold::standing(&session.ledger()).unwrap_or_default();
+        finished.hold = holds.first().map(ToString::to_string);
+    }
+    finished.held = finished.hold.is_some();
+    let evidence = run.dir.join("evidence");
+    finished.evidence = evidence.exists().then(|| evidence.display().to_string());
+    finished.escalation = Some(escalation::of(finished.exit_code, &session.pilot.manifest));
+    finished.report = Some(run.dir.join("report.html").display().to_string());
+    // `main` tells it to the user when all else is done; the journal has it now.
+    session.out.record(&Event::Finished(&finished));
+    // What was done stands, whether or not it can be written down.
+    if let Err(error) = write(&run.dir, &finished) {
+        session.out.note(format!("no report: {error:#}"));
+        finished.report = None;
+    }
+    finished
+}
+
+fn write(dir: &Path, finished: &Finished) -> Result<()> {
+    files::write_json(&dir.join("report.json"), finished, Mode::Plain)?;
+    report::write(dir, finished)
+}
+
+/// Something is wrong: the public is shut out unless it is seen to be, and evidence is taken where there is none.
+/// With `left_served` the services answer and are healthy, and it is only looked.
+fn secure(session: &Session, view: &View, run: &Run, left_served: bool) -> Public {
+    // The end of the run's budget is no reason to leave the public with what is wrong.
+    let limits = &view.pilot.manifest.limits;
+    let limit = || Deadline::after(limits.engine);
+    let now = view.observe(view.engine.as_ref(), limit());
+    let mut public = lockout::seen(view, &now);
+    if !left_served && !matches!(public, Public::ShutOut(_)) {
+        public = match lockout::shut(view, &now, &run.reason(), limit()) {
+            Ok(closed) => {
+                session.out.note(closed.to_string());
+                lockout::public(view, limit())
+            }
+            Err(error) => Public::Unknown(format!("{error:#}")),
+        };
+    }
+    let to = run.dir.join("evidence");
+    if !to.join(evidence::INDEX).exists() {
+        let limit = Deadline::after(limits.evidence);
+        let secrets = evidence::secrets(&view.pilot, &now, view.env.as_ref());
+        let items = evidence::items(&view.pilot, view.engine.as_ref(), &now, limit);
+        if let Err(error) = evidence::gather(&view.pilot, items, &secrets, &to) {
+            session.out.note(format!("no evidence: {error:#}"));
+        }
+    }
+    public
+}
+
+/// There is nowhere to go (no release, none that is whole, no configuration). Where what runs drifts, fails a
+/// check, or cannot be judged, the public is shut out and the evidence taken; a stack that passes its checks
+/// is left served, and nothing is touched. Never ends 2 but for a stack that is well.
+pub fn nowhere_to_go(
+    session: &Session,
+    request: &run::Request,
+    error: anyhow::Error,
+    deadline: Deadline,
+) -> Result<Finished> {
+    let view = session.running(deadline)?;
+    let now = view.observe(view.engine.as_ref(), deadline);
+    let refused = |seen: &str| {
+        let next = next_of(&error).unwrap_or_default().to_owned();
+        Err(fail(exit_of(&error), format!("{error:#}; nothing was touched: {seen}"), next))
+    };
+    if now.stack.known().is_some_and(|stack| stack.services.is_empty()) {
+        return refused("nothing of this stack runs");
+    }
+    let Err(wrong) = judge(&view, &now, deadline) else {
+        return refused("what runs passes its checks, and the public is still served");
+    };
+    let run = run::begin(&session.pilot.state, request)?;
+    session.out.open_journal(&run.dir.join("journal.jsonl"))?;
+    session.out.note(format!("what runs is not well, and there is no release to go back to: {wrong:#}"));
+    let exit = match exit_of(&error) {
+        _ if matches!(now.stack, Fact::Unknown(_)) => Exit::Host,
+        Exit::Usage => Exit::NotRestored,
+        exit => exit,
+    };
+    let next = next_of(&error).unwrap_or("cargo xtask diagnose").to_owned();
+    let ended = Err(fail(exit, format!("{error:#}"), next));
+    Ok(conclude(session, &run, &ended, &Measured::default(), Finished::plain(exit)))
+}
+
+/// Is what runs as its release has it, and does it pass every check, by the settings it was started with? The
+/// error says what is wrong, or what cannot be told.
+fn judge(view: &View, now: &Observation, deadline: Deadline) -> Result<()> {
+    let stack = match &now.stack {
+        Fact::Known(stack) => stack,
+        Fact::Unknown(why) => bail!("the engine does not tell what runs: {why}"),
+    };
+    ensure!(now.gate == Gate::Open, "the gate is not open");
+    for service in view.pilot.services() {
+        ensure!(stack.services.contains_key(service), "{service} does not run");
+        match now.health.get(service) {
+            Some(Health::Healthy { .. }) => {}
+            Some(Health::StoreCorrupt(why) | Health::Unhealthy(why) | Health::Silent(why)) => {
+                bail!("{service}: {why}")
+            }
+            None => bail!("the health of {service} cannot be told"),
+        }
+    }
+    if let Some(release) = &view.release {
+        let differs = drift::applied(stack, release, &view.env()?.map());
+        let all: Vec<String> = differs.iter().map(ToString::to_string).collect();
+        ensure!(all.is_empty(), "{}", all.join("; "));
+    }
+    let env = EnvFile::of(&now.state(view.pilot.gateway())?.env);
+    let smoke = verify(&Target::new(&view.pilot, &env)?, deadline.within(view.pilot.manifest.limits.probe));
+    ensure!(smoke.passed, "{}", smoke.summary());
+    Ok(())
+}
+
+/// Says what runs that were cut off have left behind, and how to finish or to give them up. One that had opened
+/// its gate had done its work: its end is written down now. One that removed nothing is given up.
+pub fn tell_of_cut_off(session: &Session, at_work: &Run) -> Result<()> {
+    for cut in run::all_cut_off(&session.pilot.state, Some(&at_work.id))? {
+        let at = cut.past.at.as_deref().unwrap_or("its beginning");
+        let words = cut.request.words().join(" ");
+        if cut.past.opened {
+            write_down(session, &cut);
+        } else if cut.only_copies().is_empty() {
+            session
+                .out
+                .note(format!("run {} (`{words}`) was cut off at: {at}; it had removed nothing", cut.id));
+            run::give_up(&cut)?;
+        } else {
+            for line in left_behind(&cut) {
+                session.out.note(line);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a run that was cut off has left behind, in sentences with commands.
+pub fn left_behind(cut: &CutOff) -> Vec<String> {
+    let at = cut.past.at.as_deref().unwrap_or("its beginning");
+    let words = cut.request.words().join(" ");
+    let mut lines = vec![format!("run {} (`{words}`) was cut off at: {at}", cut.id)];
+    for id in cut.only_copies() {
+        lines.push(format!(
+            "data that it removed is in backup {id}: cargo xtask backup restore {id} --only data --yes"
+        ));
+    }
+    if !cut.only_copies().is_empty() {
+        lines.push("to leave that data where it is: cargo xtask rollback --abandon".into());
+    }
+    lines
+}
+
+fn write_down(session: &Session, cut: &CutOff) {
+    let outcome = if cut.request.command == run::Command::Up { Outcome::Deployed } else { Outcome::Restored };
+    let finished = Finished {
+        outcome: Some(outcome),
+        rollback: Some(cut.id.clone()),
+        error: Some("cut off after the gate was open; written down by a later command".into()),
+        ..Finished::plain(Exit::Ok)
+    };
+    if let Err(error) = write(&cut.dir, &finished) {
+        session.out.note(format!("no report of run {}: {error:#}", cut.id));
+    }
+}
+
+/// After a reset, says which backup has the old data; a backup of a corrupt store does not count.
+pub fn tell_of_old_data(session: &Session, run: &Run, whole: bool) {
+    let all = backup::list(&session.pilot.state).map(|(all, _)| all).unwrap_or_default();
+    let own = |kept: &backup::Kept| kept.run.as_ref() == Some(&run.dir);
+    let fits = |kept: &&backup::Kept| !kept.backup.data().is_empty() && (whole || !own(kept));
+    if let Some(kept) = all.iter().rev().find(fits) {
+        let id = &kept.id;
+        session.out.note(format!(
+            "data from before is in backup {id}: cargo xtask backup restore {id} --only data --yes"
+        ));
+    }
+}

@@ -1,0 +1,334 @@
+//! Runs: a rollback, a reset or a deployment, each with a folder of its own (`rollbacks/SEQ-TIME/`) that has what
+//! was asked for, the journal, evidence, backups and the report. Their order is the number in front, never
+//! the clock. Here a run begins, or one that was cut off is taken up again, and its journal is read for what
+//! it proves: was the gate opened, which originals are gone, where their copies are. Nothing is executed here.
+
+use crate::drift::Scenario;
+use crate::failure::{Exit, fail};
+use crate::files::{self, Mode};
+use crate::gate;
+use crate::hold;
+use crate::ledger::Ledger;
+use crate::plan::Step;
+use crate::run_dirs;
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Format of `request.json`.
+const FORMAT: u32 = 2;
+
+/// What began a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Command {
+    /// Back to a release.
+    #[default]
+    Rollback,
+    /// A clean stack.
+    Reset,
+    /// Data and files of a backup.
+    Restore,
+    /// A new release.
+    Up,
+}
+
+impl Command {
+    /// As the user types it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Rollback => "rollback",
+            Self::Reset => "reset",
+            Self::Restore => "backup restore",
+            Self::Up => "up",
+        }
+    }
+}
+
+/// What was asked for, kept so that a run which was cut off can be taken up again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Of this format.
+    pub version: u32,
+    /// What began it. Older versions kept rollbacks and resets alone.
+    #[serde(default)]
+    pub command: Command,
+    /// Release, commit or label.
+    pub to: Option<String>,
+    /// Scenarios that the user named.
+    pub scenarios: Vec<Scenario>,
+    /// A reset brings the data back that it backed up.
+    #[serde(default)]
+    pub keep_data: bool,
+    /// Backup whose data comes back, and the services that it is brought back for.
+    #[serde(default)]
+    pub backup: Option<(PathBuf, Vec<String>)>,
+    /// Holds that stood when the user asked for an open gate (`--open`).
+    #[serde(default)]
+    pub lift: Vec<String>,
+    /// The user asked for an open gate at the end, whoever closed it.
+    #[serde(default)]
+    pub open: bool,
+}
+
+impl Request {
+    /// A request by this command, for nothing in particular.
+    pub fn by(command: Command) -> Self {
+        Self { version: FORMAT, command, ..Self::default() }
+    }
+
+    /// Is that what the other one asked for? Whether the gate is to open at the end is not a part of it.
+    fn same(&self, other: &Self) -> bool {
+        let asked = |request: &Self| Self { lift: Vec::new(), open: false, ..request.clone() };
+        asked(self) == asked(other)
+    }
+
+    /// The user wants an open gate at the end: the holds that stand now are lifted then, and no later ones.
+    pub fn lift_standing(&mut self, ledger: &Ledger) -> Result<()> {
+        self.open = true;
+        self.lift = hold::standing(ledger)?.into_iter().map(|hold| hold.id).collect();
+        Ok(())
+    }
+
+    /// The words that ask for it again.
+    pub fn words(&self) -> Vec<String> {
+        let mut words: Vec<String> = self.command.word().split(' ').map(str::to_owned).collect();
+        if let Some(to) = self.to.as_ref().filter(|_| self.command == Command::Rollback) {
+            words.extend(["--to".to_owned(), to.clone()]);
+        }
+        for scenario in self.scenarios.iter().filter(|_| self.command == Command::Rollback) {
+            words.extend(["--scenario".to_owned(), scenario.word().to_owned()]);
+        }
+        if self.keep_data {
+            words.push("--keep-data".into());
+        }
+        words
+    }
+}
+
+/// One run.
+#[derive(Debug)]
+pub struct Run {
+    /// `0012-20261124T084736659`.
+    pub id: String,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// What was asked for.
+    pub request: Request,
+    /// What its journal proves, when it was cut off before.
+    pub past: Option<Past>,
+}
+
+/// What the journal of a run proves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// Unix milliseconds of its beginning.
+    pub began_ms: Option<u64>,
+    /// It came as far as opening the gate: its work was done.
+    pub opened: bool,
+    /// Releases that it meant to go to, the best first.
+    pub targets: Vec<String>,
+    /// Step that it was at, in words.
+    pub at: Option<String>,
+    /// Copies of data, by service: the last that was made while the original was whole.
+    pub copies: BTreeMap<String, PathBuf>,
+    /// Services whose original may be gone: a step that removes it had begun.
+    pub gone: Vec<String>,
+}
+
+impl Past {
+    /// Reads a journal. A line that was cut off is no event.
+    fn read(dir: &Path) -> Result<Self> {
+        let bytes = files::read_if_there(&dir.join("journal.jsonl"))?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut past = Self::default();
+        events.for_each(|event| past.learn(&event, dir));
+        Ok(past)
+    }
+
+    fn learn(&mut self, event: &Value, dir: &Path) {
+        match event["event"].as_str() {
+            Some("started") => self.began_ms = self.began_ms.or(event["at_ms"].as_u64()),
+            Some("targets") => {
+                let ids = event["releases"].as_array().into_iter().flatten();
+                self.targets = ids.filter_map(Value::as_str).map(str::to_owned).collect();
+            }
+            Some("step") => {
+                let Ok(step) = serde_json::from_value::<Step>(event["action"].clone()) else { return };
+                match event["progress"].as_str() {
+                    Some("started") => {
+                        self.at = Some(step.to_string());
+                        self.begins(&step);
+                    }
+                    Some("done" | "missed") => {
+                        self.ends(&step, event["folder"].as_str().map(|f| dir.join(f)))
+                    }
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// From its first moment on a step may have removed something.
+    pub fn begins(&mut self, step: &Step) {
+        match step {
+            Step::OpenGate => self.opened = true,
+            Step::TearDown => self.gone = self.copies.keys().cloned().collect(),
+            Step::RemoveData { services } | Step::RestoreData { services, .. } => {
+                self.gone.extend(services.iter().cloned());
+            }
+            _ => {}
+        }
+    }
+
+    /// A copy counts once its step is done, and only where the original was whole.
+    pub fn ends(&mut self, step: &Step, folder: Option<PathBuf>) {
+        if let (Step::Preserve { data }, Some(folder)) = (step, folder) {
+            for service in data.iter().filter(|service| !self.gone.contains(service)) {
+                self.copies.insert(service.clone(), folder.clone());
+            }
+        }
+    }
+}
+
+/// A run that was cut off, with what it has left behind.
+#[derive(Clone, Debug)]
+pub struct CutOff {
+    /// Its id.
+    pub id: String,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// What was asked for.
+    pub request: Request,
+    /// What its journal proves.
+    pub past: Past,
+}
+
+impl CutOff {
+    /// Backups of it whose originals may be gone, as `backup list` calls them, newest last.
+    pub fn only_copies(&self) -> Vec<String> {
+        let gone = self.past.copies.iter().filter(|(service, _)| self.past.gone.contains(service));
+        let mut ids: Vec<String> =
+            gone.filter_map(|(_, folder)| run_dirs::backup_id(&self.id, folder)).collect();
+        ids.sort();
+        ids.dedup();
+        ids
+    }
+}
+
+/// Begins a run, or takes up the newest one where that was cut off and asked for the same. One that had come
+/// as far as opening its gate is over: it is never taken up, and what is asked for now begins anew.
+pub fn begin(state: &Path, request: &Request) -> Result<Run> {
+    let all = run_dirs::folders(state)?;
+    if let Some((_, dir)) = all.last().filter(|(number, _)| *number > 0)
+        && let Some(cut) = cut_off(dir)?
+        && cut.request.same(request)
+        && !cut.past.opened
+    {
+        return Ok(Run { id: cut.id, dir: cut.dir, request: request.clone(), past: Some(cut.past) });
+    }
+    let (id, dir) = run_dirs::make(state, request)?;
+    Ok(Run { id, dir, request: request.clone(), past: None })
+}
+
+impl Run {
+    /// What the public is told while the gate is closed for it.
+    pub fn reason(&self) -> String {
+        let why = match self.request.command {
+            Command::Up => "a release is being deployed",
+            Command::Rollback => "the last known-good release is being restored",
+            Command::Reset => "the stack is being reset",
+            Command::Restore => "a backup is being restored",
+        };
+        gate::run_reason(&self.id, why)
+    }
+
+    /// Was it cut off and taken up again?
+    pub fn resumed(&self) -> bool {
+        self.past.is_some()
+    }
+
+    /// Is it where the state folder had no room for it?
+    pub fn elsewhere(&self, state: &Path) -> bool {
+        !self.dir.starts_with(state)
+    }
+}
+
+/// All runs that were cut off and not given up, oldest first; `but` is at work.
+pub fn all_cut_off(state: &Path, but: Option<&str>) -> Result<Vec<CutOff>> {
+    let mut all = Vec::new();
+    for (_, dir) in run_dirs::folders(state)? {
+        all.extend(cut_off(&dir)?.filter(|cut| but != Some(cut.id.as_str())));
+    }
+    Ok(all)
+}
+
+/// Gives up a run that was cut off: it is not taken up again, nor spoken of. Its backups stay.
+pub fn give_up(cut: &CutOff) -> Result<()> {
+    files::write(&cut.dir.join(GIVEN_UP), b"", Mode::Plain)
+}
+
+/// Marks a run that was given up.
+const GIVEN_UP: &str = "given-up";
+
+/// Was this one cut off? A run whose request cannot be understood is none that could be taken up.
+fn cut_off(dir: &Path) -> Result<Option<CutOff>> {
+    if dir.join("report.json").exists() || dir.join(GIVEN_UP).exists() {
+        return Ok(None);
+    }
+    let Ok(request) = files::read_json::<Request>(&dir.join("request.json")) else { return Ok(None) };
+    if request.version > FORMAT {
+        let what = format!("{} has the newer format {}", dir.join("request.json").display(), request.version);
+        return Err(fail(Exit::Usage, what, "use the xtask that wrote it"));
+    }
+    let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Some(CutOff { id, dir: dir.to_owned(), request, past: Past::read(dir)? }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn step(step: &Step, progress: &str, folder: Option<&str>) -> String {
+        json!({"event": "step", "action": step, "progress": progress, "folder": folder}).to_string()
+    }
+
+    fn past(lines: &[String]) -> Past {
+        let scratch = files::Scratch::new("run-test").unwrap();
+        std::fs::write(scratch.path().join("journal.jsonl"), lines.join("\n")).unwrap();
+        let mut past = Past::read(scratch.path()).unwrap();
+        past.copies.values_mut().for_each(|path| *path = path.file_name().unwrap().into());
+        past
+    }
+
+    #[test]
+    fn a_copy_is_the_last_that_was_made_while_the_original_was_whole() {
+        let preserve = Step::Preserve { data: vec!["engine".into(), "jobs".into()] };
+        let remove = Step::RemoveData { services: vec!["engine".into()] };
+        let first = [step(&preserve, "done", Some("backup"))];
+        let again = [step(&preserve, "done", Some("backup-2"))];
+        let copies =
+            |past: Past| past.copies.into_values().map(|p| p.display().to_string()).collect::<Vec<_>>();
+        // Nothing was removed: the newer copy counts.
+        assert_eq!(copies(past(&[first.clone(), again.clone()].concat())), ["backup-2", "backup-2"]);
+        // Of what may be gone, the older one does.
+        let removed = past(&[first.clone(), [step(&remove, "started", None)], again.clone()].concat());
+        assert_eq!(removed.gone, ["engine"]);
+        assert_eq!(copies(removed), ["backup", "backup-2"]);
+        let torn = [first, [step(&Step::TearDown, "started", None)], again].concat();
+        assert_eq!(copies(past(&torn)), ["backup", "backup"]);
+        // A copy whose step did not end is none.
+        assert!(past(&[step(&preserve, "started", None)]).copies.is_empty());
+    }
+
+    #[test]
+    fn a_run_is_over_once_it_began_to_open_the_gate() {
+        assert!(!past(&[step(&Step::Verify, "done", None)]).opened);
+        assert!(past(&[step(&Step::OpenGate, "started", None), "{\"cut o".into()]).opened);
+    }
+}
