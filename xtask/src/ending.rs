@@ -22,6 +22,7 @@ use crate::run::{self, CutOff, Run};
 use crate::verify::{Target, verify};
 use crate::view::View;
 use anyhow::{Result, bail, ensure};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Ends a run and writes its report. `finished` has what only the caller knows.
@@ -122,7 +123,7 @@ pub fn nowhere_to_go(
     if now.stack.known().is_some_and(|stack| stack.services.is_empty()) {
         return refused("nothing of this stack runs");
     }
-    let Err(wrong) = judge(&view, &now, deadline) else {
+    let Err(wrong) = judge(session, &view, &now, deadline) else {
         return refused("what runs passes its checks, and the public is still served");
     };
     let run = run::begin(&session.pilot.state, request)?;
@@ -140,7 +141,7 @@ pub fn nowhere_to_go(
 
 /// Is what runs as its release has it, and does it pass every check, by the settings it was started with? The
 /// error says what is wrong, or what cannot be told.
-fn judge(view: &View, now: &Observation, deadline: Deadline) -> Result<()> {
+fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) -> Result<()> {
     let stack = match &now.stack {
         Fact::Known(stack) => stack,
         Fact::Unknown(why) => bail!("the engine does not tell what runs: {why}"),
@@ -157,7 +158,10 @@ fn judge(view: &View, now: &Observation, deadline: Deadline) -> Result<()> {
         }
     }
     if let Some(release) = &view.release {
-        let differs = drift::applied(stack, release, &view.env()?.map());
+        // Settings that were altered in the store say nothing of what runs; the images are in the release itself.
+        let whole = session.store.check_files(release).is_ok();
+        let env = if whole { view.env()?.map() } else { BTreeMap::new() };
+        let differs = drift::applied(stack, release, &env);
         let all: Vec<String> = differs.iter().map(ToString::to_string).collect();
         ensure!(all.is_empty(), "{}", all.join("; "));
     }

@@ -48,10 +48,14 @@ pub fn verdict(
     let well = current.is_some_and(Release::is_known_good)
         && now.gate == Gate::Open
         && drift.iter().all(|d| *d == Difference::ComposeFile);
+    let held = now.holds.known().is_none_or(|holds| !holds.is_empty());
     match &now.stack {
         Fact::Unknown(_) => (Exit::Host, Some("cargo xtask host")),
         Fact::Known(_) if well => (Exit::Ok, None),
         Fact::Known(_) if current.is_none() => (Exit::NotRestored, Some("cargo xtask up")),
+        Fact::Known(_) if held && drift.iter().all(|d| *d == Difference::ComposeFile) => {
+            (Exit::NotRestored, Some("cargo xtask kill-switch off"))
+        }
         Fact::Known(_) => (Exit::NotRestored, Some("cargo xtask rollback")),
     }
 }
@@ -86,6 +90,10 @@ pub fn show(session: &Session, now: &Observation, current: Option<&Release>, dri
         Gate::Unknown(why) => (Some(false), format!("unknown: {why}")),
     };
     out.say(out.marked(good, &format!("{:<10} {words}", "gate")));
+    match &now.holds {
+        Fact::Known(holds) => holds.iter().for_each(|hold| out.say(format!("             {hold}"))),
+        Fact::Unknown(why) => out.say(format!("             cannot tell whether it is held: {why}")),
+    }
     for difference in drift {
         out.say(out.marked(None, &format!("drift      {difference}")));
     }

@@ -1,27 +1,10 @@
 //! What is wrong with the input is said clearly, with the right exit code, and nothing is lost.
 
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Folder, Pilot, on, ran, workspace};
+use crate::pilot::{Folder, Pilot, copy_of_the_tree, on, ran, workspace};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
-
-/// A copy of the pack alone, for breaking.
-fn copy_of_the_tree(name: &str) -> Folder {
-    let tree = Folder::new(name);
-    let pack = tree.0.join("pilot-deploy");
-    std::fs::create_dir_all(pack.join("seed")).unwrap();
-    for file in [
-        "pilot.toml",
-        "known-good.toml",
-        "docker-compose.poc.yml",
-        ".env.poc.example",
-        "seed/demo-scenario.json",
-    ] {
-        std::fs::copy(workspace().join("pilot-deploy").join(file), pack.join(file)).unwrap();
-    }
-    tree
-}
 
 #[track_caller]
 fn says(pilot: &Pilot, args: &[&str], code: i32, words: &[&str]) {

@@ -109,10 +109,10 @@ fn an_engine_that_hangs_does_not_shut_out_a_pilot_that_is_well() {
 }
 
 /// A small disk of a test's own, taken away when dropped.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(at: &Path, size: &str) -> Result<Self, String> {
+    pub fn mount(at: &Path, size: &str) -> Result<Self, String> {
         std::fs::create_dir_all(at).unwrap();
         let words = ["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"];
         match Command::new("mount").args(words).arg(at).output() {

@@ -89,6 +89,57 @@ impl Drop for Folder {
     }
 }
 
+/// A copy of the pack alone, for breaking.
+pub fn copy_of_the_tree(name: &str) -> Folder {
+    let tree = Folder::new(name);
+    let pack = tree.0.join("pilot-deploy");
+    std::fs::create_dir_all(pack.join("seed")).unwrap();
+    for file in [
+        "pilot.toml",
+        "known-good.toml",
+        "docker-compose.poc.yml",
+        ".env.poc.example",
+        "seed/demo-scenario.json",
+        "observability/prometheus.yml",
+        "observability/rules.yml",
+        "observability/grafana/datasource.yml",
+        "observability/grafana/dashboards.yml",
+        "observability/grafana/pilot.json",
+    ] {
+        let to = pack.join(file);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(workspace().join("pilot-deploy").join(file), to).unwrap();
+    }
+    tree
+}
+
+/// How often something random is tried: `PILOT_TRIES`, or so often.
+pub fn tries(few: usize) -> usize {
+    std::env::var("PILOT_TRIES").ok().map_or(few, |text| text.parse().unwrap())
+}
+
+/// Random moments, from a seed that is printed: `PILOT_SEED` takes one up again.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new() -> Self {
+        let seed = std::env::var("PILOT_SEED").ok().map(|text| text.parse().unwrap());
+        let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let seed = seed.unwrap_or(clock.as_nanos() as u64);
+        println!("PILOT_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    /// xorshift64* (Vigna): any even spread does.
+    pub fn up_to(&mut self, longest: Duration) -> Duration {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let spread = (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32;
+        longest.mul_f64(f64::from(spread) / f64::from(u32::MAX))
+    }
+}
+
 /// What a command came to.
 #[derive(Debug)]
 pub struct Ran {

@@ -1,0 +1,321 @@
+//! Promises that were broken once: nowhere to go, a manifest that changed, what runs against what was meant, a gate
+//! that fails once it is open, runs that were cut off.
+
+use crate::holds::shut_out;
+use crate::host::SmallDisk;
+use crate::pilot::Engine::{Compose2, Process};
+use crate::pilot::{Pilot, copy_of_the_tree, docker, on, skip};
+use crate::resume::{kill_when, step};
+use serde_json::json;
+
+#[track_caller]
+fn served(pilot: &Pilot) {
+    assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+    assert_eq!(pilot.public("GET", "/stream?route=critique&seed=42&budget=1", None).status, 200);
+}
+
+/// Every file of a release is there but one, which was altered.
+fn alter(pilot: &Pilot, release: &str) {
+    std::fs::write(pilot.state().join("releases").join(release).join(".env.poc"), "ENABLE_CACHE=true\n")
+        .unwrap();
+}
+
+/// Noise over the engine's database: it runs and is not well.
+fn break_the_store(pilot: &Pilot) {
+    pilot.overwrite("engine", "engine.db", &[0x5a; 9000]);
+}
+
+#[test]
+fn with_nowhere_to_go_a_broken_stack_is_shut_out_and_kept_as_evidence() {
+    on(&[Process, Compose2], "nowhere", |pilot| {
+        let pilot = pilot.up();
+        alter(&pilot, "r1");
+        // Well: refused, untouched, served.
+        for words in [&["rollback"][..], &["reset", "--yes"], &["rollback", "--to", "r1"]] {
+            let refused = pilot.xtask(words).expect(6);
+            assert!(
+                refused.err.contains("altered") && refused.err.contains("still served"),
+                "{}",
+                refused.err
+            );
+            served(&pilot);
+        }
+        break_the_store(&pilot);
+        let finished = pilot.json(&["rollback"]).expect(6).finished();
+        shut_out(&pilot, "with its only release altered");
+        let evidence = finished["evidence"].as_str().unwrap();
+        assert!(std::path::Path::new(evidence).join("engine.log").exists(), "{finished}");
+        assert!(finished["public"]["shut-out"].is_string(), "{finished}");
+        // No release at all.
+        std::fs::remove_dir_all(pilot.state().join("releases")).unwrap();
+        std::fs::remove_file(pilot.state().join("current")).unwrap();
+        let finished = pilot.json(&["rollback"]).expect(6).finished();
+        assert!(finished["error"].as_str().unwrap().contains("no known-good release"), "{finished}");
+        assert!(finished["public"]["shut-out"].is_string() && finished["evidence"].is_string(), "{finished}");
+    });
+}
+
+#[test]
+fn with_no_release_and_no_configuration_a_broken_stack_is_shut_out() {
+    on(&[Process], "no-config", |mut pilot| {
+        let tree = copy_of_the_tree("no-config-tree");
+        pilot.xtask(&["up"]).expect(0);
+        pilot.root = tree.0.clone();
+        std::fs::remove_dir_all(pilot.state().join("releases")).unwrap();
+        std::fs::remove_file(pilot.state().join("current")).unwrap();
+        std::fs::write(tree.0.join("pilot-deploy/pilot.toml"), "version = ").unwrap();
+        // It passes its checks: left as it is.
+        let refused = pilot.xtask(&["rollback"]).expect(6);
+        assert!(
+            refused.err.contains("still served") && refused.err.contains("line 1, column"),
+            "{}",
+            refused.err
+        );
+        served(&pilot);
+        break_the_store(&pilot);
+        pilot.xtask(&["rollback"]).expect(6);
+        shut_out(&pilot, "with no configuration");
+        let evidence = pilot.runs().pop().unwrap().join("evidence/engine.log");
+        assert!(evidence.exists());
+    });
+}
+
+#[test]
+fn a_manifest_that_changed_in_the_tree_is_no_matter_for_a_rollback() {
+    on(&[Process], "manifest", |mut pilot| {
+        let tree = copy_of_the_tree("manifest-tree");
+        let path = tree.0.join("pilot-deploy/pilot.toml");
+        let good = std::fs::read_to_string(&path).unwrap();
+        pilot.xtask(&["up"]).expect(0);
+        pilot.root = tree.0.clone();
+        let service =
+            "[[services]]\nname = \"search\"\nport = \"SEARCH_PORT\"\nvolume = \"search_data\"\n\n[secrets]";
+        for (what, old, new) in [
+            ("a service added", "[secrets]", service),
+            ("a port renamed", "port = \"ENGINE_PORT\"", "port = \"MOTOR_PORT\""),
+            ("a flag added", "on = [", "on = [\"USE_THE_FORCE\", "),
+            ("another gateway", "name = \"gateway\"", "name = \"front\""),
+        ] {
+            std::fs::write(&path, good.replacen(old, new, 1)).unwrap();
+            pilot.edit_env("ENABLE_CACHE", "true");
+            let finished = pilot.json(&["rollback"]).expect(0).finished();
+            assert_eq!(finished["outcome"], "restored", "{what}: {finished}");
+            served(&pilot);
+            for looking in ["status", "smoke", "flags", "assess"] {
+                pilot.xtask(&[looking]).expect(0);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_service_that_the_release_does_not_have_goes_and_its_data_stays() {
+    on(&[Compose2], "extra", |mut pilot| {
+        pilot.xtask(&["up"]).expect(0);
+        // The next release has one service more.
+        let tree = copy_of_the_tree("extra-tree");
+        let pack = tree.0.join("pilot-deploy");
+        let manifest = std::fs::read_to_string(pack.join("pilot.toml")).unwrap();
+        let service =
+            "[[services]]\nname = \"extra\"\nport = \"EXTRA_PORT\"\nvolume = \"extra_data\"\n\n[secrets]";
+        std::fs::write(pack.join("pilot.toml"), manifest.replacen("[secrets]", service, 1)).unwrap();
+        let compose = std::fs::read_to_string(pack.join("docker-compose.poc.yml")).unwrap();
+        let more = "  extra:\n    <<: *service\n    image: ${PILOT_IMAGES:-scenario}-extra:latest\n    environment:\n      SCENARIO_ROLE: jobs\n      SCENARIO_PROJECT: ${PILOT_PROJECT:-pilot-deploy}\n      SCENARIO_LISTEN: 0.0.0.0:3004\n    ports: [\"127.0.0.1:${EXTRA_PORT}:3004\"]\n    volumes: [\"extra_data:/data\"]\n\n  # `cargo xtask observe` starts";
+        let compose = compose.replacen("  # `cargo xtask observe` starts", more, 1);
+        let compose = compose.replacen("\nvolumes:\n", "\nvolumes:\n  extra_data:\n", 1);
+        std::fs::write(pack.join("docker-compose.poc.yml"), compose).unwrap();
+        for service in ["gateway", "engine", "jobs", "extra"] {
+            let from = if service == "extra" { "jobs" } else { service };
+            let name = |service: &str| format!("{}-{service}", pilot.project);
+            docker(&["tag", &format!("{}:latest", name(from)), &format!("{}:more", name(service))]);
+            docker(&["tag", &format!("{}:latest", name(from)), &format!("{}:latest", name(service))]);
+        }
+        pilot.root = tree.0.clone();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let env = pilot.env_text();
+        std::fs::write(pilot.env_path(), format!("{env}EXTRA_PORT={port}\n")).unwrap();
+        pilot.xtask(&["up", "--tag", "more"]).expect(0);
+        assert!(pilot.running_images().iter().any(|(service, _)| service == "extra"));
+        let finished = pilot.json(&["rollback", "--to", "r1"]).expect(0).finished();
+        assert_eq!(finished["outcome"], "restored", "{finished}");
+        assert!(pilot.running_images().iter().all(|(service, _)| service != "extra"));
+        assert!(docker(&["volume", "ls"]).contains(&format!("{}_extra_data", pilot.project)));
+        docker(&[
+            "rmi",
+            &format!("{}-extra:more", pilot.project),
+            &format!("{}-extra:latest", pilot.project),
+        ]);
+        let tags =
+            docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &format!("{}-extra", pilot.project)]);
+        tags.lines().filter(|tag| !tag.ends_with("<none>")).for_each(|tag| drop(docker(&["rmi", tag])));
+    });
+}
+
+#[test]
+fn what_runs_is_compared_with_the_release_before_the_gate_opens() {
+    on(&[Compose2], "compared", |pilot| {
+        let pilot = pilot.up();
+        let other = Pilot::new("compared-other", Compose2).up();
+        other.build_bad_version("SCENARIO_VERSION=v6.6.6");
+        // Images of another pilot, by the variable that the compose file reads.
+        pilot.edit_env("PILOT_IMAGES", &other.project);
+        let failed = pilot.xtask(&["up"]).expect(1);
+        assert!(failed.err.contains("what runs is not release"), "{}", failed.err);
+        shut_out(&pilot, "while another pilot's images run");
+        pilot.xtask(&["rollback"]).expect(0);
+        assert_eq!(pilot.running_images(), pilot.release_images("r1"));
+    });
+}
+
+#[test]
+fn a_new_gateway_that_says_closed_and_serves_is_stopped_at_once() {
+    on(&[Compose2], "liar", |pilot| {
+        let pilot = pilot.up();
+        let name = |service: &str| format!("{}-{service}", pilot.project);
+        pilot.build_bad_version("SCENARIO_FAULT=lying-gate");
+        for service in ["gateway", "engine", "jobs"] {
+            docker(&["tag", &format!("{}:latest", name(service)), &format!("{}:liar", name(service))]);
+        }
+        let failed = pilot.json(&["up", "--tag", "liar"]).expect(1);
+        assert!(failed.out.contains("does not prove that it refuses the public"), "{}", failed.out);
+        let finished = failed.finished();
+        assert_eq!(finished["public"], json!({"shut-out": "the gateway does not run"}), "{finished}");
+        assert!(crate::pilot::try_http("GET", pilot.port("gateway"), "/healthz", &[], None).is_err());
+        pilot.xtask(&["rollback"]).expect(0);
+        served(&pilot);
+    });
+}
+
+#[test]
+fn a_run_that_was_cut_off_after_opening_is_over() {
+    on(&[Process], "over", |pilot| {
+        let pilot = pilot.up();
+        for progress in ["started", "done"] {
+            kill_when(&pilot, &["reset", "--yes"], step("open-gate", progress));
+            pilot.xtask(&["rollback"]).expect(0);
+            // Days later: new data is there, and a reset is a new reset, with a copy of it.
+            pilot.store_scenario();
+            pilot.edit_env("DEFAULT_SEED", "9");
+            let edited = pilot.env_text();
+            let ran = pilot.json(&["reset", "--yes"]).expect(0);
+            assert_eq!(ran.events()[0]["resumed"], false);
+            assert!(!pilot.has_scenario());
+            let run = pilot.runs().pop().unwrap();
+            assert_eq!(std::fs::read_to_string(run.join("backup/.env.poc")).unwrap(), edited);
+            let id = run.file_name().unwrap().to_string_lossy().into_owned();
+            pilot.xtask(&["backup", "restore", &id, "--only", "data", "--yes"]).expect(0);
+            assert!(pilot.has_scenario());
+            pilot.xtask(&["rollback", "--to", "r1"]).expect(0);
+        }
+    });
+}
+
+#[test]
+fn a_reset_that_is_taken_up_copies_anew_what_is_still_there() {
+    on(&[Process], "anew", |pilot| {
+        let pilot = pilot.up();
+        let words = ["reset", "--yes", "--keep-data"];
+        // Cut off after its backup, before anything was removed; then life goes on.
+        kill_when(&pilot, &words, step("preserve", "done"));
+        let body = json!({"enabled": false}).to_string();
+        assert_eq!(pilot.request("POST", "gateway", "/admin/kill-switch", Some(&body)).status, 200);
+        pilot.store_scenario();
+        let ran = pilot.json(&words).expect(0);
+        assert_eq!(ran.events()[0]["resumed"], true);
+        assert!(pilot.has_scenario(), "the scenario that was stored after the first copy");
+    });
+}
+
+#[test]
+fn a_clock_that_jumped_and_a_command_in_between_lose_nothing() {
+    on(&[Process], "jumped", |pilot| {
+        let pilot = pilot.up();
+        pilot.store_scenario();
+        let words = ["reset", "--yes", "--keep-data"];
+        kill_when(&pilot, &words, step("tear-down", "done"));
+        // The clock was an hour ahead then.
+        let run = pilot.runs().pop().unwrap();
+        let id = run.file_name().unwrap().to_string_lossy().into_owned();
+        let ahead = format!("{}-29991231T000000000", id.split('-').next().unwrap());
+        std::fs::rename(&run, run.with_file_name(&ahead)).unwrap();
+        // Another command in between: it says where the data is, and how it comes back.
+        let said = pilot.xtask(&["rollback"]).expect(0).out;
+        let restore = format!("backup restore {ahead} --only data --yes");
+        assert!(said.contains(&restore) && said.contains("was cut off at"), "{said}");
+        // The same reset again is a new one, and says so too.
+        let said = pilot.xtask(&words).expect(0).out;
+        assert!(said.contains(&restore), "{said}");
+        assert!(!pilot.has_scenario());
+        let args: Vec<&str> = restore.split(' ').collect();
+        pilot.xtask(&args).expect(0);
+        assert!(pilot.has_scenario());
+        // Brought back: nobody needs to be told any more.
+        let said = pilot.xtask(&["rollback", "--to", "r1"]).expect(0).out;
+        assert!(!said.contains("was cut off at"), "{said}");
+    });
+}
+
+#[test]
+fn a_rollback_to_previous_that_is_taken_up_goes_where_it_meant_to() {
+    on(&[Process], "meant", |pilot| {
+        let pilot = pilot.up();
+        for seed in ["7", "8"] {
+            pilot.edit_env("DEFAULT_SEED", seed);
+            pilot.xtask(&["up"]).expect(0);
+        }
+        // By now r2 is recorded as the one that runs, and what is previous to it is r3.
+        kill_when(&pilot, &["rollback", "--to", "previous"], step("point-tags", "done"));
+        let ran = pilot.json(&["rollback", "--to", "previous"]).expect(0);
+        assert_eq!(ran.events()[0]["resumed"], true);
+        assert_eq!(ran.finished()["release"], "r2");
+        // Times count from the first process.
+        assert!(ran.finished()["restored_ms"].as_u64().unwrap() > 0);
+    });
+}
+
+#[test]
+fn a_deployment_that_fails_and_goes_back_has_one_verdict() {
+    on(&[Process], "verdict", |pilot| {
+        let pilot = pilot.up();
+        pilot.edit_env("USE_SIMULATION", "false");
+        let ran = pilot.xtask(&["up", "--rollback-on-failure"]).expect(7);
+        assert!(!ran.all().contains("RESTORED"), "{}", ran.all());
+        assert!(
+            ran.err.contains("release r2 failed") && ran.err.contains("release r1 serves again"),
+            "{}",
+            ran.err
+        );
+        assert!(ran.err.contains("Level 1"), "{}", ran.err);
+        served(&pilot);
+        // Under a hold it would serve.
+        pilot.xtask(&["kill-switch", "on"]).expect(0);
+        pilot.edit_env("USE_SIMULATION", "false");
+        let finished = pilot.json(&["up", "--rollback-on-failure"]).expect(7).finished();
+        assert_eq!((&finished["outcome"], &finished["held"]), (&json!("rolled-back"), &json!(true)));
+        shut_out(&pilot, "under a hold");
+    });
+}
+
+#[test]
+fn the_fallback_folder_is_never_somebody_elses() {
+    on(&[Process], "fallback", |pilot| {
+        let pilot = pilot.up();
+        // No run can begin in the state folder.
+        let _disk = match SmallDisk::mount(&pilot.state().join("rollbacks"), "1M,ro") {
+            Ok(disk) => disk,
+            Err(why) => return skip("fallback", &why),
+        };
+        pilot.edit_env("ENABLE_CACHE", "true");
+        let finished = pilot.json(&["rollback"]).expect(0).finished();
+        let report = std::path::PathBuf::from(finished["report"].as_str().unwrap());
+        let folder = report.parent().unwrap().parent().unwrap();
+        assert!(report.exists() && !report.starts_with(pilot.state()), "{finished}");
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o700);
+        // Open to others, it is not used again.
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+        pilot.edit_env("ENABLE_CACHE", "true");
+        let finished = pilot.json(&["rollback"]).expect(0).finished();
+        assert!(!finished["report"].as_str().unwrap().starts_with(folder.to_str().unwrap()), "{finished}");
+    });
+}
