@@ -18,7 +18,7 @@ use crate::journal::{Event, Finished, Outcome};
 use crate::lockout::{self, Public};
 use crate::observe::{Fact, Health, Observation};
 use crate::report;
-use crate::run::{self, CutOff, Run};
+use crate::run::{self, CutOff, Past, Run};
 use crate::verify::{Target, verify};
 use crate::view::View;
 use anyhow::{Result, bail, ensure};
@@ -179,34 +179,26 @@ pub fn tell_of_cut_off(session: &Session, at_work: &Run) -> Result<()> {
         let words = cut.request.words().join(" ");
         if cut.past.opened {
             write_down(session, &cut);
-        } else if cut.only_copies().is_empty() {
-            session
-                .out
-                .note(format!("run {} (`{words}`) was cut off at: {at}; it had removed nothing", cut.id));
+            continue;
+        }
+        session.out.note(format!("run {} (`{words}`) was cut off at: {at}", cut.id));
+        if cut.only_copies().is_empty() {
             run::give_up(&cut)?;
         } else {
-            for line in left_behind(&cut) {
-                session.out.note(line);
-            }
+            tell_where_data_is(session, &cut);
+            session.out.note("to leave that data where it is: cargo xtask rollback --abandon");
         }
     }
     Ok(())
 }
 
-/// What a run that was cut off has left behind, in sentences with commands.
-pub fn left_behind(cut: &CutOff) -> Vec<String> {
-    let at = cut.past.at.as_deref().unwrap_or("its beginning");
-    let words = cut.request.words().join(" ");
-    let mut lines = vec![format!("run {} (`{words}`) was cut off at: {at}", cut.id)];
+/// Says which backups have the data that a run has removed.
+pub fn tell_where_data_is(session: &Session, cut: &CutOff) {
     for id in cut.only_copies() {
-        lines.push(format!(
+        session.out.note(format!(
             "data that it removed is in backup {id}: cargo xtask backup restore {id} --only data --yes"
         ));
     }
-    if !cut.only_copies().is_empty() {
-        lines.push("to leave that data where it is: cargo xtask rollback --abandon".into());
-    }
-    lines
 }
 
 fn write_down(session: &Session, cut: &CutOff) {
@@ -222,13 +214,17 @@ fn write_down(session: &Session, cut: &CutOff) {
     }
 }
 
-/// After a reset, says which backup has the old data; a backup of a corrupt store does not count.
-pub fn tell_of_old_data(session: &Session, run: &Run, whole: bool) {
-    let all = backup::list(&session.pilot.state).map(|(all, _)| all).unwrap_or_default();
-    let own = |kept: &backup::Kept| kept.run.as_ref() == Some(&run.dir);
-    let fits = |kept: &&backup::Kept| !kept.backup.data().is_empty() && (whole || !own(kept));
-    if let Some(kept) = all.iter().rev().find(fits) {
-        let id = &kept.id;
+/// After a reset, says which backups have the old data: those that this run made while it was whole. A backup of
+/// a corrupt store does not count; then it is an older one.
+pub fn tell_of_old_data(session: &Session, run: &Run, past: &Past, whole: bool) {
+    let mut ids = past.backups(&run.id);
+    if !whole {
+        let all = backup::list(&session.pilot.state).map(|(all, _)| all).unwrap_or_default();
+        let older =
+            |kept: &&backup::Kept| !kept.backup.data().is_empty() && kept.run.as_ref() != Some(&run.dir);
+        ids = all.iter().rev().find(older).map(|kept| kept.id.clone()).into_iter().collect();
+    }
+    for id in ids {
         session.out.note(format!(
             "data from before is in backup {id}: cargo xtask backup restore {id} --only data --yes"
         ));

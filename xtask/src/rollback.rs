@@ -78,7 +78,8 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     if args.abandon {
         for cut in run::all_cut_off(&session.pilot.state, None)? {
             run::give_up(&cut)?;
-            session.out.note(format!("run {} is given up; its backups stay", cut.id));
+            session.out.note(format!("run {} is given up", cut.id));
+            ending::tell_where_data_is(session, &cut);
         }
     }
     let finished = locked(&request, session, deadline)?;
@@ -307,7 +308,7 @@ impl Attempt<'_> {
             && request.backup.is_none()
         {
             let whole = request.scenarios.contains(&Scenario::Reset);
-            ending::tell_of_old_data(session, self.run, whole);
+            ending::tell_of_old_data(session, self.run, &self.measured.past, whole);
         }
         Ok(())
     }

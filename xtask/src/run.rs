@@ -173,6 +173,15 @@ impl Past {
         }
     }
 
+    /// The backups of run `id` that its copies of data are in, as `backup list` calls them, oldest first.
+    pub fn backups(&self, id: &str) -> Vec<String> {
+        let mut ids: Vec<String> =
+            self.copies.values().filter_map(|folder| run_dirs::backup_id(id, folder)).collect();
+        ids.sort();
+        ids.dedup();
+        ids
+    }
+
     /// From its first moment on a step may have removed something.
     pub fn begins(&mut self, step: &Step) {
         match step {
@@ -211,12 +220,9 @@ pub struct CutOff {
 impl CutOff {
     /// Backups of it whose originals may be gone, as `backup list` calls them, newest last.
     pub fn only_copies(&self) -> Vec<String> {
-        let gone = self.past.copies.iter().filter(|(service, _)| self.past.gone.contains(service));
-        let mut ids: Vec<String> =
-            gone.filter_map(|(_, folder)| run_dirs::backup_id(&self.id, folder)).collect();
-        ids.sort();
-        ids.dedup();
-        ids
+        let mut gone = self.past.clone();
+        gone.copies.retain(|service, _| self.past.gone.contains(service));
+        gone.backups(&self.id)
     }
 }
 

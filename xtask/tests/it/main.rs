@@ -7,6 +7,7 @@
 mod bad_input;
 mod canary;
 mod contract;
+mod cut_off;
 mod daemon;
 mod docs;
 mod drill;
