@@ -11,6 +11,7 @@ use crate::observe::{self, Observation};
 use crate::pilot::Pilot;
 use crate::plan::{self, Data, Intent, Plan, Purpose};
 use crate::release::{Release, Store};
+use crate::verify::{Target, verify};
 use anyhow::Result;
 use std::path::Path;
 
@@ -121,6 +122,25 @@ impl Session {
             }
         }
         anyhow::bail!("the plan went stale {PLANS} times")
+    }
+
+    /// The checks of a release from which nothing differs. What they find, the engine cannot see, so every
+    /// service counts as sick; nothing where all are passed.
+    pub fn look_closer(
+        &self,
+        release: &Release,
+        deadline: Deadline,
+        measured: &mut Measured,
+    ) -> Result<Vec<Difference>> {
+        let env = observe::release_env(&self.store, release)?;
+        let smoke =
+            verify(&Target::new(&self.pilot, &env)?, deadline.within(self.pilot.manifest.limits.ready));
+        self.out.event(&Event::Smoke { smoke: &smoke });
+        let reason = smoke.summary();
+        let sick = |service: &str| Difference::Sick { service: service.to_owned(), reason: reason.clone() };
+        let found = if smoke.passed { Vec::new() } else { self.pilot.services().map(sick).collect() };
+        measured.smoke = Some(smoke);
+        Ok(found)
     }
 
     /// The release is verified on the running pilot; what the engine made of its settings is noted, to

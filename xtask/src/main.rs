@@ -136,6 +136,9 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
                 out.say(format!("  gate closed after {closed}, first public token after {restored}"));
             }
         }
+        Some(Outcome::NothingToDo) if finished.rollback.is_none() => {
+            out.say(format!("\n{} nothing changed: release {release} runs, verified", out.mark(Some(true))));
+        }
         Some(Outcome::NothingToDo) => {
             out.say(format!(
                 "\n{} nothing to do: release {release} runs, unchanged and verified",

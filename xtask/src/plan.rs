@@ -163,7 +163,9 @@ pub fn make(
     let matters = |d: &&Difference| !matches!(d, Difference::ComposeFile);
     // A commit is where to, and no reason of its own.
     let as_found = named.iter().all(|s| *s == Scenario::Commit) && *data == Data::AsFound;
-    if rollback && drift.iter().find(matters).is_none() && as_found && now.gate == Gate::Open {
+    // A release that was never verified is not known to be well: it is deployed, whatever runs.
+    let judged = rollback || release.is_known_good();
+    if judged && drift.iter().find(matters).is_none() && as_found && now.gate == Gate::Open {
         return plan;
     }
     let steps = &mut plan.steps;
@@ -285,6 +287,7 @@ mod tests {
     use crate::drift::drift;
     use crate::drift::tests::{change, matching};
     use crate::host::HostCheck;
+    use crate::release::State;
 
     fn plan(how: impl FnOnce(&mut Observation), named: &[Scenario]) -> Plan {
         let (mut now, release, env) = matching();
@@ -457,6 +460,26 @@ mod tests {
         let intent = Intent { purpose: Purpose::Deploy, named: &[], data: Data::AsFound };
         let p = make(&now, &found, &release, &intent, "gateway");
         assert!(!p.steps.iter().any(|s| matches!(s, Step::RemoveData { .. })), "{:?}", p.steps);
+    }
+
+    #[test]
+    fn a_deployment_of_what_runs_and_is_known_to_be_good_does_nothing() {
+        let (now, mut release, env) = matching();
+        let intent = Intent { purpose: Purpose::Deploy, named: &[], data: Data::AsFound };
+        let steps = |now: &Observation, release: &Release| {
+            make(now, &drift(now, release, &env), release, &intent, "gateway").steps
+        };
+        assert!(!steps(&now, &release).is_empty(), "it was never verified");
+        release.state = State::KnownGood;
+        assert_eq!(steps(&now, &release), []);
+        let changed = |how: &dyn Fn(&mut Observation)| {
+            let mut now = now.clone();
+            how(&mut now);
+            steps(&now, &release)
+        };
+        assert!(!changed(&|n| n.gate = Gate::Closed("maintenance".into())).is_empty());
+        assert!(!changed(&|n| change(n, "engine", |s| s.state = "exited".into())).is_empty());
+        assert!(!changed(&|n| n.stack = Fact::Unknown("hung".into())).is_empty());
     }
 
     #[test]

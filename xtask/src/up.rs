@@ -70,9 +70,18 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
 fn deploy(release: &Release, args: &Args, session: &Session) -> Result<Finished> {
     let deadline = Deadline::after(session.pilot.manifest.limits.budget);
     let mut measured = Measured::default();
-    let goal = Goal::plain(release, Purpose::Deploy);
+    let mut goal = Goal::plain(release, Purpose::Deploy);
     let mut finished = Finished { release: Some(release.id.clone()), ..Finished::plain(Exit::Ok) };
-    let Err(error) = session.bring_to(&goal, deadline, &mut measured) else {
+    let mut outcome = session.bring_to(&goal, deadline, &mut measured);
+    if outcome.as_ref().is_ok_and(|plan| plan.steps.is_empty()) {
+        goal.known = session.look_closer(release, deadline, &mut measured)?;
+        if goal.known.is_empty() {
+            finished.outcome = Some(Outcome::NothingToDo);
+        } else {
+            outcome = session.bring_to(&goal, deadline, &mut measured);
+        }
+    }
+    let Err(error) = outcome else {
         finished.restored_ms = measured.restored_ms;
         finished.smoke = measured.smoke.as_ref().map(serde_json::to_value).transpose()?;
         return Ok(finished);

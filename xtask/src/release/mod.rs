@@ -82,6 +82,9 @@ pub struct Release {
     pub engine: String,
     /// Images by service.
     pub images: BTreeMap<String, Image>,
+    /// Checksum of all that the images were built from; none where they were not built here.
+    #[serde(default)]
+    pub inputs: Option<String>,
     /// Checksums of the files in the folder.
     pub files: BTreeMap<String, String>,
     /// Checksum (and name in `bin/`) of the xtask that made it.
@@ -105,6 +108,7 @@ impl Release {
             same_commits: Vec::new(),
             engine: engine.into(),
             images,
+            inputs: None,
             files: BTreeMap::new(),
             xtask: String::new(),
             settings: BTreeMap::new(),
@@ -114,6 +118,14 @@ impl Release {
     /// Is this what that commit makes?
     pub fn is_of(&self, commit: &str) -> bool {
         self.commit.as_deref() == Some(commit) || self.same_commits.iter().any(|same| same == commit)
+    }
+
+    /// Is there nothing in which they differ, but for when and from what they were made?
+    pub fn same_content(&self, other: &Self) -> bool {
+        let ids = |release: &Self| -> Vec<(String, String)> {
+            release.images.iter().map(|(service, image)| (service.clone(), image.id.clone())).collect()
+        };
+        self.engine == other.engine && ids(self) == ids(other) && self.files == other.files
     }
 
     /// May a rollback go here?
@@ -137,6 +149,8 @@ pub struct Parts<'a> {
     pub engine: &'a str,
     /// By service.
     pub images: BTreeMap<String, Image>,
+    /// See `Release::inputs`.
+    pub inputs: Option<String>,
     /// Name in the release, and where it is copied from.
     pub files: BTreeMap<String, PathBuf>,
 }

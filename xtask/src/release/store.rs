@@ -167,17 +167,10 @@ impl Store {
             let mode = if name == ENV_FILE { Mode::Private } else { Mode::Plain };
             sums.insert(name.clone(), files::copy(from, &half.join(name), mode)?);
         }
-        let mut images = parts.images;
-        let saved: Vec<Result<String>> = std::thread::scope(|scope| {
-            let jobs: Vec<_> =
-                images.values().map(|image| scope.spawn(|| self.save_archive(image, &save))).collect();
-            jobs.into_iter().map(joined).collect()
-        });
-        for (image, sum) in images.values_mut().zip(saved) {
-            image.archive = Some(sum?);
-        }
+        let images = self.save_archives(parts.images, save)?;
         let release = Release {
             commit: parts.commit,
+            inputs: parts.inputs,
             files: sums,
             xtask: self.keep_xtask()?,
             ..Release::unrecorded(&parts.label, parts.engine, images)
@@ -206,13 +199,44 @@ impl Store {
         Ok(freed)
     }
 
+    /// Saves each image once, however many services share it, and notes the checksums.
+    fn save_archives(
+        &self,
+        mut images: BTreeMap<String, Image>,
+        save: impl Fn(&Image, &Path) -> Result<()> + Sync,
+    ) -> Result<BTreeMap<String, Image>> {
+        let (releases, _) = self.list()?;
+        let named = || releases.iter().flat_map(|release| release.images.values());
+        let recorded: &BTreeMap<&str, &str> =
+            &named().filter_map(|image| Some((image.id.as_str(), image.archive.as_deref()?))).collect();
+        let each: BTreeMap<String, Image> =
+            images.values().map(|image| (image.id.clone(), image.clone())).collect();
+        let save = &save;
+        let sums: BTreeMap<&str, String> = std::thread::scope(|scope| {
+            let job = |(id, image)| {
+                let id: &String = id;
+                let known = recorded.get(id.as_str()).copied();
+                (id.as_str(), scope.spawn(move || self.save_archive(image, known, save)))
+            };
+            let jobs: Vec<_> = each.iter().map(job).collect();
+            jobs.into_iter().map(|(id, job)| Ok((id, joined(job)?))).collect::<Result<_>>()
+        })?;
+        for image in images.values_mut() {
+            image.archive = sums.get(image.id.as_str()).cloned();
+        }
+        Ok(images)
+    }
+
+    /// An archive that is there already counts when it is as a release recorded it.
     fn save_archive(
         &self,
         image: &Image,
+        recorded: Option<&str>,
         save: impl Fn(&Image, &Path) -> Result<()> + Sync,
     ) -> Result<String> {
         let path = self.archive(&image.id);
-        if !path.exists() {
+        let sum = if path.exists() { Some(files::sha256(&path)?) } else { None };
+        if sum.is_none() || sum.as_deref() != recorded {
             files::make_folder(&self.state.join("images"))?;
             let half = path.with_extension(format!("{}.new", std::process::id()));
             save(image, &half)?;
@@ -267,9 +291,9 @@ impl Store {
         })
     }
 
-    /// Retention: keeps the `keep` known-good releases that were verified last and as many failed ones,
-    /// never touching the one that runs, and removes archives that no release names any more. With a
-    /// release that cannot be read nobody can tell what it names, so nothing is removed at all.
+    /// Retention: keeps the `keep` known-good releases that were verified last and as many failed ones, those
+    /// of the same content counted once; never touches the one that runs; and removes archives that no release
+    /// names any more. With a release that cannot be read nobody can tell what it names, so nothing is removed.
     pub fn retain(&self, keep: usize) -> Result<Vec<Freed>> {
         let (mut releases, broken) = self.list()?;
         if !broken.is_empty() {
@@ -278,8 +302,7 @@ impl Store {
         let current = self.current()?.map(|r| r.id);
         releases.sort_by_key(|r| std::cmp::Reverse((r.verified_ms, number(&r.id))));
         let (good, other): (Vec<_>, Vec<_>) = releases.into_iter().partition(Release::is_known_good);
-        let surplus = |all: &[Release]| all.get(keep.max(1)..).unwrap_or_default().to_vec();
-        let gone: Vec<Release> = [surplus(&good), surplus(&other)]
+        let gone: Vec<Release> = [surplus(&good, keep), surplus(&other, keep)]
             .concat()
             .into_iter()
             .filter(|r| current.as_ref() != Some(&r.id))
@@ -314,6 +337,20 @@ impl Store {
         how(&mut release);
         files::write_json(&self.file(id, "release.json"), &release, Mode::Plain)
     }
+}
+
+/// What is more than the first `keep` (at least one) that differ in content.
+fn surplus(releases: &[Release], keep: usize) -> Vec<Release> {
+    let mut kept: Vec<&Release> = Vec::new();
+    let mut gone = Vec::new();
+    for release in releases {
+        if kept.len() >= keep.max(1) || kept.iter().any(|other| other.same_content(release)) {
+            gone.push(release.clone());
+        } else {
+            kept.push(release);
+        }
+    }
+    gone
 }
 
 fn is_half_release(name: &str) -> bool {
@@ -354,6 +391,16 @@ mod tests {
         Fixture { scratch, store }
     }
 
+    /// One that differs from all that have another word.
+    fn make_of(f: &Fixture, word: &str) -> Release {
+        std::fs::write(f.scratch.path().join(SEED_FILE), word).unwrap();
+        make(f)
+    }
+
+    fn ids(releases: &[Release]) -> Vec<&str> {
+        releases.iter().map(|release| release.id.as_str()).collect()
+    }
+
     fn make(f: &Fixture) -> Release {
         let image = Image { id: "sha256:abc".into(), tag: "x:latest".into(), archive: None };
         let parts = Parts {
@@ -361,6 +408,7 @@ mod tests {
             commit: None,
             engine: "process",
             images: BTreeMap::from([("gateway".to_owned(), image)]),
+            inputs: None,
             files: [COMPOSE_FILE, ENV_FILE, SEED_FILE, MANIFEST_FILE]
                 .map(|name| (name.to_owned(), f.scratch.path().join(name)))
                 .into(),
@@ -390,8 +438,8 @@ mod tests {
     #[test]
     fn retention_leaves_the_running_and_the_last_known_good() {
         let f = fixture();
-        for _ in 0..5 {
-            make(&f);
+        for word in ["one", "two", "three", "four", "five"] {
+            make_of(&f, word);
         }
         for id in ["r1", "r2", "r3", "r4"] {
             f.store.promote(id, BTreeMap::new()).unwrap();
@@ -407,6 +455,62 @@ mod tests {
         std::fs::write(f.store.file("r3", "release.json"), "noise").unwrap();
         f.store.retain(1).unwrap();
         assert!(f.store.dir("r1").exists() && f.store.dir("r3").exists());
+    }
+
+    #[test]
+    fn retention_counts_releases_that_differ() {
+        let f = fixture();
+        // The way back, then one release deployed again and again, then one that fails again and again.
+        for (word, good) in [("old", true), ("new", true), ("new", true), ("new", true), ("bad", false)] {
+            let release = make_of(&f, word);
+            if good {
+                f.store.promote(&release.id, BTreeMap::new()).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            } else {
+                f.store.mark_failed(&release.id, "smoke").unwrap();
+                f.store.mark_failed(&make_of(&f, "worse").id, "smoke").unwrap();
+                f.store.mark_failed(&make_of(&f, word).id, "smoke").unwrap();
+            }
+        }
+        f.store.set_current("r2").unwrap();
+        f.store.retain(2).unwrap();
+        // Of what is the same the newest stays, and what runs.
+        assert_eq!(ids(&f.store.list().unwrap().0), ["r1", "r2", "r4", "r6", "r7"]);
+        f.store.check_archive(&f.store.named("r1").unwrap().images["gateway"]).unwrap();
+    }
+
+    #[test]
+    fn an_image_that_services_share_is_saved_once_and_a_damaged_copy_anew() {
+        let f = fixture();
+        let image = Image { id: "sha256:abc".into(), tag: "x:latest".into(), archive: None };
+        let saved = std::sync::atomic::AtomicU32::new(0);
+        let create = || {
+            let parts = Parts {
+                label: "v1".into(),
+                commit: None,
+                engine: "process",
+                images: ["engine", "gateway", "jobs"].map(|name| (name.to_owned(), image.clone())).into(),
+                inputs: None,
+                files: BTreeMap::from([(ENV_FILE.to_owned(), f.scratch.path().join(ENV_FILE))]),
+            };
+            let save = |_: &Image, path: &Path| {
+                saved.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                // As an engine does, which takes its time.
+                std::fs::write(path, "ima")?;
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                Ok(std::fs::write(path, "image")?)
+            };
+            f.store.create(parts, save).unwrap()
+        };
+        let first = create();
+        assert_eq!(saved.load(std::sync::atomic::Ordering::SeqCst), 1);
+        first.images.values().for_each(|image| drop(f.store.check_archive(image).unwrap()));
+        create();
+        assert_eq!(saved.load(std::sync::atomic::Ordering::SeqCst), 1);
+        std::fs::write(f.store.archive("sha256:abc"), "ima").unwrap();
+        let third = create();
+        assert_eq!(saved.load(std::sync::atomic::Ordering::SeqCst), 2);
+        f.store.check_archive(&third.images["jobs"]).unwrap();
     }
 
     #[test]

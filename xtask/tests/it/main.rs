@@ -20,3 +20,4 @@ mod rollback;
 mod runbook;
 mod scenarios;
 mod tidy;
+mod unchanged;

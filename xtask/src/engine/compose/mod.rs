@@ -275,6 +275,15 @@ impl Engine for Compose {
             .collect())
     }
 
+    fn tag(&self, images: &BTreeMap<String, Image>, tag: &str, deadline: Deadline) -> Result<()> {
+        let there = self.tagged(tag, deadline).unwrap_or_default();
+        let same = |service: &String, image: &Image| there.get(service).is_some_and(|t| t.id == image.id);
+        for (service, image) in images.iter().filter(|(service, image)| !same(service, image)) {
+            self.docker(&["tag", &image.id, &self.tag_of(service, tag)], deadline)?;
+        }
+        Ok(())
+    }
+
     fn save(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()> {
         self.docker(&["save", "--output", &archive.display().to_string(), &image.id], deadline).map(drop)
     }
