@@ -5,9 +5,10 @@ use crate::deadline::Deadline;
 use crate::drift::{self, Difference, Scenario};
 use crate::engine::Engine;
 use crate::execute::{Execution, Measured, Stale, execute};
+use crate::failure::{Failure, over_budget};
 use crate::fence;
 use crate::journal::{Event, Output};
-use crate::observe::{self, Observation};
+use crate::observe::{self, Fact, Observation};
 use crate::pilot::Pilot;
 use crate::plan::{self, Data, Intent, Plan, Purpose};
 use crate::release::{Release, Store};
@@ -64,6 +65,19 @@ pub struct Outlook {
     pub plan: Plan,
 }
 
+impl Outlook {
+    /// What was not seen because the budget ended is nobody's fault, and no reason to plan anything.
+    pub fn in_time(self, deadline: Deadline) -> Result<Self> {
+        match &self.now.stack {
+            Fact::Unknown(_) if deadline.passed() => {
+                let what = "the budget was used up before it was seen what runs".into();
+                Err(Failure { what, ..over_budget() }.into())
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
 impl Session {
     /// Looks and plans; changes nothing.
     pub fn outlook(&self, goal: &Goal<'_>, deadline: Deadline) -> Result<Outlook> {
@@ -89,7 +103,7 @@ impl Session {
         // gate could not be closed, so the gateway was stopped; a service that did not run turned out,
         // once it ran, to have a corrupt store.
         for attempt in 1..=PLANS {
-            let Outlook { now, drift, mut plan } = self.outlook(goal, deadline)?;
+            let Outlook { now, drift, mut plan } = self.outlook(goal, deadline)?.in_time(deadline)?;
             scenarios.extend(&plan.scenarios);
             scenarios.sort_unstable();
             scenarios.dedup();

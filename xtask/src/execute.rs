@@ -7,7 +7,7 @@ use crate::deadline::Deadline;
 use crate::engine::{Engine, Extent};
 use crate::envfile::EnvFile;
 use crate::evidence;
-use crate::failure::{Exit, exit_of, fail};
+use crate::failure::{Exit, exit_of, fail, over_budget};
 use crate::files::{self, Mode};
 use crate::gate::{self, Gate};
 use crate::host;
@@ -96,8 +96,11 @@ pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) 
             });
         };
         say(Progress::Started, None);
-        let done =
-            if execution.deadline.passed() { Err(over_budget()) } else { execution.run(step, measured) };
+        let done = if execution.deadline.passed() {
+            Err(over_budget().into())
+        } else {
+            execution.run(step, measured)
+        };
         match done {
             Ok(None) => say(Progress::Done, None),
             Ok(Some(missed)) => say(Progress::Missed, Some(missed)),
@@ -108,27 +111,19 @@ pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) 
             Err(error) => {
                 say(Progress::Failed, Some(format!("{error:#}")));
                 // A step that ran into the end of the budget failed for that reason.
-                return Err(if execution.deadline.passed() && exit_of(&error) != Exit::Host {
-                    error.context(over_budget_failure())
-                } else {
-                    error
-                });
+                return Err(
+                    if execution.deadline.passed()
+                        && !matches!(exit_of(&error), Exit::Host | Exit::OverBudget)
+                    {
+                        error.context(over_budget())
+                    } else {
+                        error
+                    },
+                );
             }
         }
     }
     Ok(())
-}
-
-fn over_budget_failure() -> crate::failure::Failure {
-    crate::failure::Failure {
-        exit: Exit::OverBudget,
-        what: "the budget is used up".into(),
-        next: "call the technical lead (Level 2); cargo xtask rollback --budget 15m takes it up again".into(),
-    }
-}
-
-fn over_budget() -> anyhow::Error {
-    anyhow::Error::new(over_budget_failure())
 }
 
 impl Execution<'_> {

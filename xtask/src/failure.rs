@@ -22,6 +22,8 @@ pub enum Exit {
     Locked = 5,
     /// No known-good release to go back to.
     NoRelease = 6,
+    /// A signal ended it.
+    Interrupted = 130,
 }
 
 /// The table as `--help` and the docs carry it.
@@ -33,7 +35,8 @@ Exit codes:
   3  not restored within the budget: Level 2
   4  host or engine failure: Level 3, infrastructure
   5  another command holds the lock
-  6  no known-good release to go back to";
+  6  no known-good release to go back to
+  130  interrupted; the same command takes it up again";
 
 /// Says how a failure ends the process, and what to do about it.
 #[derive(Debug)]
@@ -53,6 +56,15 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// The budget of a run has ended. The context of whatever it cut short.
+pub fn over_budget() -> Failure {
+    Failure {
+        exit: Exit::OverBudget,
+        what: "the budget is used up".into(),
+        next: "call the technical lead (Level 2); cargo xtask rollback --budget 15m takes it up again".into(),
+    }
+}
 
 /// A failure as an error of its own.
 pub fn fail(exit: Exit, what: impl Into<String>, next: impl Into<String>) -> anyhow::Error {

@@ -12,7 +12,7 @@ use crate::journal::{Finished, Output};
 use crate::lock::{self, Lock};
 use crate::pilot::Pilot;
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, Release, Store};
-use crate::{proc, tree, up};
+use crate::{proc, signals, tree, up};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use std::collections::BTreeMap;
@@ -71,7 +71,7 @@ impl Rehearsal {
             files::write(&pilot.state.join("kept"), b"", Mode::Plain)?;
         } else {
             let (pilot, kind) = (pilot.clone(), engine.kind());
-            proc::on_signal(move || {
+            signals::on_signal(move || {
                 if let Ok(engine) = engine::choose(&pilot, Some(kind)) {
                     tear_down(&pilot, engine.as_ref());
                 }

@@ -396,6 +396,7 @@ fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result
     let named = named(request, session)?;
     let intent = Intent { purpose: Purpose::Rollback, named: &named, data: data(request) };
     let outlook = session.outlook(&Goal { release, intent, known: Vec::new(), place: None }, deadline)?;
+    let outlook = outlook.in_time(deadline)?;
     session.out.event(&Event::Drift { release: &release.id, differences: &outlook.drift });
     session.out.event(&Event::Planned { plan: &outlook.plan });
     for (n, step) in outlook.plan.steps.iter().enumerate() {

@@ -13,6 +13,7 @@ use crate::plan::Purpose;
 use crate::release::{Release, now_ms};
 use crate::{candidate, engine, escalation, lock, rollback};
 use anyhow::Result;
+use std::time::Instant;
 
 /// `cargo xtask up`.
 #[derive(clap::Args, Debug, Default)]
@@ -68,7 +69,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
 
 /// Starts a release and judges it.
 fn deploy(release: &Release, args: &Args, session: &Session) -> Result<Finished> {
-    let deadline = Deadline::after(session.pilot.manifest.limits.budget);
+    let deadline = Deadline::from(Instant::now(), session.pilot.manifest.limits.budget);
     let mut measured = Measured::default();
     let mut goal = Goal::plain(release, Purpose::Deploy);
     let mut finished = Finished { release: Some(release.id.clone()), ..Finished::plain(Exit::Ok) };

@@ -8,6 +8,7 @@ use crate::journal::Finished;
 use crate::lock;
 use crate::rollback::{self, Request};
 use anyhow::Result;
+use std::time::Instant;
 
 /// `cargo xtask reset`.
 #[derive(clap::Args, Debug)]
@@ -30,6 +31,6 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     rollback::confirmed(&request, yes, session, deadline)?;
     let _lock = lock::take(&session.pilot.state, "reset")?;
     // The time that an answer took is not the budget's.
-    let deadline = Deadline::after(session.pilot.manifest.limits.budget);
+    let deadline = Deadline::from(Instant::now(), session.pilot.manifest.limits.budget);
     rollback::locked(&request, session, deadline)
 }

@@ -89,7 +89,7 @@ fn the_exit_table_is_the_same_everywhere_and_links_lead_somewhere() {
     let help = String::from_utf8_lossy(&output.stdout).into_owned();
     let table: Vec<&str> =
         help.split("Exit codes:").nth(1).unwrap().lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    assert_eq!(table.len(), 7);
+    assert_eq!(table.len(), 8);
     let readme = std::fs::read_to_string(workspace().join("README.md")).unwrap();
     for line in table {
         let (code, meaning) = line.split_once("  ").unwrap();
