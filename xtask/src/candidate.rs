@@ -40,6 +40,10 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
             let commit = tree::commit_of(pilot, rev)?.ok_or_else(|| {
                 fail(Exit::Usage, format!("git knows no commit {rev}"), "git log --oneline; git fetch")
             })?;
+            // Git lists those of commands that were cut off.
+            if let Err(error) = tree::remove_worktrees(pilot) {
+                session.out.note(format!("an old worktree is left: {error:#}"));
+            }
             Some((tree::Worktree::new(pilot, &commit)?, commit))
         }
         Source::Tree | Source::Tag(_) => None,

@@ -2,6 +2,7 @@
 //! `.pilot/images/` and the xtask that made them in `.pilot/bin/`. The store lists, makes, checks and
 //! promotes them. It does not deploy anything.
 
+mod retention;
 mod store;
 
 use serde::{Deserialize, Serialize};

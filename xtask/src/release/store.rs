@@ -1,8 +1,8 @@
-//! The releases of one pilot on disk: listed, made, checked, promoted, and cleared away.
+//! The releases of one pilot on disk: listed, made, checked, and promoted. Clearing away is in `retention`.
 
 use super::{ENV_FILE, FORMAT, Image, Parts, Release, State, now_ms};
 use crate::failure::{Exit, fail};
-use crate::files::{self, Freed, Mode};
+use crate::files::{self, Mode};
 use crate::threads::joined;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// The releases of one pilot.
 #[derive(Clone, Debug)]
 pub struct Store {
-    state: PathBuf,
+    pub(super) state: PathBuf,
 }
 
 impl Store {
@@ -181,24 +181,6 @@ impl Store {
         Ok(release)
     }
 
-    /// Removes what was cut off while it was made: releases that were never published, archives that were
-    /// not written to their end.
-    pub fn remove_halves(&self) -> Result<Vec<Freed>> {
-        let mut freed = Vec::new();
-        for (folder, half) in [("releases", is_half_release as fn(&str) -> bool), ("images", is_half_archive)]
-        {
-            let folder = self.state.join(folder);
-            for name in files::names(&folder)?.iter().filter(|name| half(name)) {
-                let path = folder.join(name);
-                freed.push(Freed {
-                    what: format!("cut off: {}", path.display()),
-                    bytes: files::remove(&path)?,
-                });
-            }
-        }
-        Ok(freed)
-    }
-
     /// Saves each image once, however many services share it, and notes the checksums.
     fn save_archives(
         &self,
@@ -291,47 +273,6 @@ impl Store {
         })
     }
 
-    /// Retention: keeps the `keep` known-good releases that were verified last and as many failed ones, those
-    /// of the same content counted once; never touches the one that runs; and removes archives that no release
-    /// names any more. With a release that cannot be read nobody can tell what it names, so nothing is removed.
-    pub fn retain(&self, keep: usize) -> Result<Vec<Freed>> {
-        let (mut releases, broken) = self.list()?;
-        if !broken.is_empty() {
-            return Ok(Vec::new());
-        }
-        let current = self.current()?.map(|r| r.id);
-        releases.sort_by_key(|r| std::cmp::Reverse((r.verified_ms, number(&r.id))));
-        let (good, other): (Vec<_>, Vec<_>) = releases.into_iter().partition(Release::is_known_good);
-        let gone: Vec<Release> = [surplus(&good, keep), surplus(&other, keep)]
-            .concat()
-            .into_iter()
-            .filter(|r| current.as_ref() != Some(&r.id))
-            .collect();
-        let mut freed = Vec::new();
-        for release in &gone {
-            let path = self.dir(&release.id);
-            // Out of the list first: a removal that is cut off leaves no half release in it.
-            let half = self.dir(&format!(".{}-old", release.id));
-            std::fs::rename(&path, &half).with_context(|| format!("cannot remove {}", path.display()))?;
-            freed.push(Freed { what: format!("release {}", release.id), bytes: files::remove(&half)? });
-        }
-        let left: Vec<&Release> =
-            good.iter().chain(&other).filter(|r| !gone.iter().any(|g| g.id == r.id)).collect();
-        for release in &gone {
-            for image in release.images.values() {
-                if !left.iter().any(|r| r.images.values().any(|i| i.id == image.id)) {
-                    let bytes = files::remove(&self.archive(&image.id))?;
-                    let what = format!("archive of image {}", image.id);
-                    freed.extend((bytes > 0).then_some(Freed { what, bytes }));
-                }
-            }
-            if !left.iter().any(|r| r.xtask == release.xtask) {
-                files::remove(&self.xtask(&release.xtask))?;
-            }
-        }
-        Ok(freed)
-    }
-
     fn change(&self, id: &str, how: impl FnOnce(&mut Release)) -> Result<()> {
         let mut release = self.read(id)?;
         how(&mut release);
@@ -339,30 +280,8 @@ impl Store {
     }
 }
 
-/// What is more than the first `keep` (at least one) that differ in content.
-fn surplus(releases: &[Release], keep: usize) -> Vec<Release> {
-    let mut kept: Vec<&Release> = Vec::new();
-    let mut gone = Vec::new();
-    for release in releases {
-        if kept.len() >= keep.max(1) || kept.iter().any(|other| other.same_content(release)) {
-            gone.push(release.clone());
-        } else {
-            kept.push(release);
-        }
-    }
-    gone
-}
-
-fn is_half_release(name: &str) -> bool {
-    name.starts_with('.')
-}
-
-fn is_half_archive(name: &str) -> bool {
-    name.ends_with(".new")
-}
-
 /// Number of `r12`; ids of another form come first.
-fn number(id: &str) -> u64 {
+pub(super) fn number(id: &str) -> u64 {
     id.strip_prefix('r').and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
@@ -373,16 +292,19 @@ fn nearest<'a>(name: &str, all: &[&'a str]) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::release::{COMPOSE_FILE, MANIFEST_FILE, SEED_FILE};
 
-    struct Fixture {
+    /// A store, and files to make releases of.
+    pub struct Fixture {
         scratch: files::Scratch,
-        store: Store,
+        /// The store.
+        pub store: Store,
     }
 
-    fn fixture() -> Fixture {
+    /// An empty one.
+    pub fn fixture() -> Fixture {
         let scratch = files::Scratch::new("release-test").unwrap();
         for name in [COMPOSE_FILE, ENV_FILE, SEED_FILE, MANIFEST_FILE] {
             std::fs::write(scratch.path().join(name), name).unwrap();
@@ -392,13 +314,9 @@ mod tests {
     }
 
     /// One that differs from all that have another word.
-    fn make_of(f: &Fixture, word: &str) -> Release {
+    pub fn make_of(f: &Fixture, word: &str) -> Release {
         std::fs::write(f.scratch.path().join(SEED_FILE), word).unwrap();
         make(f)
-    }
-
-    fn ids(releases: &[Release]) -> Vec<&str> {
-        releases.iter().map(|release| release.id.as_str()).collect()
     }
 
     fn make(f: &Fixture) -> Release {
@@ -433,50 +351,6 @@ mod tests {
         assert_eq!(ids(&f), ["r1", "r2"]);
         f.store.mark_failed("r1", "smoke").unwrap();
         assert_eq!(ids(&f), ["r1", "r2"]);
-    }
-
-    #[test]
-    fn retention_leaves_the_running_and_the_last_known_good() {
-        let f = fixture();
-        for word in ["one", "two", "three", "four", "five"] {
-            make_of(&f, word);
-        }
-        for id in ["r1", "r2", "r3", "r4"] {
-            f.store.promote(id, BTreeMap::new()).unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-        f.store.set_current("r1").unwrap();
-        f.store.retain(2).unwrap();
-        let left: Vec<String> = f.store.list().unwrap().0.into_iter().map(|r| r.id).collect();
-        assert_eq!(left, ["r1", "r3", "r4", "r5"]);
-        let release = f.store.named("r4").unwrap();
-        f.store.check_archive(&release.images["gateway"]).unwrap();
-        // One that cannot be read stops it: what it names is not known.
-        std::fs::write(f.store.file("r3", "release.json"), "noise").unwrap();
-        f.store.retain(1).unwrap();
-        assert!(f.store.dir("r1").exists() && f.store.dir("r3").exists());
-    }
-
-    #[test]
-    fn retention_counts_releases_that_differ() {
-        let f = fixture();
-        // The way back, then one release deployed again and again, then one that fails again and again.
-        for (word, good) in [("old", true), ("new", true), ("new", true), ("new", true), ("bad", false)] {
-            let release = make_of(&f, word);
-            if good {
-                f.store.promote(&release.id, BTreeMap::new()).unwrap();
-                std::thread::sleep(std::time::Duration::from_millis(2));
-            } else {
-                f.store.mark_failed(&release.id, "smoke").unwrap();
-                f.store.mark_failed(&make_of(&f, "worse").id, "smoke").unwrap();
-                f.store.mark_failed(&make_of(&f, word).id, "smoke").unwrap();
-            }
-        }
-        f.store.set_current("r2").unwrap();
-        f.store.retain(2).unwrap();
-        // Of what is the same the newest stays, and what runs.
-        assert_eq!(ids(&f.store.list().unwrap().0), ["r1", "r2", "r4", "r6", "r7"]);
-        f.store.check_archive(&f.store.named("r1").unwrap().images["gateway"]).unwrap();
     }
 
     #[test]

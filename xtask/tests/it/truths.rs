@@ -132,6 +132,17 @@ fn an_interrupted_build_is_told_as_interrupted() {
             assert!(!lives(&std::fs::read_to_string(&pid).unwrap()));
             assert_eq!(pilot.told(&["releases", "list"], 0)["releases"], json!([]));
         }
+        // A worktree that was left is gone with the next.
+        std::fs::remove_file(&pid).ok();
+        let mut command = pilot.command(&["up", "--from", "HEAD"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for(&pid);
+        signalled(child, "-INT").expect(130);
+        pilot.set("CARGO", "false");
+        pilot.xtask(&["up", "--from", "HEAD"]).expect(1);
+        let trees = Command::new("git").args(["worktree", "list"]).current_dir(workspace()).output().unwrap();
+        let trees = String::from_utf8(trees.stdout).unwrap();
+        assert!(!trees.contains(&pilot.state().display().to_string()), "{trees}");
         pilot.set("CARGO", "cargo");
         pilot.xtask(&["up"]).expect(0);
     });
