@@ -180,6 +180,31 @@ fn a_signal_at_any_event_leaves_one_last_word_and_a_pilot_to_take_up() {
 }
 
 #[test]
+fn an_interrupted_drill_takes_its_pilot_down() {
+    on(&[Process, Compose2], "drill-c", |pilot| {
+        let mut command = pilot.command(&["--format", "json", "drill"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.any(|line| line.contains("\"step\":\"verify")), "the drill came to no verification");
+        Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        let last: Value = serde_json::from_str(&lines.last().unwrap()).unwrap();
+        assert_eq!((&last["event"], &last["exit_code"]), (&json!("finished"), &json!(130)), "{last}");
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        for drill in std::fs::read_dir(pilot.state().join("drills")).unwrap().flatten() {
+            let names = std::fs::read_dir(drill.path()).unwrap().flatten().map(|entry| entry.file_name());
+            let left: Vec<_> = names.filter(|name| name != "rollbacks").collect();
+            assert!(left.is_empty(), "{left:?}");
+            if pilot.engine != Process {
+                let project = drill.file_name().to_string_lossy().into_owned();
+                let label = format!("label=com.docker.compose.project={project}");
+                assert_eq!(pilot.docker(&["ps", "-a", "--quiet", "--filter", &label]), "");
+                assert_eq!(pilot.docker(&["images", "--quiet", &format!("{project}-*")]), "");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_mistyped_command_ends_with_the_last_event_too() {
     on(&[Process], "mistyped", |pilot| {
         let cases = [
