@@ -1,6 +1,19 @@
 #!/bin/sh
 # The rollback for a tree that does not compile: the xtask that made the running release, else cargo's.
+# Where the state is, is where `pilot.rs` has it: PILOT_STATE_DIR, else by the project.
+case ${PILOT_STATE_DIR:-} in
+'' | /*) ;;
+*) export PILOT_STATE_DIR="$PWD/$PILOT_STATE_DIR" ;;
+esac
 cd "$(dirname "$0")/.." || exit 2
-kept="${PILOT_STATE_DIR:-.pilot}/xtask"
+project=pilot-deploy before=
+for word; do
+    if [ "$before" = --project ]; then project=$word; fi
+    case $word in --project=*) project=${word#--project=} ;; esac
+    before=$word
+done
+state=.pilot
+if [ "$project" != pilot-deploy ]; then state=.pilot/projects/$project; fi
+kept="${PILOT_STATE_DIR:-$state}/xtask"
 if [ -x "$kept" ]; then exec "$kept" rollback "$@"; fi
 exec cargo xtask rollback "$@"

@@ -39,6 +39,10 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
             let commit = tree::commit_of(pilot, rev)?.ok_or_else(|| {
                 fail(Exit::Usage, format!("git knows no commit {rev}"), "git log --oneline; git fetch")
             })?;
+            // Git lists those of commands that were cut off.
+            if let Err(error) = tree::remove_worktrees(pilot) {
+                session.out.note(format!("an old worktree is left: {error:#}"));
+            }
             Some((tree::Worktree::new(pilot, &commit)?, commit))
         }
         Source::Tree | Source::Tag(_) => None,
@@ -59,18 +63,69 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
         },
         (_, None) => None,
     };
-    let (label, images) = match kept {
-        Some(kept) => kept,
+    let (label, images, inputs) = match kept {
+        Some((label, images)) => (label, images, None),
         None => {
             let binary = tree::build(pilot, root, &session.out)?;
             let label = label(root, pilot)?;
             let dockerfile = root.join("pilot-deploy").join(&pilot.manifest.build.dockerfile);
             let build = Build { binary: &binary, dockerfile: &dockerfile, label: &label, fault: "" };
-            let images = session.engine.build(&build, Deadline::after(IMAGES))?;
-            (label, images)
+            let inputs = inputs(pilot, &build)?;
+            let deadline = Deadline::after(IMAGES);
+            let images = match made_before(session, &inputs, &label, deadline)? {
+                Some(images) => images,
+                None => session.engine.build(&build, deadline)?,
+            };
+            (label, images, Some(inputs))
         }
     };
-    record(session, label, commit, images, pack_files(&root.join("pilot-deploy"), env)?)
+    let files = pack_files(&root.join("pilot-deploy"), env)?;
+    record(session, Parts { label, commit, engine: session.engine.kind().word(), images, inputs, files })
+}
+
+/// Checksum of all that goes into the images: the program, how it is wrapped, what is baked in.
+fn inputs(pilot: &Pilot, build: &Build<'_>) -> Result<String> {
+    let Build { binary, dockerfile, label, fault } = *build;
+    let program = files::sha256(binary)?;
+    let dockerfile = files::read_if_there(dockerfile)?.map(|text| files::sha256_bytes(&text));
+    let services: Vec<&str> = pilot.services().collect();
+    let all = serde_json::to_string(&(1, program, dockerfile, label, fault, &pilot.project, services))?;
+    Ok(files::sha256_bytes(all.as_bytes()))
+}
+
+/// Images that were built from the very same before. Building them again would give others: three builds side
+/// by side each make the layers that they share, and a builder dates what it makes. What can be told of an
+/// image by looking at it does not do, because whatever is built on ours has our labels: a release says what
+/// its images, which are named by content, were built from. What the engine has lost of them is loaded.
+fn made_before(
+    session: &Session,
+    inputs: &str,
+    label: &str,
+    deadline: Deadline,
+) -> Result<Option<BTreeMap<String, Image>>> {
+    let Session { engine, store, .. } = session;
+    let (mut made, _) = store.list()?;
+    made.retain(|release| {
+        release.engine == engine.kind().word() && release.inputs.as_deref() == Some(inputs)
+    });
+    if made.is_empty() {
+        return Ok(None);
+    }
+    made.sort_by_key(|release| std::cmp::Reverse((release.verified_ms, release.created_ms)));
+    let there = engine.observe(deadline.within(session.pilot.manifest.limits.engine))?.images;
+    for release in made {
+        let mut lost = release.images.values().filter(|image| !there.contains(&image.id));
+        match lost.try_for_each(|image| engine.load(image, &store.check_archive(image)?, deadline)) {
+            Ok(()) => {
+                engine.tag(&release.images, label, deadline)?;
+                return Ok(Some(release.images));
+            }
+            Err(error) => {
+                session.out.note(format!("the images of release {} are lost: {error:#}", release.id))
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The files of a pack, by their names in a release.
@@ -91,35 +146,29 @@ pub fn variant(session: &Session, base: &Release, replaced: BTreeMap<String, Pat
     let mut files: BTreeMap<String, PathBuf> =
         base.files.keys().map(|name| (name.clone(), session.store.file(&base.id, name))).collect();
     files.extend(replaced);
-    record(session, base.label.clone(), base.commit.clone(), base.images.clone(), files)
+    let base = base.clone();
+    let engine = session.engine.kind().word();
+    let Release { label, commit, images, inputs, .. } = base;
+    record(session, Parts { label, commit, engine, images, inputs, files })
 }
 
-/// Records a candidate of these images and files.
-fn record(
-    session: &Session,
-    label: String,
-    commit: Option<String>,
-    images: BTreeMap<String, Image>,
-    files: BTreeMap<String, PathBuf>,
-) -> Result<Release> {
+/// Records a candidate, unless a known-good release has the very same content.
+fn record(session: &Session, parts: Parts<'_>) -> Result<Release> {
     let sum = |(name, path): (&String, &PathBuf)| Ok((name.clone(), files::sha256(path)?));
-    let sums: BTreeMap<String, String> = files.iter().map(sum).collect::<Result<_>>()?;
-    let ids = |images: &BTreeMap<String, Image>| -> Vec<(String, String)> {
-        images.iter().map(|(s, i)| (s.clone(), i.id.clone())).collect()
-    };
-    let engine = session.engine.kind().word();
-    let same = |r: &Release| r.engine == engine && ids(&r.images) == ids(&images) && r.files == sums;
-    if let Some(known) = session.store.known_good()?.into_iter().find(same)
+    let files: BTreeMap<String, String> = parts.files.iter().map(sum).collect::<Result<_>>()?;
+    let mut new = Release::unrecorded(&parts.label, parts.engine, parts.images.clone());
+    new.files = files;
+    let same = session.store.known_good()?.into_iter().find(|known| known.same_content(&new));
+    if let Some(known) = same
         && session.store.check_files(&known).is_ok()
     {
         // So that it is found by this commit the next time.
-        if let Some(commit) = commit.filter(|commit| !known.is_of(commit)) {
+        if let Some(commit) = parts.commit.filter(|commit| !known.is_of(commit)) {
             session.store.same_commit(&known.id, &commit)?;
         }
         return Ok(known);
     }
     let limit = Deadline::after(IMAGES);
-    let parts = Parts { label, commit, engine, images, files };
     session.store.create(parts, |image, path| session.engine.save(image, path, limit))
 }
 

@@ -2,29 +2,39 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// A moment; steps take the nearer of their own limit and the whole budget's end.
+/// A moment; steps take the nearer of their own limit and the whole budget's end, and know which it was:
+/// what a budget cut short has not failed by itself.
 #[derive(Clone, Copy, Debug)]
-pub struct Deadline(Instant);
+pub struct Deadline {
+    at: Instant,
+    budget: bool,
+}
 
 impl Deadline {
-    /// So long from now.
+    /// So long from now, as the limit of one thing.
     pub fn after(limit: Duration) -> Self {
-        Self(Instant::now() + limit)
+        Self { at: Instant::now() + limit, budget: false }
     }
 
-    /// So long after `start`.
+    /// The end of the budget of a run that began at `start`.
     pub fn from(start: Instant, limit: Duration) -> Self {
-        Self(start + limit)
+        Self { at: start + limit, budget: true }
     }
 
     /// `limit` from now, but not later than this.
     pub fn within(self, limit: Duration) -> Self {
-        Self(self.0.min(Instant::now() + limit))
+        let own = Self::after(limit);
+        if self.at < own.at { self } else { own }
+    }
+
+    /// Is it a budget that ends here, and not the limit of one thing?
+    pub fn is_budget(self) -> bool {
+        self.budget
     }
 
     /// What is left; zero when it has passed.
     pub fn left(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
+        self.at.saturating_duration_since(Instant::now())
     }
 
     /// Has it passed?

@@ -5,6 +5,7 @@ use crate::deadline::Deadline;
 use crate::drift::{self, Difference, Scenario};
 use crate::engine::Engine;
 use crate::execute::{Execution, Measured, Stale, execute};
+use crate::failure::{Failure, over_budget};
 use crate::gate::{self, Closer, Gate};
 use crate::hold::Hold;
 use crate::journal::{Event, Output};
@@ -15,6 +16,7 @@ use crate::plan::{self, Data, Gateways, Intent, Plan, Purpose};
 use crate::release::{Release, Store};
 use crate::run::Run;
 use crate::run_dirs;
+use crate::verify::verify;
 use crate::view::View;
 use anyhow::Result;
 
@@ -63,6 +65,19 @@ pub struct Outlook {
     pub running: View,
     /// The stack by the manifest of the release gone to.
     pub target: View,
+}
+
+impl Outlook {
+    /// What was not seen because the budget ended is nobody's fault, and no reason to plan anything.
+    pub fn in_time(self, deadline: Deadline) -> Result<Self> {
+        match &self.now.stack {
+            Fact::Unknown(_) if deadline.passed() => {
+                let what = "the budget was used up before it was seen what runs".into();
+                Err(Failure { what, ..over_budget() }.into())
+            }
+            _ => Ok(self),
+        }
+    }
 }
 
 impl Session {
@@ -124,7 +139,7 @@ impl Session {
         // gate could not be closed, so the gateway was stopped; a service that did not run turned out,
         // once it ran, to have a corrupt store.
         for attempt in 1..=PLANS {
-            let mut outlook = self.outlook(goal, deadline)?;
+            let mut outlook = self.outlook(goal, deadline)?.in_time(deadline)?;
             if self.takes_over_a_hold(&mut outlook.now, run)? {
                 let Outlook { now, running, target, .. } = outlook;
                 outlook = self.judge(goal, now, running, target);
@@ -164,6 +179,24 @@ impl Session {
             }
         }
         anyhow::bail!("the plan went stale {PLANS} times")
+    }
+
+    /// The checks of a release from which nothing differs. What they find, the engine cannot see, so every
+    /// service counts as unhealthy; nothing where all are passed.
+    pub fn look_closer(
+        &self,
+        release: &Release,
+        deadline: Deadline,
+        measured: &mut Measured,
+    ) -> Result<Vec<Difference>> {
+        let view = self.by(release)?;
+        let smoke = verify(&view.target()?, deadline.within(view.pilot.manifest.limits.ready));
+        self.out.event(&Event::Smoke { smoke: &smoke });
+        let reason = smoke.summary();
+        let sick = |service: &str| Difference::Sick { service: service.to_owned(), reason: reason.clone() };
+        let found = if smoke.passed { Vec::new() } else { view.pilot.services().map(sick).collect() };
+        measured.smoke = Some(smoke);
+        Ok(found)
     }
 
     /// A gate that a person closed without this tool (the old runbook's `curl`) is held like any other, unless

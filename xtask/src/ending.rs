@@ -9,7 +9,7 @@ use crate::drift;
 use crate::envfile::EnvFile;
 use crate::escalation;
 use crate::evidence;
-use crate::execute::Measured;
+use crate::execute::{Measured, Stance};
 use crate::failure::{Exit, exit_of, fail, next_of};
 use crate::files::{self, Mode};
 use crate::gate::Gate;
@@ -48,11 +48,8 @@ pub fn conclude(
         finished.exit_code = exit_of(error) as u8;
         finished.error = Some(format!("{error:#}"));
         finished.next = Some(next_of(error).unwrap_or("cargo xtask diagnose").to_owned());
-        let limit = Deadline::after(session.pilot.manifest.limits.engine);
-        match session.running(limit) {
-            Ok(view) => finished.public = Some(secure(session, &view, run, measured.left_served)),
-            Err(error) => finished.public = Some(Public::Unknown(format!("{error:#}"))),
-        }
+        finished.public =
+            Some(secure(session, run, measured).unwrap_or_else(|e| Public::Unknown(format!("{e:#}"))));
         let holds = hold::standing(&session.ledger()).unwrap_or_default();
         finished.hold = holds.first().map(ToString::to_string);
     }
@@ -76,15 +73,21 @@ fn write(dir: &Path, finished: &Finished) -> Result<()> {
     report::write(dir, finished)
 }
 
-/// Something is wrong: the public is shut out unless it is seen to be, and evidence is taken where there is none.
-/// With `left_served` the services answer and are healthy, and it is only looked.
-fn secure(session: &Session, view: &View, run: &Run, left_served: bool) -> Public {
+/// The end of a run that failed. Where the stack is wrong or cannot be judged, the public is shut out unless it is
+/// seen to be, and evidence is taken where there is none. A stack that was not touched and is well stays
+/// served.
+fn secure(session: &Session, run: &Run, measured: &Measured) -> Result<Public> {
     // The end of the run's budget is no reason to leave the public with what is wrong.
-    let limits = &view.pilot.manifest.limits;
+    let limits = &session.pilot.manifest.limits;
     let limit = || Deadline::after(limits.engine);
+    let view = &session.running(limit())?;
     let now = view.observe(view.engine.as_ref(), limit());
     let mut public = lockout::seen(view, &now);
-    if !left_served && !matches!(public, Public::ShutOut(_)) {
+    let untouched = measured.stance == Stance::Open && measured.gate_closed_ms.is_none();
+    if measured.stance == Stance::LeftServed || untouched && judge(session, view, &now, limit()).is_ok() {
+        return Ok(public);
+    }
+    if !matches!(public, Public::ShutOut(_)) {
         public = match lockout::shut(view, &now, &run.reason(), limit()) {
             Ok(closed) => {
                 session.out.note(closed.to_string());
@@ -102,7 +105,7 @@ fn secure(session: &Session, view: &View, run: &Run, left_served: bool) -> Publi
             session.out.note(format!("no evidence: {error:#}"));
         }
     }
-    public
+    Ok(public)
 }
 
 /// There is nowhere to go (no release, none that is whole, no configuration). Where what runs drifts, fails a
@@ -136,7 +139,8 @@ pub fn nowhere_to_go(
     };
     let next = next_of(&error).unwrap_or("cargo xtask diagnose").to_owned();
     let ended = Err(fail(exit, format!("{error:#}"), next));
-    Ok(conclude(session, &run, &ended, &Measured::default(), Finished::plain(exit)))
+    let measured = Measured { stance: Stance::Wrong, ..Measured::default() };
+    Ok(conclude(session, &run, &ended, &measured, Finished::plain(exit)))
 }
 
 /// Is what runs as its release has it, and does it pass every check, by the settings it was started with? The
@@ -178,6 +182,8 @@ pub fn tell_of_cut_off(session: &Session, at_work: &Run) -> Result<()> {
         let at = cut.past.at.as_deref().unwrap_or("its beginning");
         let words = cut.request.words().join(" ");
         if cut.past.opened {
+            session.out.note(format!("run {} (`{words}`) was cut off after its work was done", cut.id));
+            tell_where_data_is(session, &cut);
             write_down(session, &cut);
             continue;
         }

@@ -39,8 +39,21 @@ pub fn of(exit_code: u8, manifest: &Manifest) -> Escalation {
         3 => (2, "the budget is used up and the pilot is not restored"),
         4 => (3, "the host or the engine failed, and no release mends that"),
         6 => (2, "there is no known-good release to go back to"),
+        130 => (1, "it was interrupted, and the same command takes it up again"),
         _ => (2, "no known-good release could be verified"),
     };
+    level_of(level, why, manifest)
+}
+
+/// The level for what was only looked at: nothing was tried yet, so what a rollback mends is nobody else's.
+pub fn of_a_look(exit_code: u8, manifest: &Manifest) -> Escalation {
+    match exit_code {
+        1 => level_of(1, "something is wrong, and no rollback was tried yet", manifest),
+        code => of(code, manifest),
+    }
+}
+
+fn level_of(level: u8, why: &str, manifest: &Manifest) -> Escalation {
     let known = manifest.escalation.iter().find(|contact| contact.level == level);
     let name = match (known, level) {
         (Some(contact), _) => contact.name.clone(),

@@ -63,6 +63,15 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// The budget of a run has ended. The context of whatever it cut short.
+pub fn over_budget() -> Failure {
+    Failure {
+        exit: Exit::OverBudget,
+        what: "the budget is used up".into(),
+        next: "call the technical lead (Level 2); cargo xtask rollback --budget 15m takes it up again".into(),
+    }
+}
+
 /// A failure as an error of its own.
 pub fn fail(exit: Exit, what: impl Into<String>, next: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(Failure { exit, what: what.into(), next: next.into() })

@@ -8,6 +8,7 @@ use crate::failure::{Exit, exit_of, next_of};
 use crate::files;
 use crate::lockout::Public;
 use crate::plan::{Plan, Step};
+use crate::signals;
 use crate::verify::Smoke;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -206,6 +207,14 @@ impl Finished {
         }
     }
 
+    /// A signal came.
+    pub fn interrupted() -> Self {
+        Self {
+            error: Some("interrupted; the same command takes it up again".into()),
+            ..Self::plain(Exit::Interrupted)
+        }
+    }
+
     /// A command that failed before it had anything to tell.
     pub fn refused(error: &anyhow::Error) -> Self {
         Self {
@@ -289,6 +298,7 @@ impl Output {
     /// One event to the journal alone; its line. A journal that cannot be written does not stop a
     /// rollback; the user is told.
     pub fn record(&self, event: &Event<'_>) -> String {
+        signals::pass();
         let line = match serde_json::to_string(event) {
             Ok(line) => line + "\n",
             Err(error) => format!("{{\"event\":\"note\",\"text\":\"cannot write an event: {error}\"}}\n"),
@@ -319,6 +329,10 @@ impl Output {
     fn print(&self, line: &str) {
         // A reader that has gone (`| head`) does not stop a rollback.
         let mut out = std::io::stdout().lock();
+        if signals::stopped() {
+            drop(out);
+            signals::wait_for_the_end();
+        }
         writeln!(out, "{line}").and_then(|()| out.flush()).ok();
     }
 

@@ -38,6 +38,7 @@ mod report;
 mod rollback;
 mod run;
 mod run_dirs;
+mod signals;
 mod threads;
 mod tree;
 mod up;
@@ -50,15 +51,18 @@ use cli::{Cli, Command};
 use commands::{assess, diagnose, flags, preflight, seed, snapshot};
 use commands::{ci, down, kill_switch, releases, reset, smoke, status};
 use deploy::Session;
-use failure::Exit;
-use journal::{Event, Finished, Outcome, Output};
+use failure::{Exit, fail};
+use journal::{Event, Finished, Format, Outcome, Output};
 use pilot::Pilot;
 use std::process::ExitCode;
 use std::time::Instant;
 
 fn main() -> ExitCode {
     let start = Instant::now();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return mistyped(&error, start),
+    };
     if let Command::Supervise { file } = &cli.command {
         return match engine::supervise(file) {
             Ok(()) => ExitCode::SUCCESS,
@@ -69,11 +73,41 @@ fn main() -> ExitCode {
         };
     }
     let out = Output::new(cli.format, start);
-    let finished = proc::forward_signals()
+    let finished = listen(cli.format, start)
         .and_then(|()| run(&cli, start))
         .unwrap_or_else(|error| Finished::refused(&error));
+    signals::over();
     conclude(&out, &finished, matches!(cli.command, Command::Drill(_)));
     ExitCode::from(finished.exit_code)
+}
+
+/// Help that was asked for, or a command line that nobody understands: then the last event says so too.
+fn mistyped(error: &clap::Error, start: Instant) -> ExitCode {
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let json = words.iter().any(|word| word == "--format=json")
+        || words.windows(2).any(|pair| pair == ["--format", "json"]);
+    if !json || !error.use_stderr() {
+        // As `print` of clap has it: whoever does not listen is no reason to fail.
+        error.print().ok();
+        return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { Exit::Ok as u8 });
+    }
+    let text = error.render().to_string();
+    let text = text.trim().trim_start_matches("error: ");
+    let finished = Finished::refused(&fail(Exit::Usage, text, "cargo xtask --help"));
+    Output::new(Format::Json, start).event(&Event::Finished(&finished));
+    ExitCode::from(finished.exit_code)
+}
+
+/// From here on a signal ends this command as interrupted.
+fn listen(format: Format, start: Instant) -> Result<()> {
+    signals::listen(Exit::Interrupted as i32, move || {
+        let out = Output::new(format, start);
+        let finished = Finished::interrupted();
+        out.event(&Event::Finished(&finished));
+        if let (Some(error), false) = (&finished.error, out.is_json()) {
+            eprintln!("\n{} {error}", out.mark(Some(false)));
+        }
+    })
 }
 
 fn run(cli: &Cli, start: Instant) -> Result<Finished> {
@@ -88,12 +122,14 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
     let engine = engine::choose(&pilot, cli.engine)?;
     let store = release::Store::new(&pilot.state);
     let session = Session { pilot, engine, store, out };
-    let escalates = matches!(cli.command, Command::Rollback(_) | Command::Reset(_) | Command::Diagnose(_));
     let manifest = session.pilot.manifest.clone();
     let mut finished = dispatch(cli, &session).unwrap_or_else(|error| Finished::refused(&error));
-    if escalates && finished.escalation.is_none() {
-        finished.escalation = Some(escalation::of(finished.exit_code, &manifest));
-    }
+    let level = match cli.command {
+        Command::Rollback(_) | Command::Reset(_) => Some(escalation::of(finished.exit_code, &manifest)),
+        Command::Diagnose(_) => Some(escalation::of_a_look(finished.exit_code, &manifest)),
+        _ => None,
+    };
+    finished.escalation = finished.escalation.or(level);
     Ok(finished)
 }
 
@@ -150,6 +186,9 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
             out.say(format!("\n{good} DEPLOYED behind the closed gate: release {release} is verified"));
         }
         Some(Outcome::Deployed) => out.say(format!("\n{good} DEPLOYED: release {release} serves")),
+        Some(Outcome::NothingToDo) if finished.rollback.is_none() => {
+            out.say(format!("\n{good} nothing changed: release {release} runs, verified"));
+        }
         Some(Outcome::NothingToDo) => {
             out.say(format!("\n{good} nothing to do: release {release} runs, unchanged and verified"));
             out.say("  to go back further: cargo xtask rollback --to previous");

@@ -367,6 +367,7 @@ mod tests {
     use crate::drift::drift;
     use crate::drift::tests::{change, matching};
     use crate::host::HostCheck;
+    use crate::release::State;
 
     const SAME: Gateways<'_> = Gateways { running: Some("gateway"), release: "gateway" };
     const PLAIN: Intent<'_> =
@@ -598,21 +599,32 @@ mod tests {
     }
 
     #[test]
-    fn a_known_good_release_that_runs_is_not_deployed_again() {
-        let (now, mut release, _) = matching();
-        let intent = Intent { purpose: Purpose::Deploy, ..PLAIN };
-        assert!(!make(&now, &[], &release, &intent, SAME).steps.is_empty());
-        release.state = crate::release::State::KnownGood;
-        assert_eq!(make(&now, &[], &release, &intent, SAME).steps, []);
-    }
-
-    #[test]
     fn a_deployment_removes_no_data() {
         let (mut now, release, env) = matching();
         now.health.insert("engine".into(), Health::StoreCorrupt("noise".into()));
         let found = drift(&now, &release, &env, &[]);
         let p = make(&now, &found, &release, &Intent { purpose: Purpose::Deploy, ..PLAIN }, SAME);
         assert!(!p.steps.iter().any(|s| matches!(s, Step::RemoveData { .. })), "{:?}", p.steps);
+    }
+
+    #[test]
+    fn a_deployment_of_what_runs_and_is_known_to_be_good_does_nothing() {
+        let (now, mut release, env) = matching();
+        let intent = Intent { purpose: Purpose::Deploy, ..PLAIN };
+        let steps = |now: &Observation, release: &Release| {
+            make(now, &drift(now, release, &env, &[]), release, &intent, SAME).steps
+        };
+        assert!(!steps(&now, &release).is_empty(), "it was never verified");
+        release.state = State::KnownGood;
+        assert_eq!(steps(&now, &release), []);
+        let changed = |how: &dyn Fn(&mut Observation)| {
+            let mut now = now.clone();
+            how(&mut now);
+            steps(&now, &release)
+        };
+        assert!(!changed(&|n| n.gate = Gate::Closed("maintenance".into())).is_empty());
+        assert!(!changed(&|n| change(n, "engine", |s| s.state = "exited".into())).is_empty());
+        assert!(!changed(&|n| n.stack = Fact::Unknown("hung".into())).is_empty());
     }
 
     #[test]

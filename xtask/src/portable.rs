@@ -103,6 +103,8 @@ fn unpack(pilot: &Pilot, store: &Store, from: &Path, scratch: &Path) -> Result<R
     }
     let old = packed.dir(&release.id);
     release.id = store.free_id()?;
+    // What its images were built from is another host's word: a build here does not take them for its own.
+    release.inputs = None;
     files::write_json(&old.join("release.json"), &release, Mode::Plain)?;
     let new = store.dir(&release.id);
     files::make_folder(new.parent().context("a release needs a folder")?)?;

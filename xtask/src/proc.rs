@@ -3,22 +3,22 @@
 //! that names what was run and what it said. Nothing here knows docker, git or cargo.
 
 use crate::deadline::Deadline;
+use crate::failure::over_budget;
 use crate::files;
+use crate::signals;
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process_group};
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Groups that run now, for the signal handler.
-static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
-
-/// Bytes of a program's output that an error repeats.
+/// Bytes of a program's standard error that an error repeats.
 const TAIL: u64 = 2_000;
+
+/// Lines of its output that are repeated where it said nothing there, and bytes of them.
+const LINES: usize = 5;
+const LAST_WORDS: u64 = 400;
 
 /// A command to be run, as a value.
 #[derive(Clone, Debug)]
@@ -148,9 +148,9 @@ impl Cmd {
         if let Some(dir) = &self.dir {
             expression = expression.dir(dir);
         }
-        let child = expression.start().with_context(|| format!("cannot start `{self}`"))?;
-        let group = Group::enter(&child.pids());
+        let (child, group) = signals::start(&expression).with_context(|| format!("cannot start `{self}`"))?;
         let ended = child.wait_timeout(deadline.left()).with_context(|| format!("waiting for `{self}`"))?;
+        signals::pass();
         let status = ended.map(|output| output.status);
         match status {
             Some(status) if status.success() => {}
@@ -161,7 +161,9 @@ impl Cmd {
                 group.end();
                 // Ended now; collect it, but never wait for what left the group.
                 child.wait_timeout(Duration::from_secs(1)).ok();
-                bail!(RunError::Deadline(format!("`{self}` did not end in time: {}", said(&out, &err))));
+                let late = RunError::Deadline(format!("`{self}` did not end in time: {}", said(&out, &err)));
+                let late = anyhow::Error::new(late);
+                return Err(if deadline.is_budget() { late.context(over_budget()) } else { late });
             }
         }
         drop(group);
@@ -172,10 +174,18 @@ impl Cmd {
     }
 }
 
-/// The end of what a program wrote, for an error.
+/// Why a program failed, in its own words: what it wrote to standard error. What it wrote to standard output
+/// is its result, which can be long and tells nothing of the failure; its end is taken where there is nothing
+/// else.
 fn said(out: &File, err: &File) -> String {
-    let text: String = [out, err].into_iter().filter_map(|file| files::tail(file, TAIL).ok()).collect();
-    if text.trim().is_empty() { "no more was said".to_owned() } else { text.trim().to_owned() }
+    let error = files::tail(err, TAIL).unwrap_or_default();
+    if !error.trim().is_empty() {
+        return error.trim().to_owned();
+    }
+    let output = files::tail(out, LAST_WORDS).unwrap_or_default();
+    let lines: Vec<&str> = output.trim().lines().collect();
+    let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
+    if last.is_empty() { "no more was said".to_owned() } else { last }
 }
 
 impl fmt::Display for Cmd {
@@ -186,73 +196,10 @@ impl fmt::Display for Cmd {
     }
 }
 
-/// A running process group, listed while it lives.
-struct Group(Vec<i32>);
-
-impl Group {
-    fn enter(pids: &[u32]) -> Self {
-        let pids: Vec<i32> = pids.iter().filter_map(|p| i32::try_from(*p).ok()).collect();
-        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).extend(&pids);
-        Self(pids)
-    }
-
-    fn end(&self) {
-        self.0.iter().for_each(|pid| end_group(*pid));
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| !self.0.contains(pid));
-    }
-}
-
-/// Ends a group at once; one that is gone already is no error.
-pub fn end_group(pid: i32) {
-    signal_group(pid, Signal::KILL);
-}
-
-fn signal_group(pid: i32, signal: Signal) {
-    if let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 1) {
-        kill_process_group(pid, signal).ok();
-    }
-}
-
-/// What else is to be done when a signal ends this process.
-type CleanUp = Box<dyn FnOnce() + Send>;
-static CLEAN_UP: Mutex<Option<CleanUp>> = Mutex::new(None);
-
-/// Sets what a signal does before it ends this process; a drill takes its pilot down.
-pub fn on_signal(clean_up: impl FnOnce() + Send + 'static) {
-    *CLEAN_UP.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(clean_up));
-}
-
-/// Ctrl-C and SIGTERM: the children are in groups of their own and would not hear them. Ends them,
-/// then this process; what it was doing is in the journal and is resumed by the next call.
-pub fn forward_signals() -> Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .context("cannot listen for signals")?;
-    std::thread::spawn(move || {
-        let Some(signal) = signals.forever().next() else { return };
-        // A child of ours may be this very program: it is told first, so that it ends its own.
-        for last in [Signal::TERM, Signal::KILL] {
-            let groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            groups.iter().for_each(|pid| signal_group(*pid, last));
-            std::thread::sleep(Duration::from_millis(if groups.is_empty() { 0 } else { 200 }));
-        }
-        eprintln!("\ninterrupted; the same command takes it up again");
-        if let Some(clean_up) = CLEAN_UP.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            clean_up();
-        }
-        std::process::exit(128 + signal);
-    });
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::{Exit, exit_of};
     use std::time::Instant;
 
     #[test]
@@ -283,5 +230,31 @@ mod tests {
             cmd("sh", &["-c", "echo no such thing >&2; exit 3"]).run(Deadline::after(Duration::from_secs(5)));
         let text = format!("{:#}", error.unwrap_err());
         assert!(text.contains("sh -c") && text.contains("no such thing") && text.contains('3'), "{text}");
+    }
+
+    #[test]
+    fn an_error_repeats_what_went_wrong_and_not_the_result() {
+        let said = |script: &str| {
+            let limit = Deadline::after(Duration::from_secs(5));
+            format!("{:#}", cmd("sh", &["-c", script, "seq"]).run(limit).unwrap_err())
+        };
+        let both = said("$0 1000; echo no such container >&2; exit 1");
+        assert!(both.contains("no such container") && !both.contains("999"), "{both}");
+        let output = said("$0 1000; exit 1");
+        assert!(output.contains("1000") && output.lines().count() == LINES, "{output}");
+    }
+
+    #[test]
+    fn what_a_budget_cuts_short_is_the_budgets_end() {
+        let exit = |deadline: Deadline| {
+            let error = cmd("sleep", &["60"]).run(deadline).unwrap_err();
+            assert!(matches!(error.downcast_ref(), Some(RunError::Deadline(_))), "{error:#}");
+            exit_of(&error)
+        };
+        let (short, long) = (Duration::from_millis(100), Duration::from_secs(60));
+        let now = Instant::now();
+        assert_eq!(exit(Deadline::from(now, short).within(long)), Exit::OverBudget);
+        assert_eq!(exit(Deadline::from(now, long).within(short)), Exit::NotRestored);
+        assert_eq!(exit(Deadline::after(short)), Exit::NotRestored);
     }
 }

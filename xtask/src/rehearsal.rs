@@ -13,7 +13,7 @@ use crate::ledger::Ledger;
 use crate::lock::Lock;
 use crate::pilot::{By, Pilot};
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, Release, Store};
-use crate::{proc, tree, up};
+use crate::{proc, signals, tree, up};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use std::collections::BTreeMap;
@@ -72,7 +72,7 @@ impl Rehearsal {
             files::write(&pilot.state.join("kept"), b"", Mode::Plain)?;
         } else {
             let (pilot, kind) = (pilot.clone(), engine.kind());
-            proc::on_signal(move || {
+            signals::on_signal(move || {
                 if let Ok(engine) = engine::choose(&pilot, Some(kind)) {
                     tear_down(&pilot, engine.as_ref());
                 }

@@ -5,7 +5,7 @@
 use crate::candidate::{self, Source};
 use crate::deadline::Deadline;
 use crate::deploy::{Goal, Session};
-use crate::drift::{Difference, Scenario};
+use crate::drift::Scenario;
 use crate::ending;
 use crate::execute::Measured;
 use crate::failure::{Exit, exit_of, fail};
@@ -14,7 +14,6 @@ use crate::lockout;
 use crate::plan::{Data, Intent, Purpose};
 use crate::release::{ENV_FILE, Release, State, now_ms};
 use crate::run::{self, Command, Request, Run};
-use crate::verify::verify;
 use crate::{ask, tree};
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -210,6 +209,20 @@ fn admissible(release: &Release, session: &Session) -> Result<()> {
     view.target().map(drop)
 }
 
+/// Where a rollback without arguments would go: the first release that it would not pass over.
+pub fn default_target(session: &Session) -> Result<Option<Release>> {
+    let good = in_order(session.store.known_good()?, session.store.current()?.as_ref());
+    Ok(good.into_iter().find(|release| admissible(release, session).is_ok()))
+}
+
+/// The running release first, then the others, the one verified last before those.
+fn in_order(good: Vec<Release>, current: Option<&Release>) -> Vec<Release> {
+    let (mut first, rest): (Vec<_>, Vec<_>) =
+        good.into_iter().partition(|release| current.is_some_and(|current| current.id == release.id));
+    first.extend(rest);
+    first
+}
+
 /// What the attempts of one rollback share.
 struct Attempt<'a> {
     session: &'a Session,
@@ -284,20 +297,12 @@ impl Attempt<'_> {
         let session = self.session;
         let mut plan = session.bring_to(&goal, self.run, self.deadline, &mut self.measured)?;
         if plan.steps.is_empty() {
-            // Nothing differs, and yet somebody called for a rollback: look closer.
-            let view = session.by(goal.release)?;
-            let ready = self.deadline.within(view.pilot.manifest.limits.ready);
-            let smoke = verify(&view.target()?, ready);
-            session.out.event(&Event::Smoke { smoke: &smoke });
-            let (passed, summary) = (smoke.passed, smoke.summary());
-            self.measured.smoke = Some(smoke);
-            if passed {
+            // Nothing differs, and yet somebody called for a rollback.
+            goal.known = session.look_closer(goal.release, self.deadline, &mut self.measured)?;
+            if goal.known.is_empty() {
                 self.finished.outcome = Some(Outcome::NothingToDo);
                 return Ok(());
             }
-            let unhealthy =
-                |service: &str| Difference::Sick { service: service.to_owned(), reason: summary.clone() };
-            goal.known = view.pilot.services().map(unhealthy).collect();
             plan = session.bring_to(&goal, self.run, self.deadline, &mut self.measured)?;
         }
         self.finished.outcome = Some(Outcome::Restored);
@@ -344,9 +349,8 @@ fn targets(request: &Request, session: &Session) -> Result<Targets> {
     });
     let is_current = |r: &Release| current.as_ref().is_some_and(|c| c.id == r.id);
     let Some(to) = &request.to else {
-        let (mut first, rest): (Vec<_>, Vec<_>) = good.into_iter().partition(is_current);
-        first.extend(rest);
-        return if first.is_empty() { Err(no_release(session)) } else { Ok(Targets::Releases(first)) };
+        let good = in_order(good, current.as_ref());
+        return if good.is_empty() { Err(no_release(session)) } else { Ok(Targets::Releases(good)) };
     };
     let release = if to == "previous" {
         let previous = good.into_iter().find(|r| !is_current(r));
@@ -406,6 +410,7 @@ fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result
     let intent =
         Intent { purpose: Purpose::Rollback, named: &named, data: data(request), lift: &request.lift };
     let outlook = session.outlook(&Goal { release, intent, known: Vec::new() }, deadline)?;
+    let outlook = outlook.in_time(deadline)?;
     session.out.event(&Event::Drift { release: &release.id, differences: &outlook.drift });
     session.out.event(&Event::Planned { plan: &outlook.plan });
     for (n, step) in outlook.plan.steps.iter().enumerate() {

@@ -4,7 +4,7 @@
 use crate::backup;
 use crate::candidate::Source;
 use crate::deadline::Deadline;
-use crate::deploy::{Goal, Session};
+use crate::deploy::{Goal, Outlook, Session};
 use crate::execute::Measured;
 use crate::failure::{Exit, exit_of, fail, next_of};
 use crate::files;
@@ -12,9 +12,9 @@ use crate::journal::{Event, Finished, Outcome};
 use crate::plan::Purpose;
 use crate::release::{Release, now_ms};
 use crate::run::{self, Command, Request, Run};
-use crate::verify::verify;
 use crate::{candidate, ending, engine, escalation, rollback};
 use anyhow::Result;
+use std::time::Instant;
 
 /// `cargo xtask up`.
 #[derive(clap::Args, Debug, Default)]
@@ -58,11 +58,18 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     };
     let release = candidate::make(source, &pilot.env_path, session)?;
     session.out.say(format!("  release {} ({})", release.id, release.label));
-    let deadline = Deadline::after(pilot.manifest.limits.budget);
-    if let Some(finished) = unchanged(&release, session, deadline)? {
-        return Ok(finished);
+    let deadline = Deadline::from(Instant::now(), pilot.manifest.limits.budget);
+    let mut goal = Goal::plain(&release, Purpose::Deploy);
+    let outlook = session.outlook(&goal, deadline)?.in_time(deadline)?;
+    if outlook.plan.steps.is_empty() {
+        // The release that was made is the one that runs: it is looked at, and left alone where it is well.
+        let mut measured = Measured::default();
+        goal.known = session.look_closer(&release, deadline, &mut measured)?;
+        if goal.known.is_empty() {
+            return nothing_changed(&release, &outlook, &measured);
+        }
     }
-    deploy(&release, args, &engine, session, deadline)
+    deploy(&goal, args, &engine, session, deadline)
 }
 
 fn started<'a>(session: &'a Session, engine: &'a str, run: Option<&'a Run>) -> Event<'a> {
@@ -77,46 +84,35 @@ fn started<'a>(session: &'a Session, engine: &'a str, run: Option<&'a Run>) -> E
     }
 }
 
-/// The release that was made is the one that runs, known-good, with nothing that differs: it is looked at and
-/// left alone.
-fn unchanged(release: &Release, session: &Session, deadline: Deadline) -> Result<Option<Finished>> {
-    let outlook = session.outlook(&Goal::plain(release, Purpose::Deploy), deadline)?;
-    if !outlook.plan.steps.is_empty() {
-        return Ok(None);
-    }
-    let smoke = verify(&outlook.target.target()?, deadline.within(session.pilot.manifest.limits.ready));
-    session.out.event(&Event::Smoke { smoke: &smoke });
-    if !smoke.passed {
-        return Ok(None);
-    }
+fn nothing_changed(release: &Release, outlook: &Outlook, measured: &Measured) -> Result<Finished> {
     let hold = outlook.now.holds.known().and_then(|holds| holds.first()).map(ToString::to_string);
     let exit = if hold.is_some() { Exit::Held } else { Exit::Ok };
-    Ok(Some(Finished {
+    Ok(Finished {
         outcome: Some(Outcome::NothingToDo),
         release: Some(release.id.clone()),
-        smoke: Some(serde_json::to_value(&smoke)?),
+        smoke: measured.smoke.as_ref().map(serde_json::to_value).transpose()?,
         held: hold.is_some(),
         hold,
         ..Finished::plain(exit)
-    }))
+    })
 }
 
 /// Starts a release and judges it.
 fn deploy(
-    release: &Release,
+    goal: &Goal<'_>,
     args: &Args,
     engine: &str,
     session: &Session,
     deadline: Deadline,
 ) -> Result<Finished> {
+    let release = goal.release;
     let request = Request { to: Some(release.id.clone()), ..Request::by(Command::Up) };
     let run = run::begin(&session.pilot.state, &request)?;
     session.out.open_journal(&run.dir.join("journal.jsonl"))?;
     session.out.record(&started(session, engine, Some(&run)));
     ending::tell_of_cut_off(session, &run)?;
     let mut measured = Measured { past: run.past.clone().unwrap_or_default(), ..Measured::default() };
-    let goal = Goal::plain(release, Purpose::Deploy);
-    let ended = session.bring_to(&goal, &run, deadline, &mut measured).map(drop);
+    let ended = session.bring_to(goal, &run, deadline, &mut measured).map(drop);
     let finished = Finished {
         outcome: Some(Outcome::Deployed),
         release: Some(release.id.clone()),

@@ -1,6 +1,6 @@
 //! `assess`: the 60-second look. Services, gate, sessions, errors in the last log lines, drift, and which
-//! scenario a rollback would choose and why. Looks alone; what it cannot tell it says. `diagnose` and
-//! `evidence` start from the same look.
+//! scenario a rollback would choose and why. Looks alone; what it cannot tell it says. `status`, `diagnose`,
+//! `preflight` and `evidence` start from the same look, so that all of them see the same.
 
 use super::status;
 use crate::deadline::Deadline;
@@ -8,10 +8,12 @@ use crate::deploy::{Goal, Outlook, Session};
 use crate::drift::{Difference, Scenario, scenarios};
 use crate::evidence;
 use crate::failure::Exit;
+use crate::gate::Gate;
 use crate::journal::{Event, Finished};
 use crate::observe::{Fact, Observation, observe, release_env};
 use crate::plan::{Plan, Purpose};
 use crate::release::Release;
+use crate::rollback;
 use crate::threads::joined;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -29,8 +31,8 @@ pub struct Args {}
 pub struct Look {
     /// The release that is deployed, if any is recorded.
     pub current: Option<Release>,
-    /// Id of the release that a rollback would go to, and that the drift is from.
-    pub target: Option<String>,
+    /// The release that a rollback would go to, if there is one.
+    pub target: Option<Release>,
     /// What is.
     pub now: Observation,
     /// What differs from the release; nothing where there is none.
@@ -39,55 +41,100 @@ pub struct Look {
     pub plan: Option<Plan>,
     /// Streams that run.
     pub sessions: Fact<Value>,
-    /// Last log lines of each service, secrets masked.
+    /// Last log lines of each service, secrets masked; of none where none were asked for.
     pub logs: BTreeMap<String, Fact<Vec<String>>>,
 }
 
-/// Looks at the pilot and reads so many log lines of each service.
+/// Looks at the pilot and reads so many log lines of each service, which may be none.
 pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
-    let current = session.store.current().ok().flatten();
-    // Where a rollback would go: never to one that failed.
-    let target = match &current {
-        Some(release) if release.is_known_good() => Some(release.clone()),
-        _ => session.store.known_good().ok().and_then(|good| good.into_iter().next()).or(current.clone()),
-    };
+    let (current, target, trouble) = releases(session);
     let plain = |release| session.outlook(&Goal::plain(release, Purpose::Rollback), deadline);
-    let outlook = target.as_ref().map(plain);
-    let (now, drift, plan) = match outlook {
-        Some(Ok(Outlook { now, drift, plan, .. })) => (now, drift, Some(plan)),
+    let outlook = target.as_ref().or(current.as_ref()).map(plain);
+    let (now, mut drift, plan) = match outlook {
+        Some(Ok(Outlook { now, drift, plan, .. })) => (now, drift, target.is_some().then_some(plan)),
         other => {
             let env = session.pilot.env().ok();
             let now = observe(&session.pilot, session.engine.as_ref(), env.as_ref(), deadline);
-            let why = other.and_then(Result::err).map(|error| Difference::Unknown {
-                what: "what the release has".into(),
-                why: format!("{error:#}"),
-            });
+            let why = other.and_then(Result::err).map(|error| cannot_tell("what the release has", &error));
             (now, why.into_iter().collect(), None)
         }
     };
+    drift.extend(trouble);
     let sessions = now
         .gateway(&session.pilot, session.pilot.manifest.limits.probe)
         .context("the gateway does not run")
         .and_then(|gateway| Ok(gateway.get("/admin/sessions")?.json()))
         .into();
-    let env = target.as_ref().and_then(|release| release_env(&session.store, release).ok());
+    let against = target.as_ref().or(current.as_ref());
+    let env = against.and_then(|release| release_env(&session.store, release).ok());
     let secrets = evidence::secrets(&session.pilot, &now, env.as_ref());
     let logs = std::thread::scope(|scope| {
         let read = |name: &str| -> Result<Vec<String>> {
             let text = session.engine.logs(now.state(name)?, Some(lines), deadline)?;
             Ok(evidence::mask(&text, &secrets).lines().map(str::to_owned).collect())
         };
-        let jobs: Vec<_> =
-            session.pilot.services().map(|name| (name.to_owned(), scope.spawn(move || read(name)))).collect();
+        let services = session.pilot.services().filter(|_| lines > 0);
+        let jobs: Vec<_> = services.map(|name| (name.to_owned(), scope.spawn(move || read(name)))).collect();
         jobs.into_iter().map(|(name, job)| (name, joined(job).into())).collect()
     });
-    Look { current, target: target.map(|release| release.id), now, drift, plan, sessions, logs }
+    Look { current, target, now, drift, plan, sessions, logs }
+}
+
+/// The release that is deployed, the one that a rollback would go to, and what cannot be told of them.
+fn releases(session: &Session) -> (Option<Release>, Option<Release>, Vec<Difference>) {
+    let mut trouble = Vec::new();
+    let current = session.store.current().unwrap_or_else(|error| {
+        trouble.push(cannot_tell("which release is deployed", &error));
+        None
+    });
+    let target = rollback::default_target(session).unwrap_or_else(|error| {
+        trouble.push(cannot_tell("where a rollback would go", &error));
+        None
+    });
+    (current, target, trouble)
+}
+
+fn cannot_tell(what: &str, error: &anyhow::Error) -> Difference {
+    Difference::Unknown { what: what.into(), why: format!("{error:#}") }
 }
 
 impl Look {
-    /// How `status` ends for the same, and what to run next.
+    /// The release that the drift is from: where a rollback would go, else what is deployed.
+    pub fn against(&self) -> Option<&Release> {
+        self.target.as_ref().or(self.current.as_ref())
+    }
+
+    /// How a look ends: 0 when all is well, 1 when not, 4 when the engine does not answer; and what to run next.
     pub fn verdict(&self) -> (Exit, Option<&'static str>) {
-        status::verdict(&self.now, self.current.as_ref(), &self.drift)
+        let same = self.drift.iter().all(|d| *d == Difference::ComposeFile);
+        let held = self.now.holds.known().is_none_or(|holds| !holds.is_empty());
+        let well = self.current.as_ref().is_some_and(Release::is_known_good)
+            && self.now.gate == Gate::Open
+            && !held
+            && same;
+        match &self.now.stack {
+            Fact::Unknown(_) => (Exit::Host, Some("cargo xtask host")),
+            Fact::Known(_) if well => (Exit::Ok, None),
+            Fact::Known(_) if self.target.is_none() => (Exit::NotRestored, Some("cargo xtask up")),
+            // As it should be, but for a person who holds the gate closed.
+            Fact::Known(_) if held && same => (Exit::NotRestored, Some("cargo xtask kill-switch off")),
+            Fact::Known(_) => (Exit::NotRestored, Some("cargo xtask rollback")),
+        }
+    }
+
+    /// In JSON, with what else a command tells.
+    pub fn told(&self, more: Value) -> Value {
+        let mut told = json!({
+            "release": self.current.as_ref().map(|release| &release.id),
+            "target": self.target.as_ref().map(|release| &release.id),
+            "drift_from": self.against().map(|release| &release.id),
+            "observation": self.now,
+            "drift": self.drift,
+        });
+        if let (Value::Object(told), Value::Object(more)) = (&mut told, more) {
+            told.extend(more);
+        }
+        told
     }
 
     /// The scenarios that a rollback would choose, with the differences that make each.
@@ -124,19 +171,11 @@ pub fn run(session: &Session) -> Result<Finished> {
         .iter()
         .filter_map(|(name, lines)| Some((name, lines.known()?.iter().filter(|l| is_error(l)).collect())))
         .collect();
-    out.event(&Event::Result {
-        value: &json!({
-            "release": look.current.as_ref().map(|r| &r.id),
-            "target": look.target,
-            "observation": look.now,
-            "drift": look.drift,
-            "scenarios": look.reasons(),
-            "plan": look.plan,
-            "sessions": look.sessions,
-            "errors": errors,
-        }),
+    let more = json!({
+        "scenarios": look.reasons(), "plan": look.plan, "sessions": look.sessions, "errors": errors,
     });
-    status::show(session, &look.now, look.current.as_ref(), &look.drift);
+    out.event(&Event::Result { value: &look.told(more) });
+    status::show(session, &look);
     show_sessions(session, &look);
     for (name, lines) in &look.logs {
         match lines {
@@ -154,10 +193,13 @@ pub fn run(session: &Session) -> Result<Finished> {
             }
         }
     }
-    for (scenario, why) in look.reasons() {
+    if look.target.is_none() {
+        out.say("\na rollback has nowhere to go: there is no known-good release");
+    }
+    for (scenario, why) in look.reasons().into_iter().filter(|_| look.target.is_some()) {
         let why =
             if why.is_empty() { "nothing differs from the release, and services are not well" } else { &why };
-        let to = look.target.as_deref().unwrap_or("none");
+        let to = look.target.as_ref().map_or("none", |release| &release.id);
         out.say(format!("\na rollback, to release {to}, would choose `{}`: {why}", scenario.word()));
     }
     let (exit, next) = look.verdict();

@@ -59,11 +59,11 @@ pub fn run(session: &Session) -> Result<Finished> {
         )
     });
     let findings = findings(session, &look, &host, &targets);
-    let value = json!({
-        "observation": look.now, "drift": look.drift, "sessions": look.sessions, "logs": look.logs,
-        "usage": usage, "surroundings": around, "host": host, "prometheus": targets, "findings": findings,
+    let more = json!({
+        "sessions": look.sessions, "logs": look.logs, "usage": usage, "surroundings": around, "host": host,
+        "prometheus": targets, "findings": findings,
     });
-    session.out.event(&Event::Result { value: &value });
+    session.out.event(&Event::Result { value: &look.told(more) });
     show(session, &look, &usage, &around, &host, &targets);
     show_findings(session, &findings);
     let (exit, next) = look.verdict();
@@ -82,7 +82,7 @@ fn show(
     targets: &Fact<Vec<(String, String)>>,
 ) {
     let out = &session.out;
-    status::show(session, &look.now, look.current.as_ref(), &look.drift);
+    status::show(session, look);
     assess::show_sessions(session, look);
     out.say("\nresource use");
     match usage {
@@ -168,13 +168,14 @@ fn findings(
     host: &[HostCheck],
     targets: &Fact<Vec<(String, String)>>,
 ) -> Vec<Finding> {
+    let repair = if look.target.is_some() { "cargo xtask rollback" } else { "cargo xtask up" };
     let mut found = Vec::new();
     let mut add = |what: String, mend: &str| found.push(Finding { what, mend: mend.to_owned() });
     for difference in look.drift.iter().filter(|d| **d != Difference::ComposeFile) {
         let mend = match difference {
             Difference::Unknown { .. } => "cargo xtask host",
             Difference::Shortage { mend, .. } => mend,
-            _ => "cargo xtask rollback",
+            _ => repair,
         };
         add(difference.to_string(), mend);
     }
@@ -182,12 +183,13 @@ fn findings(
         Gate::Open => {}
         Gate::Closed(reason) => add(format!("the gate is closed: {reason}"), "cargo xtask kill-switch off"),
         Gate::Unknown(why) => {
-            add(format!("the gate: {why}"), "cargo xtask kill-switch on, then cargo xtask rollback")
+            add(format!("the gate: {why}"), &format!("cargo xtask kill-switch on, then {repair}"))
         }
     }
     for (name, lines) in &look.logs {
         if let Some(bad) = lines.known().and_then(|lines| lines.iter().rev().find(|line| is_error(line))) {
-            add(format!("{name} logged an error: {bad}"), "cargo xtask evidence, then cargo xtask rollback");
+            let mend = format!("cargo xtask evidence, then {repair}");
+            add(format!("{name} logged an error: {bad}"), &mend);
         }
     }
     for check in host.iter().filter(|check| check.ok == Some(false)) {

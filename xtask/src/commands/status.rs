@@ -1,14 +1,11 @@
 //! `status`: what runs, where the gate stands and what differs from the release, on one screen.
 
+use super::assess::{self, Look};
 use crate::deadline::Deadline;
-use crate::deploy::{Goal, Session};
-use crate::drift::Difference;
-use crate::failure::Exit;
+use crate::deploy::Session;
 use crate::gate::Gate;
 use crate::journal::{Event, Finished};
-use crate::observe::{Fact, Health, Observation, observe};
-use crate::plan::Purpose;
-use crate::release::Release;
+use crate::observe::{Fact, Health};
 use anyhow::Result;
 use serde_json::json;
 
@@ -19,51 +16,20 @@ pub struct Args {}
 
 /// Looks and tells. Exit 0 when all is well, 1 when not, 4 when the engine does not answer.
 pub fn run(session: &Session) -> Result<Finished> {
-    let deadline = Deadline::after(session.pilot.manifest.limits.ready);
-    let current = session.store.current()?;
-    let (now, drift) = match &current {
-        Some(release) => {
-            let outlook = session.outlook(&Goal::plain(release, Purpose::Rollback), deadline)?;
-            (outlook.now, outlook.drift)
-        }
-        None => {
-            let env = session.pilot.env().ok();
-            (observe(&session.pilot, session.engine.as_ref(), env.as_ref(), deadline), Vec::new())
-        }
-    };
-    session.out.event(&Event::Result {
-        value: &json!({"release": current.as_ref().map(|r| &r.id), "observation": now, "drift": drift}),
-    });
-    show(session, &now, current.as_ref(), &drift);
-    let (exit, next) = verdict(&now, current.as_ref(), &drift);
-    Ok(Finished { release: current.map(|r| r.id), next: next.map(str::to_owned), ..Finished::plain(exit) })
+    let look = assess::look(session, 0, Deadline::after(session.pilot.manifest.limits.ready));
+    session.out.event(&Event::Result { value: &look.told(json!({})) });
+    show(session, &look);
+    let (exit, next) = look.verdict();
+    let release = look.current.map(|release| release.id);
+    Ok(Finished { release, next: next.map(str::to_owned), ..Finished::plain(exit) })
 }
 
-/// How a look ends: 0 when all is well, 1 when not, 4 when the engine does not answer; and what to run next.
-pub fn verdict(
-    now: &Observation,
-    current: Option<&Release>,
-    drift: &[Difference],
-) -> (Exit, Option<&'static str>) {
-    let well = current.is_some_and(Release::is_known_good)
-        && now.gate == Gate::Open
-        && drift.iter().all(|d| *d == Difference::ComposeFile);
-    let held = now.holds.known().is_none_or(|holds| !holds.is_empty());
-    match &now.stack {
-        Fact::Unknown(_) => (Exit::Host, Some("cargo xtask host")),
-        Fact::Known(_) if well => (Exit::Ok, None),
-        Fact::Known(_) if current.is_none() => (Exit::NotRestored, Some("cargo xtask up")),
-        Fact::Known(_) if held && drift.iter().all(|d| *d == Difference::ComposeFile) => {
-            (Exit::NotRestored, Some("cargo xtask kill-switch off"))
-        }
-        Fact::Known(_) => (Exit::NotRestored, Some("cargo xtask rollback")),
-    }
-}
-
-/// The screen.
-pub fn show(session: &Session, now: &Observation, current: Option<&Release>, drift: &[Difference]) {
+/// The screen: what is deployed, what runs, and how that differs from where a rollback would go.
+pub fn show(session: &Session, look: &Look) {
+    let Look { now, current, drift, .. } = look;
     let out = &session.out;
-    let release = current.map_or("none".into(), |r| format!("{} ({}, {})", r.id, r.label, r.state.word()));
+    let release =
+        current.as_ref().map_or("none".into(), |r| format!("{} ({}, {})", r.id, r.label, r.state.word()));
     out.say(format!("{}  release {release}", session.pilot.project));
     for name in session.pilot.services() {
         let state = match (&now.stack, now.service(name)) {
@@ -94,10 +60,11 @@ pub fn show(session: &Session, now: &Observation, current: Option<&Release>, dri
         Fact::Known(holds) => holds.iter().for_each(|hold| out.say(format!("             {hold}"))),
         Fact::Unknown(why) => out.say(format!("             cannot tell whether it is held: {why}")),
     }
+    let from = look.against().map(|release| format!("drift from {}", release.id));
     for difference in drift {
-        out.say(out.marked(None, &format!("drift      {difference}")));
+        out.say(out.marked(None, &format!("{}: {difference}", from.as_deref().unwrap_or("drift"))));
     }
-    if current.is_some() && drift.is_empty() {
-        out.say(out.marked(Some(true), "drift      none"));
+    if let (Some(from), true) = (from, drift.is_empty()) {
+        out.say(out.marked(Some(true), &format!("{from}: none")));
     }
 }

@@ -159,6 +159,9 @@ pub trait Engine: Sync {
     /// Content ids of existing images with this tag, by service.
     fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>>;
 
+    /// Gives images this tag, as `build` does.
+    fn tag(&self, images: &BTreeMap<String, Image>, tag: &str, deadline: Deadline) -> Result<()>;
+
     /// Writes an image to an archive.
     fn save(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()>;
 

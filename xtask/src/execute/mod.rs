@@ -7,7 +7,7 @@ mod steps;
 use crate::deadline::Deadline;
 use crate::engine::Extent;
 use crate::envfile::EnvFile;
-use crate::failure::{Exit, exit_of, fail, next_of};
+use crate::failure::{Exit, exit_of, fail, next_of, over_budget};
 use crate::files::{self, Mode};
 use crate::gate::Gate;
 use crate::journal::{Event, Output, Progress};
@@ -64,10 +64,22 @@ pub struct Measured {
     pub smoke: Option<Smoke>,
     /// Who holds the gate closed at the end, and why.
     pub held: Option<String>,
-    /// The services answer and are healthy although the engine does not: their gate was left open on purpose.
-    pub left_served: bool,
+    /// Whether what runs is known to be well or wrong, for the end of a run that fails.
+    pub stance: Stance,
     /// What this run has done so far, with what its journal proves of an earlier try.
     pub past: Past,
+}
+
+/// What is known of a stack that could not be brought to a release.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stance {
+    /// Nothing yet: it is judged at the end.
+    #[default]
+    Open,
+    /// The services answer and are healthy although the engine does not: their gate is left open on purpose.
+    LeftServed,
+    /// It is wrong.
+    Wrong,
 }
 
 /// How a step ended, when it did not fail.
@@ -114,7 +126,7 @@ pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) 
         };
         say(Progress::Started, None, None);
         let done = if execution.deadline.passed() {
-            Err(over_budget())
+            Err(over_budget().into())
         } else {
             measured.past.begins(step);
             execution.run(step, measured)
@@ -138,26 +150,14 @@ pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) 
     Ok(())
 }
 
-fn over_budget_failure() -> crate::failure::Failure {
-    crate::failure::Failure {
-        exit: Exit::OverBudget,
-        what: "the budget is used up".into(),
-        next: "call the technical lead (Level 2); cargo xtask rollback --budget 15m takes it up again".into(),
-    }
-}
-
-fn over_budget() -> anyhow::Error {
-    anyhow::Error::new(over_budget_failure())
-}
-
 impl Execution<'_> {
     /// Something was begun, so the command is not what is wrong; a step that ran into the end of the budget
     /// failed for that reason.
     fn classify(&self, error: anyhow::Error) -> anyhow::Error {
         match exit_of(&error) {
-            Exit::Host => error,
-            _ if self.deadline.passed() => error.context(over_budget_failure()),
-            Exit::NotRestored | Exit::OverBudget => error,
+            Exit::Host | Exit::OverBudget => error,
+            _ if self.deadline.passed() => error.context(over_budget()),
+            Exit::NotRestored => error,
             _ => {
                 fail(Exit::NotRestored, format!("{error:#}"), next_of(&error).unwrap_or_default().to_owned())
             }
@@ -199,7 +199,7 @@ impl Execution<'_> {
             Step::AskEngine => {
                 if self.now.gate == Gate::Open && measured.gate_closed_ms.is_none() {
                     self.out.note("the services answer and are healthy: their gate is left open");
-                    measured.left_served = true;
+                    measured.stance = Stance::LeftServed;
                 }
                 engine.observe(self.deadline.within(ASK))?;
                 bail!(Stale("the engine answers again".into()));

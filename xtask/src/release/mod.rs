@@ -2,6 +2,7 @@
 //! `.pilot/images/` and the xtask that made them in `.pilot/bin/`. The store lists, makes, checks and
 //! promotes them. It does not deploy anything.
 
+mod retention;
 mod store;
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,9 @@ pub struct Release {
     pub engine: String,
     /// Images by service.
     pub images: BTreeMap<String, Image>,
+    /// Checksum of all that the images were built from; none where they were not built here.
+    #[serde(default)]
+    pub inputs: Option<String>,
     /// Checksums of the files in the folder.
     pub files: BTreeMap<String, String>,
     /// Checksum (and name in `bin/`) of the xtask that made it.
@@ -109,6 +113,7 @@ impl Release {
             same_commits: Vec::new(),
             engine: engine.into(),
             images,
+            inputs: None,
             files: BTreeMap::new(),
             xtask: String::new(),
             settings: BTreeMap::new(),
@@ -123,6 +128,14 @@ impl Release {
     /// Sorts releases by when they were verified: by the run, and among those of older versions by the clock.
     pub fn verified(&self) -> (Option<u64>, Option<u64>) {
         (self.verified_run, self.verified_ms)
+    }
+
+    /// Is there nothing in which they differ, but for when and from what they were made?
+    pub fn same_content(&self, other: &Self) -> bool {
+        let ids = |release: &Self| -> Vec<(String, String)> {
+            release.images.iter().map(|(service, image)| (service.clone(), image.id.clone())).collect()
+        };
+        self.engine == other.engine && ids(self) == ids(other) && self.files == other.files
     }
 
     /// May a rollback go here?
@@ -141,6 +154,8 @@ pub struct Parts<'a> {
     pub engine: &'a str,
     /// By service.
     pub images: BTreeMap<String, Image>,
+    /// See `Release::inputs`.
+    pub inputs: Option<String>,
     /// Name in the release, and where it is copied from.
     pub files: BTreeMap<String, PathBuf>,
 }

@@ -1,8 +1,8 @@
-//! The releases of one pilot on disk: listed, made, checked, promoted, and cleared away.
+//! The releases of one pilot on disk: listed, made, checked, and promoted. Clearing away is in `retention`.
 
 use super::{ENV_FILE, FORMAT, Image, Parts, Release, State, now_ms};
 use crate::failure::{Exit, fail};
-use crate::files::{self, Freed, Mode};
+use crate::files::{self, Mode};
 use crate::ledger::{Ledger, Record};
 use crate::threads::joined;
 use anyhow::{Context, Result, bail};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// The releases of one pilot.
 #[derive(Clone, Debug)]
 pub struct Store {
-    state: PathBuf,
+    pub(super) state: PathBuf,
 }
 
 impl Store {
@@ -173,17 +173,10 @@ impl Store {
             let mode = if name == ENV_FILE { Mode::Private } else { Mode::Plain };
             sums.insert(name.clone(), files::copy(from, &half.join(name), mode)?);
         }
-        let mut images = parts.images;
-        let saved: Vec<Result<String>> = std::thread::scope(|scope| {
-            let jobs: Vec<_> =
-                images.values().map(|image| scope.spawn(|| self.save_archive(image, &save))).collect();
-            jobs.into_iter().map(joined).collect()
-        });
-        for (image, sum) in images.values_mut().zip(saved) {
-            image.archive = Some(sum?);
-        }
+        let images = self.save_archives(parts.images, save)?;
         let release = Release {
             commit: parts.commit,
+            inputs: parts.inputs,
             files: sums,
             xtask: self.keep_xtask()?,
             ..Release::unrecorded(&parts.label, parts.engine, images)
@@ -194,31 +187,44 @@ impl Store {
         Ok(release)
     }
 
-    /// Removes what was cut off while it was made: releases that were never published, archives that were
-    /// not written to their end.
-    pub fn remove_halves(&self) -> Result<Vec<Freed>> {
-        let mut freed = Vec::new();
-        for (folder, half) in [("releases", is_half_release as fn(&str) -> bool), ("images", is_half_archive)]
-        {
-            let folder = self.state.join(folder);
-            for name in files::names(&folder)?.iter().filter(|name| half(name)) {
-                let path = folder.join(name);
-                freed.push(Freed {
-                    what: format!("cut off: {}", path.display()),
-                    bytes: files::remove(&path)?,
-                });
-            }
+    /// Saves each image once, however many services share it, and notes the checksums.
+    fn save_archives(
+        &self,
+        mut images: BTreeMap<String, Image>,
+        save: impl Fn(&Image, &Path) -> Result<()> + Sync,
+    ) -> Result<BTreeMap<String, Image>> {
+        let (releases, _) = self.list()?;
+        let named = || releases.iter().flat_map(|release| release.images.values());
+        let recorded: &BTreeMap<&str, &str> =
+            &named().filter_map(|image| Some((image.id.as_str(), image.archive.as_deref()?))).collect();
+        let each: BTreeMap<String, Image> =
+            images.values().map(|image| (image.id.clone(), image.clone())).collect();
+        let save = &save;
+        let sums: BTreeMap<&str, String> = std::thread::scope(|scope| {
+            let job = |(id, image)| {
+                let id: &String = id;
+                let known = recorded.get(id.as_str()).copied();
+                (id.as_str(), scope.spawn(move || self.save_archive(image, known, save)))
+            };
+            let jobs: Vec<_> = each.iter().map(job).collect();
+            jobs.into_iter().map(|(id, job)| Ok((id, joined(job)?))).collect::<Result<_>>()
+        })?;
+        for image in images.values_mut() {
+            image.archive = sums.get(image.id.as_str()).cloned();
         }
-        Ok(freed)
+        Ok(images)
     }
 
+    /// An archive that is there already counts when it is as a release recorded it.
     fn save_archive(
         &self,
         image: &Image,
+        recorded: Option<&str>,
         save: impl Fn(&Image, &Path) -> Result<()> + Sync,
     ) -> Result<String> {
         let path = self.archive(&image.id);
-        if !path.exists() {
+        let sum = if path.exists() { Some(files::sha256(&path)?) } else { None };
+        if sum.is_none() || sum.as_deref() != recorded {
             files::make_folder(&self.state.join("images"))?;
             let half = path.with_extension(format!("{}.new", std::process::id()));
             save(image, &half)?;
@@ -274,48 +280,6 @@ impl Store {
         })
     }
 
-    /// Retention: keeps the `keep` known-good releases that were verified last and as many failed ones,
-    /// never touching the one that runs, and removes archives that no release names any more. With a
-    /// release that cannot be read nobody can tell what it names, so nothing is removed at all.
-    pub fn retain(&self, keep: usize) -> Result<Vec<Freed>> {
-        let (mut releases, broken) = self.list()?;
-        if !broken.is_empty() {
-            return Ok(Vec::new());
-        }
-        let current = self.current()?.map(|r| r.id);
-        releases.sort_by_key(|r| std::cmp::Reverse((r.verified(), number(&r.id))));
-        let (good, other): (Vec<_>, Vec<_>) = releases.into_iter().partition(Release::is_known_good);
-        let surplus = |all: &[Release]| all.get(keep.max(1)..).unwrap_or_default().to_vec();
-        let gone: Vec<Release> = [surplus(&good), surplus(&other)]
-            .concat()
-            .into_iter()
-            .filter(|r| current.as_ref() != Some(&r.id))
-            .collect();
-        let mut freed = Vec::new();
-        for release in &gone {
-            let path = self.dir(&release.id);
-            // Out of the list first: a removal that is cut off leaves no half release in it.
-            let half = self.dir(&format!(".{}-old", release.id));
-            std::fs::rename(&path, &half).with_context(|| format!("cannot remove {}", path.display()))?;
-            freed.push(Freed { what: format!("release {}", release.id), bytes: files::remove(&half)? });
-        }
-        let left: Vec<&Release> =
-            good.iter().chain(&other).filter(|r| !gone.iter().any(|g| g.id == r.id)).collect();
-        for release in &gone {
-            for image in release.images.values() {
-                if !left.iter().any(|r| r.images.values().any(|i| i.id == image.id)) {
-                    let bytes = files::remove(&self.archive(&image.id))?;
-                    let what = format!("archive of image {}", image.id);
-                    freed.extend((bytes > 0).then_some(Freed { what, bytes }));
-                }
-            }
-            if !left.iter().any(|r| r.xtask == release.xtask) {
-                files::remove(&self.xtask(&release.xtask))?;
-            }
-        }
-        Ok(freed)
-    }
-
     fn change(&self, id: &str, how: impl FnOnce(&mut Release)) -> Result<()> {
         let mut release = self.read(id)?;
         how(&mut release);
@@ -323,16 +287,8 @@ impl Store {
     }
 }
 
-fn is_half_release(name: &str) -> bool {
-    name.starts_with('.')
-}
-
-fn is_half_archive(name: &str) -> bool {
-    name.ends_with(".new")
-}
-
 /// Number of `r12`; ids of another form come first.
-fn number(id: &str) -> u64 {
+pub(super) fn number(id: &str) -> u64 {
     id.strip_prefix('r').and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
@@ -343,22 +299,31 @@ fn nearest<'a>(name: &str, all: &[&'a str]) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::release::{COMPOSE_FILE, MANIFEST_FILE, SEED_FILE};
 
-    struct Fixture {
+    /// A store, and files to make releases of.
+    pub struct Fixture {
         scratch: files::Scratch,
-        store: Store,
+        /// The store.
+        pub store: Store,
     }
 
-    fn fixture() -> Fixture {
+    /// An empty one.
+    pub fn fixture() -> Fixture {
         let scratch = files::Scratch::new("release-test").unwrap();
         for name in [COMPOSE_FILE, ENV_FILE, SEED_FILE, MANIFEST_FILE] {
             std::fs::write(scratch.path().join(name), name).unwrap();
         }
         let store = Store::new(&scratch.path().join("state"));
         Fixture { scratch, store }
+    }
+
+    /// One that differs from all that have another word.
+    pub fn make_of(f: &Fixture, word: &str) -> Release {
+        std::fs::write(f.scratch.path().join(SEED_FILE), word).unwrap();
+        make(f)
     }
 
     fn make(f: &Fixture) -> Release {
@@ -368,6 +333,7 @@ mod tests {
             commit: None,
             engine: "process",
             images: BTreeMap::from([("gateway".to_owned(), image)]),
+            inputs: None,
             files: [COMPOSE_FILE, ENV_FILE, SEED_FILE, MANIFEST_FILE]
                 .map(|name| (name.to_owned(), f.scratch.path().join(name)))
                 .into(),
@@ -395,25 +361,37 @@ mod tests {
     }
 
     #[test]
-    fn retention_leaves_the_running_and_the_last_known_good() {
+    fn an_image_that_services_share_is_saved_once_and_a_damaged_copy_anew() {
         let f = fixture();
-        for _ in 0..5 {
-            make(&f);
-        }
-        for id in ["r1", "r2", "r3", "r4"] {
-            f.store.promote(id, BTreeMap::new(), 4).unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-        f.store.set_current("r1").unwrap();
-        f.store.retain(2).unwrap();
-        let left: Vec<String> = f.store.list().unwrap().0.into_iter().map(|r| r.id).collect();
-        assert_eq!(left, ["r1", "r3", "r4", "r5"]);
-        let release = f.store.named("r4").unwrap();
-        f.store.check_archive(&release.images["gateway"]).unwrap();
-        // One that cannot be read stops it: what it names is not known.
-        std::fs::write(f.store.file("r3", "release.json"), "noise").unwrap();
-        f.store.retain(1).unwrap();
-        assert!(f.store.dir("r1").exists() && f.store.dir("r3").exists());
+        let image = Image { id: "sha256:abc".into(), tag: "x:latest".into(), archive: None };
+        let saved = std::sync::atomic::AtomicU32::new(0);
+        let create = || {
+            let parts = Parts {
+                label: "v1".into(),
+                commit: None,
+                engine: "process",
+                images: ["engine", "gateway", "jobs"].map(|name| (name.to_owned(), image.clone())).into(),
+                inputs: None,
+                files: BTreeMap::from([(ENV_FILE.to_owned(), f.scratch.path().join(ENV_FILE))]),
+            };
+            let save = |_: &Image, path: &Path| {
+                saved.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                // As an engine does, which takes its time.
+                std::fs::write(path, "ima")?;
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                Ok(std::fs::write(path, "image")?)
+            };
+            f.store.create(parts, save).unwrap()
+        };
+        let first = create();
+        assert_eq!(saved.load(std::sync::atomic::Ordering::SeqCst), 1);
+        first.images.values().for_each(|image| drop(f.store.check_archive(image).unwrap()));
+        create();
+        assert_eq!(saved.load(std::sync::atomic::Ordering::SeqCst), 1);
+        std::fs::write(f.store.archive("sha256:abc"), "ima").unwrap();
+        let third = create();
+        assert_eq!(saved.load(std::sync::atomic::Ordering::SeqCst), 2);
+        f.store.check_archive(&third.images["jobs"]).unwrap();
     }
 
     #[test]

@@ -23,3 +23,5 @@ mod rollback;
 mod runbook;
 mod scenarios;
 mod tidy;
+mod truths;
+mod unchanged;

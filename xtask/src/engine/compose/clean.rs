@@ -15,14 +15,11 @@ use std::time::SystemTime;
 impl Compose {
     /// `docker stats` of the project's running containers.
     pub(super) fn read_usage(&self, deadline: Deadline) -> Result<Vec<Usage>> {
-        let ids = self.docker(&["ps", "--quiet", "--filter", &self.label()], deadline)?;
-        if ids.trim().is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut args =
-            vec!["stats", "--no-stream", "--format", "{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.PIDs}}"];
-        args.extend(ids.lines());
-        let text = self.docker(&args, deadline)?;
+        let format = "{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.PIDs}}";
+        let text = self.steady(deadline, || {
+            let ids = self.listed(&["ps", "--quiet"], deadline)?;
+            self.each(&["stats", "--no-stream", "--format", format], &ids, deadline)
+        })?;
         let usage = |line: &str| {
             let mut fields = line.split('\t').map(str::to_owned);
             Some(Usage {
@@ -32,20 +29,28 @@ impl Compose {
                 processes: fields.next()?,
             })
         };
-        Ok(text.lines().filter_map(usage).collect())
+        Ok(text.unwrap_or_default().lines().filter_map(usage).collect())
     }
 
     /// `docker network inspect` and `docker volume inspect` of what the project has.
     pub(super) fn read_surroundings(&self, deadline: Deadline) -> Result<BTreeMap<String, String>> {
-        let mut all = BTreeMap::new();
-        for kind in ["network", "volume"] {
-            let found =
-                self.docker(&[kind, "ls", "--format", "{{.Name}}", "--filter", &self.label()], deadline)?;
-            for name in found.lines() {
-                all.insert(format!("{kind} {name}"), self.docker(&[kind, "inspect", name], deadline)?);
+        self.steady(deadline, || {
+            let mut all = BTreeMap::new();
+            for kind in ["network", "volume"] {
+                for name in self.listed(&[kind, "ls", "--format", "{{.Name}}"], deadline)? {
+                    let told = self.docker(&[kind, "inspect", &name], deadline)?;
+                    all.insert(format!("{kind} {name}"), told);
+                }
             }
-        }
-        Ok(all)
+            Ok(all)
+        })
+    }
+
+    /// What a listing command tells of the project, a line each.
+    fn listed(&self, words: &[&str], deadline: Deadline) -> Result<Vec<String>> {
+        let label = self.label();
+        let text = self.docker(&[words, &["--filter", &label]].concat(), deadline)?;
+        Ok(text.lines().map(str::to_owned).collect())
     }
 
     /// Where the engine keeps its files, its clock against ours, and what it uses.
@@ -124,12 +129,10 @@ impl Compose {
 
     /// Content ids that the project's containers, stopped ones included, were made from.
     fn used_images(&self, deadline: Deadline) -> Result<Vec<String>> {
-        let ids = self.docker(&["ps", "-a", "--quiet", "--filter", &self.label()], deadline)?;
-        if ids.trim().is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut args = vec!["inspect", "--type", "container", "--format", "{{.Image}}"];
-        args.extend(ids.lines());
-        Ok(self.docker(&args, deadline)?.lines().map(str::to_owned).collect())
+        let text = self.steady(deadline, || {
+            let ids = self.listed(&["ps", "-a", "--quiet"], deadline)?;
+            self.each(&["inspect", "--type", "container", "--format", "{{.Image}}"], &ids, deadline)
+        })?;
+        Ok(text.unwrap_or_default().lines().map(str::to_owned).collect())
     }
 }

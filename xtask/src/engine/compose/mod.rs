@@ -8,7 +8,7 @@ mod state;
 
 use super::{Build, Engine, EngineHost, Extent, Kind, ServiceState, Stack, Usage};
 use crate::deadline::Deadline;
-use crate::failure::{Exit, fail};
+use crate::failure::{Exit, exit_of, fail};
 use crate::files::{self, Freed};
 use crate::pilot::Pilot;
 use crate::proc::{Cmd, RunError, cmd};
@@ -20,9 +20,14 @@ use state::{plugin_folders, service_state};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Profile of the compose file with prometheus and grafana.
 const PROFILE: &str = "observability";
+
+/// Times that a question is asked when what it is about goes away meanwhile, and the time between.
+const ASKED: u32 = 10;
+const BETWEEN: Duration = Duration::from_millis(50);
 
 /// Docker Compose for one project.
 pub struct Compose {
@@ -51,9 +56,20 @@ pub fn is_hung(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(RunError::Deadline(_)))
 }
 
+/// Does the engine say that what was asked for is not there?
+fn is_gone(error: &anyhow::Error) -> bool {
+    let said = format!("{error:#}").to_lowercase();
+    ["no such container", "no such object", "no such volume", "no such network"]
+        .iter()
+        .any(|s| said.contains(s))
+}
+
 /// A docker command failed: whose fault is it? Anything that says that the daemon is not there, or
-/// says nothing in time, is the host's (exit 4).
+/// says nothing in time, is the host's (exit 4); but not what the run's budget cut short.
 fn blame(error: anyhow::Error) -> anyhow::Error {
+    if exit_of(&error) == Exit::OverBudget {
+        return error;
+    }
     let text = format!("{error:#}");
     let host = [
         "Cannot connect to the Docker daemon",
@@ -165,6 +181,27 @@ impl Compose {
         Ok(found.lines().map(str::to_owned).collect())
     }
 
+    /// A docker command on each of these; nothing where there are none.
+    fn each(&self, words: &[&str], names: &[String], deadline: Deadline) -> Result<Option<String>> {
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.docker(&[words, &names].concat(), deadline).map(Some)
+    }
+
+    /// The answer to a question of two parts: what there is, and what each of it is like. What goes away between
+    /// the two, as in the middle of a deployment, is no failure: then it is asked again.
+    fn steady<T>(&self, deadline: Deadline, ask: impl Fn() -> Result<T>) -> Result<T> {
+        for _ in 1..ASKED {
+            match ask() {
+                Err(error) if is_gone(&error) && !deadline.passed() => std::thread::sleep(BETWEEN),
+                other => return other,
+            }
+        }
+        ask()
+    }
+
     fn container(&self, service: &str, deadline: Deadline) -> Result<String> {
         let stack = self.observe(deadline)?;
         let found = stack.services.get(service).map(|s| s.handle.clone());
@@ -201,21 +238,21 @@ impl Engine for Compose {
         std::thread::scope(|scope| {
             let images = scope.spawn(|| self.docker(&["images", "--no-trunc", "--quiet"], deadline));
             let volumes = scope.spawn(|| self.volumes(deadline));
-            let ids = self.containers(deadline)?;
+            let containers = self.steady(deadline, || {
+                let ids = self.containers(deadline)?;
+                self.each(&["inspect", "--type", "container"], &ids, deadline)
+            })?;
+            let list: Vec<Value> = match containers {
+                Some(text) => serde_json::from_str(&text).context("cannot understand docker inspect")?,
+                None => Vec::new(),
+            };
             let mut services = BTreeMap::new();
-            if !ids.is_empty() {
-                let mut args = vec!["inspect", "--type", "container"];
-                args.extend(ids.iter().map(String::as_str));
-                let text = self.docker(&args, deadline)?;
-                let list: Vec<Value> =
-                    serde_json::from_str(&text).context("cannot understand docker inspect")?;
-                for container in &list {
-                    let (name, state) = service_state(container)?;
-                    let known: Option<&ServiceState> = services.get(&name);
-                    // Two of one service (a recreate was cut off): the running one counts.
-                    if known.is_none_or(|other| !other.is_running()) {
-                        services.insert(name, state);
-                    }
+            for container in &list {
+                let (name, state) = service_state(container)?;
+                let known: Option<&ServiceState> = services.get(&name);
+                // Two of one service (a recreate was cut off): the running one counts.
+                if known.is_none_or(|other| !other.is_running()) {
+                    services.insert(name, state);
                 }
             }
             let images = joined(images)?;
@@ -261,8 +298,8 @@ impl Engine for Compose {
     fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>> {
         let names: Vec<&str> = self.pilot.services().collect();
         let references: Vec<String> = names.iter().map(|s| self.tag_of(s, tag)).collect();
-        let ids = self.ids(&references, deadline).map_err(|e| match crate::failure::exit_of(&e) {
-            Exit::Host => e,
+        let ids = self.ids(&references, deadline).map_err(|e| match exit_of(&e) {
+            Exit::Host | Exit::OverBudget => e,
             _ => {
                 let what = format!("not all images are there with the tag {tag}: {e:#}");
                 fail(Exit::Usage, what, format!("docker images '{}'", self.tag_of("*", "*")))
@@ -273,6 +310,15 @@ impl Engine for Compose {
             .zip(ids)
             .map(|(s, id)| (s.to_owned(), Image { id, tag: self.tag_of(s, "latest"), archive: None }))
             .collect())
+    }
+
+    fn tag(&self, images: &BTreeMap<String, Image>, tag: &str, deadline: Deadline) -> Result<()> {
+        let there = self.tagged(tag, deadline).unwrap_or_default();
+        let same = |service: &String, image: &Image| there.get(service).is_some_and(|t| t.id == image.id);
+        for (service, image) in images.iter().filter(|(service, image)| !same(service, image)) {
+            self.docker(&["tag", &image.id, &self.tag_of(service, tag)], deadline)?;
+        }
+        Ok(())
     }
 
     fn save(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()> {

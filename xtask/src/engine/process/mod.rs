@@ -11,8 +11,9 @@ use crate::deadline::Deadline;
 use crate::failure::{Exit, fail};
 use crate::files::{self, Freed, Mode};
 use crate::pilot::Pilot;
-use crate::proc::{cmd, end_group};
+use crate::proc::cmd;
 use crate::release::{ENV_FILE, Image, Release};
+use crate::signals::end_group;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -80,9 +81,10 @@ impl Processes {
     }
 
     fn add_tags(&self, more: impl IntoIterator<Item = (String, String)>) -> Result<()> {
-        let mut tags = self.tags()?;
+        let before = self.tags()?;
+        let mut tags = before.clone();
         tags.extend(more);
-        files::write_json(&self.tags_path(), &tags, Mode::Plain)
+        if tags == before { Ok(()) } else { files::write_json(&self.tags_path(), &tags, Mode::Plain) }
     }
 
     /// Takes a program in under its content id.
@@ -243,7 +245,7 @@ impl Engine for Processes {
         Ok(stack)
     }
 
-    fn build(&self, build: &Build<'_>, _: Deadline) -> Result<BTreeMap<String, Image>> {
+    fn build(&self, build: &Build<'_>, deadline: Deadline) -> Result<BTreeMap<String, Image>> {
         let Build { binary, label, fault, .. } = *build;
         let program = std::fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
         let mut images = BTreeMap::new();
@@ -254,10 +256,10 @@ impl Engine for Processes {
             archive.push(b'\n');
             archive.extend_from_slice(&program);
             let id = self.take_in(&archive)?;
-            let name = self.pilot.image_name(service);
-            self.add_tags([(format!("{name}:{label}"), id.clone())])?;
-            images.insert(service.to_owned(), Image { id, tag: format!("{name}:latest"), archive: None });
+            let tag = format!("{}:latest", self.pilot.image_name(service));
+            images.insert(service.to_owned(), Image { id, tag, archive: None });
         }
+        self.tag(&images, label, deadline)?;
         Ok(images)
     }
 
@@ -277,6 +279,11 @@ impl Engine for Processes {
             );
         }
         Ok(images)
+    }
+
+    fn tag(&self, images: &BTreeMap<String, Image>, tag: &str, _: Deadline) -> Result<()> {
+        let name = |service: &str| format!("{}:{tag}", self.pilot.image_name(service));
+        self.add_tags(images.iter().map(|(service, image)| (name(service), image.id.clone())))
     }
 
     fn save(&self, image: &Image, archive: &Path, _: Deadline) -> Result<()> {

@@ -1,0 +1,147 @@
+//! What is cleared away of the releases of one pilot: old ones, and what was cut off while it was made. The
+//! running release and the last known-good one always stay. Called after a deployment, by `releases prune` and
+//! by `host --free`.
+
+use super::store::number;
+use super::{Release, Store};
+use crate::files::{self, Freed};
+use anyhow::{Context, Result};
+
+impl Store {
+    /// Removes what was cut off while it was made: releases that were never published, archives that were
+    /// not written to their end.
+    pub fn remove_halves(&self) -> Result<Vec<Freed>> {
+        let mut freed = Vec::new();
+        for (folder, half) in [("releases", is_half_release as fn(&str) -> bool), ("images", is_half_archive)]
+        {
+            let folder = self.state.join(folder);
+            for name in files::names(&folder)?.iter().filter(|name| half(name)) {
+                let path = folder.join(name);
+                freed.push(Freed {
+                    what: format!("cut off: {}", path.display()),
+                    bytes: files::remove(&path)?,
+                });
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Retention: keeps the `keep` known-good releases that were verified last and as many failed ones, those
+    /// of the same content counted once; never touches the one that runs; and removes archives that no release
+    /// names any more. With a release that cannot be read nobody can tell what it names, so nothing is removed.
+    pub fn retain(&self, keep: usize) -> Result<Vec<Freed>> {
+        let (mut releases, broken) = self.list()?;
+        if !broken.is_empty() {
+            return Ok(Vec::new());
+        }
+        let current = self.current()?.map(|r| r.id);
+        releases.sort_by_key(|r| std::cmp::Reverse((r.verified(), number(&r.id))));
+        let (good, other): (Vec<_>, Vec<_>) = releases.into_iter().partition(Release::is_known_good);
+        let gone: Vec<Release> = [surplus(&good, keep), surplus(&other, keep)]
+            .concat()
+            .into_iter()
+            .filter(|r| current.as_ref() != Some(&r.id))
+            .collect();
+        let mut freed = Vec::new();
+        for release in &gone {
+            let path = self.dir(&release.id);
+            // Out of the list first: a removal that is cut off leaves no half release in it.
+            let half = self.dir(&format!(".{}-old", release.id));
+            std::fs::rename(&path, &half).with_context(|| format!("cannot remove {}", path.display()))?;
+            freed.push(Freed { what: format!("release {}", release.id), bytes: files::remove(&half)? });
+        }
+        let left: Vec<&Release> =
+            good.iter().chain(&other).filter(|r| !gone.iter().any(|g| g.id == r.id)).collect();
+        for release in &gone {
+            for image in release.images.values() {
+                if !left.iter().any(|r| r.images.values().any(|i| i.id == image.id)) {
+                    let bytes = files::remove(&self.archive(&image.id))?;
+                    let what = format!("archive of image {}", image.id);
+                    freed.extend((bytes > 0).then_some(Freed { what, bytes }));
+                }
+            }
+            if !left.iter().any(|r| r.xtask == release.xtask) {
+                files::remove(&self.xtask(&release.xtask))?;
+            }
+        }
+        Ok(freed)
+    }
+}
+
+/// What is more than the first `keep` (at least one) that differ in content.
+fn surplus(releases: &[Release], keep: usize) -> Vec<Release> {
+    let mut kept: Vec<&Release> = Vec::new();
+    let mut gone = Vec::new();
+    for release in releases {
+        if kept.len() >= keep.max(1) || kept.iter().any(|other| other.same_content(release)) {
+            gone.push(release.clone());
+        } else {
+            kept.push(release);
+        }
+    }
+    gone
+}
+
+fn is_half_release(name: &str) -> bool {
+    name.starts_with('.')
+}
+
+fn is_half_archive(name: &str) -> bool {
+    name.ends_with(".new")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::tests::{fixture, make_of};
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    fn ids(releases: &[Release]) -> Vec<&str> {
+        releases.iter().map(|release| release.id.as_str()).collect()
+    }
+
+    #[test]
+    fn retention_leaves_the_running_and_the_last_known_good() {
+        let f = fixture();
+        for word in ["one", "two", "three", "four", "five"] {
+            make_of(&f, word);
+        }
+        for id in ["r1", "r2", "r3", "r4"] {
+            f.store.promote(id, BTreeMap::new(), number(id)).unwrap();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        f.store.set_current("r1").unwrap();
+        f.store.retain(2).unwrap();
+        let left: Vec<String> = f.store.list().unwrap().0.into_iter().map(|r| r.id).collect();
+        assert_eq!(left, ["r1", "r3", "r4", "r5"]);
+        let release = f.store.named("r4").unwrap();
+        f.store.check_archive(&release.images["gateway"]).unwrap();
+        // One that cannot be read stops it: what it names is not known.
+        std::fs::write(f.store.file("r3", "release.json"), "noise").unwrap();
+        f.store.retain(1).unwrap();
+        assert!(f.store.dir("r1").exists() && f.store.dir("r3").exists());
+    }
+
+    #[test]
+    fn retention_counts_releases_that_differ() {
+        let f = fixture();
+        // The way back, then one release deployed again and again, then one that fails again and again.
+        for (word, good) in [("old", true), ("new", true), ("new", true), ("new", true), ("bad", false)] {
+            let release = make_of(&f, word);
+            if good {
+                f.store.promote(&release.id, BTreeMap::new(), number(&release.id)).unwrap();
+                std::thread::sleep(Duration::from_millis(2));
+            } else {
+                f.store.mark_failed(&release.id, "smoke").unwrap();
+                f.store.mark_failed(&make_of(&f, "worse").id, "smoke").unwrap();
+                f.store.mark_failed(&make_of(&f, word).id, "smoke").unwrap();
+            }
+        }
+        f.store.set_current("r2").unwrap();
+        f.store.retain(2).unwrap();
+        // Of what is the same the newest stays, and what runs.
+        assert_eq!(ids(&f.store.list().unwrap().0), ["r1", "r2", "r4", "r6", "r7"]);
+        f.store.check_archive(&f.store.named("r1").unwrap().images["gateway"]).unwrap();
+    }
+}
