@@ -154,8 +154,9 @@ fn a_service_that_the_release_does_not_have_goes_and_its_data_stays() {
 #[test]
 fn what_runs_is_compared_with_the_release_before_the_gate_opens() {
     on(&[Compose2], "compared", |pilot| {
-        let pilot = pilot.up();
+        // Dropped after the pilot, whose containers may have its images.
         let other = Pilot::new("compared-other", Compose2).up();
+        let pilot = pilot.up();
         other.build_bad_version("SCENARIO_VERSION=v6.6.6");
         // Images of another pilot, by the variable that the compose file reads.
         pilot.edit_env("PILOT_IMAGES", &other.project);
