@@ -8,12 +8,11 @@ use crate::engine::{self, Build};
 use crate::envfile::{EnvFile, with_value};
 use crate::failure::{Exit, exit_of, fail};
 use crate::files::{self, Mode};
-use crate::pilot::{DEFAULT_PROJECT, Manifest, Pilot};
+use crate::pilot::{DEFAULT_PROJECT, Manifest, Pilot, network_name};
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Parts, Release, SEED_FILE};
 use crate::tree;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -160,7 +159,7 @@ pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
     if existing.is_none() && pilot.project != DEFAULT_PROJECT {
         text = with_value(&text, "PILOT_PROJECT", &pilot.project);
         text = with_value(&text, "PILOT_IMAGES", &pilot.project);
-        text = with_value(&text, "PILOT_NETWORK", &format!("{}-network", pilot.project));
+        text = with_value(&text, "PILOT_NETWORK", &network_name(&pilot.project));
         let ports = engine::free_ports(pilot.every_service().count(), &pilot.project)?;
         for (service, port) in pilot.every_service().zip(ports) {
             text = with_value(&text, &service.port, &port.to_string());
@@ -171,7 +170,7 @@ pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
     pilot.services().try_for_each(|service| pilot.port(service, &env).map(drop))?;
     for secret in &pilot.manifest.secrets.variables {
         if env.get(secret).is_none_or(str::is_empty) {
-            text = with_value(&text, secret, &random()?);
+            text = with_value(&text, secret, &files::random()?);
         }
     }
     let env = EnvFile::parse(&name, text.as_bytes())?;
@@ -179,12 +178,4 @@ pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
         files::write(&pilot.env_path, text.as_bytes(), Mode::Private)?;
     }
     Ok(env)
-}
-
-/// 128 bits of the system's randomness, in hex.
-fn random() -> Result<String> {
-    let mut bytes = [0u8; 16];
-    let mut source = std::fs::File::open("/dev/urandom").context("cannot open /dev/urandom")?;
-    source.read_exact(&mut bytes).context("cannot read /dev/urandom")?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }

@@ -10,7 +10,7 @@ use crate::failure::{Exit, fail};
 use crate::files::{self, Mode};
 use crate::journal::{Finished, Output};
 use crate::lock::{self, Lock};
-use crate::pilot::Pilot;
+use crate::pilot::{Pilot, REHEARSALS};
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, Release, Store};
 use crate::{proc, tree, up};
 use anyhow::{Context, Result};
@@ -61,7 +61,7 @@ impl Rehearsal {
     /// Sets up a pilot and brings a good release up on it.
     pub fn begin(real: &Pilot, asked: Option<Kind>, out: Output, keep: bool) -> Result<Self> {
         let id = format!("{:x}-{:x}", crate::release::now_ms(), std::process::id());
-        let project = format!("pilot-drill-{id}");
+        let project = format!("{REHEARSALS}{id}");
         let pilot = Pilot::at(&real.root, &project, real.state.join("drills").join(&project))?;
         clear_old(&pilot)?;
         let alive = lock::take(&pilot.state.join("drill"), "drill")?;

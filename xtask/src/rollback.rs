@@ -374,7 +374,7 @@ fn place(session: &Session, request: &Request) -> Result<Place> {
     };
     let dir = begin(folder.join(&id)).or_else(|error| {
         files::remove(&folder.join(&id)).ok();
-        let elsewhere = std::env::temp_dir().join(format!("{}-rollbacks", session.pilot.project)).join(&id);
+        let elsewhere = files::own_temporary(&format!("{}-rollbacks", session.pilot.project))?.join(&id);
         ensure!(!elsewhere.exists(), "{} is there already: {error:#}", elsewhere.display());
         session.out.note(format!("journal and backup go to {}: {error:#}", elsewhere.display()));
         begin(elsewhere)

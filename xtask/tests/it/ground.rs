@@ -1,0 +1,1 @@
+//! The ground: the lock, files, requests, names.
