@@ -119,7 +119,7 @@ pub fn create(
         (COMPOSE_FILE, pack(&pilot.manifest.compose_file)),
         (SEED_FILE, pack(&pilot.manifest.seed_file)),
     ];
-    for (name, from) in tree.iter().filter(|(_, from)| !again && from.exists()) {
+    for (name, from) in tree.iter().filter(|(_, from)| !again && from.is_file()) {
         backup.files.insert((*name).to_owned(), files::copy(from, &to.join(name), Mode::Private)?);
     }
     for service in what.data {

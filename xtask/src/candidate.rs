@@ -135,7 +135,7 @@ fn label(root: &Path, pilot: &Pilot) -> Result<String> {
     }
     let folder = Path::new(&pilot.manifest.build.dockerfile).parent().unwrap_or(Path::new(""));
     let path = root.join("pilot-deploy").join(folder).join("Cargo.toml");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = files::read_text(&path)?;
     let cargo: Cargo =
         toml::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))?;
     Ok(format!("v{}", cargo.package.version))
@@ -149,11 +149,11 @@ pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
     let mut text = match &existing {
         Some(_) => {
             pilot.env()?;
-            std::fs::read_to_string(&pilot.env_path).with_context(|| format!("cannot read {name}"))?
+            files::read_text(&pilot.env_path)?
         }
         None => {
             let path = pilot.pack.join(&pilot.manifest.env_example);
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?
+            files::read_text(&path)?
         }
     };
     if existing.is_none() && pilot.project != DEFAULT_PROJECT {

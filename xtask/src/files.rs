@@ -101,7 +101,7 @@ pub fn flags(flags: OFlags) -> i32 {
 }
 
 /// Reads a file whole, up to a size that none of ours has.
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+fn whole(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = opened_regular(path)?.take(WHOLE + 1).read_to_end(&mut bytes)?;
     if read as u64 > WHOLE {
@@ -110,9 +110,14 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// A file that must be there, read.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    whole(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
 /// A text file, read.
 pub fn read_text(path: &Path) -> Result<String> {
-    let bytes = read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = read(path)?;
     String::from_utf8(bytes).with_context(|| format!("{} is no text", path.display()))
 }
 
@@ -171,7 +176,7 @@ pub fn sha256_bytes(bytes: &[u8]) -> String {
 
 /// A JSON file, read.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = read(path)?;
     serde_json::from_slice(&bytes).with_context(|| format!("cannot understand {}", path.display()))
 }
 
@@ -184,7 +189,7 @@ pub fn write_json(path: &Path, value: &impl Serialize, mode: Mode) -> Result<()>
 
 /// A text file, or nothing where there is no such file. Other trouble is an error.
 pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match read(path) {
+    match whole(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),

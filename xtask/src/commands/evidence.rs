@@ -59,7 +59,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         let folder = pilot.state.join("rollbacks");
         let last = files::names(&folder)?.pop().context("there was no rollback yet")?;
         let path = folder.join(last).join("journal.jsonl");
-        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        files::read_text(&path)
     }));
     let manifest = evidence::gather(pilot, items, &secrets, &to)?;
     let archive = PathBuf::from(format!("{}.tar", to.display()));

@@ -66,8 +66,9 @@ fn says(error: &Error, words: &[&str]) -> bool {
     words.iter().any(|word| text.contains(word))
 }
 
+/// `wrote only` is what tar says of the last block that a disk took a part of.
 fn is_full(error: &Error) -> bool {
-    says(error, &["no space left on device", "quota exceeded"])
+    says(error, &["no space left on device", "quota exceeded", "wrote only"])
 }
 
 fn is_late(error: &Error) -> bool {

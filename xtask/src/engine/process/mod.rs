@@ -124,7 +124,7 @@ impl Processes {
     /// Settings of a service under a release: the image's, the env file's, then the engine's own.
     fn spec(&self, release: &Release, dir: &Path, service: &str) -> Result<Spec> {
         let path = dir.join(ENV_FILE);
-        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes = files::read(&path)?;
         let file = crate::envfile::EnvFile::parse(&path.display().to_string(), &bytes)?;
         let image = release.images.get(service).with_context(|| format!("the release has no {service}"))?;
         let mut env = self.head(&image.id)?.env;
