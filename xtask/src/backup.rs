@@ -132,7 +132,7 @@ pub fn create(
         (COMPOSE_FILE, pack(&pilot.manifest.compose_file)),
         (SEED_FILE, pack(&pilot.manifest.seed_file)),
     ];
-    for (name, from) in tree.iter().filter(|(_, from)| from.exists()) {
+    for (name, from) in tree.iter().filter(|(_, from)| from.is_file()) {
         backup.files.insert((*name).to_owned(), files::copy(from, &to.join(name), Mode::Private)?);
     }
     for service in what.data {

@@ -8,7 +8,7 @@ use crate::engine::{self, Build};
 use crate::envfile::{EnvFile, with_value};
 use crate::failure::{Exit, exit_of, fail};
 use crate::files::{self, Mode};
-use crate::pilot::{DEFAULT_PROJECT, Manifest, Pilot};
+use crate::pilot::{DEFAULT_PROJECT, Manifest, Pilot, network_name};
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Parts, Release, SEED_FILE};
 use crate::tree;
 use anyhow::{Context, Result};
@@ -184,7 +184,7 @@ fn label(root: &Path, pilot: &Pilot) -> Result<String> {
     }
     let folder = Path::new(&pilot.manifest.build.dockerfile).parent().unwrap_or(Path::new(""));
     let path = root.join("pilot-deploy").join(folder).join("Cargo.toml");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = files::read_text(&path)?;
     let cargo: Cargo =
         toml::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))?;
     Ok(format!("v{}", cargo.package.version))
@@ -198,17 +198,17 @@ pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
     let mut text = match &existing {
         Some(_) => {
             pilot.env()?;
-            std::fs::read_to_string(&pilot.env_path).with_context(|| format!("cannot read {name}"))?
+            files::read_text(&pilot.env_path)?
         }
         None => {
             let path = pilot.pack.join(&pilot.manifest.env_example);
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?
+            files::read_text(&path)?
         }
     };
     if existing.is_none() && pilot.project != DEFAULT_PROJECT {
         text = with_value(&text, "PILOT_PROJECT", &pilot.project);
         text = with_value(&text, "PILOT_IMAGES", &pilot.project);
-        text = with_value(&text, "PILOT_NETWORK", &format!("{}-network", pilot.project));
+        text = with_value(&text, "PILOT_NETWORK", &network_name(&pilot.project));
         let ports = engine::free_ports(pilot.every_service().count(), &pilot.project)?;
         for (service, port) in pilot.every_service().zip(ports) {
             text = with_value(&text, &service.port, &port.to_string());
@@ -219,7 +219,7 @@ pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
     pilot.services().try_for_each(|service| pilot.port(service, &env).map(drop))?;
     for secret in &pilot.manifest.secrets.variables {
         if env.get(secret).is_none_or(str::is_empty) {
-            text = with_value(&text, secret, &files::random(16)?);
+            text = with_value(&text, secret, &files::random()?);
         }
     }
     let env = EnvFile::parse(&name, text.as_bytes())?;

@@ -86,7 +86,7 @@ pub fn items<'a>(
         item("observation.json", move || Ok(serde_json::to_string_pretty(now)?)),
         item("env.masked", move || {
             let path = &pilot.env_path;
-            let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let bytes = files::read(path)?;
             Ok(mask_env(pilot, &String::from_utf8_lossy(&bytes)))
         }),
     ];

@@ -2,14 +2,17 @@
 //! nothing of what the files mean.
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Longest file that is read whole into memory; what the pilot writes of itself is far below.
+const WHOLE: u64 = 64 << 20;
 
 /// Something that was removed to get space.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,7 +41,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: Mode) -> Result<()> {
 
 /// Copies with the same promise, and gives the checksum of what was copied.
 pub fn copy(from: &Path, to: &Path, mode: Mode) -> Result<String> {
-    let mut source = File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
+    let mut source = open_regular(from)?;
     publish(to, mode, |out| std::io::copy(&mut source, out).map(drop))?;
     let sum = sha256(to)?;
     if sum != sha256(from)? {
@@ -51,7 +54,7 @@ fn publish(path: &Path, mode: Mode, fill: impl FnOnce(&mut File) -> std::io::Res
     let folder = path.parent().context("a file needs a folder")?;
     make_folder(folder)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = folder.join(format!(".{name}.{}.new", std::process::id()));
+    let temporary = folder.join(format!(".{name}.{}.new", random()?));
     let bits = match mode {
         Mode::Private => 0o600,
         Mode::Plain => 0o644,
@@ -59,8 +62,7 @@ fn publish(path: &Path, mode: Mode, fill: impl FnOnce(&mut File) -> std::io::Res
     };
     let written = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(bits)
         .open(&temporary)
         .and_then(|mut out| fill(&mut out).and_then(|()| out.sync_all()))
@@ -71,6 +73,75 @@ fn publish(path: &Path, mode: Mode, fill: impl FnOnce(&mut File) -> std::io::Res
     written.with_context(|| format!("cannot write {}", path.display()))?;
     // The name is durable once its folder is.
     File::open(folder).and_then(|f| f.sync_all()).with_context(|| format!("cannot sync {}", folder.display()))
+}
+
+/// Opens a file to read, and nothing else by that name: a pipe would be waited for, a device has no end.
+pub fn open_regular(path: &Path) -> Result<File> {
+    opened_regular(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn opened_regular(path: &Path) -> std::io::Result<File> {
+    regular(OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK)).open(path)?)
+}
+
+/// Opens a log file to add to; never through a link.
+pub fn append(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o644);
+    regular(options.custom_flags(flags(OFlags::NONBLOCK | OFlags::NOFOLLOW)).open(path)?)
+}
+
+fn regular(file: File) -> std::io::Result<File> {
+    if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::Error::other("it is no regular file")) }
+}
+
+/// Flags of open(2) as the standard library takes them.
+pub fn flags(flags: OFlags) -> i32 {
+    flags.bits() as i32
+}
+
+/// Reads a file whole, up to a size that none of ours has.
+fn whole(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = opened_regular(path)?.take(WHOLE + 1).read_to_end(&mut bytes)?;
+    if read as u64 > WHOLE {
+        return Err(std::io::Error::other(format!("it is longer than {}", human(WHOLE))));
+    }
+    Ok(bytes)
+}
+
+/// A file that must be there, read.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    whole(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A text file, read.
+pub fn read_text(path: &Path) -> Result<String> {
+    let bytes = read(path)?;
+    String::from_utf8(bytes).with_context(|| format!("{} is no text", path.display()))
+}
+
+/// Removes what is no regular file from where one is to be written: a folder, a pipe, a link.
+pub fn clear_way(path: &Path) -> Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(data) if !data.is_file() => remove(path).map(drop),
+        _ => Ok(()),
+    }
+}
+
+/// The path without links and `..`, whether or not all of it is there.
+pub fn real_path(path: &Path) -> PathBuf {
+    let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    let Some((above, real)) = there else { return path.to_owned() };
+    path.strip_prefix(above).map_or_else(|_| path.to_owned(), |rest| real.join(rest))
+}
+
+/// 128 bits of the system's randomness, in hex.
+pub fn random() -> Result<String> {
+    let mut bytes = [0u8; 16];
+    let mut source = File::open("/dev/urandom").context("cannot open /dev/urandom")?;
+    source.read_exact(&mut bytes).context("cannot read /dev/urandom")?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// Makes a folder and those above it.
@@ -90,17 +161,9 @@ pub fn stamp() -> String {
     now.chars().filter(|c| c.is_ascii_digit() || *c == 'T').collect()
 }
 
-/// So many bytes of the system's randomness, in hex.
-pub fn random(bytes: usize) -> Result<String> {
-    let mut random = vec![0u8; bytes];
-    let mut source = File::open("/dev/urandom").context("cannot open /dev/urandom")?;
-    source.read_exact(&mut random).context("cannot read /dev/urandom")?;
-    Ok(random.iter().map(|b| format!("{b:02x}")).collect())
-}
-
 /// Checksum of a file as lowercase hex.
 pub fn sha256(path: &Path) -> Result<String> {
-    let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut file = open_regular(path)?;
     let mut hash = Sha256::new();
     std::io::copy(&mut file, &mut hash).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(format!("{:x}", hash.finalize()))
@@ -113,7 +176,7 @@ pub fn sha256_bytes(bytes: &[u8]) -> String {
 
 /// A JSON file, read.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = read(path)?;
     serde_json::from_slice(&bytes).with_context(|| format!("cannot understand {}", path.display()))
 }
 
@@ -126,7 +189,7 @@ pub fn write_json(path: &Path, value: &impl Serialize, mode: Mode) -> Result<()>
 
 /// A text file, or nothing where there is no such file. Other trouble is an error.
 pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
+    match whole(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
@@ -210,19 +273,65 @@ pub fn tail(mut file: &File, bytes: u64) -> std::io::Result<String> {
 
 /// A file without a name, for nobody else's eyes: nothing is left of it however this process ends.
 pub fn anonymous() -> Result<File> {
-    let path = unique("out");
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(true).mode(0o600);
-    let file = options.open(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-    Ok(file)
+    let name = format!("pilot-out-{}", random()?);
+    temporary(|folder| {
+        let path = folder.join(&name);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        std::fs::remove_file(&path)?;
+        Ok(file)
+    })
 }
 
-/// A name in the system's temporary folder that nobody else has.
-fn unique(purpose: &str) -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let n = COUNT.fetch_add(1, Ordering::Relaxed);
-    std::env::temp_dir().join(format!("pilot-{purpose}-{}-{n}", std::process::id()))
+/// Makes something in the system's temporary folder, or where that is missing or cannot be written, in the
+/// next one that can. Names in there are random, and made only where nothing is: others use it too.
+fn temporary<T>(make: impl Fn(&Path) -> std::io::Result<T>) -> Result<T> {
+    let mut tried = Vec::new();
+    for folder in temporary_folders() {
+        match make(&folder) {
+            Ok(made) => return Ok(made),
+            Err(error) => tried.push(format!("{}: {error}", folder.display())),
+        }
+    }
+    bail!("no temporary file can be made: {}; TMPDIR names the folder for them", tried.join("; "))
+}
+
+fn temporary_folders() -> Vec<PathBuf> {
+    let first = std::env::temp_dir();
+    let others = ["/tmp", "/var/tmp", "/dev/shm"].map(PathBuf::from).into_iter().filter(|f| *f != first);
+    std::iter::once(first.clone()).chain(others.collect::<Vec<_>>()).collect()
+}
+
+/// Folders that outlive the process that made them, for this user alone, in the system's temporary folders. A
+/// name that can be foretold could be taken first by another user, so the end of it is random, and only what
+/// is this user's own is found again.
+pub fn own_temporaries(purpose: &str) -> Vec<PathBuf> {
+    let me = rustix::process::geteuid().as_raw();
+    let ours = |path: &PathBuf| {
+        let data = std::fs::symlink_metadata(path);
+        data.is_ok_and(|data| data.is_dir() && data.uid() == me && data.mode() & 0o077 == 0)
+    };
+    let begin = format!("{purpose}-");
+    let mut found = Vec::new();
+    for folder in temporary_folders() {
+        let mut names = names(&folder).unwrap_or_default();
+        names.retain(|name| name.strip_prefix(&begin).is_some_and(|end| end.len() == 32));
+        found.extend(names.iter().map(|name| folder.join(name)).filter(ours));
+    }
+    found
+}
+
+/// The first of them for this purpose, else a new one.
+pub fn own_temporary(purpose: &str) -> Result<PathBuf> {
+    if let Some(found) = own_temporaries(purpose).into_iter().next() {
+        return Ok(found);
+    }
+    let name = format!("{purpose}-{}", random()?);
+    temporary(|folder| private_folder(folder.join(&name)))
+}
+
+fn private_folder(path: PathBuf) -> std::io::Result<PathBuf> {
+    std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+    Ok(path)
 }
 
 /// A folder for intermediate files, gone when dropped.
@@ -231,10 +340,8 @@ pub struct Scratch(PathBuf);
 impl Scratch {
     /// A new one under the system's temporary folder.
     pub fn new(purpose: &str) -> Result<Self> {
-        let path = unique(purpose);
-        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
-        made.with_context(|| format!("cannot make folder {}", path.display()))?;
-        Ok(Self(path))
+        let name = format!("pilot-{purpose}-{}", random()?);
+        temporary(|folder| private_folder(folder.join(&name))).map(Self)
     }
 
     /// Where it is.
@@ -263,6 +370,48 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"short");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_neither_waited_for_nor_read() {
+        let scratch = Scratch::new("files-test").unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        std::fs::create_dir(at("folder")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", at("zero")).unwrap();
+        let made = rustix::fs::mknodat(
+            rustix::fs::CWD,
+            at("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        );
+        made.unwrap();
+        File::create(at("endless")).unwrap().set_len(WHOLE + 1).unwrap();
+        for name in ["folder", "zero", "pipe", "endless"] {
+            assert!(read_if_there(&at(name)).is_err(), "{name}");
+            assert!(read_json::<serde_json::Value>(&at(name)).is_err(), "{name}");
+        }
+        assert!(sha256(&at("pipe")).is_err() && copy(&at("pipe"), &at("copy"), Mode::Plain).is_err());
+        assert!(append(&at("pipe")).is_err() && append(&at("zero")).is_err());
+        assert!(read_if_there(&at("nothing")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_temporary_folder_is_found_again_unless_it_is_somebody_elses() {
+        let purpose = format!("pilot-own-{}", random().unwrap());
+        // What another may have put there: a link, and a folder that all may write.
+        let open = std::env::temp_dir().join(format!("{purpose}-{}", "0".repeat(32)));
+        std::fs::create_dir(&open).unwrap();
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let link = std::env::temp_dir().join(format!("{purpose}-{}", "1".repeat(32)));
+        std::os::unix::fs::symlink(&open, &link).unwrap();
+        let first = own_temporary(&purpose).unwrap();
+        let second = own_temporary(&purpose).unwrap();
+        for path in [&open, &link, &first] {
+            remove(path).unwrap();
+        }
+        assert_eq!(first, second);
+        assert!(first != open && first != link, "{}", first.display());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::deadline::Deadline;
 use crate::files::{self, Mode};
 use crate::lock::{self, Lock};
 use anyhow::{Context, Result, bail};
+use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -45,6 +46,11 @@ impl Ledger {
         lock::take(&self.state, command)
     }
 
+    /// Does somebody change the stack at this moment?
+    pub fn is_locked(&self) -> bool {
+        lock::is_held(&self.state)
+    }
+
     /// Waits until nobody opens the gate, and keeps everybody else from it until dropped. Where the file
     /// cannot be made no hold can be written either, so there is nobody to wait for. Errors when somebody is
     /// still at it at the deadline.
@@ -55,7 +61,7 @@ impl Ledger {
             .write(true)
             .create(true)
             .truncate(false)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .custom_flags(files::flags(OFlags::NOFOLLOW | OFlags::NONBLOCK))
             .open(&path);
         let Ok(file) = made else { return Ok(Opening(None)) };
         loop {

@@ -32,6 +32,7 @@ mod pilot;
 mod plan;
 mod portable;
 mod proc;
+mod proctable;
 mod rehearsal;
 mod release;
 mod report;

@@ -232,6 +232,6 @@ fn compose(pilot: &Pilot) -> anyhow::Result<Option<String>> {
 /// Settings of a release's env file.
 pub fn release_env(store: &Store, release: &Release) -> anyhow::Result<EnvFile> {
     let path = store.file(&release.id, ENV_FILE);
-    let bytes = std::fs::read(&path).map_err(|e| anyhow::anyhow!("cannot read {}: {e}", path.display()))?;
+    let bytes = files::read(&path)?;
     EnvFile::parse(&path.display().to_string(), &bytes)
 }

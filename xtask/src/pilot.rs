@@ -13,6 +13,12 @@ use std::time::Duration;
 /// Project of the pilot that users run; others are drills, tests and private copies.
 pub const DEFAULT_PROJECT: &str = "pilot-deploy";
 
+/// What the projects of drills begin with.
+pub const REHEARSALS: &str = "pilot-drill-";
+
+/// Longest name of a project: that of a label in DNS, which names of networks and services end up in.
+const LONGEST_NAME: usize = 63;
+
 /// `pilot.toml` as it is written.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -180,8 +186,7 @@ pub enum By {
 impl Manifest {
     /// Reads `pilot.toml`; the error has line and column.
     pub fn load(path: &Path) -> Result<Self> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = files::read_text(path)?;
         Self::parse(&text).with_context(|| format!("cannot understand {}", path.display()))
     }
 
@@ -191,6 +196,52 @@ impl Manifest {
         ensure!(!manifest.services.is_empty(), "it names no services");
         Ok(manifest)
     }
+}
+
+fn image_name(project: &str, manifest: &Manifest, service: &str) -> String {
+    let prefix = if project == DEFAULT_PROJECT { &manifest.build.package } else { project };
+    format!("{prefix}-{service}")
+}
+
+/// Does the name fit everything that is called by it: images, volumes, networks, folders? An image's name is
+/// words with one `-` or `_` between them.
+fn check_name(project: &str) -> Result<()> {
+    let word =
+        |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let fits = project.starts_with(|c: char| c.is_ascii_lowercase()) && project.split(['-', '_']).all(word);
+    if fits && project.len() <= LONGEST_NAME {
+        return Ok(());
+    }
+    let shown: String = project.chars().take(LONGEST_NAME + 1).collect();
+    let what = format!(
+        "--project {shown}: at most {LONGEST_NAME} lowercase letters and digits, a letter first, \
+         with a single - or _ between words"
+    );
+    Err(fail(Exit::Usage, what, "cargo xtask --help"))
+}
+
+/// Does the project share nothing by name with the pilot that users run?
+fn check_apart(project: &str, manifest: &Manifest) -> Result<()> {
+    let names = |project: &str| {
+        let all = manifest.services.iter().chain(&manifest.observability);
+        let images = all.clone().map(|s| format!("image {}", image_name(project, manifest, &s.name)));
+        let volumes = all.map(|s| format!("volume {project}_{}", s.volume));
+        let network = [format!("network {}", network_name(project))];
+        images.chain(volumes).chain(network).collect::<Vec<_>>()
+    };
+    let taken = names(DEFAULT_PROJECT);
+    match names(project).into_iter().find(|name| project != DEFAULT_PROJECT && taken.contains(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let what = format!("--project {project}: its {name} would be that of {DEFAULT_PROJECT}");
+            Err(fail(Exit::Usage, what, "choose another name"))
+        }
+    }
+}
+
+/// The project's network. The first is what the compose file says where nothing is set.
+pub fn network_name(project: &str) -> String {
+    if project == DEFAULT_PROJECT { "pilot-network".into() } else { format!("{project}-network") }
 }
 
 /// The pilot and its places.
@@ -219,23 +270,32 @@ impl Pilot {
             let what = format!("no pilot-deploy/pilot.toml in {} or above it", here.display());
             return Err(fail(Exit::Usage, what, "change into a clone of the repository"));
         };
+        check_name(project)?;
         let state = match std::env::var_os("PILOT_STATE_DIR") {
             Some(dir) if !dir.is_empty() => here.join(dir),
             _ if project == DEFAULT_PROJECT => root.join(".pilot"),
+            _ if project.starts_with(REHEARSALS) => root.join(".pilot/drills").join(project),
             _ => root.join(".pilot/projects").join(project),
         };
+        // Whose name begins so is cleared away by the next drill.
+        if project.starts_with(REHEARSALS) && !state.join("drill").is_dir() {
+            let what =
+                format!("--project {project}: such names are those of drills, and there is no such drill");
+            return Err(fail(Exit::Usage, what, "choose another name"));
+        }
         Self::at(root, project, state, by)
     }
 
     /// The same with everything given; drills use it for a pilot of their own.
     pub fn at(root: &Path, project: &str, state: PathBuf, by: By) -> Result<Self> {
-        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-        if !project.starts_with(|c: char| c.is_ascii_lowercase()) || !project.chars().all(fits) {
-            let what = format!("--project {project}: lowercase letters, digits, - and _, a letter first");
-            return Err(fail(Exit::Usage, what, "cargo xtask --help"));
+        check_name(project)?;
+        if state.exists() && !state.is_dir() {
+            let what = format!("the state folder {} is no folder", state.display());
+            return Err(fail(Exit::Usage, what, "move it away, or name another one with PILOT_STATE_DIR"));
         }
         let pack = root.join("pilot-deploy");
         let manifest = manifest(&pack, &state, by)?;
+        check_apart(project, &manifest)?;
         let env_path =
             if project == DEFAULT_PROJECT { pack.join(&manifest.env_file) } else { state.join(".env.poc") };
         Ok(Self { root: root.to_owned(), pack, project: project.to_owned(), state, env_path, manifest })
@@ -258,9 +318,7 @@ impl Pilot {
 
     /// What images are called: `scenario-gateway` for the pilot, `PROJECT-gateway` for others.
     pub fn image_name(&self, service: &str) -> String {
-        let prefix =
-            if self.project == DEFAULT_PROJECT { &self.manifest.build.package } else { &self.project };
-        format!("{prefix}-{service}")
+        image_name(&self.project, &self.manifest, service)
     }
 
     /// The env file, parsed; the error says where it is wrong.
@@ -323,4 +381,40 @@ fn running_manifest(state: &Path) -> Option<(PathBuf, Manifest)> {
     let path = state.join("releases").join(id.trim()).join("pilot.toml");
     let manifest = Manifest::load(&path).ok()?;
     Some((path, manifest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../pilot-deploy")
+    }
+
+    #[test]
+    fn no_project_is_called_so_that_it_would_have_what_is_the_default_ones() {
+        let manifest = Manifest::load(&tree().join("pilot.toml")).unwrap();
+        for (name, shared) in [("scenario", "image scenario-gateway"), ("pilot", "network pilot-network")] {
+            let error = check_apart(name, &manifest).unwrap_err().to_string();
+            assert!(error.contains(shared) && error.contains(DEFAULT_PROJECT), "{error}");
+        }
+        for name in [DEFAULT_PROJECT, "scenario2", "pilot-b", "pilot-deploy-b", "pilot-deploy_b"] {
+            check_apart(name, &manifest).unwrap();
+        }
+        // What the check takes for granted of the compose file.
+        let compose = std::fs::read_to_string(tree().join(&manifest.compose_file)).unwrap();
+        let network = format!("${{PILOT_NETWORK:-{}}}", network_name(DEFAULT_PROJECT));
+        assert!(compose.contains(&network), "the compose file has no {network}");
+    }
+
+    #[test]
+    fn a_name_fits_everything_that_is_called_by_it() {
+        for name in ["a", "pilot-deploy", "a1_b2-c3"] {
+            check_name(name).unwrap();
+        }
+        let long = "a".repeat(LONGEST_NAME + 1);
+        for name in ["", "A", "1a", "a-", "a_", "a--b", "a_-b", "a..b", "../a", "-a", "a b", "ä", &long] {
+            assert_eq!(crate::failure::exit_of(&check_name(name).unwrap_err()), Exit::Usage, "{name}");
+        }
+    }
 }

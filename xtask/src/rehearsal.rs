@@ -11,7 +11,7 @@ use crate::files::{self, Mode};
 use crate::journal::{Finished, Output};
 use crate::ledger::Ledger;
 use crate::lock::Lock;
-use crate::pilot::{By, Pilot};
+use crate::pilot::{By, Pilot, REHEARSALS};
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, Release, Store};
 use crate::{proc, signals, tree, up};
 use anyhow::{Context, Result};
@@ -62,7 +62,7 @@ impl Rehearsal {
     /// Sets up a pilot and brings a good release up on it.
     pub fn begin(real: &Pilot, asked: Option<Kind>, out: Output, keep: bool) -> Result<Self> {
         let id = format!("{:x}-{:x}", crate::release::now_ms(), std::process::id());
-        let project = format!("pilot-drill-{id}");
+        let project = format!("{REHEARSALS}{id}");
         let pilot = Pilot::at(&real.root, &project, real.state.join("drills").join(&project), By::Tree)?;
         clear_old(&pilot)?;
         let alive = Ledger::new(&pilot.state.join("drill")).lock("drill")?;

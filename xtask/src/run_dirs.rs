@@ -5,7 +5,6 @@
 use crate::files::{self, Mode};
 use anyhow::{Context, Result};
 use serde::Serialize;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Makes the folder of a new run with what was asked for in it, and gives its id.
@@ -19,7 +18,7 @@ pub fn make(state: &Path, request: &impl Serialize) -> Result<(String, PathBuf)>
     let own = state.join("rollbacks").join(&id);
     let dir = fill(own.clone()).or_else(|error| {
         files::remove(&own).ok();
-        let folder = fallback(state).with_context(|| format!("{error:#}"))?;
+        let folder = files::own_temporary(&fallback_purpose(state)).with_context(|| format!("{error:#}"))?;
         fill(folder.join(&id)).with_context(|| format!("{error:#}"))
     })?;
     Ok((id, dir))
@@ -41,7 +40,9 @@ pub fn newest(state: &Path) -> Result<Option<PathBuf>> {
 /// Folders of all runs, in order, those in the fallback folder too.
 pub fn folders(state: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut all = Vec::new();
-    for folder in std::iter::once(state.join("rollbacks")).chain(fallbacks(state)?) {
+    for folder in
+        std::iter::once(state.join("rollbacks")).chain(files::own_temporaries(&fallback_purpose(state)))
+    {
         let names = files::names(&folder)?;
         let own = names.iter().filter(|name| !name.starts_with('.'));
         all.extend(own.map(|name| (number(name), folder.join(name))));
@@ -55,33 +56,9 @@ pub fn number(id: &str) -> u64 {
     id.split_once('-').and_then(|(number, _)| number.parse().ok()).unwrap_or(0)
 }
 
-/// What the fallback folders of a state folder are called.
-fn fallback_name(state: &Path) -> String {
-    let sum = files::sha256_bytes(state.display().to_string().as_bytes());
-    format!("pilot-runs-{}-", &sum[..12])
-}
-
-/// Fallback folders that are ours: real folders that belong to this user and that nobody else can write to.
-fn fallbacks(state: &Path) -> Result<Vec<PathBuf>> {
-    let (folder, prefix) = (std::env::temp_dir(), fallback_name(state));
-    let me = rustix::process::getuid().as_raw();
-    let ours = |path: &PathBuf| {
-        let data = std::fs::symlink_metadata(path);
-        data.is_ok_and(|data| data.is_dir() && data.uid() == me && data.mode() & 0o077 == 0)
-    };
-    let names = files::names(&folder)?.into_iter().filter(|name| name.starts_with(&prefix));
-    Ok(names.map(|name| folder.join(name)).filter(ours).collect())
-}
-
-/// The first of them, or a new one with a name that nobody can have taken before.
-fn fallback(state: &Path) -> Result<PathBuf> {
-    if let Some(known) = fallbacks(state)?.into_iter().next() {
-        return Ok(known);
-    }
-    let path = std::env::temp_dir().join(format!("{}{}", fallback_name(state), files::random(8)?));
-    let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
-    made.with_context(|| format!("cannot make folder {}", path.display()))?;
-    Ok(path)
+/// What the fallback folders of a state folder are made for.
+fn fallback_purpose(state: &Path) -> String {
+    format!("pilot-runs-{}", &files::sha256_bytes(state.display().to_string().as_bytes())[..12])
 }
 
 /// What a user calls a backup of a run: the run's id for its first (`backup`), `ID.2` for `backup-2`. Nothing for

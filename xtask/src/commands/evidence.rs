@@ -58,8 +58,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     }));
     items.push(item("journal.jsonl", || {
         let last = run_dirs::newest(&pilot.state)?.context("there was no run yet")?;
-        let path = last.join("journal.jsonl");
-        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        files::read_text(&last.join("journal.jsonl"))
     }));
     let manifest = evidence::gather(pilot, items, &secrets, &to)?;
     let archive = PathBuf::from(format!("{}.tar", to.display()));

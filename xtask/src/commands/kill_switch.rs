@@ -9,7 +9,6 @@ use crate::gate::{self, Gate};
 use crate::hold::{self, Hold};
 use crate::journal::{Event, Finished};
 use crate::lockout::{self, Closed, Opened, Public};
-use crate::run::all_cut_off;
 use crate::verify::verify;
 use anyhow::Result;
 use clap::ValueEnum;
@@ -116,7 +115,7 @@ fn close(session: &Session, reason: &str, deadline: Deadline) -> Result<Closed> 
         if client.is_some_and(|client| gate::close(&client, reason).is_ok()) {
             return Ok(Closed::Proved);
         }
-        let at_work = !all_cut_off(&session.pilot.state, None)?.is_empty();
+        let at_work = session.ledger().is_locked();
         if at_work && !patience.passed() {
             std::thread::sleep(Duration::from_millis(50));
             continue;

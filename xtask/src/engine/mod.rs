@@ -5,6 +5,7 @@
 mod compose;
 mod ports;
 mod process;
+mod still;
 
 use crate::deadline::Deadline;
 use crate::failure::{Exit, fail};

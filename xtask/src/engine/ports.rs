@@ -2,9 +2,9 @@
 
 use crate::deadline::Deadline;
 use crate::proc::cmd;
+use crate::proctable;
 use anyhow::{Context, Result};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
 use std::time::Duration;
 
 /// So many different free ports on 127.0.0.1 for a project, below the range that outgoing connections
@@ -41,18 +41,13 @@ fn process_on(port: u16) -> Option<String> {
             listens.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]"))).flatten()
         })
     })?;
-    let has_it = |folder: &Path| {
-        let files = std::fs::read_dir(folder.join("fd")).ok()?;
-        let mut links = files.filter_map(|f| std::fs::read_link(f.ok()?.path()).ok());
-        links.any(|link| link.as_os_str().to_string_lossy() == inode).then_some(())
-    };
-    std::fs::read_dir("/proc").ok()?.filter_map(Result::ok).find_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        has_it(&entry.path())?;
-        let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        let container = if name.trim() == "docker-proxy" { container_on(port) } else { None };
-        Some(format!("process {pid} ({})", container.as_deref().unwrap_or(name.trim())))
-    })
+    let owner = proctable::all().ok()?.into_iter().find(|process| process.has_link(&inode))?;
+    let name = owner.name();
+    let container = if name == "docker-proxy" { container_on(port) } else { None };
+    // A pilot's own process says which pilot, so that somebody can go there and take it down.
+    let pilot = || Some((owner.variable("SCENARIO_PROJECT")?, owner.variable("SCENARIO_DATA")?));
+    let of = pilot().map(|(project, data)| format!(", of project {project}, data in {data}"));
+    Some(format!("process {} ({}{})", owner.id(), container.unwrap_or(name), of.unwrap_or_default()))
 }
 
 /// Container that publishes the port.

@@ -7,14 +7,14 @@ mod markdown;
 
 use crate::files::{self, Mode};
 use crate::journal::Finished;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 use std::path::Path;
 
 /// Writes the reports of the rollback in `dir`.
 pub fn write(dir: &Path, finished: &Finished) -> Result<()> {
     let path = dir.join("journal.jsonl");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = files::read_text(&path)?;
     // A line cut off by a crash is no event.
     let events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let write = |name: &str, text: String| files::write(&dir.join(name), text.as_bytes(), Mode::Plain);

@@ -63,7 +63,11 @@ fn an_unchanged_tree_is_not_deployed_again() {
         // And what was deployed before is the same release again, not a third.
         pilot.edit_env("DEFAULT_SEED", "42");
         let finished = pilot.json(&["up"]).expect(0).finished();
-        assert_eq!((&finished["outcome"], &finished["release"]), (&json!("deployed"), &json!("r1")), "{finished}");
+        assert_eq!(
+            (&finished["outcome"], &finished["release"]),
+            (&json!("deployed"), &json!("r1")),
+            "{finished}"
+        );
         assert_eq!(pilot.running_values("gateway")["DEFAULT_SEED"], 42);
     });
 }
@@ -74,7 +78,11 @@ fn a_release_that_is_sick_is_not_taken_for_unchanged() {
         let pilot = pilot.up();
         pilot.xtask(&["down"]).expect(0);
         let finished = pilot.json(&["up"]).expect(0).finished();
-        assert_eq!((&finished["outcome"], &finished["release"]), (&json!("deployed"), &json!("r1")), "{finished}");
+        assert_eq!(
+            (&finished["outcome"], &finished["release"]),
+            (&json!("deployed"), &json!("r1")),
+            "{finished}"
+        );
         assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
     });
 }

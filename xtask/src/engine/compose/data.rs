@@ -1,17 +1,14 @@
 //! Stored data under Docker: the volumes of the project's services, into archives and back, and taking
 //! the project down. Volumes, networks and containers are found by Compose's project label.
 
-use super::{Compose, PROFILE, blame};
+use super::{Compose, PROFILE, blame, is_hung};
 use crate::deadline::Deadline;
-use crate::engine::{Engine, Extent};
+use crate::engine::{Engine, Extent, still};
 use crate::files::{self, Mode};
 use crate::proc::cmd;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::path::Path;
-
-/// Copies that are made of a volume before it is said to be changing all the time.
-const COPIES: usize = 6;
 
 impl Compose {
     /// Volume of a service as Compose names it.
@@ -34,8 +31,7 @@ impl Compose {
         all.filter(|s| has(&s.name)).map(|s| s.name.clone()).collect()
     }
 
-    /// Copies a volume. The services may be writing meanwhile: two copies in a row that are the same byte
-    /// for byte show the state of one moment, because a database does not return to bytes that it had before.
+    /// Copies a volume as of one moment; the services may be writing meanwhile.
     pub(super) fn save_volume(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
         let volume = self.volume(service)?;
         ensure!(self.volumes(deadline)?.contains(&volume), "there is no volume {volume}");
@@ -44,26 +40,18 @@ impl Compose {
             Some(id) => self.mount(id, &volume, deadline)?.map(|path| format!("{id}:{path}/.")),
             None => None,
         };
+        let copy = |from: &str| {
+            let copy = cmd(&self.docker, &["cp", from, "-"]).stdout_to(archive);
+            // Much to copy takes long: that is not an engine that does not answer.
+            let blamed = |error| if is_hung(&error) { error } else { blame(error) };
+            still::copy(&format!("volume {volume}"), archive, || {
+                copy.clone().run(deadline).map(drop).map_err(blamed)
+            })
+        };
         match mounted {
-            Some(from) => self.copy_still(&from, archive, deadline),
-            None => self.with_helper(&volume, deadline, |id| {
-                self.copy_still(&format!("{id}:/data/."), archive, deadline)
-            }),
+            Some(from) => copy(&from),
+            None => self.with_helper(&volume, deadline, |id| copy(&format!("{id}:/data/."))),
         }
-        .with_context(|| format!("copying volume {volume}"))
-    }
-
-    fn copy_still(&self, from: &str, archive: &Path, deadline: Deadline) -> Result<()> {
-        let mut last = None;
-        for _ in 0..COPIES {
-            cmd(&self.docker, &["cp", from, "-"]).stdout_to(archive).run(deadline).map_err(blame)?;
-            let sum = files::sha256(archive)?;
-            if last.as_ref() == Some(&sum) {
-                return Ok(());
-            }
-            last = Some(sum);
-        }
-        bail!("it was written to during each of {COPIES} copies; cargo xtask kill-switch on makes it quiet")
     }
 
     /// Where a container has a volume.
@@ -119,7 +107,8 @@ impl Compose {
         let path = self.mount(&id, &volume, deadline)?;
         let path = path.with_context(|| format!("{service} does not use its volume {volume}"))?;
         let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:{path}")]).stdin_from(archive);
-        copy.run(deadline).map(drop).map_err(blame)
+        let copied = copy.run(deadline).map(drop);
+        copied.map_err(|error| blame(still::told(&format!("into volume {volume}"), archive, error)))
     }
 
     /// By label and not by `compose down`: that needs a compose file, and the tree's may be broken.

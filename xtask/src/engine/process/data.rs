@@ -1,61 +1,42 @@
-//! Stored data of local processes, into archives and back, and what a process group uses.
+//! Stored data of local processes, into archives and back, and what the processes of a service use.
 
+use super::members::Member;
 use crate::deadline::Deadline;
-use crate::engine::Usage;
+use crate::engine::{Usage, still};
 use crate::files;
-use crate::proc::cmd;
-use anyhow::{Context, Result, bail};
+use crate::proc::{Cmd, cmd};
+use anyhow::Result;
 use std::path::Path;
 
-/// Copies that are made of a folder before it is said to be changing all the time.
-const COPIES: usize = 6;
-
-/// Copies a folder that may be written to meanwhile: two copies in a row that are the same show the state of
-/// one moment, because a database does not return to bytes that it had before.
+/// Copies a folder that may be written to meanwhile, as of one moment.
 pub fn save(from: &Path, archive: &Path, deadline: Deadline) -> Result<()> {
-    let tar = cmd("tar", &["--create", "--file", &archive.display().to_string()]);
-    let tar = tar.args(["--directory", &from.display().to_string(), "."]);
-    let mut last = None;
-    for _ in 0..COPIES {
-        // A file that changed while it was read is told by tar, and by the next copy.
-        let copied = tar.clone().run(deadline);
-        let sum = copied.as_ref().ok().map(|_| files::sha256(archive)).transpose()?;
-        match (&last, sum) {
-            (Some(last), Some(sum)) if *last == sum => return Ok(()),
-            (_, Some(sum)) => last = Some(sum),
-            (_, None) if deadline.passed() => return copied.map(drop),
-            (_, None) => last = None,
-        }
-    }
-    bail!("{} was written to during each of {COPIES} copies", from.display())
+    let tar = tar("--create", archive, from).args(["."]);
+    still::copy(&from.display().to_string(), archive, || tar.clone().run(deadline).map(drop))
+}
+
+/// What it says is read, so it says it in English.
+fn tar(what: &str, archive: &Path, folder: &Path) -> Cmd {
+    let words =
+        [what, "--file", &archive.display().to_string(), "--directory", &folder.display().to_string()];
+    cmd("tar", &words).env("LC_ALL", "C")
 }
 
 /// Fills a folder from an archive.
 pub fn restore(to: &Path, archive: &Path, deadline: Deadline) -> Result<()> {
     files::make_folder(to)?;
-    let tar = cmd("tar", &["--extract", "--file", &archive.display().to_string()]);
-    tar.args(["--directory", &to.display().to_string()]).run(deadline).map(drop)
+    let restored = tar("--extract", archive, to).run(deadline).map(drop);
+    restored.map_err(|error| still::told(&archive.display().to_string(), to, error))
 }
 
-/// Memory and threads of a process group, from `/proc` (proc(5)): of what the supervisor runs, and itself.
-pub fn usage(service: &str, group: i32) -> Result<Usage> {
-    let (mut pages, mut threads) = (0u64, 0u64);
-    let entries = std::fs::read_dir("/proc").context("cannot read /proc")?;
-    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-        let Ok(stat) = std::fs::read_to_string(path.join("stat")) else { continue };
-        // Behind the name, which may hold anything: state, parent, group, …, threads (18th from there).
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        if fields.get(2).and_then(|f| f.parse().ok()) == Some(group) {
-            threads += fields.get(17).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-            pages += fields.get(21).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-        }
-    }
-    Ok(Usage {
+/// Memory and threads of a service and its supervisor.
+pub fn usage(service: &str, members: &[Member]) -> Usage {
+    let stats: Vec<_> = members.iter().filter_map(|member| member.process.stat()).collect();
+    Usage {
         name: service.to_owned(),
         cpu: "not told".into(),
-        memory: files::human(pages * 4096),
-        processes: threads.to_string(),
-    })
+        memory: files::human(stats.iter().map(|stat| stat.memory).sum()),
+        processes: stats.iter().map(|stat| stat.threads).sum::<u64>().to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -91,8 +72,29 @@ mod tests {
             stop.store(true, Ordering::Relaxed);
             assert!(error.unwrap().to_string().contains("written to"));
         });
+        assert!(!archive.exists(), "half an archive is left");
         save(&from, &archive, limit()).unwrap();
         restore(&to, &archive, limit()).unwrap();
         assert_eq!(std::fs::read(to.join("counter")).unwrap(), std::fs::read(from.join("counter")).unwrap());
+    }
+
+    #[test]
+    fn a_full_disk_and_a_deadline_are_told_as_what_they_are_and_leave_no_half_archive() {
+        let scratch = files::Scratch::new("data-test").unwrap();
+        let from = scratch.path().join("from");
+        std::fs::create_dir(&from).unwrap();
+        std::fs::write(from.join("f"), [7; 100_000]).unwrap();
+        let archive = scratch.path().join("a.tar");
+        // A device that is always full (full(4)).
+        std::os::unix::fs::symlink("/dev/full", &archive).unwrap();
+        let error = save(&from, &archive, Deadline::after(Duration::from_secs(20))).unwrap_err();
+        assert_eq!(crate::failure::exit_of(&error), crate::failure::Exit::Host, "{error:#}");
+        assert!(format!("{error:#}").contains("is full"), "{error:#}");
+        assert!(archive.symlink_metadata().is_err());
+        let error = save(&from, &archive, Deadline::after(Duration::ZERO)).unwrap_err();
+        assert!(format!("{error:#}").contains("took longer than it may"), "{error:#}");
+        assert!(!archive.exists());
+        let error = save(&from.join("f"), &archive, Deadline::after(Duration::from_secs(20))).unwrap_err();
+        assert!(format!("{error:#}").contains("could not be copied"), "{error:#}");
     }
 }

@@ -1,9 +1,10 @@
 //! The engine `process`: the services as local processes, for machines without Docker. Each service
-//! is a process group led by a supervisor (this program, `supervise`) that starts it again when it
-//! ends. Every member of the group holds a lock on the service's `alive` file through its standard
-//! input, so "is it running" and "may this group be ended" are never a guess by process id.
+//! is run by a supervisor (this program, `supervise`) that starts it again when it ends. Both hold a lock on
+//! the service's `alive` file through their standard input, so "is it running" and "may this be ended" are
+//! never a guess by process id (`members`).
 
 mod data;
+mod members;
 mod supervise;
 
 use super::{Build, Engine, EngineHost, Extent, Kind, ServiceState, Stack, Usage};
@@ -13,12 +14,11 @@ use crate::files::{self, Freed, Mode};
 use crate::pilot::Pilot;
 use crate::proc::cmd;
 use crate::release::{ENV_FILE, Image, Release};
-use crate::signals::end_group;
 use anyhow::{Context, Result, bail};
+use members::{Member, new_alive, run_well};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -49,13 +49,14 @@ struct Spec {
     port: u16,
     settings: String,
     log: PathBuf,
+    /// For older versions, which look for the supervisor's id in it.
     alive: PathBuf,
 }
 
 impl Processes {
     /// Everything it keeps is in the pilot's state folder.
     pub fn new(pilot: &Pilot) -> Self {
-        Self { pilot: pilot.clone(), home: pilot.state.join("process") }
+        Self { pilot: pilot.clone(), home: files::real_path(&pilot.state).join("process") }
     }
 
     fn dir(&self, service: &str) -> PathBuf {
@@ -104,41 +105,27 @@ impl Processes {
         Ok(names.iter().filter_map(|name| Some(format!("sha256:{}", name.strip_suffix(".head")?))).collect())
     }
 
+    /// What was being taken in when a command was killed: it has no head.
+    fn remove_halves(&self) -> Result<Vec<Freed>> {
+        let folder = self.home.join("images");
+        let whole = self.images()?;
+        let mut names = files::names(&folder)?;
+        names.retain(|name| !whole.contains(&format!("sha256:{}", name.trim_end_matches(".head"))));
+        let remove = |name: String| {
+            let bytes = files::remove(&folder.join(&name))?;
+            Ok(Freed { what: format!("half a program, {name}"), bytes })
+        };
+        names.into_iter().map(remove).collect()
+    }
+
     fn head(&self, image: &str) -> Result<Head> {
         files::read_json(&self.program(image).with_extension("head"))
-    }
-
-    /// Is any member of the group alive? Only then does the recorded group id still mean it.
-    fn alive(&self, service: &str) -> Result<Option<i32>> {
-        let path = self.dir(service).join("alive");
-        let Ok(file) = File::open(&path) else { return Ok(None) };
-        match file.try_lock_shared() {
-            Ok(()) => Ok(None),
-            Err(TryLockError::WouldBlock) => {
-                let line = BufReader::new(file).lines().next().and_then(Result::ok).unwrap_or_default();
-                let pid =
-                    line.trim().parse().with_context(|| format!("{} has no process id", path.display()))?;
-                Ok(Some(pid))
-            }
-            Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot ask {}", path.display())),
-        }
-    }
-
-    fn end(&self, service: &str, deadline: Deadline) -> Result<()> {
-        while let Some(group) = self.alive(service)? {
-            end_group(group);
-            if deadline.passed() {
-                bail!("{service} (process group {group}) is still there after SIGKILL");
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Ok(())
     }
 
     /// Settings of a service under a release: the image's, the env file's, then the engine's own.
     fn spec(&self, release: &Release, dir: &Path, service: &str) -> Result<Spec> {
         let path = dir.join(ENV_FILE);
-        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes = files::read(&path)?;
         let file = crate::envfile::EnvFile::parse(&path.display().to_string(), &bytes)?;
         let image = release.images.get(service).with_context(|| format!("the release has no {service}"))?;
         let mut env = self.head(&image.id)?.env;
@@ -173,36 +160,74 @@ impl Processes {
         }
         files::make_folder(&self.data(service))?;
         let path = self.dir(service).join("service.json");
+        files::clear_way(&path)?;
         files::write_json(&path, spec, Mode::Private)?;
-        // Locked here and handed over: from now on somebody holds it until the whole group is gone.
-        let alive =
-            File::create(&spec.alive).with_context(|| format!("cannot make {}", spec.alive.display()))?;
-        // Somebody who only looks holds it for an instant.
-        let limit = Deadline::after(Duration::from_secs(1));
-        while let Err(error) = alive.try_lock() {
-            if limit.passed() {
-                bail!("{} is in use: {error}", spec.alive.display());
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        // Locked here and handed over: from now on somebody holds it until the last member is gone.
+        let alive = new_alive(&spec.alive)?;
+        let mut note = alive.try_clone().context("cannot share a file")?;
         let me = files::this_program()?;
-        let log = File::options().create(true).append(true).open(&spec.log);
-        let log = log.with_context(|| format!("cannot open {}", spec.log.display()))?;
-        let child = Command::new(me)
+        files::clear_way(&spec.log)?;
+        let supervisor = Command::new(me)
             .args(["supervise", &path.display().to_string()])
             .process_group(0)
-            .stdin(alive.try_clone().context("cannot share a file")?)
+            .stdin(alive)
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(supervise::open_log(&spec.log))
             .spawn()
             .context("cannot start a supervisor")?;
-        let mut alive = alive;
-        writeln!(alive, "{}", child.id()).context("cannot note the process group")
+        // An older version could not end it without; nothing here reads it.
+        writeln!(note, "{}", supervisor.id()).ok();
+        Ok(())
     }
 
     fn read_spec(&self, service: &str) -> Result<Option<Spec>> {
         let path = self.dir(service).join("service.json");
         if path.exists() { files::read_json(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// What is known of a service; nothing where there is none.
+    fn state(&self, service: &str, members: &[Member]) -> Result<Option<ServiceState>> {
+        let spec = match self.read_spec(service) {
+            Ok(Some(spec)) => Ok(spec),
+            Ok(None) if members.is_empty() => return Ok(None),
+            Ok(None) => Err(anyhow::anyhow!("its description is gone")),
+            Err(error) => Err(error),
+        };
+        let supervised = members.iter().any(|member| member.supervisor);
+        let restarts = files::read_if_there(&self.dir(service).join("restarts")).ok().flatten();
+        let restarts = restarts.and_then(|text| String::from_utf8_lossy(&text).trim().parse().ok());
+        let state = match &spec {
+            _ if members.is_empty() => "exited",
+            Ok(_) if supervised => "running",
+            Ok(_) => "unsupervised",
+            Err(_) => "left over",
+        };
+        let found = ServiceState {
+            state: state.to_owned(),
+            image: "unknown".into(),
+            env: BTreeMap::new(),
+            port: None,
+            settings: "unknown".into(),
+            state_dir: None,
+            restarts: restarts.unwrap_or(0),
+            handle: self.dir(service).display().to_string(),
+            inspect: String::new(),
+        };
+        Ok(Some(match spec {
+            Ok(spec) => {
+                let inspect = serde_json::to_string_pretty(&spec)?;
+                let Spec { image, env, port, settings, .. } = spec;
+                ServiceState { image, env, port: Some(port), settings, inspect, ..found }
+            }
+            // What is still there tells the most of it.
+            Err(error) => {
+                let envs = members.iter().filter(|m| !m.supervisor).map(|m| m.process.env());
+                let env: BTreeMap<String, String> = envs.flatten().collect();
+                let listen = env.get("SCENARIO_LISTEN").and_then(|address| address.rsplit(':').next());
+                let port = listen.and_then(|port| port.parse().ok());
+                ServiceState { env, port, inspect: format!("{error:#}"), ..found }
+            }
+        }))
     }
 }
 
@@ -217,27 +242,13 @@ impl Engine for Processes {
 
     fn observe(&self, _: Deadline) -> Result<Stack> {
         let mut stack = Stack::default();
+        let members = self.members()?;
         // Those too that the manifest does not name: another release has started them.
-        for service in &files::names(&self.home.join("services"))? {
-            let Some(spec) = self.read_spec(service)? else { continue };
-            let alive = self.alive(service)?;
-            let inspect = serde_json::to_string_pretty(&spec)?;
-            let restarts = std::fs::read_to_string(self.dir(service).join("restarts"));
-            let restarts = restarts.ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0);
-            stack.services.insert(
-                service.clone(),
-                ServiceState {
-                    state: if alive.is_some() { "running" } else { "exited" }.to_owned(),
-                    image: spec.image,
-                    env: spec.env,
-                    port: Some(spec.port),
-                    settings: spec.settings,
-                    state_dir: None,
-                    restarts,
-                    handle: self.dir(service).display().to_string(),
-                    inspect,
-                },
-            );
+        for service in self.known_services()? {
+            let members = members.get(&service).map_or(&[][..], Vec::as_slice);
+            if let Some(state) = self.state(&service, members)? {
+                stack.services.insert(service, state);
+            }
         }
         stack.images = self.images()?;
         let has_data = |service: &&str| self.data(service).is_dir();
@@ -309,20 +320,20 @@ impl Engine for Processes {
 
     fn apply(&self, release: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
         let mut fresh = Vec::new();
+        let members = self.members()?;
         for service in self.pilot.services() {
             let spec = self.spec(release, dir, service)?;
-            let now = self.read_spec(service)?;
+            let now = self.read_spec(service).ok().flatten();
             let same = now.is_some_and(|now| now.settings == spec.settings)
-                && self.alive(service)?.is_some()
+                && members.get(service).is_some_and(|members| run_well(members))
                 && !force.iter().any(|f| f == service);
             if !same {
                 fresh.push((service.to_owned(), spec));
             }
         }
         // All ports are given up before the first is taken: two services may have swapped theirs.
-        for (service, _) in &fresh {
-            self.end(service, deadline)?;
-        }
+        let names: Vec<String> = fresh.iter().map(|(service, _)| service.clone()).collect();
+        self.end(&names, deadline)?;
         fresh.iter().try_for_each(|(service, spec)| self.start(service, spec))
     }
 
@@ -341,7 +352,7 @@ impl Engine for Processes {
     }
 
     fn stop(&self, service: &str, deadline: Deadline) -> Result<()> {
-        self.end(service, deadline)
+        self.end(&[service.to_owned()], deadline)
     }
 
     fn logs(&self, state: &ServiceState, lines: Option<usize>, _: Deadline) -> Result<String> {
@@ -361,23 +372,24 @@ impl Engine for Processes {
     }
 
     fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()> {
-        self.end(service, deadline)?;
+        self.stop(service, deadline)?;
         files::remove(&self.data(service)).map(drop)
     }
 
     fn remove(&self, services: &[String], deadline: Deadline) -> Result<()> {
         services.iter().try_for_each(|service| {
-            self.end(service, deadline)?;
+            self.stop(service, deadline)?;
             files::remove(&self.dir(service).join("service.json")).map(drop)
         })
     }
 
-    fn start(&self, service: &str, _: Deadline) -> Result<()> {
+    fn start(&self, service: &str, deadline: Deadline) -> Result<()> {
         let spec = self.read_spec(service)?.with_context(|| format!("{service} was never started"))?;
-        if self.alive(service)?.is_none() {
-            Self::start(self, service, &spec)?;
+        if self.members()?.get(service).is_some_and(|members| run_well(members)) {
+            return Ok(());
         }
-        Ok(())
+        self.stop(service, deadline)?;
+        Self::start(self, service, &spec)
     }
 
     fn add(&self, _: &Path, services: &[String], _: Deadline) -> Result<()> {
@@ -386,22 +398,20 @@ impl Engine for Processes {
     }
 
     fn belongings(&self, _: Deadline) -> Result<Vec<String>> {
-        let mut all = Vec::new();
-        for service in self.pilot.services() {
-            if self.alive(service)?.is_some() {
-                all.push(format!("processes of {service}"));
-            }
-        }
+        let mut all: Vec<String> =
+            self.members()?.into_keys().map(|service| format!("processes of {service}")).collect();
         let data = self.pilot.services().map(|service| self.data(service)).filter(|path| path.exists());
         all.extend(data.map(|path| format!("data {}", path.display())));
         Ok(all)
     }
 
     fn down(&self, extent: Extent, deadline: Deadline) -> Result<()> {
-        for service in self.pilot.services() {
-            self.end(service, deadline)?;
-            let path = self.dir(service).join("service.json");
-            std::fs::remove_file(path).ok();
+        let mut services = self.known_services()?;
+        services.extend(self.members()?.into_keys());
+        self.end(&services, deadline)?;
+        for service in services {
+            // Where it cannot be removed (a disk that was made read-only) it is told as what has ended.
+            files::remove(&self.dir(&service).join("service.json")).ok();
         }
         match extent {
             Extent::Services => Ok(()),
@@ -411,13 +421,7 @@ impl Engine for Processes {
     }
 
     fn usage(&self, _: Deadline) -> Result<Vec<Usage>> {
-        let mut all = Vec::new();
-        for service in self.pilot.services() {
-            if let Some(group) = self.alive(service)? {
-                all.push(data::usage(service, group)?);
-            }
-        }
-        Ok(all)
+        Ok(self.members()?.iter().map(|(service, members)| data::usage(service, members)).collect())
     }
 
     fn surroundings(&self, _: Deadline) -> Result<BTreeMap<String, String>> {
@@ -458,6 +462,7 @@ impl Engine for Processes {
             }
             freed.push(Freed { what: format!("program {}", program.display()), bytes });
         }
+        freed.extend(self.remove_halves()?);
         Ok(freed)
     }
 }
