@@ -239,9 +239,8 @@ impl Execution<'_> {
         let copying = if data.is_empty() { limit } else { self.deadline.within(limits.deploy) };
         let (evidence, backup) = std::thread::scope(|scope| {
             let evidence = scope.spawn(|| {
-                let secrets = evidence::secrets(self.pilot, self.now, Some(self.env));
                 let items = evidence::items(self.pilot, self.engine, self.now, limit);
-                evidence::gather(self.pilot, items, &secrets, &place.join("evidence"))
+                evidence::gather(self.pilot, items, &place.join("evidence"))
             });
             // Logs go with a teardown, so they are part of its backup.
             let what = backup::Contents { release: Some(&self.release.id), data, logs: !data.is_empty() };

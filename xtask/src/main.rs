@@ -33,6 +33,7 @@ mod rehearsal;
 mod release;
 mod report;
 mod rollback;
+mod secrets;
 mod threads;
 mod tree;
 mod up;
@@ -65,7 +66,8 @@ fn main() -> ExitCode {
     let out = Output::new(cli.format, start);
     let finished = proc::forward_signals()
         .and_then(|()| run(&cli, start))
-        .unwrap_or_else(|error| Finished::refused(&error));
+        .unwrap_or_else(|error| Finished::refused(&error))
+        .masked();
     conclude(&out, &finished, matches!(cli.command, Command::Drill(_)));
     ExitCode::from(finished.exit_code)
 }

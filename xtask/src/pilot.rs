@@ -4,13 +4,21 @@
 use crate::envfile::EnvFile;
 use crate::failure::{Exit, fail};
 use crate::files;
+use crate::secrets;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Project of the pilot that users run; others are drills, tests and private copies.
 pub const DEFAULT_PROJECT: &str = "pilot-deploy";
+
+/// What env files are called in the state folder.
+const ENV_NAME: &str = ".env.poc";
+
+/// Bytes of an env file that are searched for secrets.
+const LONGEST_ENV: u64 = 256 * 1024;
 
 /// `pilot.toml` as it is written.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,7 +44,7 @@ pub struct Manifest {
     #[serde(default)]
     pub observability: Vec<Service>,
     /// What is never shown.
-    pub secrets: Secrets,
+    pub secrets: secrets::Rules,
     /// What must hold in running services.
     pub flags: Flags,
     /// How long things may take.
@@ -69,14 +77,6 @@ pub struct Service {
     pub port: String,
     /// Volume with its state.
     pub volume: String,
-}
-
-/// The `[secrets]` part.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Secrets {
-    /// Names in the env file.
-    pub variables: Vec<String>,
 }
 
 /// The `[flags]` part.
@@ -226,8 +226,34 @@ impl Pilot {
         let pack = root.join("pilot-deploy");
         let manifest = manifest(&pack, &state)?;
         let env_path =
-            if project == DEFAULT_PROJECT { pack.join(&manifest.env_file) } else { state.join(".env.poc") };
-        Ok(Self { root: root.to_owned(), pack, project: project.to_owned(), state, env_path, manifest })
+            if project == DEFAULT_PROJECT { pack.join(&manifest.env_file) } else { state.join(ENV_NAME) };
+        let words = manifest.services.iter().chain(&manifest.observability).map(|s| s.name.clone());
+        secrets::follow(&manifest.secrets, words.chain([project.to_owned()]));
+        let pilot =
+            Self { root: root.to_owned(), pack, project: project.to_owned(), state, env_path, manifest };
+        pilot.learn_secrets();
+        Ok(pilot)
+    }
+
+    /// Whatever any program repeats of the env files that there are is masked from here on. One that cannot
+    /// be read tells nothing now, and why when it is needed.
+    fn learn_secrets(&self) {
+        let kept = [("releases", ""), ("backups", ""), ("rollbacks", "backup")].into_iter().flat_map(
+            |(all, within)| {
+                let folder = self.state.join(all);
+                let names = files::names(&folder).unwrap_or_default();
+                names.into_iter().map(move |name| folder.join(name).join(within).join(ENV_NAME))
+            },
+        );
+        for path in kept.chain([self.env_path.clone(), self.pack.join(&self.manifest.env_file)]) {
+            if path.is_file()
+                && let Ok(file) = std::fs::File::open(&path)
+            {
+                let mut bytes = Vec::new();
+                file.take(LONGEST_ENV).read_to_end(&mut bytes).ok();
+                secrets::learn_env_file(&String::from_utf8_lossy(&bytes));
+            }
+        }
     }
 
     /// Name of the gateway.

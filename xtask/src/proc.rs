@@ -4,6 +4,7 @@
 
 use crate::deadline::Deadline;
 use crate::files;
+use crate::secrets;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::BTreeSet;
@@ -172,9 +173,14 @@ impl Cmd {
     }
 }
 
-/// The end of what a program wrote, for an error.
+/// The end of what a program wrote, for an error: masked before it is cut, or half a secret would be left.
 fn said(out: &File, err: &File) -> String {
-    let text: String = [out, err].into_iter().filter_map(|file| files::tail(file, TAIL).ok()).collect();
+    let end = |file| {
+        let text = secrets::mask(&files::tail(file, 32 * TAIL).ok()?);
+        let cut = text.len().saturating_sub(TAIL as usize);
+        (cut..=text.len()).find_map(|at| text.get(at..)).map(str::to_owned)
+    };
+    let text: String = [out, err].into_iter().filter_map(end).collect();
     if text.trim().is_empty() { "no more was said".to_owned() } else { text.trim().to_owned() }
 }
 

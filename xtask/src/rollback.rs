@@ -154,6 +154,7 @@ pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Resul
     }
     finished.escalation = Some(escalation::of(finished.exit_code, &session.pilot.manifest));
     finished.report = Some(place.dir.join("report.html").display().to_string());
+    finished = finished.masked();
     // `main` tells it to the user when all else is done; the journal has it now.
     session.out.record(&Event::Finished(&finished));
     let written = files::write_json(&place.dir.join("report.json"), &finished, Mode::Plain)

@@ -262,7 +262,7 @@ impl Store {
         self.change(id, |release| {
             if release.state == State::Candidate {
                 release.state = State::Failed;
-                release.reason = Some(reason.to_owned());
+                release.reason = Some(crate::secrets::mask(reason));
             }
         })
     }

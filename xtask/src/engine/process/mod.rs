@@ -13,6 +13,7 @@ use crate::files::{self, Freed, Mode};
 use crate::pilot::Pilot;
 use crate::proc::{cmd, end_group};
 use crate::release::{ENV_FILE, Image, Release};
+use crate::secrets;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -217,6 +218,7 @@ impl Engine for Processes {
         let mut stack = Stack::default();
         for service in self.pilot.services() {
             let Some(spec) = self.read_spec(service)? else { continue };
+            secrets::learn(&spec.env);
             let alive = self.alive(service)?;
             let inspect = serde_json::to_string_pretty(&spec)?;
             let restarts = std::fs::read_to_string(self.dir(service).join("restarts"));
