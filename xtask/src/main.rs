@@ -1,6 +1,7 @@
 //! `cargo xtask`: see `docs/architecture.md` for the map. This file takes the command line apart, calls
 //! the command, and turns what comes back into the last line and the exit code.
 
+mod archive;
 mod ask;
 mod backup;
 mod bench;

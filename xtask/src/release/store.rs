@@ -1,6 +1,6 @@
 //! The releases of one pilot on disk: listed, made, checked, promoted, and cleared away.
 
-use super::{ENV_FILE, FORMAT, Image, Parts, Release, State, now_ms};
+use super::{DESCRIPTION, ENV_FILE, Image, Parts, Release, State, is_release_id, now_ms};
 use crate::failure::{Exit, fail};
 use crate::files::{self, Freed, Mode};
 use crate::threads::joined;
@@ -58,11 +58,12 @@ impl Store {
     }
 
     fn read(&self, id: &str) -> Result<Release> {
-        let path = self.file(id, "release.json");
-        let release: Release = files::read_json(&path)?;
-        if release.version > FORMAT {
-            bail!("{} has the newer format {}; use the xtask that wrote it", path.display(), release.version);
+        if !is_release_id(id) {
+            bail!("{id:?} in {} is no release", self.state.join("releases").display());
         }
+        let path = self.file(id, DESCRIPTION);
+        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let release = Release::parse(&bytes).with_context(|| format!("cannot use {}", path.display()))?;
         if release.id != id {
             bail!("{} says that it is {}", path.display(), release.id);
         }
@@ -90,7 +91,7 @@ impl Store {
         if let Some(found) = releases.iter().find(|r| r.id == name) {
             return Ok(found.clone());
         }
-        let path = format!("{}: ", self.file(name, "release.json").display());
+        let path = format!("{}: ", self.file(name, DESCRIPTION).display());
         if let Some(error) = broken.iter().find(|e| e.contains(path.trim_end_matches(": "))) {
             return Err(fail(Exit::Usage, error.clone(), "cargo xtask releases list"));
         }
@@ -183,7 +184,7 @@ impl Store {
             ..Release::unrecorded(&parts.label, parts.engine, images)
         };
         let release = Release { id: id.clone(), ..release };
-        files::write_json(&half.join("release.json"), &release, Mode::Plain)?;
+        files::write_json(&half.join(DESCRIPTION), &release, Mode::Plain)?;
         std::fs::rename(&half, self.dir(&id)).with_context(|| format!("cannot publish release {id}"))?;
         Ok(release)
     }
@@ -192,6 +193,7 @@ impl Store {
     /// not written to their end.
     pub fn remove_halves(&self) -> Result<Vec<Freed>> {
         let mut freed = Vec::new();
+        freed.extend(self.remove_cut_off_imports()?);
         for (folder, half) in [("releases", is_half_release as fn(&str) -> bool), ("images", is_half_archive)]
         {
             let folder = self.state.join(folder);
@@ -202,6 +204,31 @@ impl Store {
                     bytes: files::remove(&path)?,
                 });
             }
+        }
+        Ok(freed)
+    }
+
+    /// Where an import unpacks what it takes in.
+    pub fn import_folder(&self) -> PathBuf {
+        self.state.join(format!("import.{}.new", std::process::id()))
+    }
+
+    /// Removes what imports left that were cut off, and the archives that they had moved already, unless a
+    /// release names them. Under the lock, where no other import runs.
+    pub fn remove_cut_off_imports(&self) -> Result<Vec<Freed>> {
+        let mut freed = Vec::new();
+        let names = files::names(&self.state)?;
+        for name in names.iter().filter(|name| name.starts_with("import.") && name.ends_with(".new")) {
+            let path = self.state.join(name);
+            let (known, broken) = self.list()?;
+            let named = |id: &str| known.iter().any(|r| r.images.values().any(|image| image.id == id));
+            let half = Self::new(&path).list()?.0;
+            for image in half.iter().flat_map(|r| r.images.values()).filter(|_| broken.is_empty()) {
+                if !named(&image.id) {
+                    files::remove(&self.archive(&image.id))?;
+                }
+            }
+            freed.push(Freed { what: format!("cut off: {}", path.display()), bytes: files::remove(&path)? });
         }
         Ok(freed)
     }
@@ -312,7 +339,7 @@ impl Store {
     fn change(&self, id: &str, how: impl FnOnce(&mut Release)) -> Result<()> {
         let mut release = self.read(id)?;
         how(&mut release);
-        files::write_json(&self.file(id, "release.json"), &release, Mode::Plain)
+        files::write_json(&self.file(id, DESCRIPTION), &release, Mode::Plain)
     }
 }
 
@@ -355,7 +382,7 @@ mod tests {
     }
 
     fn make(f: &Fixture) -> Release {
-        let image = Image { id: "sha256:abc".into(), tag: "x:latest".into(), archive: None };
+        let image = Image { id: format!("sha256:{:064}", 7), tag: "x:latest".into(), archive: None };
         let parts = Parts {
             label: "v1".into(),
             commit: None,
