@@ -74,7 +74,10 @@ fn change(how: impl FnOnce(&mut Secrets)) {
 /// be said of it.
 pub fn follow(rules: &Rules, words: impl IntoIterator<Item = String>) {
     change(|known| {
-        known.rules = rules.clone();
+        // What one manifest calls secret another does not uncover.
+        let listed: BTreeSet<String> =
+            known.rules.variables.iter().chain(&rules.variables).cloned().collect();
+        known.rules = Rules { variables: listed.into_iter().collect(), ..rules.clone() };
         known.words.extend(words);
     });
 }

@@ -66,6 +66,16 @@ impl Spelled {
 
 /// Where the value ends that begins at `at`, if it does.
 fn end(text: &[u8], at: usize, value: &[char]) -> Option<usize> {
+    // Most places are ruled out by their second letter, long before anything is allocated.
+    if let ([first, second, ..], Some([one, two])) = (value, text.get(at..at + 2))
+        && first.is_ascii_alphanumeric()
+        && second.is_ascii_alphanumeric()
+        && *one == *first as u8
+        && *two != *second as u8
+        && !matches!(two, b'\\' | b'%' | b'&')
+    {
+        return None;
+    }
     let (mut places, mut next) = (vec![at], Vec::new());
     for c in value {
         for place in &places {

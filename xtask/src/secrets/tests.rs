@@ -124,6 +124,50 @@ fn no_secret_survives_in_any_encoding() {
     }
 }
 
+/// Every text in a value, and in the JSON that is in it.
+fn texts(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) => {
+            found.push(text.clone());
+            if let Ok(inner) = serde_json::from_str::<Value>(text) {
+                texts(&inner, found);
+            }
+        }
+        Value::Array(all) => all.iter().for_each(|value| texts(value, found)),
+        Value::Object(all) => all.iter().for_each(|(name, value)| {
+            found.push(name.clone());
+            texts(value, found);
+        }),
+        other => found.push(other.to_string()),
+    }
+}
+
+#[test]
+fn no_document_is_broken_and_no_secret_is_left_in_it() {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    for _ in 0..300 {
+        let (short, other) = (random.secret(), random.secret());
+        let longer = format!("{short}{}", random.secret());
+        let known = secrets(&[short.clone(), longer.clone(), other.clone()]);
+        let inner = json!({"a": longer, "b": [other, 1]});
+        let mut value = json!({"log": format!("{}{longer}\n{other}{}", random.secret(), random.secret()), "Env": [format!("X={short}")], "n": 7, "raw": inner, "text": inner.to_string()});
+        value[&short] = json!("named");
+        for text in [value.to_string(), format!("{value:#}"), format!("{value}\n{inner}\n")] {
+            let masked = known.mask_document(&text);
+            let mut left = Vec::new();
+            for value in serde_json::Deserializer::from_str(&masked).into_iter::<Value>() {
+                texts(&value.unwrap_or_else(|e| panic!("{e}: {text} became {masked}")), &mut left);
+            }
+            assert!(left.contains(&"7".to_owned()), "{masked}");
+            for text in left {
+                let shown =
+                    [&short, &longer, &other].into_iter().find(|secret| text.contains(secret.as_str()));
+                assert_eq!(shown, None, "{text}");
+            }
+        }
+    }
+}
+
 #[test]
 fn no_piece_of_an_overlap_and_no_base64_survives() {
     let known = secrets(&["abcdef-ghi".into(), "ghi-jklmno".into(), "s3cret/of+the>pilot".into()]);
