@@ -312,9 +312,9 @@ fn manifest(pack: &Path, state: &Path) -> Result<Manifest> {
         Ok(manifest) => return Ok(manifest),
         Err(error) => error,
     };
-    let kept = std::fs::read_to_string(state.join("current"))
-        .map(|id| state.join("releases").join(id.trim()).join("pilot.toml"));
-    if let Ok(path) = kept
+    let current = std::fs::read_to_string(state.join("current")).ok();
+    let id = current.as_deref().map(str::trim).filter(|id| files::stays_within(id) && !id.contains('/'));
+    if let Some(path) = id.map(|id| state.join("releases").join(id).join("pilot.toml"))
         && let Ok(manifest) = Manifest::load(&path)
     {
         eprintln!("warning: {broken:#}");
