@@ -13,6 +13,7 @@ use crate::run_dirs;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 const FORMAT: u32 = 1;
@@ -66,6 +67,11 @@ impl Backup {
         }
         let backup: Self = files::read_json(&path)?;
         ensure!(backup.version <= FORMAT, "{} has the newer format {}", path.display(), backup.version);
+        // Names are joined to paths, and tell services: each is of one file in the folder.
+        let own = |name: &&String| files::stays_within(name) && !name.contains('/') && *name != INDEX;
+        if let Some(name) = backup.files.keys().find(|name| !own(name)) {
+            bail!("{} names {name:?}, which is no file of a backup", path.display());
+        }
         Ok(Some(backup))
     }
 
@@ -141,6 +147,9 @@ pub fn create(
         engine.save_data(service, &path, deadline).with_context(|| format!("backing up {service}"))?;
         let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
         file.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
+        // The folder is private already; so is what somebody takes out of it.
+        let private = std::fs::Permissions::from_mode(0o600);
+        file.set_permissions(private).with_context(|| format!("cannot make {} private", path.display()))?;
         // Readable to its end, or it is no backup.
         let list = cmd("tar", &["--list", "--file", &path.display().to_string()]).run(deadline)?;
         ensure!(!list.trim().is_empty(), "{} is empty", path.display());

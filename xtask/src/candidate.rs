@@ -10,6 +10,7 @@ use crate::failure::{Exit, exit_of, fail};
 use crate::files::{self, Mode};
 use crate::pilot::{DEFAULT_PROJECT, Manifest, Pilot, network_name};
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Parts, Release, SEED_FILE};
+use crate::secrets;
 use crate::tree;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -223,6 +224,7 @@ pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
         }
     }
     let env = EnvFile::parse(&name, text.as_bytes())?;
+    secrets::learn(&env.map());
     if existing.as_deref() != Some(text.as_bytes()) {
         files::write(&pilot.env_path, text.as_bytes(), Mode::Private)?;
     }

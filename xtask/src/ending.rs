@@ -58,6 +58,7 @@ pub fn conclude(
     finished.evidence = evidence.exists().then(|| evidence.display().to_string());
     finished.escalation = Some(escalation::of(finished.exit_code, &session.pilot.manifest));
     finished.report = Some(run.dir.join("report.html").display().to_string());
+    finished = finished.masked();
     // `main` tells it to the user when all else is done; the journal has it now.
     session.out.record(&Event::Finished(&finished));
     // What was done stands, whether or not it can be written down.
@@ -99,9 +100,8 @@ fn secure(session: &Session, run: &Run, measured: &Measured) -> Result<Public> {
     let to = run.dir.join("evidence");
     if !to.join(evidence::INDEX).exists() {
         let limit = Deadline::after(limits.evidence);
-        let secrets = evidence::secrets(&view.pilot, &now, view.env.as_ref());
         let items = evidence::items(&view.pilot, view.engine.as_ref(), &now, limit);
-        if let Err(error) = evidence::gather(&view.pilot, items, &secrets, &to) {
+        if let Err(error) = evidence::gather(&view.pilot, items, &to) {
             session.out.note(format!("no evidence: {error:#}"));
         }
     }

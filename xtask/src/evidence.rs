@@ -5,15 +5,15 @@
 
 use crate::deadline::Deadline;
 use crate::engine::Engine;
-use crate::envfile::EnvFile;
 use crate::files::{self, Mode};
 use crate::observe::Observation;
 use crate::pilot::Pilot;
 use crate::release::now_ms;
+use crate::secrets;
 use crate::threads::joined;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Log lines of each service that are kept.
@@ -45,36 +45,6 @@ pub fn item<'a>(name: impl Into<String>, get: impl FnOnce() -> Result<String> + 
     Item { name: name.into(), get: Box::new(get) }
 }
 
-/// Replaces every secret value in `text`.
-pub fn mask(text: &str, secrets: &BTreeSet<String>) -> String {
-    secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "********"))
-}
-
-/// An env file with its secrets masked by name, so that one which cannot be parsed keeps them too.
-pub fn mask_env(pilot: &Pilot, text: &str) -> String {
-    let secret = |line: &str| {
-        let (name, _) = line.split_once('=')?;
-        pilot.manifest.secrets.variables.contains(&name.trim().to_owned()).then(|| format!("{name}=********"))
-    };
-    text.lines().map(|line| secret(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
-}
-
-/// The values that must not be shown: of the running services, of the tree's env file, and of `known` ones.
-pub fn secrets(pilot: &Pilot, now: &Observation, known: Option<&EnvFile>) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let names = &pilot.manifest.secrets.variables;
-    for state in now.stack.known().into_iter().flat_map(|s| s.services.values()) {
-        found.extend(names.iter().filter_map(|name| state.env.get(name)).cloned());
-    }
-    let tree = pilot.env().ok();
-    for env in tree.iter().chain(known) {
-        found.extend(names.iter().filter_map(|name| env.get(name)).map(str::to_owned));
-    }
-    // A value of two letters would mask half the text and is no secret.
-    found.retain(|value| value.len() >= 4);
-    found
-}
-
 /// What every bundle has, quickly.
 pub fn items<'a>(
     pilot: &'a Pilot,
@@ -86,8 +56,7 @@ pub fn items<'a>(
         item("observation.json", move || Ok(serde_json::to_string_pretty(now)?)),
         item("env.masked", move || {
             let path = &pilot.env_path;
-            let bytes = files::read(path)?;
-            Ok(mask_env(pilot, &String::from_utf8_lossy(&bytes)))
+            Ok(secrets::mask_env_file(&String::from_utf8_lossy(&files::read(path)?)))
         }),
     ];
     for service in pilot.services() {
@@ -113,12 +82,7 @@ fn ask(pilot: &Pilot, now: &Observation, service: &str, path: &str, deadline: De
 
 /// Gathers the items side by side into `to`, masked. Errors are of the folder alone; what could not be
 /// had is in the manifest.
-pub fn gather(
-    pilot: &Pilot,
-    items: Vec<Item<'_>>,
-    secrets: &BTreeSet<String>,
-    to: &Path,
-) -> Result<Manifest> {
+pub fn gather(pilot: &Pilot, items: Vec<Item<'_>>, to: &Path) -> Result<Manifest> {
     files::make_private_folder(to)?;
     let mut manifest = Manifest {
         version: 1,
@@ -130,7 +94,7 @@ pub fn gather(
     let got: Vec<(String, Result<String>)> = std::thread::scope(|scope| {
         let keep = |name: &str, text: String| {
             let path = to.join(name);
-            files::write(&path, mask(&text, secrets).as_bytes(), Mode::Private)?;
+            files::write(&path, secrets::mask_document(&text).as_bytes(), Mode::Private)?;
             files::sha256(&path)
         };
         let jobs: Vec<_> = items
@@ -145,22 +109,9 @@ pub fn gather(
     for (name, outcome) in got {
         match outcome {
             Ok(sum) => drop(manifest.files.insert(name, sum)),
-            Err(error) => drop(manifest.missed.insert(name, mask(&format!("{error:#}"), secrets))),
+            Err(error) => drop(manifest.missed.insert(name, secrets::mask(&format!("{error:#}")))),
         }
     }
     files::write_json(&to.join(INDEX), &manifest, Mode::Private)?;
     Ok(manifest)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_are_masked_wherever_they_stand() {
-        let secrets = BTreeSet::from(["t0ken-value".to_owned()]);
-        let text = mask(r#"{"Env":["ADMIN_TOKEN=t0ken-value"],"log":"Bearer t0ken-value"}"#, &secrets);
-        assert!(!text.contains("t0ken-value"));
-        assert_eq!(text.matches("********").count(), 2);
-    }
 }

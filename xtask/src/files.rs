@@ -50,20 +50,23 @@ pub fn copy(from: &Path, to: &Path, mode: Mode) -> Result<String> {
     Ok(sum)
 }
 
+fn bits(mode: Mode) -> u32 {
+    match mode {
+        Mode::Private => 0o600,
+        Mode::Plain => 0o644,
+        Mode::Program => 0o755,
+    }
+}
+
 fn publish(path: &Path, mode: Mode, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
     let folder = path.parent().context("a file needs a folder")?;
     make_folder(folder)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.{}.new", random()?));
-    let bits = match mode {
-        Mode::Private => 0o600,
-        Mode::Plain => 0o644,
-        Mode::Program => 0o755,
-    };
     let written = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(bits)
+        .mode(bits(mode))
         .open(&temporary)
         .and_then(|mut out| fill(&mut out).and_then(|()| out.sync_all()))
         .and_then(|()| std::fs::rename(&temporary, path));
@@ -142,6 +145,28 @@ pub fn random() -> Result<String> {
     let mut source = File::open("/dev/urandom").context("cannot open /dev/urandom")?;
     source.read_exact(&mut bytes).context("cannot read /dev/urandom")?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// A new file, to be filled by the caller; one that is there already, or a link, is an error.
+pub fn create_new(path: &Path, mode: Mode) -> Result<File> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(bits(mode)).open(path);
+    file.with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// Is this the path of something below a folder, whichever folder it is joined to?
+pub fn stays_within(path: &str) -> bool {
+    let plain = |part: &str| {
+        !matches!(part, "" | "." | "..") && !part.contains(|c: char| c == '\\' || c.is_control())
+    };
+    path.len() <= 255 && path.split('/').all(plain)
+}
+
+/// Bytes that are free for us in the file system of a folder, which need not be there yet.
+pub fn free(folder: &Path) -> Result<u64> {
+    let there = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let stat = rustix::fs::statvfs(there)
+        .with_context(|| format!("cannot tell what is free in {}", there.display()))?;
+    Ok(stat.f_bavail * stat.f_frsize)
 }
 
 /// Makes a folder and those above it.

@@ -1,6 +1,7 @@
 //! Requests to the pilot on 127.0.0.1, each with a deadline for the whole of it and bounds on what may come
 //! back; event streams read event by event. No proxy, no TLS, no redirects: loopback alone. Knows no routes.
 
+use crate::secrets;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
@@ -48,9 +49,9 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or(Value::Null)
     }
 
-    /// For messages: status and the start of the body.
+    /// For messages: status and the start of the body, masked before it is cut.
     pub fn brief(&self) -> String {
-        let start: String = self.body.chars().take(SHOWN).collect();
+        let start: String = secrets::mask(&self.body).chars().take(SHOWN).collect();
         format!("{} {}", self.status, start.trim())
     }
 }

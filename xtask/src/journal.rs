@@ -8,6 +8,7 @@ use crate::failure::{Exit, exit_of, next_of};
 use crate::files;
 use crate::lockout::Public;
 use crate::plan::{Plan, Step};
+use crate::secrets;
 use crate::signals;
 use crate::verify::Smoke;
 use anyhow::{Context, Result};
@@ -215,6 +216,15 @@ impl Finished {
         }
     }
 
+    /// As it can be shown and kept: what went wrong repeats what programs said.
+    pub fn masked(mut self) -> Self {
+        for text in [&mut self.error, &mut self.next, &mut self.hold] {
+            *text = text.take().map(|text| secrets::mask(&text));
+        }
+        self.smoke = self.smoke.as_ref().map(secrets::mask_json);
+        self
+    }
+
     /// A command that failed before it had anything to tell.
     pub fn refused(error: &anyhow::Error) -> Self {
         Self {
@@ -289,7 +299,7 @@ impl Output {
             Format::Json => self.print(line.trim_end()),
             Format::Text => {
                 if let Some(text) = self.sentence(event) {
-                    self.print(&text);
+                    self.print(&secrets::mask(&text));
                 }
             }
         }
@@ -300,7 +310,7 @@ impl Output {
     pub fn record(&self, event: &Event<'_>) -> String {
         signals::pass();
         let line = match serde_json::to_string(event) {
-            Ok(line) => line + "\n",
+            Ok(line) => secrets::mask_document(&line) + "\n",
             Err(error) => format!("{{\"event\":\"note\",\"text\":\"cannot write an event: {error}\"}}\n"),
         };
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
@@ -317,7 +327,7 @@ impl Output {
     /// A line for people; nothing in JSON.
     pub fn say(&self, text: impl AsRef<str>) {
         if self.format == Format::Text {
-            self.print(text.as_ref());
+            self.print(&secrets::mask(text.as_ref()));
         }
     }
 
@@ -403,6 +413,8 @@ impl Output {
 
     /// A line with its mark, cut where the terminal ends; whole where it is piped.
     pub fn marked(&self, good: Option<bool>, text: &str) -> String {
+        // Before it is cut: nobody knows half a secret again.
+        let text = &secrets::mask(text);
         let width =
             rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_col));
         let text = match width.checked_sub(2) {

@@ -1,6 +1,7 @@
 //! `cargo xtask`: see `docs/architecture.md` for the map. This file takes the command line apart, calls
 //! the command, and turns what comes back into the last line and the exit code.
 
+mod archive;
 mod ask;
 mod backup;
 mod bench;
@@ -39,6 +40,7 @@ mod report;
 mod rollback;
 mod run;
 mod run_dirs;
+mod secrets;
 mod signals;
 mod threads;
 mod tree;
@@ -76,7 +78,8 @@ fn main() -> ExitCode {
     let out = Output::new(cli.format, start);
     let finished = listen(cli.format, start)
         .and_then(|()| run(&cli, start))
-        .unwrap_or_else(|error| Finished::refused(&error));
+        .unwrap_or_else(|error| Finished::refused(&error))
+        .masked();
     signals::over();
     conclude(&out, &finished, matches!(cli.command, Command::Drill(_)));
     ExitCode::from(finished.exit_code)

@@ -5,8 +5,10 @@ use crate::envfile::EnvFile;
 use crate::failure::{Exit, fail};
 use crate::files;
 use crate::ledger::{Ledger, Record};
+use crate::{run_dirs, secrets};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Deserializer};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +20,11 @@ pub const REHEARSALS: &str = "pilot-drill-";
 
 /// Longest name of a project: that of a label in DNS, which names of networks and services end up in.
 const LONGEST_NAME: usize = 63;
+/// What env files are called in the state folder.
+const ENV_NAME: &str = ".env.poc";
+
+/// Bytes of an env file that are searched for secrets.
+const LONGEST_ENV: u64 = 256 * 1024;
 
 /// `pilot.toml` as it is written.
 #[derive(Clone, Debug, Deserialize)]
@@ -43,7 +50,7 @@ pub struct Manifest {
     #[serde(default)]
     pub observability: Vec<Service>,
     /// What is never shown.
-    pub secrets: Secrets,
+    pub secrets: secrets::Rules,
     /// What must hold in running services.
     pub flags: Flags,
     /// How long things may take.
@@ -76,14 +83,6 @@ pub struct Service {
     pub port: String,
     /// Volume with its state.
     pub volume: String,
-}
-
-/// The `[secrets]` part.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Secrets {
-    /// Names in the env file.
-    pub variables: Vec<String>,
 }
 
 /// The `[flags]` part.
@@ -297,8 +296,34 @@ impl Pilot {
         let manifest = manifest(&pack, &state, by)?;
         check_apart(project, &manifest)?;
         let env_path =
-            if project == DEFAULT_PROJECT { pack.join(&manifest.env_file) } else { state.join(".env.poc") };
-        Ok(Self { root: root.to_owned(), pack, project: project.to_owned(), state, env_path, manifest })
+            if project == DEFAULT_PROJECT { pack.join(&manifest.env_file) } else { state.join(ENV_NAME) };
+        let words = manifest.services.iter().chain(&manifest.observability).map(|s| s.name.clone());
+        secrets::follow(&manifest.secrets, words.chain([project.to_owned()]));
+        let pilot =
+            Self { root: root.to_owned(), pack, project: project.to_owned(), state, env_path, manifest };
+        pilot.learn_secrets();
+        Ok(pilot)
+    }
+
+    /// Whatever any program repeats of the env files that there are is masked from here on. One that cannot
+    /// be read tells nothing now, and why when it is needed.
+    fn learn_secrets(&self) {
+        let each = |folder: PathBuf| {
+            let names = files::names(&folder).unwrap_or_default();
+            names.into_iter().map(move |name| folder.join(name).join(ENV_NAME))
+        };
+        let runs = run_dirs::folders(&self.state).unwrap_or_default().into_iter().map(|(_, run)| run);
+        let kept = [self.state.join("releases"), self.state.join("backups")].into_iter().chain(runs);
+        let kept = kept.flat_map(each);
+        for path in kept.chain([self.env_path.clone(), self.pack.join(&self.manifest.env_file)]) {
+            if path.is_file()
+                && let Ok(file) = std::fs::File::open(&path)
+            {
+                let mut bytes = Vec::new();
+                file.take(LONGEST_ENV).read_to_end(&mut bytes).ok();
+                secrets::learn_env_file(&String::from_utf8_lossy(&bytes));
+            }
+        }
     }
 
     /// Name of the gateway.
@@ -378,7 +403,8 @@ fn manifest(pack: &Path, state: &Path, by: By) -> Result<Manifest> {
 fn running_manifest(state: &Path) -> Option<(PathBuf, Manifest)> {
     let id = Ledger::new(state).read(Record::Running).ok()??;
     let id = String::from_utf8(id).ok()?;
-    let path = state.join("releases").join(id.trim()).join("pilot.toml");
+    let id = Some(id.trim()).filter(|id| files::stays_within(id) && !id.contains('/'))?;
+    let path = state.join("releases").join(id).join("pilot.toml");
     let manifest = Manifest::load(&path).ok()?;
     Some((path, manifest))
 }

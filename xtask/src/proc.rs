@@ -5,6 +5,7 @@
 use crate::deadline::Deadline;
 use crate::failure::over_budget;
 use crate::files;
+use crate::secrets;
 use crate::signals;
 use anyhow::{Context, Result, bail};
 use std::fmt;
@@ -176,14 +177,19 @@ impl Cmd {
 
 /// Why a program failed, in its own words: what it wrote to standard error. What it wrote to standard output
 /// is its result, which can be long and tells nothing of the failure; its end is taken where there is nothing
-/// else.
+/// else. Masked before it is cut, or half a secret would be left.
 fn said(out: &File, err: &File) -> String {
-    let error = files::tail(err, TAIL).unwrap_or_default();
-    if !error.trim().is_empty() {
-        return error.trim().to_owned();
+    let end = |file, bytes: u64| {
+        let text = secrets::mask(&files::tail(file, 32 * bytes).unwrap_or_default());
+        let cut = text.len().saturating_sub(bytes as usize);
+        (cut..=text.len()).find_map(|at| text.get(at..)).unwrap_or_default().trim().to_owned()
+    };
+    let error = end(err, TAIL);
+    if !error.is_empty() {
+        return error;
     }
-    let output = files::tail(out, LAST_WORDS).unwrap_or_default();
-    let lines: Vec<&str> = output.trim().lines().collect();
+    let output = end(out, LAST_WORDS);
+    let lines: Vec<&str> = output.lines().collect();
     let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
     if last.is_empty() { "no more was said".to_owned() } else { last }
 }

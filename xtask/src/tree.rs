@@ -173,6 +173,15 @@ impl Drop for Worktree {
     }
 }
 
+/// Would git take this file up? Yes, unless it is in no work tree or git says that it is ignored.
+pub fn sees(path: &Path) -> bool {
+    let Some(folder) = path.parent().filter(|_| path.ancestors().any(|dir| dir.join(".git").exists())) else {
+        return false;
+    };
+    let asked = cmd("git", &["check-ignore", "--quiet", "--", &path.display().to_string()]).dir(folder);
+    asked.run(Deadline::after(GIT)).is_err()
+}
+
 /// Builds the services of the tree at `root` into one static binary. For the user's own tree it shares
 /// xtask's target folder: with `--target` the flags do not touch what xtask was built with. Another
 /// commit gets a folder of its own, or the two would overwrite each other's binary.

@@ -6,14 +6,14 @@ use super::status;
 use crate::deadline::Deadline;
 use crate::deploy::{Goal, Outlook, Session};
 use crate::drift::{Difference, Scenario, scenarios};
-use crate::evidence;
 use crate::failure::Exit;
 use crate::gate::Gate;
 use crate::journal::{Event, Finished};
-use crate::observe::{Fact, Observation, observe, release_env};
+use crate::observe::{Fact, Observation, observe};
 use crate::plan::{Plan, Purpose};
 use crate::release::Release;
 use crate::rollback;
+use crate::secrets;
 use crate::threads::joined;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -65,13 +65,10 @@ pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
         .context("the gateway does not run")
         .and_then(|gateway| Ok(gateway.get("/admin/sessions")?.json()))
         .into();
-    let against = target.as_ref().or(current.as_ref());
-    let env = against.and_then(|release| release_env(&session.store, release).ok());
-    let secrets = evidence::secrets(&session.pilot, &now, env.as_ref());
     let logs = std::thread::scope(|scope| {
         let read = |name: &str| -> Result<Vec<String>> {
             let text = session.engine.logs(now.state(name)?, Some(lines), deadline)?;
-            Ok(evidence::mask(&text, &secrets).lines().map(str::to_owned).collect())
+            Ok(secrets::mask(&text).lines().map(str::to_owned).collect())
         };
         let services = session.pilot.services().filter(|_| lines > 0);
         let jobs: Vec<_> = services.map(|name| (name.to_owned(), scope.spawn(move || read(name)))).collect();

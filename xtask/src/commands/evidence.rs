@@ -8,15 +8,15 @@ use crate::deploy::Session;
 use crate::engine::Engine;
 use crate::evidence::{self, item};
 use crate::failure::Exit;
-use crate::files;
+use crate::files::{self, Mode};
 use crate::host;
 use crate::journal::{Event, Finished};
-use crate::observe::{Fact, release_env};
+use crate::observe::Fact;
 use crate::proc::cmd;
 use crate::run_dirs;
 use anyhow::{Context, Result};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// `cargo xtask evidence`.
 #[derive(clap::Args, Debug)]
@@ -34,14 +34,13 @@ const LINES: usize = 50;
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
     let to = args.output.clone().unwrap_or_else(|| pilot.state.join("evidence").join(files::stamp()));
+    let to = std::path::absolute(&to).with_context(|| format!("cannot tell where {} is", to.display()))?;
     anyhow::ensure!(!to.exists(), "{} is there already", to.display());
     let deadline = Deadline::after(pilot.manifest.limits.ready);
     let limit = deadline.within(pilot.manifest.limits.engine);
     let engine: &dyn Engine = session.engine.as_ref();
     let look = assess::look(session, LINES, deadline);
     let env = pilot.env().ok();
-    let known = look.current.as_ref().and_then(|release| release_env(&session.store, release).ok());
-    let secrets = evidence::secrets(pilot, &look.now, known.as_ref());
     let mut items = evidence::items(pilot, engine, &look.now, limit);
     let pretty = |value: serde_json::Value| Ok(serde_json::to_string_pretty(&value)?);
     items.push(item("stats.json", move || pretty(json!(engine.usage(limit)?))));
@@ -60,12 +59,8 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         let last = run_dirs::newest(&pilot.state)?.context("there was no run yet")?;
         files::read_text(&last.join("journal.jsonl"))
     }));
-    let manifest = evidence::gather(pilot, items, &secrets, &to)?;
-    let archive = PathBuf::from(format!("{}.tar", to.display()));
-    let (parent, name) =
-        (to.parent().context("a folder needs a parent")?, to.file_name().unwrap_or_default());
-    let tar = cmd("tar", &["--create", "--file", &archive.display().to_string(), "--directory"]);
-    tar.args([parent.display().to_string().as_str(), &name.to_string_lossy()]).run(deadline)?;
+    let manifest = evidence::gather(pilot, items, &to)?;
+    let archive = pack(&to, deadline)?;
     let out = &session.out;
     out.event(&Event::Result {
         value: &json!({"folder": to, "archive": archive, "files": manifest.files, "missed": manifest.missed}),
@@ -78,4 +73,22 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let exit = if matches!(look.now.stack, Fact::Unknown(_)) { Exit::Host } else { Exit::Ok };
     let next = (exit == Exit::Host).then(|| "cargo xtask host".to_owned());
     Ok(Finished { evidence: Some(to.display().to_string()), next, ..Finished::plain(exit) })
+}
+
+/// The folder as one archive beside it, as private as the folder; there whole or not at all.
+fn pack(folder: &Path, deadline: Deadline) -> Result<PathBuf> {
+    let archive = PathBuf::from(format!("{}.tar", folder.display()));
+    let half = PathBuf::from(format!("{}.tar.{}.new", folder.display(), std::process::id()));
+    let (parent, name) = folder.parent().zip(folder.file_name()).context("a folder needs a parent")?;
+    // Before anything is in it.
+    files::write(&half, b"", Mode::Private)?;
+    let tar = cmd("tar", &["--create", "--file", &half.display().to_string(), "--directory"]);
+    let packed =
+        tar.args([&parent.to_string_lossy(), &*name.to_string_lossy()]).run(deadline).and_then(|_| {
+            std::fs::rename(&half, &archive).with_context(|| format!("cannot write {}", archive.display()))
+        });
+    if packed.is_err() {
+        files::remove(&half).ok();
+    }
+    packed.map(|()| archive)
 }

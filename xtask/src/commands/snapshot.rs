@@ -56,7 +56,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         "passed": passed,
     });
     let path = args.output.clone().unwrap_or_else(|| pilot.state.join("pilot-metrics.json"));
-    files::write_json(&path, &value, Mode::Plain)?;
+    files::write_json(&path, &crate::secrets::mask_json(&value), Mode::Plain)?;
     let out = &session.out;
     out.event(&Event::Result { value: &value });
     out.say(smoke.summary());

@@ -95,9 +95,8 @@ impl Execution<'_> {
         let to = backup::next_of_run(&self.run.dir)?;
         let (evidence, backup) = std::thread::scope(|scope| {
             let evidence = scope.spawn(|| {
-                let secrets = evidence::secrets(pilot, self.now, Some(self.env));
                 let items = evidence::items(pilot, engine.as_ref(), self.now, limit);
-                evidence::gather(pilot, items, &secrets, &self.run.dir.join("evidence"))
+                evidence::gather(pilot, items, &self.run.dir.join("evidence"))
             });
             // Logs go with a teardown, so they are part of its backup.
             let running = self.running.release.as_ref().map(|release| release.id.as_str());

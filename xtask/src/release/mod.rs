@@ -2,14 +2,17 @@
 //! `.pilot/images/` and the xtask that made them in `.pilot/bin/`. The store lists, makes, checks and
 //! promotes them. It does not deploy anything.
 
+mod form;
 mod retention;
 mod store;
 
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use crate::deadline::now_ms;
+pub use form::{DESCRIPTION, is_release_id};
 pub use store::Store;
 
 const FORMAT: u32 = 1;
@@ -118,6 +121,16 @@ impl Release {
             xtask: String::new(),
             settings: BTreeMap::new(),
         }
+    }
+
+    /// From the text of a `release.json`. A newer format is refused, and one that says what no release does.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        let value: serde_json::Value = serde_json::from_slice(text).context("it is no JSON")?;
+        let version = value["version"].as_u64().context("it tells no version")?;
+        ensure!(version <= FORMAT.into(), "it has the newer format {version}; use the xtask that wrote it");
+        let release: Self = serde_json::from_value(value).context("it is no release")?;
+        release.check_form()?;
+        Ok(release)
     }
 
     /// Is this what that commit makes?

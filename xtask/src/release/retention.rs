@@ -8,10 +8,30 @@ use crate::files::{self, Freed};
 use anyhow::{Context, Result};
 
 impl Store {
+    /// Removes what imports left that were cut off, and the archives that they had moved already, unless a
+    /// release names them. Under the lock, where no other import runs.
+    pub fn remove_cut_off_imports(&self) -> Result<Vec<Freed>> {
+        let mut freed = Vec::new();
+        let names = files::names(&self.state)?;
+        for name in names.iter().filter(|name| name.starts_with("import.") && name.ends_with(".new")) {
+            let path = self.state.join(name);
+            let (known, broken) = self.list()?;
+            let named = |id: &str| known.iter().any(|r| r.images.values().any(|image| image.id == id));
+            let half = Self::new(&path).list()?.0;
+            for image in half.iter().flat_map(|r| r.images.values()).filter(|_| broken.is_empty()) {
+                if !named(&image.id) {
+                    files::remove(&self.archive(&image.id))?;
+                }
+            }
+            freed.push(Freed { what: format!("cut off: {}", path.display()), bytes: files::remove(&path)? });
+        }
+        Ok(freed)
+    }
+
     /// Removes what was cut off while it was made: releases that were never published, archives that were
     /// not written to their end.
     pub fn remove_halves(&self) -> Result<Vec<Freed>> {
-        let mut freed = Vec::new();
+        let mut freed = self.remove_cut_off_imports()?;
         for (folder, half) in [("releases", is_half_release as fn(&str) -> bool), ("images", is_half_archive)]
         {
             let folder = self.state.join(folder);

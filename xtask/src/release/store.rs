@@ -1,6 +1,6 @@
 //! The releases of one pilot on disk: listed, made, checked, and promoted. Clearing away is in `retention`.
 
-use super::{ENV_FILE, FORMAT, Image, Parts, Release, State, now_ms};
+use super::{DESCRIPTION, ENV_FILE, Image, Parts, Release, State, is_release_id, now_ms};
 use crate::failure::{Exit, fail};
 use crate::files::{self, Mode};
 use crate::ledger::{Ledger, Record};
@@ -59,11 +59,12 @@ impl Store {
     }
 
     fn read(&self, id: &str) -> Result<Release> {
-        let path = self.file(id, "release.json");
-        let release: Release = files::read_json(&path)?;
-        if release.version > FORMAT {
-            bail!("{} has the newer format {}; use the xtask that wrote it", path.display(), release.version);
+        if !is_release_id(id) {
+            bail!("{id:?} in {} is no release", self.state.join("releases").display());
         }
+        let path = self.file(id, DESCRIPTION);
+        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let release = Release::parse(&bytes).with_context(|| format!("cannot use {}", path.display()))?;
         if release.id != id {
             bail!("{} says that it is {}", path.display(), release.id);
         }
@@ -96,7 +97,7 @@ impl Store {
         if let Some(found) = releases.iter().find(|r| r.id == name) {
             return Ok(found.clone());
         }
-        let path = format!("{}: ", self.file(name, "release.json").display());
+        let path = format!("{}: ", self.file(name, DESCRIPTION).display());
         if let Some(error) = broken.iter().find(|e| e.contains(path.trim_end_matches(": "))) {
             return Err(fail(Exit::Usage, error.clone(), "cargo xtask releases list"));
         }
@@ -182,7 +183,7 @@ impl Store {
             ..Release::unrecorded(&parts.label, parts.engine, images)
         };
         let release = Release { id: id.clone(), ..release };
-        files::write_json(&half.join("release.json"), &release, Mode::Plain)?;
+        files::write_json(&half.join(DESCRIPTION), &release, Mode::Plain)?;
         std::fs::rename(&half, self.dir(&id)).with_context(|| format!("cannot publish release {id}"))?;
         Ok(release)
     }
@@ -213,6 +214,11 @@ impl Store {
             image.archive = sums.get(image.id.as_str()).cloned();
         }
         Ok(images)
+    }
+
+    /// Where an import unpacks what it takes in.
+    pub fn import_folder(&self) -> PathBuf {
+        self.state.join(format!("import.{}.new", std::process::id()))
     }
 
     /// An archive that is there already counts when it is as a release recorded it.
@@ -275,7 +281,7 @@ impl Store {
         self.change(id, |release| {
             if release.state == State::Candidate {
                 release.state = State::Failed;
-                release.reason = Some(reason.to_owned());
+                release.reason = Some(crate::secrets::mask(reason));
             }
         })
     }
@@ -283,7 +289,7 @@ impl Store {
     fn change(&self, id: &str, how: impl FnOnce(&mut Release)) -> Result<()> {
         let mut release = self.read(id)?;
         how(&mut release);
-        files::write_json(&self.file(id, "release.json"), &release, Mode::Plain)
+        files::write_json(&self.file(id, DESCRIPTION), &release, Mode::Plain)
     }
 }
 
@@ -327,7 +333,7 @@ pub(super) mod tests {
     }
 
     fn make(f: &Fixture) -> Release {
-        let image = Image { id: "sha256:abc".into(), tag: "x:latest".into(), archive: None };
+        let image = Image { id: format!("sha256:{:064}", 7), tag: "x:latest".into(), archive: None };
         let parts = Parts {
             label: "v1".into(),
             commit: None,

@@ -4,6 +4,7 @@
 // A helper of a test that panics has failed the test: that is what it is for.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod archives;
 mod bad_input;
 mod canary;
 mod contract;
@@ -24,6 +25,7 @@ mod resume;
 mod rollback;
 mod runbook;
 mod scenarios;
+mod secrets;
 mod tidy;
 mod truths;
 mod unchanged;

@@ -9,6 +9,7 @@ use crate::journal::Event;
 use crate::observe::release_env;
 use crate::proc::cmd;
 use crate::release::{COMPOSE_FILE, SEED_FILE};
+use crate::secrets;
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,11 +29,14 @@ pub fn run(session: &Session, a: &str, b: &str) -> Result<()> {
     let (left, right) = (side(session, a)?, side(session, b)?);
     let out = &session.out;
     let env = maps(left.env.as_ref(), right.env.as_ref(), a == "running" || b == "running");
-    let secret = |name: &str| session.pilot.manifest.secrets.variables.iter().any(|s| s == name);
-    let shown = |name: &str, value: Option<&String>| match value {
-        None => "(none)".to_owned(),
-        Some(_) if secret(name) => "********".to_owned(),
-        Some(value) => value.clone(),
+    // Hidden on both sides: what is a secret on one was meant to be one on the other.
+    let shown = |name: &str, values: [Option<&String>; 2]| {
+        let hidden = values.iter().flatten().any(|value| secrets::hides(name, value));
+        values.map(|value| match value {
+            None => "(none)".to_owned(),
+            Some(_) if hidden => secrets::MASK.to_owned(),
+            Some(value) => value.clone(),
+        })
     };
     let mut value = json!({"a": a, "b": b});
     let mut same = true;
@@ -42,7 +46,7 @@ pub fn run(session: &Session, a: &str, b: &str) -> Result<()> {
             same &= keys.is_empty();
             let (l, r) = (left.env.unwrap_or_default(), right.env.unwrap_or_default());
             let rows: Vec<(String, [String; 2])> =
-                keys.iter().map(|k| (k.clone(), [shown(k, l.get(k)), shown(k, r.get(k))])).collect();
+                keys.iter().map(|k| (k.clone(), shown(k, [l.get(k), r.get(k)]))).collect();
             for (name, [left, right]) in &rows {
                 out.say(format!("setting  {name:<32} {left} -> {right}"));
             }

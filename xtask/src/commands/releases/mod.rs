@@ -7,7 +7,7 @@ use crate::deploy::Session;
 use crate::failure::Exit;
 use crate::files;
 use crate::journal::{Event, Finished};
-use crate::portable;
+use crate::{portable, tree};
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use serde_json::json;
@@ -17,7 +17,7 @@ use std::time::{Duration, UNIX_EPOCH};
 /// `cargo xtask releases`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Examples:\n  cargo xtask releases list\n  cargo xtask releases diff r1 running\n  cargo xtask releases verify\n  cargo xtask releases export r1 --output r1.release.tar"
+    after_help = "Examples:\n  cargo xtask releases list\n  cargo xtask releases diff r1 running\n  cargo xtask releases verify\n  cargo xtask releases export r1"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -49,7 +49,7 @@ enum Command {
     Export {
         /// Its id
         release: String,
-        /// File to write [default: RELEASE.release.tar]
+        /// File to write [default: .pilot/exports/RELEASE.release.tar]
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
@@ -109,8 +109,12 @@ fn verify(session: &Session, one: Option<&str>) -> Result<Finished> {
 
 fn export(session: &Session, name: &str, output: Option<&Path>) -> Result<()> {
     let release = session.store.named(name)?;
-    let to = output.map_or_else(|| PathBuf::from(format!("{name}.release.tar")), Path::to_owned);
+    let exports = session.pilot.state.join("exports");
+    let to = output.map_or_else(|| exports.join(format!("{}.release.tar", release.id)), Path::to_owned);
     let to = std::path::absolute(&to).with_context(|| format!("cannot tell where {} is", to.display()))?;
+    if output.is_none() {
+        files::make_private_folder(&exports)?;
+    }
     portable::export(&session.pilot, &session.store, &release, &to)?;
     let bytes = files::size(&to)?;
     session.out.event(&Event::Result { value: &json!({"release": release.id, "file": to, "bytes": bytes}) });
@@ -118,6 +122,12 @@ fn export(session: &Session, name: &str, output: Option<&Path>) -> Result<()> {
     session
         .out
         .say("  it holds the env file with its secrets; on another host: cargo xtask releases import FILE");
+    if tree::sees(&to) {
+        let file = to.display();
+        session
+            .out
+            .note(format!("{file} is in a git work tree and not ignored: do not commit these secrets"));
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! container was deployed from. Pure but for the environment; called by `compose` alone.
 
 use crate::engine::ServiceState;
+use crate::secrets;
 use anyhow::{Result, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -24,10 +25,12 @@ pub fn service_state(container: &Value) -> Result<(String, ServiceState)> {
     if service.is_empty() || text("/Id").is_empty() {
         bail!("cannot understand docker inspect: a container without id or service label");
     }
+    let env = env.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    secrets::learn(&env);
     let state = ServiceState {
         state: text("/State/Status").to_owned(),
         image: text("/Image").to_owned(),
-        env: env.map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+        env,
         port,
         settings: label("com.docker.compose.config-hash"),
         state_dir: state_dir(&label("com.docker.compose.project.config_files")),

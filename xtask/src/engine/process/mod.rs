@@ -14,6 +14,7 @@ use crate::files::{self, Freed, Mode};
 use crate::pilot::Pilot;
 use crate::proc::cmd;
 use crate::release::{ENV_FILE, Image, Release};
+use crate::secrets;
 use anyhow::{Context, Result, bail};
 use members::{Member, new_alive, run_well};
 use serde::{Deserialize, Serialize};
@@ -247,6 +248,7 @@ impl Engine for Processes {
         for service in self.known_services()? {
             let members = members.get(&service).map_or(&[][..], Vec::as_slice);
             if let Some(state) = self.state(&service, members)? {
+                secrets::learn(&state.env);
                 stack.services.insert(service, state);
             }
         }

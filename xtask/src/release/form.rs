@@ -1,0 +1,83 @@
+//! What a release may say: ids, names and sums of the one form each has. Whoever reads a `release.json` asks
+//! here first, so that nothing in it is ever joined to a path, given to a program or printed unchecked. Pure.
+
+use super::{Image, Release};
+use crate::files;
+use anyhow::{Result, ensure};
+
+/// Name of the description itself, which is none of its files.
+pub const DESCRIPTION: &str = "release.json";
+
+/// `r12`.
+pub fn is_release_id(text: &str) -> bool {
+    let digits = text.strip_prefix('r').unwrap_or_default();
+    (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0')
+}
+
+/// A checksum: 64 lowercase hexadecimal digits.
+pub fn is_sum(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// `sha256:` and the checksum.
+pub fn is_image_id(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(is_sum)
+}
+
+/// Letters, digits and these; neither an option nor a path nor hidden.
+fn is_word(text: &str, more: &str, longest: usize) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.len() <= longest
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+}
+
+impl Image {
+    fn check_form(&self) -> Result<()> {
+        ensure!(is_image_id(&self.id), "{:?} is no image id (sha256: and 64 hexadecimal digits)", self.id);
+        ensure!(is_word(&self.tag, "._-/:", 300), "{:?} is no tag of an image", self.tag);
+        let archive = self.archive.as_deref().unwrap_or(&self.id["sha256:".len()..]);
+        ensure!(is_sum(archive), "{archive:?} is no checksum");
+        Ok(())
+    }
+}
+
+impl Release {
+    /// Is everything in it of the form that it has to have? The error names the first that is not.
+    pub fn check_form(&self) -> Result<()> {
+        ensure!(is_release_id(&self.id), "{:?} is no release id (r and a number)", self.id);
+        ensure!(is_word(&self.label, "._-", 128), "{:?} is no version", self.label);
+        ensure!(is_word(&self.engine, "-", 32), "{:?} is no engine", self.engine);
+        for commit in self.commit.iter().chain(&self.same_commits) {
+            ensure!(is_word(commit, "-", 128), "{commit:?} is no commit");
+        }
+        for (service, image) in &self.images {
+            ensure!(is_word(service, "._-", 128), "{service:?} is no service");
+            image.check_form()?;
+        }
+        for (name, sum) in &self.files {
+            let own = files::stays_within(name) && name != DESCRIPTION;
+            ensure!(own, "{name:?} is no file of a release");
+            ensure!(is_sum(sum), "{sum:?} of {name:?} is no checksum");
+        }
+        ensure!(is_sum(&self.xtask), "{:?} is no checksum of an xtask", self.xtask);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_have_one_form_each() {
+        assert!(is_release_id("r1") && is_release_id("r120"));
+        for text in ["", "r", "r0", "r01", "1", "R1", "r1 ", "r1/..", "../r1", ".r1", "r１", "r9999999999"] {
+            assert!(!is_release_id(text), "{text}");
+        }
+        let sum = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert!(is_sum(sum) && is_image_id(&format!("sha256:{sum}")));
+        for text in [&sum[1..], &format!("{sum}0"), &sum.to_uppercase(), "../../x", ""] {
+            assert!(!is_sum(text) && !is_image_id(&format!("sha256:{text}")) && !is_image_id(text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! What this process knows to be secret, and the one way to mask it. Whoever reads settings tells it
+//! (`learn`), whoever writes text that leaves the tool asks it (`mask`): a secret that was read is written
+//! nowhere, in no encoding. Knows no pilot and no files; `rules` says what looks secret, `spelling` finds it.
+
+mod rules;
+mod spelling;
+
+use rules::Place;
+use serde_json::Value;
+use spelling::Spelled;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::{PoisonError, RwLock};
+
+pub use rules::Rules;
+
+/// What stands where a secret was.
+pub const MASK: &str = "********";
+
+/// Fewer characters than these would mask half the text. They are masked where their name stands before them.
+const SHORTEST: usize = 4;
+/// A number is easily part of another one.
+const SHORTEST_NUMBER: usize = 6;
+/// A part of a value that is looked for by itself: one of several keys, one line of many.
+const SHORTEST_PART: usize = 8;
+
+/// Words of the journal, which is read again: a password like these is no better than none.
+const OWN: [&str; 24] = [
+    "event",
+    "step",
+    "started",
+    "done",
+    "failed",
+    "missed",
+    "note",
+    "result",
+    "finished",
+    "restored",
+    "not-restored",
+    "nothing-to-do",
+    "refused",
+    "rollback",
+    "compose",
+    "process",
+    "config",
+    "version",
+    "reset",
+    "host",
+    "commit",
+    "known",
+    "unknown",
+    "known-good",
+];
+
+/// Unreadable lines of one file that are looked for: it has a few of them, or is no env file at all.
+const UNCLEAR: usize = 100;
+
+/// What is known; one for the process, because a text may hold the secrets of any pilot it has to do with.
+static KNOWN: RwLock<Option<Secrets>> = RwLock::new(None);
+
+fn with<T>(ask: impl FnOnce(&Secrets) -> T) -> T {
+    match &*KNOWN.read().unwrap_or_else(PoisonError::into_inner) {
+        Some(known) => ask(known),
+        None => ask(&Secrets::new(Rules::default())),
+    }
+}
+
+fn change(how: impl FnOnce(&mut Secrets)) {
+    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+    how(known.get_or_insert_with(|| Secrets::new(Rules::default())));
+}
+
+/// From now on the manifest's word counts. What is called by one of these `words` is no secret: nothing could
+/// be said of it.
+pub fn follow(rules: &Rules, words: impl IntoIterator<Item = String>) {
+    change(|known| {
+        // What one manifest calls secret another does not uncover.
+        let listed: BTreeSet<String> =
+            known.rules.variables.iter().chain(&rules.variables).cloned().collect();
+        known.rules = Rules { variables: listed.into_iter().collect(), ..rules.clone() };
+        known.words.extend(words);
+    });
+}
+
+/// Secrets among these settings are masked from now on.
+pub fn learn(settings: &BTreeMap<String, String>) {
+    change(|known| known.learn(settings));
+}
+
+/// The same of the text of an env file, however broken it is.
+pub fn learn_env_file(text: &str) {
+    change(|known| known.learn_env_file(text));
+}
+
+/// Text without secrets.
+pub fn mask(text: &str) -> String {
+    with(|known| known.mask(text))
+}
+
+/// A JSON document, JSON lines or other text without secrets; what was JSON still is.
+pub fn mask_document(text: &str) -> String {
+    with(|known| known.mask_document(text))
+}
+
+/// A value without secrets.
+pub fn mask_json(value: &Value) -> Value {
+    with(|known| known.mask_json(value))
+}
+
+/// The text of an env file, however broken it is, without the values of secrets.
+pub fn mask_env_file(text: &str) -> String {
+    with(|known| known.mask_env_file(text))
+}
+
+/// Is the value of this setting secret?
+pub fn hides(name: &str, value: &str) -> bool {
+    with(|known| known.rules.hides(name, value))
+}
+
+/// Values that must not be shown, and how to know them.
+#[derive(Debug)]
+pub struct Secrets {
+    rules: Rules,
+    words: BTreeSet<String>,
+    known: BTreeSet<String>,
+    spelled: Spelled,
+}
+
+impl Secrets {
+    /// Nothing is known yet but the rules.
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            words: OWN.map(str::to_owned).into(),
+            known: BTreeSet::new(),
+            spelled: Spelled::default(),
+        }
+    }
+
+    /// Learns the secrets among these settings.
+    pub fn learn(&mut self, settings: &BTreeMap<String, String>) {
+        settings.iter().for_each(|(name, value)| self.learn_one(name, value));
+    }
+
+    fn learn_one(&mut self, name: &str, value: &str) {
+        if self.rules.hides(name, value) {
+            self.learn_value(value);
+        }
+    }
+
+    /// A value whole, and the parts of it that a program would repeat by themselves.
+    fn learn_value(&mut self, value: &str) {
+        self.keep(value);
+        let parts = self.rules.parts(value);
+        let parts = if parts.is_empty() { rules::pieces(value) } else { parts };
+        parts.iter().for_each(|part| self.keep(part));
+    }
+
+    fn keep(&mut self, value: &str) {
+        let number = value.chars().all(|c| c.is_ascii_digit());
+        let shortest = if number { SHORTEST_NUMBER } else { SHORTEST };
+        let kept =
+            value.chars().count() >= shortest && !rules::is_switch(value) && !self.words.contains(value);
+        if kept && self.known.insert(value.to_owned()) {
+            self.spelled.add(value);
+        }
+    }
+
+    /// Learns from lines that need not be well-formed.
+    pub fn learn_env_file(&mut self, text: &str) {
+        let mut unclear = 0;
+        for line in text.lines() {
+            match rules::env_line(line) {
+                Place::Nothing => {}
+                Place::Value { name, at } => {
+                    let value = &line[at..];
+                    self.learn_one(name, value);
+                    self.learn_one(name, value.trim().trim_matches(['"', '\'']));
+                }
+                // Nobody can tell what it was meant to be.
+                Place::Unclear if unclear == UNCLEAR => {}
+                Place::Unclear => {
+                    unclear += 1;
+                    let behind = line.trim().split_once([' ', '\t', ':', '=']).map(|(_, value)| value);
+                    for part in [Some(line), behind].into_iter().flatten() {
+                        let part = part.trim_matches(|c: char| c.is_whitespace() || "\"':=".contains(c));
+                        if part.len() >= SHORTEST_PART {
+                            self.learn_value(part);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Text without secrets: every known one in every spelling, and what stands behind a secret's name.
+    pub fn mask(&self, text: &str) -> String {
+        let mut found = self.spelled.find(text);
+        found.extend(self.rules.assigned(text));
+        found.extend(rules::user_info(text));
+        replace(text, found)
+    }
+
+    /// The same for what may be JSON, whose strings are masked each by itself, so that it stays JSON.
+    pub fn mask_document(&self, text: &str) -> String {
+        let masked = self.mask(text);
+        if masked == text {
+            return masked;
+        }
+        let object =
+            |text: &str| serde_json::from_str::<Value>(text).ok().filter(|v| v.is_object() || v.is_array());
+        let lines = || text.lines().map(|line| Some(self.mask_json(&object(line)?).to_string() + "\n"));
+        match object(text) {
+            // One line stays one line.
+            Some(value) if text.trim().contains('\n') => format!("{:#}\n", self.mask_json(&value)),
+            Some(value) => self.mask_json(&value).to_string() + if text.ends_with('\n') { "\n" } else { "" },
+            None => lines().collect::<Option<String>>().unwrap_or(masked),
+        }
+    }
+
+    /// A value without secrets.
+    pub fn mask_json(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.mask_string(text)),
+            Value::Array(all) => all.iter().map(|value| self.mask_json(value)).collect(),
+            Value::Object(all) => all.iter().map(|(name, value)| self.mask_member(name, value)).collect(),
+            Value::Number(number) if self.mask(&number.to_string()) != number.to_string() => MASK.into(),
+            other => other.clone(),
+        }
+    }
+
+    fn mask_member(&self, name: &str, value: &Value) -> (String, Value) {
+        let masked = match value {
+            Value::String(text) if self.rules.hides_in_text(name, text) => MASK.into(),
+            other => self.mask_json(other),
+        };
+        (self.mask(name), masked)
+    }
+
+    /// `NAME=VALUE`, as engines list an environment, has its value to the end of the string.
+    fn mask_string(&self, text: &str) -> String {
+        match text.split_once('=') {
+            Some((name, value)) if self.rules.hides_in_text(name, value) => format!("{name}={MASK}"),
+            _ => self.mask(text),
+        }
+    }
+
+    /// An env file that can be shown. A line that nobody can read may be the rest of a secret.
+    pub fn mask_env_file(&self, text: &str) -> String {
+        let shown = |line: &str| match rules::env_line(line) {
+            Place::Nothing => self.mask(line),
+            Place::Value { name, at } if self.rules.hides(name, &line[at..]) => {
+                format!("{}{MASK}", &line[..at])
+            }
+            Place::Value { .. } => self.mask(line),
+            Place::Unclear => format!("{MASK} (not NAME=VALUE)"),
+        };
+        text.lines().map(|line| shown(line) + "\n").collect()
+    }
+}
+
+/// Overlapping finds are one.
+fn replace(text: &str, mut found: Vec<Range<usize>>) -> String {
+    found.sort_unstable_by_key(|range| range.start);
+    let (mut masked, mut at) = (String::with_capacity(text.len()), 0);
+    let mut found = found.into_iter().peekable();
+    while let Some(mut range) = found.next() {
+        while let Some(next) = found.next_if(|next| next.start < range.end) {
+            range.end = range.end.max(next.end);
+        }
+        masked.push_str(&text[at..range.start]);
+        masked.push_str(MASK);
+        at = range.end;
+    }
+    masked + &text[at..]
+}
+
+#[cfg(test)]
+mod tests;
