@@ -5,13 +5,14 @@ use rusqlite::Connection;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use tokio::sync::Mutex;
 
 /// The database of a role, or the reason why there is none.
 #[derive(Clone)]
 pub struct Store {
     path: PathBuf,
-    inner: Arc<Result<Mutex<Connection>, String>>,
+    inner: Result<Arc<Mutex<Connection>>, String>,
 }
 
 impl Store {
@@ -22,7 +23,7 @@ impl Store {
         if let Err(error) = &opened {
             tracing::error!(error, "store unusable");
         }
-        Self { path, inner: Arc::new(opened.map(Mutex::new)) }
+        Self { path, inner: opened.map(|db| Arc::new(Mutex::new(db))) }
     }
 
     /// Why the store cannot be used, if it cannot. Asked by `healthz`, so it looks at the file anew:
@@ -38,17 +39,15 @@ impl Store {
             .map_or_else(Some, |word| (word != "ok").then(|| format!("store corrupt: {word}")))
     }
 
-    /// Runs `work` on the database, off the event loop.
+    /// Runs `work` on the database, off the event loop, in the order of asking: whoever waits for its
+    /// turn takes no thread.
     pub async fn call<T, F>(&self, work: F) -> Result<T, String>
     where
         T: Send + 'static,
         F: FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let inner = self.inner.clone();
-        let done = tokio::task::spawn_blocking(move || match inner.as_ref() {
-            Ok(db) => work(&mut db.lock().unwrap_or_else(PoisonError::into_inner)).map_err(said),
-            Err(reason) => Err(reason.clone()),
-        });
+        let mut db = self.inner.clone()?.lock_owned().await;
+        let done = tokio::task::spawn_blocking(move || work(&mut db).map_err(said));
         done.await.map_err(|e| format!("store: {e}"))?
     }
 }

@@ -19,4 +19,5 @@ mod resume;
 mod rollback;
 mod runbook;
 mod scenarios;
+mod services;
 mod tidy;
