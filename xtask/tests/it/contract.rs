@@ -23,6 +23,15 @@ impl Live {
         Self(BufReader::new(socket))
     }
 
+    /// Reads to the end of the answer.
+    pub fn until_end(&mut self) {
+        let mut line = String::new();
+        while line != "0\r\n" {
+            line.clear();
+            assert!(self.0.read_line(&mut line).unwrap() > 0, "cut off");
+        }
+    }
+
     pub fn until(&mut self, word: &str) -> String {
         let mut all = String::new();
         loop {
@@ -326,5 +335,73 @@ fn get_and_head_name_an_origin_to_clients_that_name_none() {
             }
         }
         assert_eq!(allowed("POST", "/cancel", None), "");
+    });
+}
+
+#[test]
+fn events_and_reports_have_their_fields() {
+    on(&[Process], "c-fields", |pilot| {
+        let pilot = pilot.up();
+        let has = |value: &Value, fields: &[&str]| {
+            for field in fields {
+                assert!(value.pointer(field).is_some_and(|v| !v.is_null()), "no {field} in {value}");
+            }
+        };
+        let numbered = |body: &str| {
+            let ids: Vec<&str> = body.lines().filter_map(|l| l.strip_prefix("id: ")).collect();
+            let wanted: Vec<String> = (1..=ids.len()).map(|n| format!("msg_{n:03}")).collect();
+            assert_eq!(ids, wanted);
+        };
+        let run = pilot.public("GET", "/stream?route=critique&seed=42", None);
+        numbered(&run.body);
+        for (name, data) in run.events() {
+            match name.as_str() {
+                "start" => has(&data, &["/sessionId", "/seed", "/timestamp"]),
+                "token" => has(&data, &["/text", "/tokenIndex", "/timestamp", "/model"]),
+                "progress" => has(&data, &["/percent", "/message"]),
+                "done" => has(&data, &["/sessionId", "/totalTokens", "/seed"]),
+                other => panic!("unknown event {other}"),
+            }
+        }
+        let job = pilot.public("GET", "/jobs/stream?scenarioId=demo", None);
+        numbered(&job.body);
+        let names: Vec<String> = job.events().into_iter().map(|e| e.0).collect();
+        assert!(names.iter().any(|n| n == "job-progress"), "{names:?}");
+        job.events().iter().for_each(|(_, data)| has(data, &["/jobId", "/timestamp"]));
+
+        let path = "/report?scenarioId=demo&seed=7";
+        let report = pilot.public("GET", path, None);
+        has(&report.json(), &["/decision/title", "/recommendation/primary", "/analysis/confidence"]);
+        has(&report.json(), &["/meta/scenarioId", "/meta/seed", "/meta/timestamp"]);
+        for n in 0..3 {
+            for field in ["id", "name", "score", "description"] {
+                has(&report.json(), &[&format!("/decision/options/{n}/{field}")]);
+            }
+        }
+        let head = pilot.public("HEAD", path, None);
+        for name in ["content-type", "content-length", "cache-control", "x-content-type-options"] {
+            assert_eq!(head.header(name), report.header(name), "{name}");
+            assert!(!head.header(name).is_empty(), "{name}");
+        }
+        assert_eq!((head.body.as_str(), report.header("cache-control")), ("", "no-store"));
+        let health = pilot.public("GET", "/healthz", None).json();
+        has(&health, &["/version", "/timestamp"]);
+        assert_eq!(health["status"], "healthy");
+    });
+}
+
+#[test]
+fn head_of_a_stream_starts_nothing() {
+    on(&[Process], "c-headless", |pilot| {
+        let pilot = pilot.up();
+        for path in ["/stream?route=plan&sessionId=headless", "/jobs/stream?scenarioId=demo"] {
+            let head = pilot.public("HEAD", path, None);
+            assert_eq!((head.status, head.header("content-type")), (200, "text/event-stream"), "{path}");
+        }
+        assert_eq!(pilot.public("POST", "/cancel", Some(r#"{"sessionId":"headless"}"#)).status, 404);
+        let count = || pilot.public("GET", "/jobs", None).json()["jobs"].as_array().unwrap().len();
+        let before = count();
+        pilot.public("HEAD", "/jobs/stream?scenarioId=demo", None);
+        assert_eq!(count(), before);
     });
 }

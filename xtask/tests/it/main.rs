@@ -13,6 +13,7 @@ mod drill;
 mod host;
 mod look;
 mod observability;
+mod operator;
 mod pilot;
 mod releases;
 mod resume;
