@@ -45,6 +45,7 @@ const OTHER_FILES: u64 = 64;
 
 /// How much a service bears.
 pub struct Room {
+    config: Config,
     /// A place for each request of the public.
     places: Arc<Semaphore>,
     /// Connections in all, so that some are left for those that need no place.
@@ -54,25 +55,24 @@ pub struct Room {
 impl Room {
     /// As much as the process may open files for: a stream through the gateway takes two, and a half
     /// more connections than places are let in.
-    pub fn new() -> Self {
+    pub fn new(config: &Config) -> Arc<Self> {
         let had = getrlimit(Resource::Nofile);
         let more = Rlimit { current: had.maximum.or(had.current), ..had };
         let files = if setrlimit(Resource::Nofile, more).is_ok() { more.current } else { had.current };
         let fits = files.map_or(PUBLIC as u64, |files| files.saturating_sub(OTHER_FILES) / 3).max(1);
         let public = usize::try_from(fits).unwrap_or(PUBLIC).min(PUBLIC);
-        Self { places: Arc::new(Semaphore::new(public)), connections: public + public.div_ceil(2) }
+        Arc::new(Self {
+            config: config.clone(),
+            places: Arc::new(Semaphore::new(public)),
+            connections: public + public.div_ceil(2),
+        })
     }
 }
 
-/// Lets a request of the public in while there is a place, which it keeps until its answer has ended.
-pub async fn public_places(
-    State((config, room)): State<(Arc<Config>, Arc<Room>)>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let path = request.uri().path();
-    let needs_none = path == "/healthz" || path == "/metrics" || path.starts_with("/admin/");
-    if needs_none || has_token(&config, request.headers()) {
+/// Around the routes that do the work: lets a request of the public in while there is a place, which it
+/// keeps until its answer has ended.
+pub async fn public_places(State(room): State<Arc<Room>>, request: Request, next: Next) -> Response {
+    if has_token(&room.config, request.headers()) {
         return next.run(request).await;
     }
     if let Ok(place) = room.places.clone().try_acquire_owned() {

@@ -3,6 +3,7 @@
 
 use crate::auth::admin;
 use crate::config::{Config, DEMO};
+use crate::connections::{Room, public_places};
 use crate::fault::first_token_delay;
 use crate::http::{self, Query, body, healthy};
 use crate::metrics::Metrics;
@@ -14,6 +15,7 @@ use crate::store::Store;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -39,13 +41,15 @@ pub async fn serve(config: Config) -> Result<(), String> {
     let metrics = Arc::new(Metrics::new()?);
     let store = Store::open(&config.data, "engine.db", SCHEMA);
     let engine = Engine { config: config.clone(), store, metrics: metrics.clone() };
+    let room = Room::new(&config);
     let routes = Router::new()
-        .route("/healthz", get(healthz))
         .route("/generate", get(generate))
         .route("/report", get(get_report))
         .route("/scenarios", get(list).post(put))
+        .layer(middleware::from_fn_with_state(room.clone(), public_places))
+        .route("/healthz", get(healthz))
         .with_state(Arc::new(engine));
-    http::serve(config, metrics, routes).await
+    http::serve(config, metrics, &room, routes).await
 }
 
 async fn healthz(State(engine): State<Arc<Engine>>) -> Response {

@@ -4,6 +4,7 @@
 
 use crate::auth::{admin, has_token, slow_down};
 use crate::config::Config;
+use crate::connections::{Room, public_places};
 use crate::fault::{self, Fault};
 use crate::gate::{self, Gate};
 use crate::http::{self, Query, body, healthy};
@@ -58,6 +59,7 @@ pub async fn serve(config: Config) -> Result<(), String> {
         upstream: Upstream::new(),
         minute: Mutex::default(),
     });
+    let room = Room::new(&config);
     let routes = Router::new()
         .route("/stream", get(stream))
         .route("/cancel", post(cancel))
@@ -66,6 +68,7 @@ pub async fn serve(config: Config) -> Result<(), String> {
         .route("/jobs/stream", get(jobs_stream))
         .route("/jobs/cancel", post(to_jobs))
         .layer(middleware::from_fn_with_state(config.fault, fault::inner_layer))
+        .layer(middleware::from_fn_with_state(room.clone(), public_places))
         .layer(middleware::from_fn_with_state(gateway.clone(), behind_gate))
         .route("/healthz", get(healthz))
         .route("/admin/kill-switch", get(gate_position).post(set_gate))
@@ -73,7 +76,7 @@ pub async fn serve(config: Config) -> Result<(), String> {
         .route("/admin/seed", post(seed))
         .route("/admin/metrics", get(metrics_summary))
         .with_state(gateway);
-    http::serve(config, metrics, routes).await
+    http::serve(config, metrics, &room, routes).await
 }
 
 async fn behind_gate(State(gateway): App, request: Request, next: Next) -> Response {

@@ -73,9 +73,8 @@ pub fn now_ms() -> u64 {
 
 /// Adds what every role has (`/metrics`, `/admin/config`, headers, CORS, logs, faults), then listens
 /// until SIGTERM or SIGINT. It stops at once: state is on disk and streams resume elsewhere.
-pub async fn serve(config: Config, metrics: Arc<Metrics>, routes: Router) -> Result<(), String> {
+pub async fn serve(config: Config, metrics: Arc<Metrics>, room: &Room, routes: Router) -> Result<(), String> {
     let shared = (Arc::new(config.clone()), metrics);
-    let room = Arc::new(Room::new());
     let common = Router::new()
         .route("/metrics", axum::routing::get(metrics_page))
         .route("/admin/config", axum::routing::get(admin_config))
@@ -84,7 +83,6 @@ pub async fn serve(config: Config, metrics: Arc<Metrics>, routes: Router) -> Res
         .merge(common)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(middleware::from_fn_with_state((shared.0.clone(), room.clone()), connections::public_places))
         .layer(middleware::from_fn_with_state(first_origin(&config)?, secure_headers))
         .layer(cors(&config)?)
         .layer(middleware::from_fn_with_state(shared, observe))
@@ -94,7 +92,7 @@ pub async fn serve(config: Config, metrics: Arc<Metrics>, routes: Router) -> Res
         .map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
     tracing::info!(listen = config.listen, version = config.version, "listening");
     tokio::select! {
-        () = connections::serve(listener, app, &room) => Ok(()),
+        () = connections::serve(listener, app, room) => Ok(()),
         signal = stop_signal(config.fault) => {
             tracing::info!(signal = signal?, "stopping");
             // Not a return: the runtime would wait for what still blocks.

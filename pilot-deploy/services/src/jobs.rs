@@ -4,6 +4,7 @@
 
 use crate::auth::{has_token, slow_down};
 use crate::config::Config;
+use crate::connections::{Room, public_places};
 use crate::engine::{health, unavailable};
 use crate::http::{self, Query, body, now_ms};
 use crate::metrics::Metrics;
@@ -12,6 +13,7 @@ use crate::seed::check_id;
 use crate::store::Store;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode};
+use axum::middleware;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -104,13 +106,15 @@ pub async fn serve(config: Config) -> Result<(), String> {
         Ok(newest) => drop(tokio::spawn(jobs.clone().take_up_again(newest))),
         Err(error) => tracing::error!(error, "cannot take up old jobs"),
     }
+    let room = Room::new(&config);
     let routes = Router::new()
-        .route("/healthz", get(healthz))
         .route("/jobs", get(list))
         .route("/jobs/stream", get(stream))
         .route("/jobs/cancel", post(cancel))
+        .layer(middleware::from_fn_with_state(room.clone(), public_places))
+        .route("/healthz", get(healthz))
         .with_state(jobs);
-    http::serve(config, metrics, routes).await
+    http::serve(config, metrics, &room, routes).await
 }
 
 impl Jobs {
@@ -140,10 +144,10 @@ impl Jobs {
     }
 
     /// Queues a new job, if there is room.
-    async fn accept(self: &Arc<Self>, scenario: String, headers: &HeaderMap) -> Result<Arc<Live>, Refusal> {
-        let operator = has_token(&self.config, headers);
+    async fn accept(self: Arc<Self>, scenario: String, headers: HeaderMap) -> Result<Arc<Live>, Refusal> {
+        let operator = has_token(&self.config, &headers);
         let Ok(room) = self.lane(operator).room.clone().try_acquire_owned() else {
-            slow_down(headers).await?;
+            slow_down(&headers).await?;
             let message = format!("{QUEUE} jobs wait already");
             return Err(Refusal::later(StatusCode::TOO_MANY_REQUESTS, "queue_full", message, 5));
         };
@@ -264,7 +268,9 @@ async fn stream(
             if method == Method::HEAD {
                 return Ok(http::stream_head());
             }
-            jobs.accept(jobs.config.scenario(scenario), &headers).await?
+            // On its own: a client that goes away meanwhile leaves no job that is stored and not started.
+            let accepted = tokio::spawn(jobs.clone().accept(jobs.config.scenario(scenario), headers));
+            accepted.await.map_err(|e| unavailable(e.to_string()))??
         }
         (None, Some(id)) => jobs.find(&id).ok_or_else(|| unknown(&id))?,
         _ => return Err(Refusal::bad("bad_query", "give scenarioId (a new job) or jobId (watch one)")),

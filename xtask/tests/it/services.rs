@@ -117,17 +117,69 @@ fn jobs_of_the_public_do_not_hold_up_a_rollback() {
         pilot.edit_env("LOG_LEVEL", "debug");
         pilot.xtask(&["rollback"]).expect(0);
         // The queue outlived its service, and comes to its end.
-        let limit = Instant::now() + PATIENCE;
-        let waiting = || {
-            let all = pilot.request("GET", "gateway", "/jobs", None).json();
-            let open = |job: &&serde_json::Value| job["state"] == "queued" || job["state"] == "running";
-            all["jobs"].as_array().unwrap().iter().filter(open).count()
-        };
-        while waiting() > 0 {
-            assert!(Instant::now() < limit, "{} jobs still wait", waiting());
-            std::thread::sleep(Duration::from_millis(200));
-        }
+        wait_for_no_jobs(&pilot);
     });
+}
+
+/// Name of the job that was asked for, once it has ended.
+fn done_job(pilot: &Pilot) -> String {
+    loop {
+        let answer = pilot.public("GET", JOB, None);
+        if answer.status == 200 {
+            return answer.events()[0].1["jobId"].as_str().unwrap().to_owned();
+        }
+        refused_for_now(&answer, 429, "queue_full");
+    }
+}
+
+#[test]
+fn jobs_that_are_over_are_forgotten_in_the_end() {
+    on(&[Process], "s-forget", |pilot| {
+        let pilot = pilot.up();
+        pilot.edit_env("MAX_CONCURRENT_JOBS", "64");
+        pilot.xtask(&["up"]).expect(0);
+        let first = done_job(&pilot);
+        std::thread::scope(|scope| {
+            for _ in 0..48 {
+                scope.spawn(|| (0..24).for_each(|_| drop(done_job(&pilot))));
+            }
+        });
+        let last = done_job(&pilot);
+        let cancel = |id: &str| pilot.public("POST", "/jobs/cancel", Some(&json!({"jobId": id}).to_string()));
+        assert_eq!(cancel(&first).status, 404);
+        assert_eq!(cancel(&last).json()["status"], "already_finished");
+    });
+}
+
+#[test]
+fn a_client_that_leaves_at_once_leaves_no_job_that_never_runs() {
+    on(&[Process], "s-leave", |pilot| {
+        let pilot = pilot.up();
+        pilot.edit_env("MAX_CONCURRENT_JOBS", "64");
+        pilot.xtask(&["up"]).expect(0);
+        for service in ["gateway", "jobs"] {
+            for n in 0..200 {
+                let mut socket = TcpStream::connect(("127.0.0.1", pilot.port(service))).unwrap();
+                write!(socket, "GET {JOB} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+                std::thread::sleep(Duration::from_micros(n * 10));
+            }
+        }
+        wait_for_no_jobs(&pilot);
+    });
+}
+
+/// Waits until no job is queued or running.
+fn wait_for_no_jobs(pilot: &Pilot) {
+    let limit = Instant::now() + PATIENCE;
+    let waiting = || {
+        let all = pilot.request("GET", "gateway", "/jobs", None).json();
+        let open = |job: &&serde_json::Value| job["state"] == "queued" || job["state"] == "running";
+        all["jobs"].as_array().unwrap().iter().filter(open).count()
+    };
+    while waiting() > 0 {
+        assert!(Instant::now() < limit, "{} jobs still wait", waiting());
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 #[test]
