@@ -3,6 +3,7 @@
 //! Called by `main`; every role gets the result.
 
 use crate::fault::Fault;
+use crate::seed::check_id;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,6 +23,9 @@ const SAFETY_FLAGS: [&str; 6] = [
 /// Flags that a pilot keeps on: its data is simulated and repeatable.
 const SIMULATION_FLAGS: [&str; 4] =
     ["USE_MOCK_DATA", "USE_SIMULATION", "ENABLE_SEED_ECHO", "ENABLE_DETERMINISTIC_REPLAY"];
+
+/// Names the demo scenario, whatever its own id.
+pub const DEMO: &str = "demo";
 
 /// Everything a role needs to know about its surroundings.
 #[derive(Clone, Debug)]
@@ -46,6 +50,8 @@ pub struct Config {
     pub admin_auth: bool,
     /// Gate closed at start whatever is on disk.
     pub kill_switch: bool,
+    /// Id of the scenario that `demo` names.
+    pub demo_scenario: String,
     /// Seed of a request that names none.
     pub default_seed: u64,
     /// Tokens of a run that asks for no budget.
@@ -54,9 +60,9 @@ pub struct Config {
     pub quota_per_minute: u32,
     /// Largest budget a run may ask for.
     pub max_tokens_per_run: u32,
-    /// Jobs running at once; more wait in the queue.
+    /// Jobs of the public running at once; more wait in the queue.
     pub max_concurrent_jobs: usize,
-    /// A job that takes longer fails.
+    /// A job that takes longer once it runs fails.
     pub job_timeout: Duration,
     /// Defect baked into an image that was built for a drill.
     pub fault: Fault,
@@ -93,6 +99,7 @@ impl Config {
                 other => return Err(format!("ADMIN_AUTH={other}: expected on or off")),
             },
             kill_switch: flag("GLOBAL_KILL_SWITCH", false)?,
+            demo_scenario: scenario_id("DEMO_SCENARIO_ID", "demo-scenario")?,
             default_seed: number("DEFAULT_SEED", 42)?,
             quota_per_run: number("QUOTA_PER_RUN", 24)?,
             quota_per_minute: number("QUOTA_PER_MINUTE", 600)?,
@@ -109,6 +116,11 @@ impl Config {
         self.flags.get(name).copied().unwrap_or(false)
     }
 
+    /// The id of the scenario that a client asked for.
+    pub fn scenario(&self, asked: String) -> String {
+        if asked == DEMO { self.demo_scenario.clone() } else { asked }
+    }
+
     /// What `GET /admin/config` answers: the values in force, secrets left out.
     pub fn effective(&self) -> Value {
         let mut out = Map::new();
@@ -118,6 +130,7 @@ impl Config {
         out.insert("ADMIN_AUTH".into(), json!(self.admin_auth));
         out.insert("CORS_ORIGINS".into(), json!(self.cors_origins.join(",")));
         out.insert("DEFAULT_SEED".into(), json!(self.default_seed));
+        out.insert("DEMO_SCENARIO_ID".into(), json!(self.demo_scenario));
         out.insert("GLOBAL_KILL_SWITCH".into(), json!(self.kill_switch));
         out.insert("JOB_TIMEOUT_MS".into(), json!(self.job_timeout.as_millis() as u64));
         out.insert("MAX_CONCURRENT_JOBS".into(), json!(self.max_concurrent_jobs));
@@ -141,6 +154,12 @@ fn text(name: &str, default: &str) -> String {
         Ok(value) if !value.is_empty() => value,
         _ => default.to_owned(),
     }
+}
+
+fn scenario_id(name: &str, default: &str) -> Result<String, String> {
+    let id = text(name, default);
+    check_id(name, &id)?;
+    Ok(id)
 }
 
 fn flag(name: &str, default: bool) -> Result<bool, String> {

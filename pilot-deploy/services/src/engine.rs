@@ -1,10 +1,13 @@
 //! The engine role: generates runs and reports, and keeps the seeded scenarios in SQLite. Only the
 //! gateway calls it in normal use; its port is published for diagnosis.
 
-use crate::config::Config;
+use crate::auth::admin;
+use crate::config::{Config, DEMO};
+use crate::connections::{Room, public_places};
 use crate::fault::first_token_delay;
-use crate::http::{self, Query, Refusal, body, healthy};
+use crate::http::{self, Query, body, healthy};
 use crate::metrics::Metrics;
+use crate::refusal::Refusal;
 use crate::report::report;
 use crate::seed::{Scenario, check_id};
 use crate::simulate::{ROUTES, TOKEN_INTERVAL, token};
@@ -12,6 +15,7 @@ use crate::store::Store;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -37,13 +41,15 @@ pub async fn serve(config: Config) -> Result<(), String> {
     let metrics = Arc::new(Metrics::new()?);
     let store = Store::open(&config.data, "engine.db", SCHEMA);
     let engine = Engine { config: config.clone(), store, metrics: metrics.clone() };
+    let room = Room::new(&config);
     let routes = Router::new()
-        .route("/healthz", get(healthz))
         .route("/generate", get(generate))
         .route("/report", get(get_report))
         .route("/scenarios", get(list).post(put))
+        .layer(middleware::from_fn_with_state(room.clone(), public_places))
+        .route("/healthz", get(healthz))
         .with_state(Arc::new(engine));
-    http::serve(config, metrics, routes).await
+    http::serve(config, metrics, &room, routes).await
 }
 
 async fn healthz(State(engine): State<Arc<Engine>>) -> Response {
@@ -81,6 +87,10 @@ async fn generate(State(engine): State<Arc<Engine>>, Query(run): Query<Run>) -> 
     if !engine.config.flag("USE_SIMULATION") {
         let message = "USE_SIMULATION is false and a pilot has no other model";
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_model", message));
+    }
+    let most = engine.config.max_tokens_per_run;
+    if run.budget > most {
+        return Err(Refusal::bad("bad_budget", format!("budget: up to {most} tokens")));
     }
     let (lines, receiver) = tokio::sync::mpsc::channel::<Result<String, Infallible>>(8);
     tokio::spawn(async move {
@@ -122,7 +132,8 @@ async fn get_report(
         let message = "USE_MOCK_DATA is false and a pilot has no other data";
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_data", message));
     }
-    let id = query.scenario_id.clone();
+    let wanted = engine.config.scenario(query.scenario_id);
+    let id = wanted.clone();
     let sql = "SELECT body FROM scenarios WHERE id = ?1";
     let found = engine
         .store
@@ -130,7 +141,7 @@ async fn get_report(
         .await
         .map_err(unavailable)?;
     let Some(text) = found else {
-        let message = format!("no scenario {}; POST it to /admin/seed", query.scenario_id);
+        let message = format!("no scenario {wanted}; POST it to /admin/seed");
         return Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_scenario", message));
     };
     let scenario: Scenario = serde_json::from_str(&text).map_err(|e| unavailable(e.to_string()))?;
@@ -158,9 +169,14 @@ async fn put(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Json<Value>, Refusal> {
-    http::admin(&engine.config, &headers)?;
+    admin(&engine.config, &headers).await?;
     let scenario: Scenario = body(request).await?;
     scenario.check().map_err(|m| Refusal::bad("bad_scenario", m))?;
+    if scenario.scenario_id == DEMO && engine.config.demo_scenario != DEMO {
+        let demo = &engine.config.demo_scenario;
+        let message = format!("scenarioId: {DEMO} names the demo scenario, which is {demo}; take another");
+        return Err(Refusal::bad("bad_scenario", message));
+    }
     let id = scenario.scenario_id.clone();
     let text = serde_json::to_string(&scenario).map_err(|e| unavailable(e.to_string()))?;
     let sql = "INSERT INTO scenarios (id, body, updated_ms) VALUES (?1, ?2, ?3)

@@ -1,11 +1,11 @@
 //! Defects for drills, baked into an image as `SCENARIO_FAULT` and off in every other. Each is a
 //! way in which a real release goes bad. Roles ask here; nothing else in the crate knows why.
 
-use crate::config::Config;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use std::path::Path;
 use std::time::Duration;
 
 /// What is wrong with this image on purpose.
@@ -61,15 +61,15 @@ impl Fault {
 }
 
 /// Defects that act before the service listens.
-pub fn at_start(config: &Config) -> Result<(), String> {
-    match config.fault {
+pub fn at_start(fault: Fault, data: &Path) -> Result<(), String> {
+    match fault {
         Fault::CrashLoop => {
             std::thread::sleep(Duration::from_millis(200));
             Err("fault crash-loop: giving up on purpose".into())
         }
         Fault::CorruptStore => {
             for file in ["engine.db", "jobs.db"] {
-                let path = config.data.join(file);
+                let path = data.join(file);
                 if path.exists() {
                     std::fs::write(&path, [0x5a; 16 * 1024])
                         .map_err(|e| format!("cannot write {}: {e}", path.display()))?;

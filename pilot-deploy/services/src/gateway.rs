@@ -2,19 +2,22 @@
 //! stands behind the gate; requests that carry the admin token pass it, so that a restored release
 //! can be verified before the public is let in.
 
+use crate::auth::{admin, has_token, slow_down};
 use crate::config::Config;
+use crate::connections::{Room, public_places};
 use crate::fault::{self, Fault};
 use crate::gate::{self, Gate};
-use crate::http::{self, Query, Refusal, body, has_token, healthy};
+use crate::http::{self, Query, body, healthy};
 use crate::metrics::Metrics;
+use crate::refusal::Refusal;
 use crate::seed::check_id;
-use crate::sessions::{Cancelled, Sessions};
+use crate::sessions::{Cancelled, Sessions, Taken};
 use crate::simulate::ROUTES;
 use crate::stream::{Run, Surroundings, pump};
 use crate::upstream::{Lines, Upstream};
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -29,7 +32,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Seconds after which a refused client may ask again.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+const RETRY_AFTER: u32 = 5;
 
 struct Gateway {
     config: Config,
@@ -56,6 +59,7 @@ pub async fn serve(config: Config) -> Result<(), String> {
         upstream: Upstream::new(),
         minute: Mutex::default(),
     });
+    let room = Room::new(&config);
     let routes = Router::new()
         .route("/stream", get(stream))
         .route("/cancel", post(cancel))
@@ -64,6 +68,7 @@ pub async fn serve(config: Config) -> Result<(), String> {
         .route("/jobs/stream", get(jobs_stream))
         .route("/jobs/cancel", post(to_jobs))
         .layer(middleware::from_fn_with_state(config.fault, fault::inner_layer))
+        .layer(middleware::from_fn_with_state(room.clone(), public_places))
         .layer(middleware::from_fn_with_state(gateway.clone(), behind_gate))
         .route("/healthz", get(healthz))
         .route("/admin/kill-switch", get(gate_position).post(set_gate))
@@ -71,7 +76,7 @@ pub async fn serve(config: Config) -> Result<(), String> {
         .route("/admin/seed", post(seed))
         .route("/admin/metrics", get(metrics_summary))
         .with_state(gateway);
-    http::serve(config, metrics, routes).await
+    http::serve(config, metrics, &room, routes).await
 }
 
 async fn behind_gate(State(gateway): App, request: Request, next: Next) -> Response {
@@ -80,10 +85,13 @@ async fn behind_gate(State(gateway): App, request: Request, next: Next) -> Respo
     if !position.closed || lying || has_token(&gateway.config, request.headers()) {
         return next.run(request).await;
     }
-    let mut refusal =
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "gate_closed", position.refusal()).into_response();
-    refusal.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
-    refusal
+    match slow_down(request.headers()).await {
+        Ok(()) => {
+            let closed = StatusCode::SERVICE_UNAVAILABLE;
+            Refusal::later(closed, "gate_closed", position.refusal(), RETRY_AFTER).into_response()
+        }
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 async fn healthz(State(gateway): App) -> Json<Value> {
@@ -108,18 +116,26 @@ struct StreamQuery {
 
 async fn stream(
     State(gateway): App,
+    method: Method,
     headers: HeaderMap,
     Query(query): Query<StreamQuery>,
 ) -> Result<Response, Refusal> {
     let started = Instant::now();
     let run = gateway.check(&query, &headers)?;
+    if method == Method::HEAD {
+        return Ok(http::stream_head());
+    }
     gateway.count_stream()?;
     // Watch the gate from before the engine is asked, so that a change in between is not lost.
     let probe = has_token(&gateway.config, &headers);
     let ticket = gateway
         .sessions
         .begin(query.session_id, run.seed, run.have > 0)
-        .map_err(|id| Refusal::new(StatusCode::CONFLICT, "session_active", format!("{id} is streaming")))?;
+        .map_err(|taken| match taken {
+            Taken::Active(id) => ("session_active", format!("{id} is streaming")),
+            Taken::Cancelled(id) => ("session_cancelled", format!("{id} was cancelled: begin a new one")),
+        })
+        .map_err(|(code, message)| Refusal::new(StatusCode::CONFLICT, code, message))?;
     let around = Surroundings {
         ticket,
         sessions: gateway.sessions.clone(),
@@ -129,7 +145,7 @@ async fn stream(
     let (client, receiver) = mpsc::channel::<Result<Event, Infallible>>(16);
     tokio::spawn(async move {
         let asked = run.clone();
-        pump(run, gateway.ask_engine(&asked), around, client, started).await;
+        pump(run, gateway.ask_engine(&asked, &headers), around, client, started).await;
     });
     Ok(Sse::new(ReceiverStream::new(receiver)).keep_alive(KeepAlive::default()).into_response())
 }
@@ -177,12 +193,12 @@ impl Gateway {
         now.1 += 1;
         if now.1 > self.config.quota_per_minute {
             let message = format!("over {} streams a minute", self.config.quota_per_minute);
-            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "quota", message));
+            return Err(Refusal::later(StatusCode::TOO_MANY_REQUESTS, "quota", message, 60));
         }
         Ok(())
     }
 
-    async fn ask_engine(&self, run: &Run) -> Result<Lines, String> {
+    async fn ask_engine(&self, run: &Run, headers: &HeaderMap) -> Result<Lines, String> {
         let url = format!(
             "{}/generate?route={}&seed={}&budget={}&from={}",
             self.config.engine_url,
@@ -191,22 +207,23 @@ impl Gateway {
             run.budget,
             run.first_token()
         );
-        let sent = self.upstream.send(Method::GET, &url, &HeaderMap::new(), Body::empty()).await;
-        let answer = sent.map_err(|r| r.message)?;
-        if answer.status() == StatusCode::OK {
-            return Ok(Lines::new(answer));
+        let sent = self.upstream.open(Method::GET, &url, headers, Bytes::new()).await;
+        let (head, body) = sent.map_err(|r| r.message)?;
+        let mut lines = Lines::new(body);
+        if head.status == StatusCode::OK {
+            return Ok(lines);
         }
-        let status = answer.status();
-        let bytes = axum::body::to_bytes(answer.into_body(), 4096).await.unwrap_or_default();
-        let said: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let status = head.status;
+        let line = lines.next().await?.unwrap_or_default();
+        let said: Value = serde_json::from_slice(&line).unwrap_or_default();
         Err(said["message"].as_str().map_or_else(|| format!("the engine answered {status}"), str::to_owned))
     }
 
-    /// Passes a request on as it is.
+    /// Passes a request on as it is, once all of it is there.
     async fn pass(&self, base: &str, request: Request) -> Result<Response, Refusal> {
         let (parts, body) = request.into_parts();
-        let rest = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-        self.upstream.send(parts.method, &format!("{base}{rest}"), &parts.headers, body).await
+        let url = format!("{base}{}", parts.uri.path_and_query().map_or("/", |p| p.as_str()));
+        self.upstream.ask(parts.method, &url, &parts.headers, http::bytes(body).await?).await
     }
 }
 
@@ -238,36 +255,32 @@ async fn to_jobs(State(gateway): App, request: Request) -> Result<Response, Refu
     gateway.pass(&gateway.config.jobs_url, request).await
 }
 
-/// Like any other job request, but the stream ends when the gate closes.
+/// The jobs service's own stream, which ends when the gate closes.
 async fn jobs_stream(State(gateway): App, request: Request) -> Result<Response, Refusal> {
     let probe = has_token(&gateway.config, request.headers());
     let mut gate = gateway.gate.watch();
-    let answer = gateway.pass(&gateway.config.jobs_url, request).await?;
-    if probe || answer.status() != StatusCode::OK {
-        return Ok(answer);
-    }
-    let (head, mut from) = answer.into_parts();
-    let (sender, receiver) = mpsc::channel::<Result<axum::body::Bytes, Infallible>>(16);
+    let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    let url = format!("{}{path}", gateway.config.jobs_url);
+    let asked = gateway.upstream.open(request.method().clone(), &url, request.headers(), Bytes::new()).await;
+    let (head, mut from) = asked?;
+    let stays_open = probe || head.status != StatusCode::OK;
+    let (sender, receiver) = mpsc::channel::<Result<Bytes, String>>(16);
     tokio::spawn(async move {
-        use http_body_util::BodyExt;
         loop {
-            let frame = tokio::select! {
+            let part = tokio::select! {
                 biased;
-                reason = gate::closed(&mut gate) => {
+                reason = gate::closed(&mut gate), if !stays_open => {
                     let data = json!({"reason": reason, "timestamp": http::now_ms()});
                     drop(sender.send(Ok(format!("event: cancelled\ndata: {data}\n\n").into())).await);
                     return;
                 }
-                frame = from.frame() => frame,
+                () = sender.closed() => return,
+                part = from.part() => part,
             };
-            match frame.and_then(Result::ok).map(|f| f.into_data()) {
-                Some(Ok(data)) => {
-                    if sender.send(Ok(data)).await.is_err() {
-                        return;
-                    }
-                }
-                Some(Err(_)) => {} // trailers: an event stream has none that matter
-                None => return,
+            let Some(part) = part.transpose() else { return };
+            let last = part.is_err();
+            if sender.send(part).await.is_err() || last {
+                return;
             }
         }
     });
@@ -275,7 +288,7 @@ async fn jobs_stream(State(gateway): App, request: Request) -> Result<Response, 
 }
 
 async fn gate_position(State(gateway): App, headers: HeaderMap) -> Result<Json<Value>, Refusal> {
-    http::admin(&gateway.config, &headers)?;
+    admin(&gateway.config, &headers).await?;
     Ok(Json(json!(gateway.gate.position())))
 }
 
@@ -288,19 +301,20 @@ struct SetGate {
 }
 
 async fn set_gate(State(gateway): App, headers: HeaderMap, request: Request) -> Result<Json<Value>, Refusal> {
-    http::admin(&gateway.config, &headers)?;
+    admin(&gateway.config, &headers).await?;
     let wish: SetGate = body(request).await?;
     let reason = if wish.reason.is_empty() { "no reason given" } else { &wish.reason };
     let set = gateway.gate.set(wish.enabled, reason);
     let closed = gateway.gate.position().closed;
     gateway.metrics.gate_closed.set(i64::from(closed));
-    tracing::warn!(closed, reason = wish.reason, "kill switch");
+    // Not why: what a request's body says is never logged. The position keeps the reason.
+    tracing::warn!(closed, "kill switch");
     let position = set.map_err(|e| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "gate_not_saved", e))?;
     Ok(Json(json!(position)))
 }
 
 async fn sessions(State(gateway): App, headers: HeaderMap) -> Result<Json<Value>, Refusal> {
-    http::admin(&gateway.config, &headers)?;
+    admin(&gateway.config, &headers).await?;
     let all: Vec<Value> = gateway
         .sessions
         .list()
@@ -311,13 +325,13 @@ async fn sessions(State(gateway): App, headers: HeaderMap) -> Result<Json<Value>
 }
 
 async fn seed(State(gateway): App, headers: HeaderMap, request: Request) -> Result<Response, Refusal> {
-    http::admin(&gateway.config, &headers)?;
+    admin(&gateway.config, &headers).await?;
     let (parts, body) = request.into_parts();
     let url = format!("{}/scenarios", gateway.config.engine_url);
-    gateway.upstream.send(parts.method, &url, &parts.headers, body).await
+    gateway.upstream.ask(parts.method, &url, &parts.headers, http::bytes(body).await?).await
 }
 
 async fn metrics_summary(State(gateway): App, headers: HeaderMap) -> Result<Json<Value>, Refusal> {
-    http::admin(&gateway.config, &headers)?;
+    admin(&gateway.config, &headers).await?;
     Ok(Json(gateway.metrics.summary()))
 }

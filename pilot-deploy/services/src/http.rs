@@ -1,49 +1,26 @@
-//! What the three roles share over HTTP: error bodies, headers, `healthz`, `/metrics`, the admin
-//! check, listening and stopping. Roles add their own routes; none of them is known here.
+//! What the three roles share over HTTP: queries and bodies, headers, `healthz`, `/metrics`, listening
+//! and stopping. Roles add their own routes; none of them is known here.
 
+use crate::auth::admin;
 use crate::config::Config;
+use crate::connections::{self, Room};
 use crate::fault::{self, Fault};
 use crate::metrics::Metrics;
+use crate::refusal::Refusal;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-/// A refusal: `{"error": CODE, "message": …}` with its status.
-#[derive(Debug)]
-pub struct Refusal {
-    /// HTTP status.
-    pub status: StatusCode,
-    /// Word that programs match on.
-    pub code: &'static str,
-    /// Sentence for people.
-    pub message: String,
-}
-
-impl Refusal {
-    /// A 400.
-    pub fn bad(code: &'static str, message: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, code, message: message.into() }
-    }
-
-    /// Any other status.
-    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        (self.status, Json(json!({"error": self.code, "message": self.message}))).into_response()
-    }
-}
+/// How long a request's body may take.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 /// Query string into `T`; what does not fit is a 400 of ours, not the framework's text.
 pub struct Query<T>(pub T);
@@ -58,41 +35,20 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// A JSON body into `T`, at most 256 KiB, whatever content type the client named.
+/// All of a request's body, at most 256 KiB.
+pub async fn bytes(body: Body) -> Result<Bytes, Refusal> {
+    let whole = tokio::time::timeout(BODY_LIMIT, axum::body::to_bytes(body, 256 * 1024)).await;
+    let slow = |_| {
+        let message = format!("the body was not there within {} s", BODY_LIMIT.as_secs());
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, "slow_body", message)
+    };
+    whole.map_err(slow)?.map_err(|e| Refusal::bad("bad_body", e.to_string()))
+}
+
+/// A JSON body into `T`, whatever content type the client named.
 pub async fn body<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
-    let bytes = axum::body::to_bytes(request.into_body(), 256 * 1024)
-        .await
-        .map_err(|e| Refusal::bad("bad_body", e.to_string()))?;
+    let bytes = bytes(request.into_body()).await?;
     serde_json::from_slice(&bytes).map_err(|e| Refusal::bad("bad_body", e.to_string()))
-}
-
-/// Does this request carry the admin token? An empty token opens nothing.
-pub fn has_token(config: &Config, headers: &HeaderMap) -> bool {
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.strip_prefix("Bearer "));
-    let (Some(given), wanted) = (given, config.admin_token.as_bytes()) else { return false };
-    // Same time whatever differs, so that the token cannot be guessed byte by byte.
-    let differs = given.len() ^ wanted.len();
-    let differs = given.bytes().zip(wanted).fold(differs, |acc, (a, b)| acc | usize::from(a ^ b));
-    !wanted.is_empty() && differs == 0
-}
-
-/// Lets admin requests through that carry the token, and all of them with `ADMIN_AUTH=off`. A
-/// request that names another deployment (`X-Pilot-Project`) is refused: it has the wrong port.
-pub fn admin(config: &Config, headers: &HeaderMap) -> Result<(), Refusal> {
-    if let Some(project) = headers.get("x-pilot-project")
-        && project.as_bytes() != config.project.as_bytes()
-    {
-        let message = format!("this is project {}", config.project);
-        return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, "other_project", message));
-    }
-    if !config.admin_auth || has_token(config, headers) {
-        return Ok(());
-    }
-    let message = "send Authorization: Bearer $ADMIN_TOKEN (it is in .env.poc)";
-    Err(Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message))
 }
 
 /// Body of a healthy `healthz`.
@@ -105,6 +61,11 @@ pub fn healthy(config: &Config) -> Value {
     })
 }
 
+/// What HEAD of an event stream answers: nothing is started for it.
+pub fn stream_head() -> Response {
+    ([(header::CONTENT_TYPE, "text/event-stream")], ()).into_response()
+}
+
 /// Unix time in milliseconds.
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
@@ -112,7 +73,7 @@ pub fn now_ms() -> u64 {
 
 /// Adds what every role has (`/metrics`, `/admin/config`, headers, CORS, logs, faults), then listens
 /// until SIGTERM or SIGINT. It stops at once: state is on disk and streams resume elsewhere.
-pub async fn serve(config: Config, metrics: Arc<Metrics>, routes: Router) -> Result<(), String> {
+pub async fn serve(config: Config, metrics: Arc<Metrics>, room: &Room, routes: Router) -> Result<(), String> {
     let shared = (Arc::new(config.clone()), metrics);
     let common = Router::new()
         .route("/metrics", axum::routing::get(metrics_page))
@@ -122,22 +83,16 @@ pub async fn serve(config: Config, metrics: Arc<Metrics>, routes: Router) -> Res
         .merge(common)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(middleware::from_fn(secure_headers))
+        .layer(middleware::from_fn_with_state(first_origin(&config)?, secure_headers))
         .layer(cors(&config)?)
         .layer(middleware::from_fn_with_state(shared, observe))
         .layer(middleware::from_fn_with_state(config.fault, fault::outer_layer));
     let listener = tokio::net::TcpListener::bind(&config.listen)
         .await
-        .map_err(|e| format!("cannot listen on {}: {e}", config.listen))?
-        // Events are small: held back until the last one is acknowledged, each would come 40 ms late.
-        .tap_io(|connection| {
-            if let Err(error) = connection.set_nodelay(true) {
-                tracing::debug!(%error, "no nodelay");
-            }
-        });
+        .map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
     tracing::info!(listen = config.listen, version = config.version, "listening");
     tokio::select! {
-        served = axum::serve(listener, app) => served.map_err(|e| format!("cannot serve: {e}")),
+        () = connections::serve(listener, app, room) => Ok(()),
         signal = stop_signal(config.fault) => {
             tracing::info!(signal = signal?, "stopping");
             // Not a return: the runtime would wait for what still blocks.
@@ -169,7 +124,7 @@ async fn metrics_page(State((_, metrics)): State<Shared>) -> Response {
 }
 
 async fn admin_config(State((config, _)): State<Shared>, headers: HeaderMap) -> Result<Json<Value>, Refusal> {
-    admin(&config, &headers)?;
+    admin(&config, &headers).await?;
     Ok(Json(config.effective()))
 }
 
@@ -183,7 +138,11 @@ async fn no_method(request: Request) -> Refusal {
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "no_method", message)
 }
 
-async fn secure_headers(request: Request, next: Next) -> Response {
+/// Headers of every answer. A client that names no origin (old ones do not) is told the first allowed
+/// one where it only reads; one that names its origin is answered by the CORS layer alone.
+async fn secure_headers(State(first): State<Option<HeaderValue>>, request: Request, next: Next) -> Response {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let origin = first.filter(|_| reads && !request.headers().contains_key(header::ORIGIN));
     let mut response = next.run(request).await;
     let stream = response
         .headers()
@@ -199,7 +158,16 @@ async fn secure_headers(request: Request, next: Next) -> Response {
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
+    if let Some(origin) = origin {
+        response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    }
     response
+}
+
+fn first_origin(config: &Config) -> Result<Option<HeaderValue>, String> {
+    let any = config.cors_origins.iter().find(|o| *o == "*");
+    let first = any.or(config.cors_origins.first()).map(|o| o.parse()).transpose();
+    first.map_err(|e| format!("CORS_ORIGINS: {e}"))
 }
 
 fn cors(config: &Config) -> Result<CorsLayer, String> {

@@ -1,14 +1,19 @@
 //! The jobs role: a queue in SQLite, worked off a few at a time, watched over event streams. What
-//! was queued or running when the service stopped is taken up again when it starts.
+//! was queued or running when the service stopped is taken up again when it starts. The queue is
+//! bounded, and whoever carries the admin token has one apart.
 
+use crate::auth::{has_token, slow_down};
 use crate::config::Config;
+use crate::connections::{Room, public_places};
 use crate::engine::{health, unavailable};
-use crate::http::{self, Query, Refusal, body, now_ms};
+use crate::http::{self, Query, body, now_ms};
 use crate::metrics::Metrics;
+use crate::refusal::Refusal;
 use crate::seed::check_id;
 use crate::store::Store;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::middleware;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -21,7 +26,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS jobs (
@@ -29,13 +34,35 @@ const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS jobs (
 const STEPS: u32 = 4;
 const STEP: Duration = Duration::from_millis(30);
 
+/// Jobs of one lane that wait for their turn; more are refused.
+const QUEUE: usize = 256;
+
+/// Jobs that are over and still known, from the newest on.
+const KEPT: u32 = 1024;
+
 struct Jobs {
     config: Config,
     store: Store,
     metrics: Arc<Metrics>,
-    places: Semaphore,
+    public: Lane,
+    /// For those who carry the admin token, so that a verification never waits behind the public.
+    operator: Lane,
     live: Mutex<HashMap<String, Arc<Live>>>,
     counter: AtomicU64,
+}
+
+/// A queue of its own, with its own places.
+struct Lane {
+    /// Taken by each job from its acceptance to its end.
+    room: Arc<Semaphore>,
+    /// Taken by each job that runs.
+    places: Semaphore,
+}
+
+impl Lane {
+    fn new(places: usize) -> Self {
+        Self { room: Arc::new(Semaphore::new(QUEUE + places)), places: Semaphore::new(places) }
+    }
 }
 
 /// A job in this process: its events so far, and the wish to cancel it.
@@ -44,89 +71,143 @@ struct Live {
     cancel: watch::Sender<bool>,
 }
 
+impl Live {
+    fn say(&self, id: &str, name: &'static str, mut data: Value) {
+        data["jobId"] = json!(id);
+        data["timestamp"] = json!(now_ms());
+        self.events.send_modify(|events| events.push((name, data)));
+    }
+}
+
+/// A job as it was accepted.
+struct Job {
+    id: String,
+    scenario: String,
+    operator: bool,
+    /// Given back at its end.
+    _room: OwnedSemaphorePermit,
+}
+
 /// Runs until told to stop.
 pub async fn serve(config: Config) -> Result<(), String> {
     let metrics = Arc::new(Metrics::new()?);
     let jobs = Arc::new(Jobs {
         store: Store::open(&config.data, "jobs.db", SCHEMA),
-        places: Semaphore::new(config.max_concurrent_jobs),
+        public: Lane::new(config.max_concurrent_jobs),
+        operator: Lane::new(config.max_concurrent_jobs),
         live: Mutex::default(),
         counter: AtomicU64::new(0),
         metrics: metrics.clone(),
         config: config.clone(),
     });
-    jobs.take_up_again().await;
+    // Asked before anything new can be accepted.
+    let newest = jobs.store.call(|db| db.query_row("SELECT max(rowid) FROM jobs", [], |row| row.get(0)));
+    match newest.await {
+        Ok(newest) => drop(tokio::spawn(jobs.clone().take_up_again(newest))),
+        Err(error) => tracing::error!(error, "cannot take up old jobs"),
+    }
+    let room = Room::new(&config);
     let routes = Router::new()
-        .route("/healthz", get(healthz))
         .route("/jobs", get(list))
         .route("/jobs/stream", get(stream))
         .route("/jobs/cancel", post(cancel))
+        .layer(middleware::from_fn_with_state(room.clone(), public_places))
+        .route("/healthz", get(healthz))
         .with_state(jobs);
-    http::serve(config, metrics, routes).await
+    http::serve(config, metrics, &room, routes).await
 }
 
 impl Jobs {
-    async fn take_up_again(self: &Arc<Self>) {
-        let sql = "SELECT id, scenario_id FROM jobs WHERE state IN ('queued', 'running') ORDER BY updated_ms";
-        let rows = self.store.call(move |db| {
-            db.prepare(sql)?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect::<rusqlite::Result<Vec<(String, String)>>>()
-        });
-        match rows.await {
-            Ok(rows) => rows.into_iter().for_each(|(id, scenario)| drop(self.start(id, scenario))),
-            Err(error) => tracing::error!(error, "cannot take up old jobs"),
+    /// Starts, in the public's lane and as it has room, what was left over up to row `newest`.
+    async fn take_up_again(self: Arc<Self>, newest: Option<i64>) {
+        let sql = "SELECT rowid, id, scenario_id FROM jobs
+                   WHERE rowid > ?1 AND rowid <= ?2 AND state IN ('queued', 'running') ORDER BY rowid LIMIT 1";
+        let mut last = 0;
+        while let Ok(room) = self.public.room.clone().acquire_owned().await {
+            let next = self.store.call(move |db| {
+                db.query_row(sql, (last, newest), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                    .optional()
+            });
+            match next.await {
+                Ok(Some((row, id, scenario))) => {
+                    last = row;
+                    self.start(Job { id, scenario, operator: false, _room: room });
+                }
+                Ok(None) => return,
+                Err(error) => return tracing::error!(error, "cannot take up old jobs"),
+            }
         }
     }
 
-    fn start(self: &Arc<Self>, id: String, scenario: String) -> Arc<Live> {
+    fn lane(&self, operator: bool) -> &Lane {
+        if operator { &self.operator } else { &self.public }
+    }
+
+    /// Queues a new job, if there is room.
+    async fn accept(self: Arc<Self>, scenario: String, headers: HeaderMap) -> Result<Arc<Live>, Refusal> {
+        let operator = has_token(&self.config, &headers);
+        let Ok(room) = self.lane(operator).room.clone().try_acquire_owned() else {
+            slow_down(&headers).await?;
+            let message = format!("{QUEUE} jobs wait already");
+            return Err(Refusal::later(StatusCode::TOO_MANY_REQUESTS, "queue_full", message, 5));
+        };
+        let id = format!("job-{:x}-{}", now_ms(), self.counter.fetch_add(1, Ordering::Relaxed));
+        self.record(&id, &scenario, "queued").await.map_err(unavailable)?;
+        Ok(self.start(Job { id, scenario, operator, _room: room }))
+    }
+
+    fn start(self: &Arc<Self>, job: Job) -> Arc<Live> {
         let live = Arc::new(Live { events: watch::Sender::default(), cancel: watch::Sender::new(false) });
         let mut all = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         // Finished jobs that nobody watches make room.
         if all.len() >= 1024 {
             all.retain(|_, l| Arc::strong_count(l) > 1);
         }
-        all.insert(id.clone(), live.clone());
+        all.insert(job.id.clone(), live.clone());
         drop(all);
-        tokio::spawn(self.clone().run(id, scenario, live.clone()));
+        tokio::spawn(self.clone().run(job, live.clone()));
         live
     }
 
-    async fn run(self: Arc<Self>, id: String, scenario: String, live: Arc<Live>) {
-        let say = |name: &'static str, mut more: Value| {
-            more["jobId"] = json!(id);
-            more["timestamp"] = json!(now_ms());
-            live.events.send_modify(|events| events.push((name, more)));
-        };
-        say("job-queued", json!({"scenarioId": scenario}));
+    async fn run(self: Arc<Self>, job: Job, live: Arc<Live>) {
+        live.say(&job.id, "job-queued", json!({"scenarioId": job.scenario}));
         let mut cancelled = live.cancel.subscribe();
-        let work = async {
-            let place = self.places.acquire().await.map_err(|e| e.to_string())?;
-            self.record(&id, &scenario, "running").await?;
-            say("job-started", json!({}));
-            for step in 1..=STEPS {
-                tokio::time::sleep(STEP).await;
-                say("job-progress", json!({"percent": step * 100 / STEPS}));
-            }
-            drop(place);
-            Ok::<(), String>(())
-        };
         let failure = tokio::select! {
-            done = tokio::time::timeout(self.config.job_timeout, work) => match done {
-                Ok(Ok(())) => None,
-                Ok(Err(message)) => Some(("store", message)),
-                Err(_) => Some(("timeout", format!("over {} ms", self.config.job_timeout.as_millis()))),
-            },
+            done = self.work(&job, &live) => done.err(),
             _ = cancelled.wait_for(|on| *on) => Some(("cancelled", "cancelled by request".to_owned())),
         };
-        let state = if failure.is_none() { "completed" } else { "failed" };
-        if let Err(error) = self.record(&id, &scenario, state).await {
-            tracing::error!(job = id, error, "state not saved");
+        let state = match &failure {
+            None => "completed",
+            Some(("cancelled", _)) => "cancelled",
+            Some(_) => "failed",
+        };
+        if let Err(error) = self.record_end(&job.id, &job.scenario, state).await {
+            tracing::error!(job = job.id, error, "state not saved");
         }
         match failure {
-            None => say("job-completed", json!({"scenarioId": scenario})),
-            Some((code, message)) => say("job-failed", json!({"code": code, "message": message})),
+            None => live.say(&job.id, "job-completed", json!({"scenarioId": job.scenario})),
+            Some((code, message)) => {
+                live.say(&job.id, "job-failed", json!({"code": code, "message": message}));
+            }
         }
+    }
+
+    /// Waits for a place, for which there is no limit but the queue's, and does the job within its own.
+    async fn work(&self, job: &Job, live: &Live) -> Result<(), (&'static str, String)> {
+        let place = self.lane(job.operator).places.acquire().await;
+        let _place = place.map_err(|e| ("stopping", e.to_string()))?;
+        let steps = async {
+            self.record(&job.id, &job.scenario, "running").await.map_err(|message| ("store", message))?;
+            live.say(&job.id, "job-started", json!({}));
+            for step in 1..=STEPS {
+                tokio::time::sleep(STEP).await;
+                live.say(&job.id, "job-progress", json!({"percent": step * 100 / STEPS}));
+            }
+            Ok(())
+        };
+        let limit = self.config.job_timeout;
+        let late = |_| Err(("timeout", format!("over {} ms", limit.as_millis())));
+        tokio::time::timeout(limit, steps).await.unwrap_or_else(late)
     }
 
     async fn record(&self, id: &str, scenario: &str, state: &'static str) -> Result<(), String> {
@@ -134,6 +215,14 @@ impl Jobs {
                    ON CONFLICT (id) DO UPDATE SET state = ?3, updated_ms = ?4";
         let row = (id.to_owned(), scenario.to_owned(), state, now_ms() as i64);
         self.store.call(move |db| db.execute(sql, row)).await.map(drop)
+    }
+
+    /// The same for a job that is over: the oldest such are forgotten.
+    async fn record_end(&self, id: &str, scenario: &str, state: &'static str) -> Result<(), String> {
+        self.record(id, scenario, state).await?;
+        let sql = "DELETE FROM jobs WHERE rowid <= (SELECT max(rowid) FROM jobs) - ?1
+                   AND state NOT IN ('queued', 'running')";
+        self.store.call(move |db| db.execute(sql, [KEPT])).await.map(drop)
     }
 
     fn find(&self, id: &str) -> Option<Arc<Live>> {
@@ -169,14 +258,19 @@ struct StreamQuery {
 
 async fn stream(
     State(jobs): State<Arc<Jobs>>,
+    method: Method,
+    headers: HeaderMap,
     Query(query): Query<StreamQuery>,
 ) -> Result<Response, Refusal> {
     let live = match (query.scenario_id, query.job_id) {
         (Some(scenario), None) => {
             check_id("scenarioId", &scenario).map_err(|m| Refusal::bad("bad_query", m))?;
-            let id = format!("job-{:x}-{}", now_ms(), jobs.counter.fetch_add(1, Ordering::Relaxed));
-            jobs.record(&id, &scenario, "queued").await.map_err(unavailable)?;
-            jobs.start(id, scenario)
+            if method == Method::HEAD {
+                return Ok(http::stream_head());
+            }
+            // On its own: a client that goes away meanwhile leaves no job that is stored and not started.
+            let accepted = tokio::spawn(jobs.clone().accept(jobs.config.scenario(scenario), headers));
+            accepted.await.map_err(|e| unavailable(e.to_string()))??
         }
         (None, Some(id)) => jobs.find(&id).ok_or_else(|| unknown(&id))?,
         _ => return Err(Refusal::bad("bad_query", "give scenarioId (a new job) or jobId (watch one)")),
@@ -213,22 +307,34 @@ struct Cancel {
 
 async fn cancel(State(jobs): State<Arc<Jobs>>, request: Request) -> Result<Response, Refusal> {
     let wish: Cancel = body(request).await?;
-    let sql = "SELECT state FROM jobs WHERE id = ?1";
+    let sql = "SELECT state, scenario_id FROM jobs WHERE id = ?1";
     let id = wish.job_id.clone();
-    let state = jobs
+    let (state, scenario): (String, String) = jobs
         .store
-        .call(move |db| db.query_row(sql, [id], |row| row.get::<_, String>(0)).optional())
+        .call(move |db| db.query_row(sql, [id], |row| Ok((row.get(0)?, row.get(1)?))).optional())
         .await
         .map_err(unavailable)?
         .ok_or_else(|| unknown(&wish.job_id))?;
-    let live = jobs.find(&wish.job_id);
-    let wished = live.as_ref().is_some_and(|l| l.cancel.send_replace(true));
-    let (status, word) = match state.as_str() {
-        "queued" | "running" if !wished => (StatusCode::ACCEPTED, "cancelling"),
-        _ if wished => (StatusCode::CONFLICT, "already_cancelled"),
-        _ => (StatusCode::CONFLICT, "already_finished"),
+    let already = match (state.as_str(), jobs.find(&wish.job_id)) {
+        ("queued" | "running", Some(live)) => live.cancel.send_replace(true),
+        // Left over from before this service started, and not taken up yet.
+        ("queued" | "running", None) => {
+            jobs.record(&wish.job_id, &scenario, "cancelled").await.map_err(unavailable)?;
+            false
+        }
+        ("cancelled", _) => true,
+        (_, Some(live)) if *live.cancel.borrow() => true,
+        _ => return Ok(told(StatusCode::CONFLICT, "already_finished")),
     };
-    Ok((status, Json(json!({"status": word}))).into_response())
+    Ok(if already {
+        told(StatusCode::CONFLICT, "already_cancelled")
+    } else {
+        told(StatusCode::ACCEPTED, "cancelling")
+    })
+}
+
+fn told(status: StatusCode, word: &str) -> Response {
+    (status, Json(json!({"status": word}))).into_response()
 }
 
 fn unknown(id: &str) -> Refusal {

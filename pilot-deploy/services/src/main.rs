@@ -3,7 +3,9 @@
 //! on disk, for a gateway that does not answer). This file dispatches; each role lives in a module
 //! of its own. The role comes from the argument, or from `SCENARIO_ROLE`, which each image sets.
 
+mod auth;
 mod config;
+mod connections;
 mod engine;
 mod fault;
 mod gate;
@@ -12,6 +14,7 @@ mod healthcheck;
 mod http;
 mod jobs;
 mod metrics;
+mod refusal;
 mod report;
 mod seed;
 mod sessions;
@@ -62,7 +65,7 @@ where
         .with_max_level(config::log_level()?)
         .init();
     let config = config::Config::from_env()?;
-    fault::at_start(&config)?;
+    fault::at_start(config.fault, &config.data)?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -1,18 +1,19 @@
-//! The runs that the gateway knows: those that stream now, and the last that ended, so that a second
-//! cancel is told apart from a cancel of nothing.
+//! The runs that the gateway knows: those that stream now, those whose client went away before their
+//! end, and the last that are over. A run that is not over can be resumed and cancelled; one that was
+//! cancelled can't be resumed. Of those that do not stream, the last `REMEMBERED` are known.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
 
-/// Ended runs that are remembered.
+/// Runs that are remembered beside those that stream.
 const REMEMBERED: usize = 4096;
 
 /// A wish to end a run: when it was made, and why.
 pub type Wish = Option<(Instant, String)>;
 
-/// All runs, running and lately ended.
+/// All runs that are known.
 #[derive(Default)]
 pub struct Sessions {
     inner: Mutex<Inner>,
@@ -20,22 +21,31 @@ pub struct Sessions {
 
 #[derive(Default)]
 struct Inner {
-    running: HashMap<String, Running>,
-    /// Id, and whether it was cancelled; oldest first.
-    ended: VecDeque<(String, bool)>,
+    known: HashMap<String, Session>,
+    /// Those that do not stream, by name and number; the oldest first.
+    resting: VecDeque<(String, u64)>,
     started: u64,
 }
 
-struct Running {
+struct Session {
     number: u64,
     seed: u64,
     wish: watch::Sender<Wish>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Streaming,
+    /// Its client went away before the end.
+    Away,
+    Over,
 }
 
 /// What a cancel found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Cancelled {
-    /// The run was told to end.
+    /// The run was told to end, or will not be resumed.
     Now,
     /// It had been told before.
     Already,
@@ -43,6 +53,15 @@ pub enum Cancelled {
     Finished,
     /// Nobody knows it.
     Unknown,
+}
+
+/// Why a run could not begin under its name.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It streams to somebody.
+    Active(String),
+    /// It was cancelled, so there is nothing to resume.
+    Cancelled(String),
 }
 
 /// A place in the list; whoever holds it must hand it back with `end`.
@@ -58,59 +77,64 @@ pub struct Ticket {
 impl Sessions {
     /// Enters a run. A name in use is refused, unless the client resumes: then the older stream of
     /// that name, whose connection is gone or going, is ended.
-    pub fn begin(&self, id: Option<String>, seed: u64, resumes: bool) -> Result<Ticket, String> {
+    pub fn begin(&self, id: Option<String>, seed: u64, resumes: bool) -> Result<Ticket, Taken> {
         let mut inner = self.lock();
         inner.started += 1;
         let number = inner.started;
         let id = id.unwrap_or_else(|| format!("session-{:x}-{number}", crate::http::now_ms()));
-        match inner.running.get(&id) {
-            Some(_) if !resumes => return Err(id),
-            Some(older) => drop(older.wish.send_replace(Some((Instant::now(), "resumed elsewhere".into())))),
-            None => {}
+        if let Some(older) = inner.known.get(&id) {
+            let streams = older.state == State::Streaming;
+            if resumes && older.wish.borrow().is_some() {
+                return Err(Taken::Cancelled(id));
+            }
+            if streams && !resumes {
+                return Err(Taken::Active(id));
+            }
+            if streams {
+                older.wish.send_replace(Some((Instant::now(), "resumed elsewhere".into())));
+            }
         }
         let (wish, receiver) = watch::channel(None);
-        inner.running.insert(id.clone(), Running { number, seed, wish });
+        inner.known.insert(id.clone(), Session { number, seed, wish, state: State::Streaming });
         Ok(Ticket { id, number, wish: receiver })
     }
 
-    /// Takes a run out of the list.
-    pub fn end(&self, ticket: &Ticket) {
+    /// A stream has ended: with its last event (`over`), or because its client went away.
+    pub fn end(&self, ticket: &Ticket, over: bool) {
         let mut inner = self.lock();
         // A resumed run replaced this one under the same name: leave that one.
-        if inner.running.get(&ticket.id).is_some_and(|r| r.number == ticket.number) {
-            inner.running.remove(&ticket.id);
-            inner.ended.push_back((ticket.id.clone(), ticket.wish.borrow().is_some()));
-            if inner.ended.len() > REMEMBERED {
-                inner.ended.pop_front();
-            }
+        let Some(session) = inner.known.get_mut(&ticket.id).filter(|s| s.number == ticket.number) else {
+            return;
+        };
+        session.state = if over { State::Over } else { State::Away };
+        inner.resting.push_back((ticket.id.clone(), ticket.number));
+        if inner.resting.len() > REMEMBERED
+            && let Some((id, number)) = inner.resting.pop_front()
+            && inner.known.get(&id).is_some_and(|s| s.number == number)
+        {
+            inner.known.remove(&id);
         }
     }
 
     /// Tells a run to end.
     pub fn cancel(&self, id: &str) -> Cancelled {
         let inner = self.lock();
-        if let Some(run) = inner.running.get(id) {
-            let now = Some((Instant::now(), "cancelled by request".to_owned()));
-            let first = run.wish.send_if_modified(|wish| {
-                let first = wish.is_none();
-                if first {
-                    *wish = now;
-                }
-                first
-            });
-            return if first { Cancelled::Now } else { Cancelled::Already };
+        let Some(session) = inner.known.get(id) else { return Cancelled::Unknown };
+        if session.wish.borrow().is_some() {
+            return Cancelled::Already;
         }
-        match inner.ended.iter().rev().find(|(ended, _)| ended == id) {
-            Some((_, true)) => Cancelled::Already,
-            Some((_, false)) => Cancelled::Finished,
-            None => Cancelled::Unknown,
+        if session.state == State::Over {
+            return Cancelled::Finished;
         }
+        session.wish.send_replace(Some((Instant::now(), "cancelled by request".to_owned())));
+        Cancelled::Now
     }
 
     /// Name and seed of each running stream, in order of their start.
     pub fn list(&self) -> Vec<(String, u64)> {
         let inner = self.lock();
-        let mut all: Vec<_> = inner.running.iter().map(|(id, r)| (r.number, id.clone(), r.seed)).collect();
+        let streaming = inner.known.iter().filter(|(_, s)| s.state == State::Streaming);
+        let mut all: Vec<_> = streaming.map(|(id, s)| (s.number, id.clone(), s.seed)).collect();
         all.sort_unstable();
         all.into_iter().map(|(_, id, seed)| (id, seed)).collect()
     }
@@ -124,30 +148,56 @@ impl Sessions {
 mod tests {
     use super::*;
 
+    fn begin(all: &Sessions, id: &str, resumes: bool) -> Result<Ticket, Taken> {
+        all.begin(Some(id.into()), 1, resumes)
+    }
+
     #[test]
     fn a_second_cancel_is_told_apart_from_a_cancel_of_nothing() {
         let all = Sessions::default();
-        let ticket = all.begin(Some("a".into()), 1, false).unwrap();
+        let ticket = begin(&all, "a", false).unwrap();
         assert_eq!(all.cancel("a"), Cancelled::Now);
         assert_eq!(all.cancel("a"), Cancelled::Already);
-        all.end(&ticket);
+        all.end(&ticket, true);
         assert_eq!(all.cancel("a"), Cancelled::Already);
         assert_eq!(all.cancel("b"), Cancelled::Unknown);
-        let done = all.begin(Some("c".into()), 1, false).unwrap();
-        all.end(&done);
+        let done = begin(&all, "c", false).unwrap();
+        all.end(&done, true);
         assert_eq!(all.cancel("c"), Cancelled::Finished);
     }
 
     #[test]
     fn a_name_in_use_is_refused_unless_the_client_resumes() {
         let all = Sessions::default();
-        let first = all.begin(Some("a".into()), 1, false).unwrap();
-        assert!(all.begin(Some("a".into()), 1, false).is_err());
-        let second = all.begin(Some("a".into()), 1, true).unwrap();
+        let first = begin(&all, "a", false).unwrap();
+        assert_eq!(begin(&all, "a", false).err(), Some(Taken::Active("a".into())));
+        let second = begin(&all, "a", true).unwrap();
         assert!(first.wish.borrow().is_some());
-        all.end(&first);
+        all.end(&first, false);
         assert_eq!(all.list().len(), 1);
-        all.end(&second);
+        assert_eq!(all.cancel("a"), Cancelled::Now);
+        all.end(&second, true);
         assert!(all.list().is_empty());
+    }
+
+    #[test]
+    fn a_run_whose_client_went_away_is_resumed_until_it_is_cancelled() {
+        let all = Sessions::default();
+        all.end(&begin(&all, "a", false).unwrap(), false);
+        all.end(&begin(&all, "a", true).unwrap(), false);
+        assert_eq!(all.cancel("a"), Cancelled::Now);
+        assert_eq!(all.cancel("a"), Cancelled::Already);
+        assert_eq!(begin(&all, "a", true).err(), Some(Taken::Cancelled("a".into())));
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten() {
+        let all = Sessions::default();
+        for n in 0..=REMEMBERED {
+            all.end(&begin(&all, &format!("s{n}"), false).unwrap(), false);
+        }
+        assert_eq!(all.cancel("s0"), Cancelled::Unknown);
+        assert_eq!(all.cancel("s1"), Cancelled::Now);
+        assert_eq!(all.lock().known.len(), REMEMBERED);
     }
 }

@@ -5,13 +5,22 @@ use rusqlite::Connection;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
+
+/// How long what a look at the store found is true.
+const FRESH: Duration = Duration::from_millis(50);
+
+/// When the store was looked at, and what was wrong with it.
+type Look = (Instant, Option<String>);
 
 /// The database of a role, or the reason why there is none.
 #[derive(Clone)]
 pub struct Store {
     path: PathBuf,
-    inner: Arc<Result<Mutex<Connection>, String>>,
+    inner: Result<Arc<Mutex<Connection>>, String>,
+    looked: Arc<Mutex<Option<Look>>>,
 }
 
 impl Store {
@@ -22,12 +31,25 @@ impl Store {
         if let Err(error) = &opened {
             tracing::error!(error, "store unusable");
         }
-        Self { path, inner: Arc::new(opened.map(Mutex::new)) }
+        Self { path, inner: opened.map(|db| Arc::new(Mutex::new(db))), looked: Arc::default() }
     }
 
     /// Why the store cannot be used, if it cannot. Asked by `healthz`, so it looks at the file anew:
-    /// a database overwritten under a running service is found too.
+    /// a database overwritten under a running service is found too. Those who ask at once, or within
+    /// `FRESH`, share a look: however many they are, the work on the store is not held up.
     pub async fn trouble(&self) -> Option<String> {
+        let mut looked = self.looked.lock().await;
+        if let Some((at, trouble)) = &*looked
+            && at.elapsed() < FRESH
+        {
+            return trouble.clone();
+        }
+        let trouble = self.look().await;
+        *looked = Some((Instant::now(), trouble.clone()));
+        trouble
+    }
+
+    async fn look(&self) -> Option<String> {
         let path = self.path.clone();
         let header = self.call(move |_| Ok(header_trouble(&path))).await;
         if let Some(trouble) = header.unwrap_or_else(Some) {
@@ -38,17 +60,15 @@ impl Store {
             .map_or_else(Some, |word| (word != "ok").then(|| format!("store corrupt: {word}")))
     }
 
-    /// Runs `work` on the database, off the event loop.
+    /// Runs `work` on the database, off the event loop, in the order of asking: whoever waits for its
+    /// turn takes no thread.
     pub async fn call<T, F>(&self, work: F) -> Result<T, String>
     where
         T: Send + 'static,
         F: FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let inner = self.inner.clone();
-        let done = tokio::task::spawn_blocking(move || match inner.as_ref() {
-            Ok(db) => work(&mut db.lock().unwrap_or_else(PoisonError::into_inner)).map_err(said),
-            Err(reason) => Err(reason.clone()),
-        });
+        let mut db = self.inner.clone()?.lock_owned().await;
+        let done = tokio::task::spawn_blocking(move || work(&mut db).map_err(said));
         done.await.map_err(|e| format!("store: {e}"))?
     }
 }
@@ -92,6 +112,7 @@ mod tests {
         let running = Store::open(&data, "a.db", schema);
         assert_eq!(running.trouble().await, None);
         std::fs::write(data.join("a.db"), [0x5a; 8192]).unwrap();
+        tokio::time::sleep(2 * FRESH).await;
         assert!(running.trouble().await.unwrap().starts_with("store corrupt"));
         std::fs::write(data.join("b.db"), [0x5a; 8192]).unwrap();
         let trouble = Store::open(&data, "b.db", schema).trouble().await.unwrap();

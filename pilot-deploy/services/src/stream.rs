@@ -107,6 +107,7 @@ pub async fn pump(
     if run.echo_seed {
         start["seed"] = json!(run.seed);
     }
+    let mut over = false;
     if sink.send("start", start).await {
         // The engine leaves out the tokens that the client has; their numbers are taken all the same.
         sink.sent = first.checked_sub(1).map_or(1, events_through_token);
@@ -115,25 +116,24 @@ pub async fn pump(
             end = around.ended(sink.client.clone()) => end,
             end = tokens(&run, ask, &metrics, &mut sink, started) => end,
         };
-        match end {
-            End::Gone => {}
+        over = match end {
+            End::Gone => false,
             End::Done(tokens) => {
                 let mut done = json!({"sessionId": around.ticket.id, "totalTokens": tokens});
                 if run.echo_seed {
                     done["seed"] = json!(run.seed);
                 }
-                sink.send("done", done).await;
+                sink.send("done", done).await
             }
-            End::Failed(message) => {
-                sink.send("error", json!({"message": message, "code": "engine"})).await;
-            }
+            End::Failed(message) => sink.send("error", json!({"message": message, "code": "engine"})).await,
             End::Cancelled(since, reason) => {
-                sink.send("cancelled", json!({"reason": reason, "timestamp": now_ms()})).await;
+                let told = sink.send("cancelled", json!({"reason": reason, "timestamp": now_ms()})).await;
                 metrics.cancelled(since.elapsed());
+                told
             }
-        }
+        };
     }
-    around.sessions.end(&around.ticket);
+    around.sessions.end(&around.ticket, over);
     metrics.active_sessions.dec();
 }
 

@@ -369,7 +369,7 @@ pub(super) mod tests {
     #[test]
     fn an_image_that_services_share_is_saved_once_and_a_damaged_copy_anew() {
         let f = fixture();
-        let image = Image { id: "sha256:abc".into(), tag: "x:latest".into(), archive: None };
+        let image = Image { id: format!("sha256:{:064}", 7), tag: "x:latest".into(), archive: None };
         let saved = std::sync::atomic::AtomicU32::new(0);
         let create = || {
             let parts = Parts {
@@ -394,7 +394,7 @@ pub(super) mod tests {
         first.images.values().for_each(|image| drop(f.store.check_archive(image).unwrap()));
         create();
         assert_eq!(saved.load(std::sync::atomic::Ordering::SeqCst), 1);
-        std::fs::write(f.store.archive("sha256:abc"), "ima").unwrap();
+        std::fs::write(f.store.archive(&image.id), "ima").unwrap();
         let third = create();
         assert_eq!(saved.load(std::sync::atomic::Ordering::SeqCst), 2);
         f.store.check_archive(&third.images["jobs"]).unwrap();

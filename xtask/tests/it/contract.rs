@@ -5,19 +5,34 @@ use crate::pilot::{Pilot, http, on};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 /// A stream that is read line by line while other requests go on.
-struct Live(BufReader<TcpStream>);
+pub struct Live(BufReader<TcpStream>);
 
 impl Live {
-    fn open(pilot: &Pilot, path: &str) -> Self {
-        let mut socket = TcpStream::connect(("127.0.0.1", pilot.port("gateway"))).unwrap();
-        socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    pub fn open(pilot: &Pilot, path: &str) -> Self {
+        Self::ask(pilot.port("gateway"), path, "")
+    }
+
+    /// The same with header lines, each ended by `\r\n`.
+    pub fn ask(port: u16, path: &str, headers: &str) -> Self {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n").unwrap();
         Self(BufReader::new(socket))
     }
 
-    fn until(&mut self, word: &str) -> String {
+    /// Reads to the end of the answer.
+    pub fn until_end(&mut self) {
+        let mut line = String::new();
+        while line != "0\r\n" {
+            line.clear();
+            assert!(self.0.read_line(&mut line).unwrap() > 0, "cut off");
+        }
+    }
+
+    pub fn until(&mut self, word: &str) -> String {
         let mut all = String::new();
         loop {
             let mut line = String::new();
@@ -220,5 +235,173 @@ fn headers_cors_and_metrics() {
         }
         let page = pilot.public("GET", "/metrics", None).body;
         assert!(page.contains("scenario_requests_total{route=\"/stream\",status=\"200\"}"), "{page}");
+    });
+}
+
+#[test]
+fn a_stream_whose_client_went_away_is_resumed_or_cancelled() {
+    on(&[Process], "c-away", |pilot| {
+        let pilot = pilot.up();
+        let port = pilot.port("gateway");
+        let path = "/stream?route=plan&seed=1&budget=4000&sessionId=away";
+        let cancel = || pilot.public("POST", "/cancel", Some(r#"{"sessionId":"away"}"#));
+        let leave = |mut live: Live| {
+            live.until("event: token");
+            drop(live);
+            wait_for("the gateway to notice", || {
+                pilot.request("GET", "gateway", "/admin/sessions", None).json()["active"] == 0
+            });
+        };
+        leave(Live::open(&pilot, path));
+        let mut resumed = Live::ask(port, path, "last-event-id: msg_002\r\n");
+        let said = resumed.until("event: token");
+        assert!(said.contains("id: msg_003") && !said.contains("id: msg_002"), "{said}");
+        leave(resumed);
+        let first = cancel();
+        assert_eq!((first.status, first.json()["status"].clone()), (202, json!("cancelling")));
+        let second = cancel();
+        assert_eq!((second.status, second.json()["status"].clone()), (409, json!("already_cancelled")));
+        // Cancelled is over, whether its client was there or not.
+        let resume = |id: &str| {
+            let path = format!("/stream?route=plan&seed=1&budget=4000&sessionId={id}");
+            http("GET", port, &path, &[("last-event-id", "msg_003")], None)
+        };
+        let refused = resume("away");
+        assert_eq!((refused.status, refused.json()["error"].clone()), (409, json!("session_cancelled")));
+        let mut live = Live::open(&pilot, "/stream?route=plan&seed=1&budget=4000&sessionId=here");
+        live.until("event: token");
+        assert_eq!(pilot.public("POST", "/cancel", Some(r#"{"sessionId":"here"}"#)).status, 202);
+        live.until("event: cancelled");
+        assert_eq!(resume("here").status, 409);
+    });
+}
+
+fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < limit, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn demo_names_the_demo_scenario_whatever_its_id() {
+    on(&[Process], "c-demo", |pilot| {
+        let pilot = pilot.up();
+        let demo = pilot.public("GET", "/report?scenarioId=demo&seed=7", None);
+        assert_eq!(demo.json()["meta"]["scenarioId"], "demo-scenario");
+        assert_eq!(demo.body, pilot.public("GET", "/report?scenarioId=demo-scenario&seed=7", None).body);
+        let jobs = pilot.public("GET", "/jobs/stream?scenarioId=demo", None).events();
+        assert_eq!(jobs[0].1["scenarioId"], "demo-scenario");
+        assert_eq!(jobs.last().unwrap().0, "job-completed");
+        // Another one of that name could never be asked for.
+        let option = |id: &str| json!({"id": id, "name": id});
+        let taken = json!({"scenarioId": "demo", "title": "t", "options": [option("a"), option("b")]});
+        let refused = pilot.request("POST", "gateway", "/admin/seed", Some(&taken.to_string()));
+        assert_eq!(refused.status, 400, "{}", refused.body);
+        // The setting decides.
+        pilot.store_scenario();
+        pilot.edit_env("DEMO_SCENARIO_ID", "kept");
+        pilot.xtask(&["up"]);
+        assert_eq!(
+            pilot.public("GET", "/report?scenarioId=demo&seed=7", None).json()["meta"]["scenarioId"],
+            "kept"
+        );
+    });
+}
+
+#[test]
+fn get_and_head_name_an_origin_to_clients_that_name_none() {
+    on(&[Process], "c-origin", |pilot| {
+        let pilot = pilot.up();
+        let port = pilot.port("gateway");
+        let allowed = |method: &str, path: &str, origin: Option<&str>| {
+            let headers: Vec<(&str, &str)> = origin.map(|o| ("origin", o)).into_iter().collect();
+            let answer = http(method, port, path, &headers, None);
+            let all: Vec<String> = answer
+                .headers
+                .get_all("access-control-allow-origin")
+                .iter()
+                .map(|v| v.to_str().unwrap().to_owned())
+                .collect();
+            all.join(" ")
+        };
+        for path in ["/healthz", "/report?scenarioId=demo-scenario", "/nothing", "/stream"] {
+            for method in ["GET", "HEAD"] {
+                assert_eq!(allowed(method, path, None), "http://localhost:5173", "{method} {path}");
+                let second = "http://127.0.0.1:5173";
+                assert_eq!(allowed(method, path, Some(second)), second, "{method} {path}");
+                assert_eq!(allowed(method, path, Some("http://evil.example")), "", "{method} {path}");
+            }
+        }
+        assert_eq!(allowed("POST", "/cancel", None), "");
+    });
+}
+
+#[test]
+fn events_and_reports_have_their_fields() {
+    on(&[Process], "c-fields", |pilot| {
+        let pilot = pilot.up();
+        let has = |value: &Value, fields: &[&str]| {
+            for field in fields {
+                assert!(value.pointer(field).is_some_and(|v| !v.is_null()), "no {field} in {value}");
+            }
+        };
+        let numbered = |body: &str| {
+            let ids: Vec<&str> = body.lines().filter_map(|l| l.strip_prefix("id: ")).collect();
+            let wanted: Vec<String> = (1..=ids.len()).map(|n| format!("msg_{n:03}")).collect();
+            assert_eq!(ids, wanted);
+        };
+        let run = pilot.public("GET", "/stream?route=critique&seed=42", None);
+        numbered(&run.body);
+        for (name, data) in run.events() {
+            match name.as_str() {
+                "start" => has(&data, &["/sessionId", "/seed", "/timestamp"]),
+                "token" => has(&data, &["/text", "/tokenIndex", "/timestamp", "/model"]),
+                "progress" => has(&data, &["/percent", "/message"]),
+                "done" => has(&data, &["/sessionId", "/totalTokens", "/seed"]),
+                other => panic!("unknown event {other}"),
+            }
+        }
+        let job = pilot.public("GET", "/jobs/stream?scenarioId=demo", None);
+        numbered(&job.body);
+        let names: Vec<String> = job.events().into_iter().map(|e| e.0).collect();
+        assert!(names.iter().any(|n| n == "job-progress"), "{names:?}");
+        job.events().iter().for_each(|(_, data)| has(data, &["/jobId", "/timestamp"]));
+
+        let path = "/report?scenarioId=demo&seed=7";
+        let report = pilot.public("GET", path, None);
+        has(&report.json(), &["/decision/title", "/recommendation/primary", "/analysis/confidence"]);
+        has(&report.json(), &["/meta/scenarioId", "/meta/seed", "/meta/timestamp"]);
+        for n in 0..3 {
+            for field in ["id", "name", "score", "description"] {
+                has(&report.json(), &[&format!("/decision/options/{n}/{field}")]);
+            }
+        }
+        let head = pilot.public("HEAD", path, None);
+        for name in ["content-type", "content-length", "cache-control", "x-content-type-options"] {
+            assert_eq!(head.header(name), report.header(name), "{name}");
+            assert!(!head.header(name).is_empty(), "{name}");
+        }
+        assert_eq!((head.body.as_str(), report.header("cache-control")), ("", "no-store"));
+        let health = pilot.public("GET", "/healthz", None).json();
+        has(&health, &["/version", "/timestamp"]);
+        assert_eq!(health["status"], "healthy");
+    });
+}
+
+#[test]
+fn head_of_a_stream_starts_nothing() {
+    on(&[Process], "c-headless", |pilot| {
+        let pilot = pilot.up();
+        for path in ["/stream?route=plan&sessionId=headless", "/jobs/stream?scenarioId=demo"] {
+            let head = pilot.public("HEAD", path, None);
+            assert_eq!((head.status, head.header("content-type")), (200, "text/event-stream"), "{path}");
+        }
+        assert_eq!(pilot.public("POST", "/cancel", Some(r#"{"sessionId":"headless"}"#)).status, 404);
+        let count = || pilot.public("GET", "/jobs", None).json()["jobs"].as_array().unwrap().len();
+        let before = count();
+        pilot.public("HEAD", "/jobs/stream?scenarioId=demo", None);
+        assert_eq!(count(), before);
     });
 }
