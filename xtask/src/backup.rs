@@ -6,6 +6,7 @@ use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::failure::{Exit, fail};
 use crate::files::{self, Freed, Mode};
+use crate::next::Next;
 use crate::pilot::Pilot;
 use crate::proc::cmd;
 use crate::release::{COMPOSE_FILE, ENV_FILE, SEED_FILE, now_ms};
@@ -229,7 +230,7 @@ pub fn named(state: &Path, name: &str, wanted: impl Fn(&Backup) -> bool) -> Resu
         } else {
             format!("the newest are {}", ids.join(", "))
         };
-        return Err(fail(Exit::Usage, format!("no backup {name}; {there}"), "cargo xtask backup list"));
+        return Err(fail(Exit::Usage, format!("no backup {name}; {there}"), Next::xtask("backup list")));
     };
     let kept = all.swap_remove(at);
     kept.backup.check(&kept.dir)?;

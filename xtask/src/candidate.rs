@@ -8,6 +8,7 @@ use crate::engine::{self, Build};
 use crate::envfile::{EnvFile, with_value};
 use crate::failure::{Exit, exit_of, fail};
 use crate::files::{self, Mode};
+use crate::next::Next;
 use crate::pilot::{DEFAULT_PROJECT, Manifest, Pilot, network_name};
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Parts, Release, SEED_FILE};
 use crate::secrets;
@@ -38,7 +39,11 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
     let worktree = match source {
         Source::Commit(rev) => {
             let commit = tree::commit_of(pilot, rev)?.ok_or_else(|| {
-                fail(Exit::Usage, format!("git knows no commit {rev}"), "git log --oneline; git fetch")
+                fail(
+                    Exit::Usage,
+                    format!("git knows no commit {rev}"),
+                    Next::shell("git log --oneline").so("shows those there are; git fetch gets more"),
+                )
             })?;
             // Git lists those of commands that were cut off.
             if let Err(error) = tree::remove_worktrees(pilot) {

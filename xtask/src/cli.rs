@@ -7,6 +7,7 @@ use crate::commands::{
 use crate::engine::Kind;
 use crate::failure::EXIT_TABLE;
 use crate::journal::Format;
+use crate::next::Context;
 use crate::pilot::{By, DEFAULT_PROJECT};
 use crate::{bench, drill, rollback, up};
 use clap::{Parser, Subcommand};
@@ -84,6 +85,16 @@ pub enum Command {
         /// Its `service.json`
         file: PathBuf,
     },
+}
+
+impl Cli {
+    /// What a suggested command needs in front to act on the same stack.
+    pub fn context(&self) -> Context {
+        let state = std::env::var_os("PILOT_STATE_DIR").filter(|dir| !dir.is_empty());
+        let state = state.and_then(|dir| std::path::absolute(dir).ok());
+        let project = Some(self.project.as_str()).filter(|project| *project != DEFAULT_PROJECT);
+        Context::new(project, state.as_deref(), self.engine.map(Kind::word))
+    }
 }
 
 impl Command {

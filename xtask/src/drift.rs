@@ -3,6 +3,7 @@
 
 use crate::engine::{ServiceState, Stack};
 use crate::host::HostCheck;
+use crate::next::Next;
 use crate::observe::{Fact, Health, Observation, TreeEnv};
 use crate::release::{COMPOSE_FILE, Release};
 use clap::ValueEnum;
@@ -112,8 +113,8 @@ pub enum Difference {
     Shortage {
         /// Of what, and how short.
         what: String,
-        /// What mends it.
-        mend: String,
+        /// What fixes it.
+        fix: Next,
     },
     /// Another release was deployed last, whatever of it shows in the services.
     Release {
@@ -148,7 +149,7 @@ impl fmt::Display for Difference {
             Self::StoreCorrupt { service, reason } => write!(f, "{service}: {reason}"),
             Self::DataMissing { service } => write!(f, "{service}: its stored data is gone"),
             Self::ImageLost { service } => write!(f, "{service}: the engine has lost the release's image"),
-            Self::Shortage { what, mend } => write!(f, "host: {what} ({mend})"),
+            Self::Shortage { what, .. } => write!(f, "host: {what}"),
             Self::Release { deployed: Some(id) } => write!(f, "release {id} was deployed last"),
             Self::Release { deployed: None } => write!(f, "no deployment is recorded"),
             Self::ComposeFile => write!(f, "the tree's compose file is not the release's (left as it is)"),
@@ -185,7 +186,7 @@ pub fn drift(
     }
     let short = |c: &HostCheck| Difference::Shortage {
         what: format!("{}: {}", c.name, c.detail),
-        mend: c.mend.clone(),
+        fix: c.fix.clone(),
     };
     found.extend(now.shortages.iter().map(short));
     let whole = |trouble: String| Difference::EnvFile { keys: Vec::new(), trouble: Some(trouble) };
@@ -403,7 +404,7 @@ pub mod tests {
         assert_eq!(case(&|n| stack(n, &|s| s.data.retain(|name| name != "engine"))), [Scenario::Reset]);
         assert_eq!(case(&|n| stack(n, &|s| s.images.clear())), [Scenario::Host]);
         let full =
-            HostCheck { name: "disk".into(), ok: Some(false), detail: "0 free".into(), mend: "x".into() };
+            HostCheck { name: "disk".into(), ok: Some(false), detail: "0 free".into(), fix: "x".into() };
         assert_eq!(case(&|n| n.shortages.push(full.clone())), [Scenario::Host]);
         assert_eq!(
             case(&|n| {

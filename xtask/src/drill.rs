@@ -79,8 +79,7 @@ pub fn run(args: &Args, asked: Option<Kind>, real: &Pilot, out: Output) -> Resul
     session.out.say("\n3. the rollback");
     let finished = rehearsal.roll_back(true)?;
     if args.keep {
-        let (state, project) = (session.pilot.state.display(), &session.pilot.project);
-        session.out.say(format!("\nkept: PILOT_STATE_DIR={state} cargo xtask --project {project} status"));
+        session.out.say(format!("\nkept: {}", session.out.xtask("status")));
     }
     Ok(finished)
 }

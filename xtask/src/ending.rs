@@ -16,6 +16,7 @@ use crate::gate::Gate;
 use crate::hold;
 use crate::journal::{Event, Finished, Outcome};
 use crate::lockout::{self, Public};
+use crate::next::Next;
 use crate::observe::{Fact, Health, Observation};
 use crate::report;
 use crate::run::{self, CutOff, Past, Run};
@@ -47,7 +48,8 @@ pub fn conclude(
         finished.outcome = Some(Outcome::NotRestored);
         finished.exit_code = exit_of(error) as u8;
         finished.error = Some(format!("{error:#}"));
-        finished.next = Some(next_of(error).unwrap_or("cargo xtask diagnose").to_owned());
+        let next = next_of(error).cloned().unwrap_or_else(|| Next::xtask("diagnose"));
+        finished = finished.then(Some(&next), session.out.context());
         finished.public =
             Some(secure(session, run, measured).unwrap_or_else(|e| Public::Unknown(format!("{e:#}"))));
         let holds = hold::standing(&session.ledger()).unwrap_or_default();
@@ -120,7 +122,7 @@ pub fn nowhere_to_go(
     let view = session.running(deadline)?;
     let now = view.observe(view.engine.as_ref(), deadline);
     let refused = |seen: &str| {
-        let next = next_of(&error).unwrap_or_default().to_owned();
+        let next = next_of(&error).cloned().unwrap_or_default();
         Err(fail(exit_of(&error), format!("{error:#}; nothing was touched: {seen}"), next))
     };
     if now.stack.known().is_some_and(|stack| stack.services.is_empty()) {
@@ -137,7 +139,7 @@ pub fn nowhere_to_go(
         Exit::Usage => Exit::NotRestored,
         exit => exit,
     };
-    let next = next_of(&error).unwrap_or("cargo xtask diagnose").to_owned();
+    let next = next_of(&error).cloned().unwrap_or_else(|| Next::xtask("diagnose"));
     let ended = Err(fail(exit, format!("{error:#}"), next));
     let measured = Measured { stance: Stance::Wrong, ..Measured::default() };
     Ok(conclude(session, &run, &ended, &measured, Finished::plain(exit)))
@@ -192,7 +194,8 @@ pub fn tell_of_cut_off(session: &Session, at_work: &Run) -> Result<()> {
             run::give_up(&cut)?;
         } else {
             tell_where_data_is(session, &cut);
-            session.out.note("to leave that data where it is: cargo xtask rollback --abandon");
+            let abandon = session.out.xtask("rollback --abandon");
+            session.out.note(format!("to leave that data where it is: {abandon}"));
         }
     }
     Ok(())
@@ -201,9 +204,8 @@ pub fn tell_of_cut_off(session: &Session, at_work: &Run) -> Result<()> {
 /// Says which backups have the data that a run has removed.
 pub fn tell_where_data_is(session: &Session, cut: &CutOff) {
     for id in cut.only_copies() {
-        session.out.note(format!(
-            "data that it removed is in backup {id}: cargo xtask backup restore {id} --only data --yes"
-        ));
+        let restore = session.out.xtask(&format!("backup restore {id} --only data --yes"));
+        session.out.note(format!("data that it removed is in backup {id}: {restore}"));
     }
 }
 
@@ -231,8 +233,7 @@ pub fn tell_of_old_data(session: &Session, run: &Run, past: &Past, whole: bool) 
         ids = all.iter().rev().find(older).map(|kept| kept.id.clone()).into_iter().collect();
     }
     for id in ids {
-        session.out.note(format!(
-            "data from before is in backup {id}: cargo xtask backup restore {id} --only data --yes"
-        ));
+        let restore = session.out.xtask(&format!("backup restore {id} --only data --yes"));
+        session.out.note(format!("data from before is in backup {id}: {restore}"));
     }
 }

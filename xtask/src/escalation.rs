@@ -37,7 +37,7 @@ pub fn of(exit_code: u8, manifest: &Manifest) -> Escalation {
         2 => (1, "the command or its input was wrong; nothing was begun"),
         5 => (1, "somebody else is at it"),
         3 => (2, "the budget is used up and the pilot is not restored"),
-        4 => (3, "the host or the engine failed, and no release mends that"),
+        4 => (3, "the host or the engine failed, and no release fixes that"),
         6 => (2, "there is no known-good release to go back to"),
         130 => (1, "it was interrupted, and the same command takes it up again"),
         _ => (2, "no known-good release could be verified"),

@@ -1,6 +1,7 @@
 //! How a command fails: the exit code (one table, the same in `--help` and `docs/`) and the next
 //! command to run. Travels as context of an `anyhow::Error`; `main` prints it. Used everywhere.
 
+use crate::next::Next;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -51,8 +52,8 @@ pub struct Failure {
     pub exit: Exit,
     /// What was tried, on what, what came back.
     pub what: String,
-    /// The next command, or the next thing to look at.
-    pub next: String,
+    /// What to do next.
+    pub next: Next,
 }
 
 impl fmt::Display for Failure {
@@ -68,12 +69,12 @@ pub fn over_budget() -> Failure {
     Failure {
         exit: Exit::OverBudget,
         what: "the budget is used up".into(),
-        next: "call the technical lead (Level 2); cargo xtask rollback --budget 15m takes it up again".into(),
+        next: Next::xtask("rollback --budget 15m").so("takes it up again; call the technical lead (Level 2)"),
     }
 }
 
 /// A failure as an error of its own.
-pub fn fail(exit: Exit, what: impl Into<String>, next: impl Into<String>) -> anyhow::Error {
+pub fn fail(exit: Exit, what: impl Into<String>, next: impl Into<Next>) -> anyhow::Error {
     anyhow::Error::new(Failure { exit, what: what.into(), next: next.into() })
 }
 
@@ -82,7 +83,7 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     error.downcast_ref::<Failure>().map_or(Exit::NotRestored, |f| f.exit)
 }
 
-/// The next command that an error names.
-pub fn next_of(error: &anyhow::Error) -> Option<&str> {
-    error.downcast_ref::<Failure>().map(|f| f.next.as_str()).filter(|next| !next.is_empty())
+/// What an error says to do next.
+pub fn next_of(error: &anyhow::Error) -> Option<&Next> {
+    error.downcast_ref::<Failure>().map(|f| &f.next).filter(|next| !next.is_empty())
 }

@@ -1,5 +1,5 @@
 //! The host: space, inodes, memory, the engine's reach, clock and disk use, ports. Each is held against
-//! the limits of `pilot.toml` and told with what would mend it. Read-only, but for `free`, which removes
+//! the limits of `pilot.toml` and told with what would fix it. Read-only, but for `free`, which removes
 //! what is the pilot's own and no longer needed. Called by `observe`, `execute`, `assess` and `host`.
 
 use crate::backup;
@@ -7,6 +7,7 @@ use crate::deadline::Deadline;
 use crate::engine::{self, Engine};
 use crate::envfile::EnvFile;
 use crate::files::{self, Freed};
+use crate::next::Next;
 use crate::pilot::Pilot;
 use crate::release::Store;
 use crate::tree;
@@ -23,16 +24,16 @@ pub struct HostCheck {
     pub ok: Option<bool>,
     /// What was found.
     pub detail: String,
-    /// What would mend it.
-    pub mend: String,
+    /// What would fix it.
+    pub fix: Next,
 }
 
-fn check(name: impl Into<String>, found: Result<(bool, String)>, mend: &str) -> HostCheck {
+fn check(name: impl Into<String>, found: Result<(bool, String)>, fix: impl Into<Next>) -> HostCheck {
     let (ok, detail) = match found {
         Ok((ok, detail)) => (Some(ok), detail),
         Err(error) => (None, format!("cannot tell: {error:#}")),
     };
-    HostCheck { name: name.into(), ok, detail, mend: mend.to_owned() }
+    HostCheck { name: name.into(), ok, detail, fix: fix.into() }
 }
 
 /// What costs next to nothing to know: disk and inodes of the state folder, and memory. What could not
@@ -55,10 +56,10 @@ pub fn checks(
 ) -> Vec<HostCheck> {
     let mut all = quick(pilot);
     let host = engine.host(deadline.within(pilot.manifest.limits.engine));
-    let restart = "cargo xtask host --restart-engine";
+    let restart = Next::xtask("host --restart-engine");
     match &host {
         Ok(host) => {
-            all.push(check("engine answers", Ok((true, host.version.clone())), restart));
+            all.push(check("engine answers", Ok((true, host.version.clone())), restart.clone()));
             if let Some(root) = host.root.as_ref().filter(|root| root.exists() && **root != pilot.state) {
                 all.extend(disk("engine's folder", root, pilot));
             }
@@ -100,8 +101,8 @@ fn disk(name: &str, path: &Path, pilot: &Pilot) -> [HostCheck; 2] {
         0 => (true, "made as needed".into()),
         _ => (s.f_favail >= limits.inodes_free, format!("{} free, limit {}", s.f_favail, limits.inodes_free)),
     });
-    let mend = "cargo xtask host --free";
-    [check(format!("disk, {name}"), space, mend), check(format!("inodes, {name}"), inodes, mend)]
+    let fix = Next::xtask("host --free");
+    [check(format!("disk, {name}"), space, fix.clone()), check(format!("inodes, {name}"), inodes, fix)]
 }
 
 /// `MemAvailable` of `/proc/meminfo` (proc(5)), in bytes.
@@ -116,7 +117,7 @@ fn available_memory() -> Result<u64> {
 fn ports(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: Deadline) -> Vec<HostCheck> {
     let Some(env) = env else {
         let why = anyhow::anyhow!("there is no env file that can be read");
-        return vec![check("ports", Err(why), "cargo xtask rollback, which restores it")];
+        return vec![check("ports", Err(why), Next::xtask("rollback").so("restores it"))];
     };
     let stack = engine.observe(deadline.within(pilot.manifest.limits.engine));
     let one = |service: &str| {
@@ -129,8 +130,8 @@ fn ports(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: De
             Some(owner) => (false, format!("{port}: taken by {owner}")),
         })
     };
-    let mend = format!("end that process, or change the port in {}", pilot.env_path.display());
-    pilot.services().map(|service| check(format!("port of {service}"), one(service), &mend)).collect()
+    let fix = format!("end that process, or change the port in {}", pilot.env_path.display());
+    pilot.services().map(|service| check(format!("port of {service}"), one(service), fix.clone())).collect()
 }
 
 /// Frees what is the pilot's own: images and builds that no release names, one-off containers that have

@@ -7,6 +7,7 @@ use crate::escalation::Escalation;
 use crate::failure::{Exit, exit_of, next_of};
 use crate::files;
 use crate::lockout::Public;
+use crate::next::{Context as Whose, Next};
 use crate::plan::{Plan, Step};
 use crate::secrets;
 use crate::signals;
@@ -177,8 +178,11 @@ pub struct Finished {
     pub report: Option<String>,
     /// What went wrong.
     pub error: Option<String>,
-    /// The next command to run.
+    /// The next command to run, as it can be pasted.
     pub next: Option<String>,
+    /// What else there is to do next, or why that command.
+    #[serde(default)]
+    pub advice: Option<String>,
     /// Who is called, where a command says so.
     #[serde(default)]
     pub escalation: Option<Escalation>,
@@ -204,6 +208,7 @@ impl Finished {
             report: None,
             error: None,
             next: None,
+            advice: None,
             escalation: None,
         }
     }
@@ -218,7 +223,7 @@ impl Finished {
 
     /// As it can be shown and kept: what went wrong repeats what programs said.
     pub fn masked(mut self) -> Self {
-        for text in [&mut self.error, &mut self.next, &mut self.hold] {
+        for text in [&mut self.error, &mut self.next, &mut self.advice, &mut self.hold] {
             *text = text.take().map(|text| secrets::mask(&text));
         }
         self.smoke = self.smoke.as_ref().map(secrets::mask_json);
@@ -226,18 +231,34 @@ impl Finished {
     }
 
     /// A command that failed before it had anything to tell.
-    pub fn refused(error: &anyhow::Error) -> Self {
-        Self {
+    pub fn refused(error: &anyhow::Error, context: &Whose) -> Self {
+        let refused = Self {
             outcome: Some(Outcome::Refused),
             error: Some(format!("{error:#}")),
-            next: next_of(error).map(str::to_owned),
             ..Self::plain(exit_of(error))
+        };
+        refused.then(next_of(error), context)
+    }
+
+    /// With what to do next, as whoever asked can paste it.
+    pub fn then(self, next: Option<&Next>, context: &Whose) -> Self {
+        let words = next.map(|next| next.words().to_owned()).filter(|words| !words.is_empty());
+        Self { next: next.and_then(|next| context.command(next)), advice: words, ..self }
+    }
+
+    /// What to do next, on one line.
+    pub fn what_next(&self) -> Option<String> {
+        match (&self.next, &self.advice) {
+            (Some(command), Some(words)) => Some(format!("{command}   # {words}")),
+            (Some(one), None) | (None, Some(one)) => Some(one.clone()),
+            (None, None) => None,
         }
     }
 }
 
 /// Where events go.
 pub struct Output {
+    context: Whose,
     format: Format,
     color: bool,
     start: Instant,
@@ -248,16 +269,31 @@ pub struct Output {
 
 impl Output {
     /// Events count their time from `start`.
-    pub fn new(format: Format, start: Instant) -> Self {
+    pub fn new(format: Format, start: Instant, context: Whose) -> Self {
         let color = format == Format::Text
             && std::io::stdout().is_terminal()
             && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Self { format, color, start, shift_ms: AtomicI64::new(0), journal: Mutex::new(None) }
+        Self { context, format, color, start, shift_ms: AtomicI64::new(0), journal: Mutex::new(None) }
     }
 
     /// One that says nothing; a journal is still written.
     pub fn silent(start: Instant) -> Self {
-        Self::new(Format::Silent, start)
+        Self::new(Format::Silent, start, Whose::default())
+    }
+
+    /// What is said from now on is of this stack.
+    pub fn of(self, context: Whose) -> Self {
+        Self { context, ..self }
+    }
+
+    /// Whose commands are shown.
+    pub fn context(&self) -> &Whose {
+        &self.context
+    }
+
+    /// A command of this program as the user can paste it.
+    pub fn xtask(&self, words: &str) -> String {
+        self.context.xtask(words)
     }
 
     /// From now on events are also appended to this file.

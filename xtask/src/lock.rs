@@ -6,6 +6,7 @@
 use crate::deadline::Deadline;
 use crate::failure::{Exit, fail};
 use crate::files;
+use crate::next::Next;
 use crate::proctable::{self, Process};
 use anyhow::{Context, Error, Result};
 use rustix::fs::OFlags;
@@ -134,7 +135,7 @@ impl Holder {
     fn refusal(&self, state: &Path) -> Error {
         let Some(process) = self.process else {
             let what = format!("{} is locked by a process that this user cannot see", state.display());
-            let next = format!("sudo fuser --verbose {}, which names it", state.display());
+            let next = Next::shell(format!("sudo fuser --verbose {}", state.display())).so("names it");
             return fail(Exit::Locked, what, next);
         };
         let who = if self.is_known() { self.note.clone() } else { described(process) };
@@ -145,7 +146,7 @@ impl Holder {
                 "{what}; it is stopped, and ends only once it goes on (kill -CONT {pid}) or is killed: \
                  the same command then takes up what it was doing"
             );
-            return fail(Exit::Locked, what, format!("kill -KILL {pid}"));
+            return fail(Exit::Locked, what, Next::shell(format!("kill -KILL {pid}")));
         }
         fail(Exit::Locked, what, format!("wait for it to end, or end it (kill {pid}), and run this again"))
     }
@@ -235,7 +236,7 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(error.to_string().contains("it is stopped"), "{error}");
-        assert_eq!(next_of(&error), Some(format!("kill -KILL {pid}").as_str()));
+        assert_eq!(next_of(&error), Some(&Next::shell(format!("kill -KILL {pid}"))));
         take(scratch.path(), "up").map(drop).unwrap();
     }
 }

@@ -28,6 +28,7 @@ mod journal;
 mod ledger;
 mod lock;
 mod lockout;
+mod next;
 mod observe;
 mod pilot;
 mod plan;
@@ -54,8 +55,9 @@ use cli::{Cli, Command};
 use commands::{assess, diagnose, flags, preflight, seed, snapshot};
 use commands::{ci, down, kill_switch, releases, reset, smoke, status};
 use deploy::Session;
-use failure::{Exit, fail};
+use failure::{Exit, exit_of, fail, next_of};
 use journal::{Event, Finished, Format, Outcome, Output};
+use next::{Context, Next};
 use pilot::Pilot;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -75,10 +77,11 @@ fn main() -> ExitCode {
             }
         };
     }
-    let out = Output::new(cli.format, start);
+    let context = cli.context();
+    let out = Output::new(cli.format, start, context.clone());
     let finished = listen(cli.format, start)
         .and_then(|()| run(&cli, start))
-        .unwrap_or_else(|error| Finished::refused(&error))
+        .unwrap_or_else(|error| Finished::refused(&error, &context))
         .masked();
     signals::over();
     conclude(&out, &finished, matches!(cli.command, Command::Drill(_)));
@@ -97,15 +100,16 @@ fn mistyped(error: &clap::Error, start: Instant) -> ExitCode {
     }
     let text = error.render().to_string();
     let text = text.trim().trim_start_matches("error: ");
-    let finished = Finished::refused(&fail(Exit::Usage, text, "cargo xtask --help"));
-    Output::new(Format::Json, start).event(&Event::Finished(&finished));
+    let context = Context::default();
+    let finished = Finished::refused(&fail(Exit::Usage, text, Next::xtask("--help")), &context);
+    Output::new(Format::Json, start, context).event(&Event::Finished(&finished));
     ExitCode::from(finished.exit_code)
 }
 
 /// From here on a signal ends this command as interrupted.
 fn listen(format: Format, start: Instant) -> Result<()> {
     signals::listen(Exit::Interrupted as i32, move || {
-        let out = Output::new(format, start);
+        let out = Output::new(format, start, Context::default());
         let finished = Finished::interrupted();
         out.event(&Event::Finished(&finished));
         if let (Some(error), false) = (&finished.error, out.is_json()) {
@@ -116,18 +120,19 @@ fn listen(format: Format, start: Instant) -> Result<()> {
 
 fn run(cli: &Cli, start: Instant) -> Result<Finished> {
     let pilot = Pilot::find(&cli.project, cli.command.by())?;
-    let out = Output::new(cli.format, start);
+    let out = Output::new(cli.format, start, cli.context());
     match &cli.command {
         Command::Ci(_) => return ci::run(&pilot),
         Command::Drill(args) => return drill::run(args, cli.engine, &pilot, out),
         Command::Bench(args) => return bench::run(args, &pilot, &out),
         _ => {}
     }
-    let engine = engine::choose(&pilot, cli.engine)?;
+    let engine = engine::choose(&pilot, cli.engine).map_err(|error| nothing_done(cli, error))?;
     let store = release::Store::new(&pilot.state);
     let session = Session { pilot, engine, store, out };
     let manifest = session.pilot.manifest.clone();
-    let mut finished = dispatch(cli, &session).unwrap_or_else(|error| Finished::refused(&error));
+    let mut finished =
+        dispatch(cli, &session).unwrap_or_else(|error| Finished::refused(&error, session.out.context()));
     let level = match cli.command {
         Command::Rollback(_) | Command::Reset(_) => Some(escalation::of(finished.exit_code, &manifest)),
         Command::Diagnose(_) => Some(escalation::of_a_look(finished.exit_code, &manifest)),
@@ -135,6 +140,16 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
     };
     finished.escalation = finished.escalation.or(level);
     Ok(finished)
+}
+
+/// Without an engine a rollback can neither judge nor close anything, and says so.
+fn nothing_done(cli: &Cli, error: anyhow::Error) -> anyhow::Error {
+    if !matches!(cli.command, Command::Rollback(_) | Command::Reset(_)) {
+        return error;
+    }
+    let what =
+        format!("{error:#}; nobody can tell what runs, so the gate is as it was, and no evidence was taken");
+    fail(exit_of(&error), what, next_of(&error).cloned().unwrap_or_default())
 }
 
 fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
@@ -195,13 +210,13 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
         }
         Some(Outcome::NothingToDo) => {
             out.say(format!("\n{good} nothing to do: release {release} runs, unchanged and verified"));
-            out.say("  to go back further: cargo xtask rollback --to previous");
+            out.say(format!("  to go back further: {}", out.xtask("rollback --to previous")));
         }
         _ => {}
     }
     if let Some(hold) = &finished.hold {
         out.say(format!("  the gate is {hold}"));
-        out.say("  cargo xtask kill-switch off verifies, lifts the hold and opens");
+        out.say(format!("  to verify, lift the hold and open: {}", out.xtask("kill-switch off")));
     }
     if let Some(public) = &finished.public {
         out.say(format!("\n  {public}"));
@@ -221,7 +236,7 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
     if let (Some(escalation), false) = (&finished.escalation, out.is_json()) {
         eprintln!("  {escalation}");
     }
-    if let (Some(next), false) = (&finished.next, out.is_json()) {
+    if let (Some(next), false) = (finished.what_next(), out.is_json()) {
         eprintln!("  next: {next}");
     }
 }

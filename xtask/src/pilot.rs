@@ -5,6 +5,7 @@ use crate::envfile::EnvFile;
 use crate::failure::{Exit, fail};
 use crate::files;
 use crate::ledger::{Ledger, Record};
+use crate::next::Next;
 use crate::{run_dirs, secrets};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Deserializer};
@@ -216,7 +217,7 @@ fn check_name(project: &str) -> Result<()> {
         "--project {shown}: at most {LONGEST_NAME} lowercase letters and digits, a letter first, \
          with a single - or _ between words"
     );
-    Err(fail(Exit::Usage, what, "cargo xtask --help"))
+    Err(fail(Exit::Usage, what, Next::xtask("--help")))
 }
 
 /// Does the project share nothing by name with the pilot that users run?
@@ -348,13 +349,13 @@ impl Pilot {
 
     /// The env file, parsed; the error says where it is wrong.
     pub fn env(&self) -> Result<EnvFile> {
-        let next = "cargo xtask rollback, which restores it from the last known-good release";
+        let next = Next::xtask("rollback").so("restores it from the last known-good release");
         let Some(bytes) = files::read_if_there(&self.env_path)? else {
             let what = format!("{} is missing", self.env_path.display());
-            return Err(fail(Exit::Usage, what, format!("cargo xtask up, which makes it; or {next}")));
+            return Err(fail(Exit::Usage, what, next));
         };
         EnvFile::parse(&self.env_path.display().to_string(), &bytes)
-            .map_err(|e| fail(Exit::Usage, e.to_string(), format!("mend it; or {next}")))
+            .map_err(|e| fail(Exit::Usage, e.to_string(), next))
     }
 
     /// Published port of a service according to `env`.
@@ -367,7 +368,7 @@ impl Pilot {
             fail(
                 Exit::Usage,
                 what,
-                format!("mend it in {}; or cargo xtask rollback", self.env_path.display()),
+                Next::xtask("rollback").so(format!("or fix it in {}", self.env_path.display())),
             )
         })
     }
@@ -384,8 +385,8 @@ fn manifest(pack: &Path, state: &Path, by: By) -> Result<Manifest> {
         Ok(manifest) => return Ok(running_manifest(state).map_or(manifest, |(_, running)| running)),
         Err(error) => error,
     };
-    let next = "git checkout pilot-deploy/pilot.toml";
-    let refused = || Err(fail(Exit::Usage, format!("{broken:#}"), next));
+    let next = || Next::shell("git checkout pilot-deploy/pilot.toml").so("or fix the file");
+    let refused = || Err(fail(Exit::Usage, format!("{broken:#}"), next()));
     let (name, manifest) = match (running_manifest(state), by) {
         (_, By::Tree) => return refused(),
         (Some((path, manifest)), _) => (path.display().to_string(), manifest),

@@ -521,7 +521,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_relieved_before_anything_is_written() {
         let full =
-            HostCheck { name: "disk".into(), ok: Some(false), detail: "0 free".into(), mend: "x".into() };
+            HostCheck { name: "disk".into(), ok: Some(false), detail: "0 free".into(), fix: "x".into() };
         let p = plan(|n| n.shortages.push(full), &[]);
         assert!(
             position(&p, |s| *s == Step::FreeSpace) < position(&p, |s| matches!(s, Step::Preserve { .. }))

@@ -7,6 +7,7 @@ use crate::archive::{Archive, Timed};
 use crate::deadline::Deadline;
 use crate::failure::{Exit, fail};
 use crate::files::{self, Mode};
+use crate::next::Next;
 use crate::pilot::Pilot;
 use crate::release::{DESCRIPTION, ENV_FILE, Release, Store, is_release_id};
 use anyhow::{Context, Result, ensure};
@@ -158,13 +159,17 @@ pub fn import(pilot: &Pilot, store: &Store, from: &Path) -> Result<Release> {
 fn take_in(pilot: &Pilot, store: &Store, from: &Path, scratch: &Path) -> Result<Release> {
     let refused = |error: anyhow::Error| {
         let what = format!("{} is no export of a release that can be taken in: {error:#}", from.display());
-        fail(Exit::NotRestored, what, "cargo xtask releases export RELEASE, on the host that it comes from")
+        fail(
+            Exit::NotRestored,
+            what,
+            Next::xtask("releases export RELEASE").so("on the host that it comes from"),
+        )
     };
     let archive = Archive::open(from, Deadline::after(LIMIT)).map_err(refused)?;
     let index = index(&archive).map_err(refused)?;
     if index.project != pilot.project {
         let what = format!("{} is of project {:?}", from.display(), index.project);
-        let next = format!("cargo xtask --project {} releases import FILE", index.project);
+        let next = Next::xtask(&format!("--project {} releases import FILE", index.project));
         return Err(fail(Exit::Usage, what, next));
     }
     let packed = Store::new(scratch);
@@ -236,7 +241,7 @@ fn ensure_room(state: &Path, bytes: u64) -> Result<()> {
     if bytes.saturating_add(LARGEST_FILE) > free {
         let (needed, free) = (files::human(bytes), files::human(free));
         let what = format!("the release needs {needed}, and {free} are free in {}", state.display());
-        return Err(fail(Exit::NotRestored, what, "cargo xtask host --free"));
+        return Err(fail(Exit::NotRestored, what, Next::xtask("host --free")));
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use crate::files::{self, Mode};
 use crate::journal::{Finished, Output};
 use crate::ledger::Ledger;
 use crate::lock::Lock;
+use crate::next::{Context as Whose, Next};
 use crate::pilot::{By, Pilot, REHEARSALS};
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, Release, Store};
 use crate::{proc, signals, tree, up};
@@ -78,12 +79,14 @@ impl Rehearsal {
                 }
             });
         }
+        let word = Some(engine.kind().word());
+        let out = out.of(Whose::new(Some(&pilot.project), Some(&pilot.state), word));
         let store = Store::new(&pilot.state);
         let rehearsal = Self { session: Session { pilot, engine, store, out }, keep, _alive: alive };
         let good = up::run(&up::Args::default(), &rehearsal.session)?;
         if good.exit_code != 0 {
             let what = good.error.unwrap_or_else(|| "the good release did not come up".into());
-            return Err(fail(Exit::NotRestored, what, "cargo xtask up"));
+            return Err(fail(Exit::NotRestored, what, Next::xtask("up")));
         }
         Ok(rehearsal)
     }

@@ -11,6 +11,7 @@ use crate::execute::Measured;
 use crate::failure::{Exit, exit_of, fail};
 use crate::journal::{Event, Finished, Outcome};
 use crate::lockout;
+use crate::next::{Context as Whose, Next};
 use crate::plan::{Data, Intent, Purpose};
 use crate::release::{ENV_FILE, Release, State, now_ms};
 use crate::run::{self, Command, Request, Run};
@@ -194,7 +195,7 @@ fn admitted(targets: Targets, session: &Session) -> Result<Targets> {
         }
     }
     Err(match first_error {
-        Some(error) => fail(Exit::NoRelease, format!("{error:#}"), "cargo xtask up"),
+        Some(error) => fail(Exit::NoRelease, format!("{error:#}"), Next::xtask("up")),
         None => no_release(session),
     })
 }
@@ -251,7 +252,7 @@ impl Attempt<'_> {
         self.measured.gate_closed_ms = Some(session.out.elapsed_ms());
         let release = candidate::make(Source::Commit(rev), &env, session).map_err(|error| {
             let what = format!("no release could be made of {rev}: {error:#}");
-            fail(Exit::NotRestored, what, "cargo xtask rollback")
+            fail(Exit::NotRestored, what, Next::xtask("rollback"))
         })?;
         session.out.note(format!("release {} ({}) is made of {rev}", release.id, release.label));
         let tried = self.try_releases(std::slice::from_ref(&release));
@@ -355,7 +356,7 @@ fn targets(request: &Request, session: &Session) -> Result<Targets> {
     let release = if to == "previous" {
         let previous = good.into_iter().find(|r| !is_current(r));
         previous.ok_or_else(|| {
-            fail(Exit::NoRelease, "there is no other known-good release", "cargo xtask releases list")
+            fail(Exit::NoRelease, "there is no other known-good release", Next::xtask("releases list"))
         })?
     } else {
         match (session.store.named(to), tree::commit_of(&session.pilot, to)) {
@@ -371,26 +372,29 @@ fn targets(request: &Request, session: &Session) -> Result<Targets> {
     if release.state != State::KnownGood && request.backup.is_none() {
         let reason = release.reason.as_deref().unwrap_or("it was never verified");
         let what = format!("release {} is {}: {reason}", release.id, release.state.word());
-        return Err(fail(Exit::Usage, what, "cargo xtask releases list"));
+        return Err(fail(Exit::Usage, what, Next::xtask("releases list")));
     }
     if let Err(error) = session.store.check_files(&release) {
         let other = session.store.known_good()?.into_iter().find(|r| r.id != release.id);
-        let next = other.map(|r| format!("cargo xtask rollback --to {}", r.id));
-        return Err(fail(Exit::NoRelease, format!("{error:#}"), next.unwrap_or("cargo xtask up".into())));
+        let next = other.map(|r| Next::xtask(&format!("rollback --to {}", r.id)));
+        return Err(fail(Exit::NoRelease, format!("{error:#}"), next.unwrap_or_else(|| Next::xtask("up"))));
     }
     Ok(Targets::Releases(vec![release]))
 }
 
 fn no_release(session: &Session) -> anyhow::Error {
     let mut what = format!("there is no known-good release in {}", session.pilot.state.display());
-    let mut next = "cargo xtask up, which makes one from the tree".to_owned();
+    let mut next = Next::xtask("up").so("makes one from the tree");
     // The pilot may have been started from another clone, whose state has the releases.
     if let Ok(stack) = session.engine.observe(Deadline::after(session.pilot.manifest.limits.engine))
         && let Some(state) = stack.services.values().find_map(|s| s.state_dir.as_ref())
         && Path::new(state) != session.pilot.state
     {
         what = format!("{what}; the running pilot was deployed from {state}");
-        next = format!("PILOT_STATE_DIR={state} cargo xtask rollback");
+        let project = &session.pilot.project;
+        let engine = session.engine.kind().word();
+        let whose = Whose::new(Some(project), Some(Path::new(state)), Some(engine));
+        next = Next::shell(whose.xtask("rollback"));
     }
     fail(Exit::NoRelease, what, next)
 }

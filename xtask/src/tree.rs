@@ -5,6 +5,7 @@ use crate::deadline::Deadline;
 use crate::failure::{Exit, fail};
 use crate::files::{self, Freed};
 use crate::journal::Output;
+use crate::next::Next;
 use crate::pilot::Pilot;
 use crate::proc::{RunError, cmd};
 use anyhow::{Context, Result};
@@ -47,7 +48,7 @@ fn restore_points(pilot: &Pilot) -> Result<Vec<RestorePoint>> {
     let path = pilot.pack.join("known-good.toml");
     let Some(bytes) = files::read_if_there(&path)? else { return Ok(Vec::new()) };
     let broken = |why: String| {
-        fail(Exit::Usage, format!("cannot understand {}: {why}", path.display()), "mend the file")
+        fail(Exit::Usage, format!("cannot understand {}: {why}", path.display()), "fix the file")
     };
     let text = std::str::from_utf8(&bytes).map_err(|e| broken(e.to_string()))?;
     let file: KnownGood = toml::from_str(text).map_err(|e| broken(e.to_string()))?;
@@ -80,7 +81,11 @@ pub fn commit_of(pilot: &Pilot, rev: &str) -> Result<Option<String>> {
                 return Ok(None);
             }
             let what = format!("commit {wanted} is not in this clone");
-            Err(fail(Exit::Usage, what, format!("git fetch origin {wanted}, or git fetch --unshallow")))
+            Err(fail(
+                Exit::Usage,
+                what,
+                Next::shell(format!("git fetch origin {wanted}")).so("or git fetch --unshallow"),
+            ))
         }
         Err(error) => Err(error),
     }
@@ -107,12 +112,18 @@ pub struct Checkout {
 /// Refuses over uncommitted work, untracked files included: it would be carried along or lost.
 pub fn checkout_of(pilot: &Pilot, rev: &str) -> Result<Checkout> {
     let commit = commit_of(pilot, rev)?.ok_or_else(|| {
-        fail(Exit::Usage, format!("git knows no commit {rev}"), "git log --oneline; git fetch")
+        fail(
+            Exit::Usage,
+            format!("git knows no commit {rev}"),
+            Next::shell("git log --oneline").so("shows those there are; git fetch gets more"),
+        )
     })?;
     let changed = git(pilot, &["status", "--porcelain"])?;
     if !changed.trim().is_empty() {
         let what = format!("--checkout would go over uncommitted work:\n{}", changed.trim_end());
-        let next = "git switch --create saved-work && git add --all && git commit --message \"saved work\"";
+        let next = Next::shell(
+            "git switch --create saved-work && git add --all && git commit --message \"saved work\"",
+        );
         return Err(fail(Exit::Usage, what, next));
     }
     // A branch stays a branch; anything else is a commit without one.
@@ -213,7 +224,7 @@ pub fn build(pilot: &Pilot, root: &Path, out: &Output) -> Result<PathBuf> {
         fail(
             Exit::NotRestored,
             format!("the services do not build: {e:#}"),
-            "mend the tree, or cargo xtask up --from REV",
+            Next::xtask("up --from HEAD").so("or another commit; or fix the tree"),
         )
     })?;
     Ok(binary)

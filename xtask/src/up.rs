@@ -9,6 +9,7 @@ use crate::execute::Measured;
 use crate::failure::{Exit, exit_of, fail, next_of};
 use crate::files;
 use crate::journal::{Event, Finished, Outcome};
+use crate::next::Next;
 use crate::plan::Purpose;
 use crate::release::{Release, now_ms};
 use crate::run::{self, Command, Request, Run};
@@ -123,8 +124,8 @@ fn deploy(
     };
     session.store.mark_failed(&release.id, &format!("{error:#}"))?;
     let next = match session.store.known_good()?.first() {
-        Some(_) => "cargo xtask rollback",
-        None => next_of(error).unwrap_or("fix it and run cargo xtask up again"),
+        Some(_) => Next::xtask("rollback"),
+        None => next_of(error).cloned().unwrap_or_else(|| Next::xtask("up").so("once it is fixed")),
     };
     let what = format!("release {} failed: {error:#}", release.id);
     let ended = Err(fail(exit_of(error), what, next));
@@ -146,9 +147,9 @@ fn go_back(failed: Finished, session: &Session, deadline: Deadline) -> Result<Fi
     back.outcome = Some(Outcome::RolledBack);
     back.exit_code = Exit::RolledBack as u8;
     back.error = Some(format!("{why}; release {old} {serves}"));
-    back.next = Some(format!("cargo xtask releases show {new}"));
+    let next = Next::xtask(&format!("releases show {new}"));
     back.escalation = Some(escalation::of(back.exit_code, &session.pilot.manifest));
-    Ok(back)
+    Ok(back.then(Some(&next), session.out.context()))
 }
 
 /// A port that somebody else has is told before anything is built.

@@ -9,6 +9,7 @@ use crate::drift::{Difference, Scenario, scenarios};
 use crate::failure::Exit;
 use crate::gate::Gate;
 use crate::journal::{Event, Finished};
+use crate::next::Next;
 use crate::observe::{Fact, Observation, observe};
 use crate::plan::{Plan, Purpose};
 use crate::release::Release;
@@ -102,7 +103,7 @@ impl Look {
     }
 
     /// How a look ends: 0 when all is well, 1 when not, 4 when the engine does not answer; and what to run next.
-    pub fn verdict(&self) -> (Exit, Option<&'static str>) {
+    pub fn verdict(&self) -> (Exit, Option<Next>) {
         let same = self.drift.iter().all(|d| *d == Difference::ComposeFile);
         let held = self.now.holds.known().is_none_or(|holds| !holds.is_empty());
         let well = self.current.as_ref().is_some_and(Release::is_known_good)
@@ -110,12 +111,12 @@ impl Look {
             && !held
             && same;
         match &self.now.stack {
-            Fact::Unknown(_) => (Exit::Host, Some("cargo xtask host")),
+            Fact::Unknown(_) => (Exit::Host, Some(Next::xtask("host"))),
             Fact::Known(_) if well => (Exit::Ok, None),
-            Fact::Known(_) if self.target.is_none() => (Exit::NotRestored, Some("cargo xtask up")),
+            Fact::Known(_) if self.target.is_none() => (Exit::NotRestored, Some(Next::xtask("up"))),
             // As it should be, but for a person who holds the gate closed.
-            Fact::Known(_) if held && same => (Exit::NotRestored, Some("cargo xtask kill-switch off")),
-            Fact::Known(_) => (Exit::NotRestored, Some("cargo xtask rollback")),
+            Fact::Known(_) if held && same => (Exit::NotRestored, Some(Next::xtask("kill-switch off"))),
+            Fact::Known(_) => (Exit::NotRestored, Some(Next::xtask("rollback"))),
         }
     }
 
@@ -203,7 +204,7 @@ pub fn run(session: &Session) -> Result<Finished> {
     if exit == Exit::Ok {
         out.say("\nall is well");
     }
-    Ok(Finished { next: next.map(str::to_owned), ..Finished::plain(exit) })
+    Ok(Finished::plain(exit).then(next.as_ref(), out.context()))
 }
 
 /// How many streams run.

@@ -7,6 +7,7 @@ use crate::deploy::Session;
 use crate::failure::{Exit, fail};
 use crate::files;
 use crate::journal::{Event, Finished};
+use crate::next::Next;
 use crate::release::{COMPOSE_FILE, ENV_FILE, SEED_FILE};
 use crate::rollback;
 use crate::run::{self, Request};
@@ -101,7 +102,7 @@ fn list(session: &Session) -> Result<Finished> {
         .collect();
     out.event(&Event::Result { value: &json!({"backups": rows, "broken": broken}) });
     if all.is_empty() {
-        out.say("no backups yet; cargo xtask backup create makes one");
+        out.say(format!("no backups yet; this makes one: {}", out.xtask("backup create")));
     }
     for kept in &all {
         let of = if kept.dir.ends_with("backup") { "rollback" } else { "by hand" };
@@ -137,7 +138,7 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
             .collect();
     if files.is_empty() && services.is_empty() {
         let what = format!("backup {} has nothing of that", kept.id);
-        return Err(fail(Exit::Usage, what, "cargo xtask backup list"));
+        return Err(fail(Exit::Usage, what, Next::xtask("backup list")));
     }
     let parts: Vec<&str> =
         files.keys().map(String::as_str).chain(services.iter().map(String::as_str)).collect();
@@ -155,7 +156,7 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
         None => session.store.known_good()?.into_iter().next(),
     };
     let base = base
-        .ok_or_else(|| fail(Exit::NoRelease, "there is no release to bring it back on", "cargo xtask up"))?;
+        .ok_or_else(|| fail(Exit::NoRelease, "there is no release to bring it back on", Next::xtask("up")))?;
     session.store.check_files(&base)?;
     let release =
         candidate::variant(session, &base, files).context("making a release with the backup's files")?;

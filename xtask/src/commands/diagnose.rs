@@ -13,6 +13,7 @@ use crate::gate::Gate;
 use crate::host::{self, HostCheck};
 use crate::http::Client;
 use crate::journal::{Event, Finished};
+use crate::next::Next;
 use crate::observe::Fact;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -32,7 +33,9 @@ pub struct Args {}
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Finding {
     what: String,
-    mend: String,
+    #[serde(skip)]
+    next: Next,
+    fix: String,
 }
 
 /// Looks everywhere. Ends as `status` does.
@@ -69,8 +72,8 @@ pub fn run(session: &Session) -> Result<Finished> {
     let (exit, next) = look.verdict();
     let short = host.iter().any(|check| check.ok == Some(false));
     let exit = if exit == Exit::Ok && short { Exit::Host } else { exit };
-    let next = next.map(str::to_owned).or_else(|| findings.first().map(|finding| finding.mend.clone()));
-    Ok(Finished { next, ..Finished::plain(exit) })
+    let next = next.or_else(|| findings.first().map(|finding| finding.next.clone()));
+    Ok(Finished::plain(exit).then(next.as_ref(), session.out.context()))
 }
 
 fn show(
@@ -149,7 +152,7 @@ fn prometheus_targets(session: &Session) -> Result<Vec<(String, String)>> {
     let first = pilot.manifest.observability.first().context("pilot.toml names no observability services")?;
     let stack = session.engine.observe(Deadline::after(pilot.manifest.limits.engine))?;
     let port = stack.services.get(&first.name).filter(|s| s.is_running()).and_then(|s| s.port);
-    let port = port.context("prometheus does not run; cargo xtask observe starts it")?;
+    let port = port.context("prometheus does not run; `observe` starts it")?;
     let answer = Client::new(port, &pilot.project, None, Duration::from_secs(2)).get("/api/v1/targets")?;
     ensure!(answer.status == 200, "prometheus answered {}", answer.brief());
     let body = answer.json();
@@ -168,49 +171,50 @@ fn findings(
     host: &[HostCheck],
     targets: &Fact<Vec<(String, String)>>,
 ) -> Vec<Finding> {
-    let repair = if look.target.is_some() { "cargo xtask rollback" } else { "cargo xtask up" };
+    let repair = if look.target.is_some() { Next::xtask("rollback") } else { Next::xtask("up") };
+    let then = format!("then {}", session.out.context().line(&repair));
     let mut found = Vec::new();
-    let mut add = |what: String, mend: &str| found.push(Finding { what, mend: mend.to_owned() });
+    let context = session.out.context();
+    let mut add = |what: String, next: Next| {
+        found.push(Finding { what, fix: context.line(&next), next });
+    };
     for difference in look.drift.iter().filter(|d| **d != Difference::ComposeFile) {
-        let mend = match difference {
-            Difference::Unknown { .. } => "cargo xtask host",
-            Difference::Shortage { mend, .. } => mend,
-            _ => repair,
+        let fix = match difference {
+            Difference::Unknown { .. } => Next::xtask("host"),
+            Difference::Shortage { fix, .. } => fix.clone(),
+            _ => repair.clone(),
         };
-        add(difference.to_string(), mend);
+        add(difference.to_string(), fix);
     }
     match &look.now.gate {
         Gate::Open => {}
-        Gate::Closed(reason) => add(format!("the gate is closed: {reason}"), "cargo xtask kill-switch off"),
-        Gate::Unknown(why) => {
-            add(format!("the gate: {why}"), &format!("cargo xtask kill-switch on, then {repair}"))
-        }
+        Gate::Closed(reason) => add(format!("the gate is closed: {reason}"), Next::xtask("kill-switch off")),
+        Gate::Unknown(why) => add(format!("the gate: {why}"), Next::xtask("kill-switch on").so(then.clone())),
     }
     for (name, lines) in &look.logs {
         if let Some(bad) = lines.known().and_then(|lines| lines.iter().rev().find(|line| is_error(line))) {
-            let mend = format!("cargo xtask evidence, then {repair}");
-            add(format!("{name} logged an error: {bad}"), &mend);
+            add(format!("{name} logged an error: {bad}"), Next::xtask("evidence").so(then.clone()));
         }
     }
     for check in host.iter().filter(|check| check.ok == Some(false)) {
-        add(format!("{}: {}", check.name, check.detail), &check.mend);
+        add(format!("{}: {}", check.name, check.detail), check.fix.clone());
     }
     for (name, health) in targets.known().into_iter().flatten().filter(|(_, health)| health != "up") {
-        add(format!("prometheus cannot scrape {name}: {health}"), "cargo xtask observe");
+        add(format!("prometheus cannot scrape {name}: {health}"), Next::xtask("observe"));
     }
     match session.store.known_good() {
-        Ok(good) if good.is_empty() => add("there is no known-good release".into(), "cargo xtask up"),
+        Ok(good) if good.is_empty() => add("there is no known-good release".into(), Next::xtask("up")),
         Ok(good) => {
             for release in good {
                 if let Err(error) = session.store.check_files(&release) {
-                    add(format!("release {}: {error:#}", release.id), "cargo xtask releases verify");
+                    add(format!("release {}: {error:#}", release.id), Next::xtask("releases verify"));
                 }
             }
         }
-        Err(error) => add(format!("cannot read the releases: {error:#}"), "cargo xtask releases verify"),
+        Err(error) => add(format!("cannot read the releases: {error:#}"), Next::xtask("releases verify")),
     }
     if backup::list(&session.pilot.state).is_ok_and(|(all, _)| all.is_empty()) {
-        add("there is no backup".into(), "cargo xtask backup create");
+        add("there is no backup".into(), Next::xtask("backup create"));
     }
     found
 }
@@ -220,6 +224,6 @@ fn show_findings(session: &Session, findings: &[Finding]) {
     out.say(format!("\n{} findings", findings.len()));
     for finding in findings {
         out.say(out.marked(Some(false), &finding.what));
-        out.say(format!("    mend: {}", finding.mend));
+        out.say(format!("    fix: {}", finding.fix));
     }
 }

@@ -11,6 +11,7 @@ use crate::failure::Exit;
 use crate::files::{self, Mode};
 use crate::host;
 use crate::journal::{Event, Finished};
+use crate::next::Next;
 use crate::observe::Fact;
 use crate::proc::cmd;
 use crate::run_dirs;
@@ -71,8 +72,9 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         out.say(out.marked(None, &format!("no {what}: {why}")));
     }
     let exit = if matches!(look.now.stack, Fact::Unknown(_)) { Exit::Host } else { Exit::Ok };
-    let next = (exit == Exit::Host).then(|| "cargo xtask host".to_owned());
-    Ok(Finished { evidence: Some(to.display().to_string()), next, ..Finished::plain(exit) })
+    let next = (exit == Exit::Host).then(|| Next::xtask("host"));
+    let finished = Finished { evidence: Some(to.display().to_string()), ..Finished::plain(exit) };
+    Ok(finished.then(next.as_ref(), out.context()))
 }
 
 /// The folder as one archive beside it, as private as the folder; there whole or not at all.

@@ -3,6 +3,7 @@
 use crate::deploy::Session;
 use crate::failure::Exit;
 use crate::journal::{Event, Finished};
+use crate::next::Next;
 use crate::verify::{Target, flags};
 use anyhow::Result;
 use serde_json::json;
@@ -28,6 +29,6 @@ pub fn run(session: &Session) -> Result<Finished> {
     }
     out.say(format!("\n{} flags, {violations} violations", flags.len()));
     let exit = if violations == 0 { Exit::Ok } else { Exit::NotRestored };
-    let next = (violations > 0).then(|| "cargo xtask rollback".to_owned());
-    Ok(Finished { next, ..Finished::plain(exit) })
+    let next = (violations > 0).then(|| Next::xtask("rollback"));
+    Ok(Finished::plain(exit).then(next.as_ref(), out.context()))
 }

@@ -7,6 +7,7 @@ use crate::deploy::Session;
 use crate::failure::{Exit, fail};
 use crate::files;
 use crate::journal::{Event, Finished};
+use crate::next::Next;
 use crate::proc::cmd;
 use crate::{ask, host};
 use anyhow::Result;
@@ -55,7 +56,7 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
         return Ok(Finished::plain(Exit::Ok));
     };
     let error = Some(format!("{}: {}", wrong.name, wrong.detail));
-    Ok(Finished { error, next: Some(wrong.mend.clone()), ..Finished::plain(Exit::Host) })
+    Ok(Finished { error, ..Finished::plain(Exit::Host) }.then(Some(&wrong.fix), out.context()))
 }
 
 /// What restarts Docker here: systemd, else the init script. Nothing where this host runs no daemon of its
@@ -85,20 +86,21 @@ fn restart(yes: bool, session: &Session) -> Result<()> {
     ask::confirm(yes, &format!("`{command}` stops {running} containers of this host, other projects' too"))?;
     let deadline = Deadline::after(RESTART);
     let ran = cmd(words[0], &words[1..]).run(deadline);
-    ran.map_err(|error| fail(Exit::Host, format!("{error:#}"), format!("sudo {command}")))?;
+    ran.map_err(|error| fail(Exit::Host, format!("{error:#}"), Next::shell(format!("sudo {command}"))))?;
     while let Err(error) = session.engine.host(deadline.within(session.pilot.manifest.limits.engine)) {
         if deadline.passed() {
             return Err(fail(
                 Exit::Host,
                 format!("not back after `{command}`: {error:#}"),
-                "journalctl -u docker",
+                Next::shell("journalctl -u docker"),
             ));
         }
         std::thread::sleep(Duration::from_millis(500));
     }
-    session
-        .out
-        .note(format!("the engine answers again after `{command}`; cargo xtask rollback verifies the pilot"));
+    session.out.note(format!(
+        "the engine answers again after `{command}`; this verifies the pilot: {}",
+        session.out.xtask("rollback")
+    ));
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use crate::gate::{self, Gate};
 use crate::hold::{self, Hold};
 use crate::journal::{Event, Finished};
 use crate::lockout::{self, Closed, Opened, Public};
+use crate::next::Next;
 use crate::verify::verify;
 use anyhow::Result;
 use clap::ValueEnum;
@@ -64,7 +65,7 @@ fn status(session: &Session, deadline: Deadline) -> Result<Finished> {
     let holds = hold::standing(&session.ledger())?;
     holds.iter().for_each(|hold| session.out.say(format!("  {hold}")));
     if let Gate::Unknown(why) = &now.gate {
-        return Err(fail(Exit::NotRestored, format!("cannot tell: {why}"), "cargo xtask status"));
+        return Err(fail(Exit::NotRestored, format!("cannot tell: {why}"), Next::xtask("status")));
     }
     let hold = holds.first().map(ToString::to_string);
     Ok(Finished { held: hold.is_some(), hold, ..Finished::plain(Exit::Ok) })
@@ -94,13 +95,13 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     session.out.say(closed.to_string());
     written.map_err(|error| {
         let what = format!("{closed}, but no hold could be written, so a run may open it again: {error:#}");
-        fail(Exit::Host, what, "cargo xtask host")
+        fail(Exit::Host, what, Next::xtask("host"))
     })?;
     drop(others.map_err(|error| {
         let what = format!("{closed}; {error:#}, and may open it for an instant when it goes on");
-        fail(Exit::NotRestored, what, "cargo xtask kill-switch on")
+        fail(Exit::NotRestored, what, Next::xtask("kill-switch on"))
     })?);
-    session.out.say(format!("  {hold}; cargo xtask kill-switch off lifts it"));
+    session.out.say(format!("  {hold}"));
     Ok(Finished { held: true, hold: Some(hold.to_string()), ..Finished::plain(Exit::Ok) })
 }
 
@@ -150,7 +151,7 @@ fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
             ours.filter(|name| now.service(name).is_some_and(|s| !s.is_live())).collect();
         if ours.is_empty() {
             let what = "the gateway does not run, and it was not kill-switch on that stopped it";
-            return Err(fail(Exit::NotRestored, what, "cargo xtask rollback"));
+            return Err(fail(Exit::NotRestored, what, Next::xtask("rollback")));
         }
         for service in ours {
             view.engine.start(service, deadline)?;
@@ -161,7 +162,7 @@ fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
     session.out.event(&Event::Smoke { smoke: &smoke });
     if !smoke.passed {
         let what = format!("the gate stays closed: {}", smoke.summary());
-        return Err(fail(Exit::NotRestored, what, "cargo xtask rollback"));
+        return Err(fail(Exit::NotRestored, what, Next::xtask("rollback")));
     }
     let lift: Vec<String> = holds.into_iter().map(|hold| hold.id).collect();
     match lockout::open(&view, &ledger, &lift, "opening by hand failed", deadline)? {

@@ -7,6 +7,7 @@ use crate::failure::{Exit, exit_of, fail};
 use crate::files::{self, Mode};
 use crate::http::Client;
 use crate::journal::{Event, Finished};
+use crate::next::Next;
 use crate::observe::release_env;
 use crate::release::ENV_FILE;
 use anyhow::{Result, bail};
@@ -29,7 +30,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let all: Vec<&str> = pilot.manifest.observability.iter().map(|s| s.name.as_str()).collect();
     if let Some(unknown) = args.only.iter().find(|name| !all.contains(&name.as_str())) {
         let what = format!("there is no observability service {unknown}; there are {}", all.join(", "));
-        return Err(fail(Exit::Usage, what, "cargo xtask observe"));
+        return Err(fail(Exit::Usage, what, Next::xtask("observe")));
     }
     let chosen: Vec<String> = all
         .iter()
@@ -37,12 +38,13 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         .map(|n| (*n).to_owned())
         .collect();
     let release = session.store.current()?;
-    let release = release.ok_or_else(|| fail(Exit::NoRelease, "no release is deployed", "cargo xtask up"))?;
+    let release =
+        release.ok_or_else(|| fail(Exit::NoRelease, "no release is deployed", Next::xtask("up")))?;
     for file in &pilot.manifest.extra_files {
         if !release.files.contains_key(file) {
             let what =
                 format!("release {} has no {file}: it was made before this was part of the pack", release.id);
-            return Err(fail(Exit::Usage, what, "cargo xtask up"));
+            return Err(fail(Exit::Usage, what, Next::xtask("up")));
         }
     }
     session.store.check_files(&release)?;
@@ -55,7 +57,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     }
     session.engine.add(&dir, &chosen, deadline).map_err(|error| match exit_of(&error) {
         Exit::NotRestored => {
-            let next = "docker load their images, or name others in the env file (PROMETHEUS_IMAGE, GRAFANA_IMAGE) and cargo xtask up; the pilot itself was not touched";
+            let next = "docker load their images, or name others in the env file (PROMETHEUS_IMAGE, GRAFANA_IMAGE) and run `up`; the pilot itself was not touched";
             fail(Exit::NotRestored, format!("{} cannot be started: {error:#}", chosen.join(", ")), next)
         }
         _ => error,

@@ -7,6 +7,7 @@ use crate::failure::Exit;
 use crate::gate::Gate;
 use crate::host;
 use crate::journal::{Event, Finished};
+use crate::next::Next;
 use crate::observe::Fact;
 use crate::verify::{Target, verify};
 use crate::{backup, drift::Difference};
@@ -28,7 +29,7 @@ struct Row {
     name: &'static str,
     go: bool,
     detail: String,
-    mend: &'static str,
+    fix: String,
 }
 
 /// Exit 0 is GO.
@@ -38,12 +39,13 @@ pub fn run(session: &Session) -> Result<Finished> {
     let env = pilot.env().ok();
     let look = assess::look(session, 1, deadline);
     let mut rows: Vec<Row> = Vec::new();
-    let mut row = |name, outcome: Result<String>, mend| {
+    let context = session.out.context();
+    let mut row = |name, outcome: Result<String>, fix: Next| {
         let (go, detail) = match outcome {
             Ok(detail) => (true, detail),
             Err(error) => (false, format!("{error:#}")),
         };
-        rows.push(Row { name, go, detail, mend });
+        rows.push(Row { name, go, detail, fix: context.line(&fix) });
     };
     row(
         "the engine answers",
@@ -51,7 +53,7 @@ pub fn run(session: &Session) -> Result<Finished> {
             Fact::Known(_) => Ok(session.engine.describe(deadline)),
             Fact::Unknown(why) => Err(anyhow::anyhow!("{why}")),
         },
-        "cargo xtask host",
+        Next::xtask("host"),
     );
     row(
         "a known-good release is deployed",
@@ -60,7 +62,7 @@ pub fn run(session: &Session) -> Result<Finished> {
             Some(release) => Err(anyhow::anyhow!("{} is {}", release.id, release.state.word())),
             None => Err(anyhow::anyhow!("none is recorded")),
         },
-        "cargo xtask up",
+        Next::xtask("up"),
     );
     row(
         "nothing differs from it",
@@ -73,7 +75,7 @@ pub fn run(session: &Session) -> Result<Finished> {
                 .collect();
             if all.is_empty() { Ok("no drift".into()) } else { Err(anyhow::anyhow!("{}", all.join("; "))) }
         },
-        "cargo xtask rollback",
+        Next::xtask("rollback"),
     );
     row(
         "the gate is open",
@@ -82,17 +84,17 @@ pub fn run(session: &Session) -> Result<Finished> {
             Gate::Closed(reason) => Err(anyhow::anyhow!("closed: {reason}")),
             Gate::Unknown(why) => Err(anyhow::anyhow!("{why}")),
         },
-        "cargo xtask kill-switch off",
+        Next::xtask("kill-switch off"),
     );
-    row("all smoke checks pass", smoke(session), "cargo xtask smoke");
-    row("there is a way back", way_back(session), "cargo xtask releases verify");
+    row("all smoke checks pass", smoke(session), Next::xtask("smoke"));
+    row("there is a way back", way_back(session), Next::xtask("releases verify"));
     row(
         "the data is backed up",
         backup::list(&pilot.state).and_then(|(all, _)| match all.last() {
             Some(kept) => kept.backup.check(&kept.dir).map(|()| format!("backup {}", kept.id)),
             None => bail!("there is no backup"),
         }),
-        "cargo xtask backup create",
+        Next::xtask("backup create"),
     );
     row(
         "the host is within its limits",
@@ -109,7 +111,7 @@ pub fn run(session: &Session) -> Result<Finished> {
                 Err(anyhow::anyhow!("{}", wrong.join("; ")))
             }
         },
-        "cargo xtask host",
+        Next::xtask("host"),
     );
     let out = &session.out;
     let go = rows.iter().all(|row| row.go);
@@ -117,7 +119,7 @@ pub fn run(session: &Session) -> Result<Finished> {
     for row in &rows {
         out.say(out.marked(Some(row.go), &format!("{:<34} {}", row.name, row.detail)));
         if !row.go {
-            out.say(format!("    mend: {}", row.mend));
+            out.say(format!("    fix: {}", row.fix));
         }
     }
     out.say(if go { "\nGO" } else { "\nNO-GO" });
@@ -126,7 +128,7 @@ pub fn run(session: &Session) -> Result<Finished> {
         Fact::Known(_) if go => Exit::Ok,
         Fact::Known(_) => Exit::NotRestored,
     };
-    let next = rows.iter().find(|row| !row.go).map(|row| row.mend.to_owned());
+    let next = rows.iter().find(|row| !row.go).map(|row| row.fix.clone());
     Ok(Finished { next, ..Finished::plain(exit) })
 }
 

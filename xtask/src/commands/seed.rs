@@ -4,6 +4,7 @@ use crate::deploy::Session;
 use crate::failure::{Exit, fail};
 use crate::files;
 use crate::journal::Finished;
+use crate::next::Next;
 use crate::observe::clients;
 use anyhow::Result;
 use std::path::PathBuf;
@@ -33,11 +34,11 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let gateway = gateway.ok_or_else(|| fail(Exit::Usage, "pilot.toml names no gateway", ""))?;
     let answer = gateway
         .post("/admin/seed", &scenario)
-        .map_err(|error| fail(Exit::NotRestored, format!("{error:#}"), "cargo xtask status"))?;
+        .map_err(|error| fail(Exit::NotRestored, format!("{error:#}"), Next::xtask("status")))?;
     if answer.status != 200 {
         let exit = if answer.status == 400 { Exit::Usage } else { Exit::NotRestored };
         let what = format!("{} was refused: {}", path.display(), answer.brief());
-        return Err(fail(exit, what, "cargo xtask assess"));
+        return Err(fail(exit, what, Next::xtask("assess")));
     }
     session.out.say(format!("{} is loaded: {}", path.display(), answer.body.trim()));
     Ok(Finished::plain(Exit::Ok))

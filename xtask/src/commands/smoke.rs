@@ -4,6 +4,7 @@ use crate::deadline::Deadline;
 use crate::deploy::Session;
 use crate::failure::Exit;
 use crate::journal::{Event, Finished};
+use crate::next::Next;
 use crate::verify::{Target, criteria, verify};
 use anyhow::Result;
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub fn run(session: &Session) -> Result<Finished> {
         session.out.say(format!("- [{}] {criterion}", if holds { "x" } else { " " }));
     }
     let exit = if smoke.passed { Exit::Ok } else { Exit::NotRestored };
-    let next = (!smoke.passed).then(|| "cargo xtask rollback".to_owned());
-    Ok(Finished { smoke: Some(serde_json::to_value(&smoke)?), next, ..Finished::plain(exit) })
+    let next = (!smoke.passed).then(|| Next::xtask("rollback"));
+    let finished = Finished { smoke: Some(serde_json::to_value(&smoke)?), ..Finished::plain(exit) };
+    Ok(finished.then(next.as_ref(), session.out.context()))
 }

@@ -7,6 +7,7 @@ use crate::deploy::Session;
 use crate::failure::Exit;
 use crate::files::{self, Mode};
 use crate::journal::{Event, Finished};
+use crate::next::Next;
 use crate::release::now_ms;
 use crate::verify::{SAME, Target, comparison, verify};
 use anyhow::Result;
@@ -68,5 +69,6 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     });
     out.say(format!("{} {}", if passed { "passed:" } else { "FAILED:" }, path.display()));
     let exit = if passed { Exit::Ok } else { Exit::NotRestored };
-    Ok(Finished { next: (!passed).then(|| "cargo xtask smoke".into()), ..Finished::plain(exit) })
+    let next = (!passed).then(|| Next::xtask("smoke"));
+    Ok(Finished::plain(exit).then(next.as_ref(), out.context()))
 }

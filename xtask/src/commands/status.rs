@@ -21,7 +21,7 @@ pub fn run(session: &Session) -> Result<Finished> {
     show(session, &look);
     let (exit, next) = look.verdict();
     let release = look.current.map(|release| release.id);
-    Ok(Finished { release, next: next.map(str::to_owned), ..Finished::plain(exit) })
+    Ok(Finished { release, ..Finished::plain(exit) }.then(next.as_ref(), session.out.context()))
 }
 
 /// The screen: what is deployed, what runs, and how that differs from where a rollback would go.

@@ -4,6 +4,7 @@
 
 use crate::failure::{Exit, exit_of, fail};
 use crate::files;
+use crate::next::Next;
 use crate::proc::RunError;
 use anyhow::{Error, Result, bail, ensure};
 use std::io::{Read, Seek, SeekFrom};
@@ -45,9 +46,7 @@ fn until_still(what: &str, archive: &Path, copy: impl Fn() -> Result<()>) -> Res
     match changing.filter(|error| !is_change(error)) {
         Some(error) => Err(error.context(format!("{what} could not be copied, in {COPIES} tries"))),
         None => {
-            bail!(
-                "{what} was written to during each of {COPIES} copies; cargo xtask kill-switch on makes it quiet"
-            )
+            bail!("{what} was written to during each of {COPIES} copies")
         }
     }
 }
@@ -94,5 +93,5 @@ fn full(what: &str, to: &Path, error: &Error) -> Error {
         "the disk of {} is full: copying {what} got to {got}, and {free} are free: {error:#}",
         folder.display()
     );
-    fail(Exit::Host, message, format!("cargo xtask host --free, and df -h {}", folder.display()))
+    fail(Exit::Host, message, Next::xtask("host --free").so(format!("and df -h {}", folder.display())))
 }

@@ -158,9 +158,7 @@ impl Execution<'_> {
             Exit::Host | Exit::OverBudget => error,
             _ if self.deadline.passed() => error.context(over_budget()),
             Exit::NotRestored => error,
-            _ => {
-                fail(Exit::NotRestored, format!("{error:#}"), next_of(&error).unwrap_or_default().to_owned())
-            }
+            _ => fail(Exit::NotRestored, format!("{error:#}"), next_of(&error).cloned().unwrap_or_default()),
         }
     }
 

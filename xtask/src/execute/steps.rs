@@ -12,6 +12,7 @@ use crate::gate::{self, Gate};
 use crate::host;
 use crate::journal::Event;
 use crate::lockout::{self, Closed, Opened};
+use crate::next::Next;
 use crate::observe;
 use crate::release::SEED_FILE;
 use crate::run::Past;
@@ -298,11 +299,11 @@ impl Execution<'_> {
         if !differs.is_empty() {
             let all: Vec<String> = differs.iter().map(ToString::to_string).collect();
             let what = format!("what runs is not release {}: {}", self.release.id, all.join("; "));
-            return Err(fail(Exit::NotRestored, what, "cargo xtask diagnose"));
+            return Err(fail(Exit::NotRestored, what, Next::xtask("diagnose")));
         }
         if !passed {
             let what = format!("release {} is not verified: {summary}", self.release.id);
-            return Err(fail(Exit::NotRestored, what, "cargo xtask status"));
+            return Err(fail(Exit::NotRestored, what, Next::xtask("status")));
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use super::{DESCRIPTION, ENV_FILE, Image, Parts, Release, State, is_release_id, 
 use crate::failure::{Exit, fail};
 use crate::files::{self, Mode};
 use crate::ledger::{Ledger, Record};
+use crate::next::Next;
 use crate::threads::joined;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -99,14 +100,14 @@ impl Store {
         }
         let path = format!("{}: ", self.file(name, DESCRIPTION).display());
         if let Some(error) = broken.iter().find(|e| e.contains(path.trim_end_matches(": "))) {
-            return Err(fail(Exit::Usage, error.clone(), "cargo xtask releases list"));
+            return Err(fail(Exit::Usage, error.clone(), Next::xtask("releases list")));
         }
         let ids: Vec<&str> = releases.iter().map(|r| r.id.as_str()).collect();
         let there =
             if ids.is_empty() { "there are none".into() } else { format!("there are {}", ids.join(", ")) };
         let nearest = nearest(name, &ids).map(|id| format!("; did you mean {id}?")).unwrap_or_default();
         let what = format!("no release {name}; {there}{nearest}");
-        Err(fail(Exit::Usage, what, "cargo xtask releases list"))
+        Err(fail(Exit::Usage, what, Next::xtask("releases list")))
     }
 
     /// Every known-good release, the one verified last first.

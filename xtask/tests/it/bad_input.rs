@@ -17,7 +17,7 @@ fn says(pilot: &Pilot, args: &[&str], code: i32, words: &[&str]) {
 #[test]
 fn usage_errors_name_what_there_is() {
     on(&[Process], "usage", |pilot| {
-        says(&pilot, &["rollback"], 6, &["no known-good release", "cargo xtask up"]);
+        says(&pilot, &["rollback"], 6, &["no known-good release", &pilot.suggested("up")]);
         says(&pilot, &["rolback"], 2, &["rollback"]);
         says(&pilot, &["rollback", "--to", "--help2"], 2, &[]);
         says(&pilot, &["rollback", "--scenario", "nonsense"], 2, &["config", "version"]);
@@ -46,7 +46,7 @@ fn a_malformed_env_file_is_named_with_its_place_and_a_rollback_restores_it() {
         ];
         for (bytes, place) in cases {
             std::fs::write(pilot.env_path(), bytes).unwrap();
-            says(&pilot, &["up"], 2, &[place, "cargo xtask rollback"]);
+            says(&pilot, &["up"], 2, &[place, &pilot.suggested("rollback")]);
             assert_eq!(std::fs::read(pilot.env_path()).unwrap(), bytes);
             pilot.xtask(&["rollback"]).expect(0);
             assert_eq!(pilot.env_text(), good);
@@ -60,7 +60,7 @@ fn a_malformed_env_file_is_named_with_its_place_and_a_rollback_restores_it() {
                 std::fs::write(pilot.env_path(), "").unwrap();
             } else {
                 std::fs::remove_file(pilot.env_path()).unwrap();
-                says(&pilot, &["smoke"], 2, &["is missing", "cargo xtask rollback"]);
+                says(&pilot, &["smoke"], 2, &["is missing", &pilot.suggested("rollback")]);
             }
             pilot.xtask(&["rollback"]).expect(0);
             assert_eq!(pilot.env_text(), good);
@@ -147,7 +147,7 @@ fn a_fresh_clone_is_told_where_the_running_pilots_state_is() {
         let other = Folder::new("other-state");
         let mut command = pilot.command(&["rollback"]);
         let refused = ran(command.env("PILOT_STATE_DIR", &other.0).output().unwrap()).expect(6);
-        let next = format!("PILOT_STATE_DIR={} cargo xtask rollback", pilot.state().display());
+        let next = pilot.suggested("rollback");
         assert!(refused.err.contains(&next), "{}", refused.err);
     });
 }

@@ -270,6 +270,15 @@ impl Pilot {
         command
     }
 
+    /// A command as the program suggests it to whoever uses this pilot.
+    pub fn suggested(&self, words: &str) -> String {
+        let (state, project, engine) = (self.state(), &self.project, self.engine.word());
+        format!(
+            "PILOT_STATE_DIR={} cargo xtask --project {project} --engine {engine} {words}",
+            state.display()
+        )
+    }
+
     pub fn xtask(&self, args: &[&str]) -> Ran {
         ran(self.command(args).output().unwrap())
     }

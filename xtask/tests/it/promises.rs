@@ -320,3 +320,29 @@ fn the_fallback_folder_is_never_somebody_elses() {
         assert!(!finished["report"].as_str().unwrap().starts_with(folder.to_str().unwrap()), "{finished}");
     });
 }
+
+/// Runs a suggested command as a user would: pasted into a shell that knows nothing of the pilot.
+fn paste(pilot: &Pilot, line: &str) -> crate::pilot::Ran {
+    let line = line.replacen("cargo xtask", env!("CARGO_BIN_EXE_xtask"), 1);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &line]).current_dir(&pilot.root).env_remove("PILOT_STATE_DIR");
+    crate::pilot::ran(shell.output().unwrap())
+}
+
+#[test]
+fn a_suggested_command_can_be_pasted_and_acts_on_the_same_pilot() {
+    on(&[Process], "pasted", |pilot| {
+        let pilot = pilot.up();
+        pilot.edit_env("USE_SIMULATION", "false");
+        let failed = pilot.json(&["up"]).expect(1).finished();
+        paste(&pilot, failed["next"].as_str().unwrap()).expect(0);
+        served(&pilot);
+        // What people read is the same, and what stands behind it is a comment to the shell.
+        pilot.edit_env("ENABLE_CACHE", "true");
+        let said = pilot.xtask(&["rollback", "--budget", "1ms"]).expect(3).err;
+        let next = said.lines().find_map(|line| line.trim().strip_prefix("next: ")).unwrap().to_owned();
+        assert!(next.starts_with("PILOT_STATE_DIR=") && next.contains(" --budget 15m   # "), "{next}");
+        paste(&pilot, &next).expect(0);
+        served(&pilot);
+    });
+}

@@ -198,13 +198,13 @@ fn a_gateway_that_does_not_answer_is_fenced_and_released_again() {
         pilot.xtask(&["kill-switch", "on"]).expect(0);
         pilot.xtask(&["down"]).expect(0);
         let off = pilot.xtask(&["kill-switch", "off"]).expect(1);
-        assert!(off.err.contains("cargo xtask rollback"), "{}", off.err);
+        assert!(off.err.contains(&pilot.suggested("rollback")), "{}", off.err);
         pilot.xtask(&["rollback"]).expect(0);
         // A gateway that somebody else took away is fenced on disk, and not started by `off`.
         pilot.xtask(&["down"]).expect(0);
         pilot.xtask(&["kill-switch", "on"]).expect(0);
         let off = pilot.xtask(&["kill-switch", "off"]).expect(1);
-        assert!(off.err.contains("cargo xtask rollback"), "{}", off.err);
+        assert!(off.err.contains(&pilot.suggested("rollback")), "{}", off.err);
         pilot.xtask(&["rollback"]).expect(0);
     });
 }

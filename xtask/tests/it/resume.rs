@@ -107,7 +107,7 @@ fn killed_in_a_whole_reset_and_run_again_the_data_is_still_there() {
         let said = pilot.xtask(&["rollback"]).expect(0).out;
         let command = said
             .lines()
-            .find_map(|line| line.split_once("cargo xtask backup "))
+            .find_map(|line| line.split_once(" backup ").filter(|_| line.contains("cargo xtask")))
             .unwrap_or_else(|| panic!("{said}"));
         let words: Vec<&str> = std::iter::once("backup").chain(command.1.split_whitespace()).collect();
         pilot.xtask(&words).expect(0);
@@ -194,7 +194,7 @@ fn a_budget_that_is_over_says_so_and_leaves_the_gate_closed() {
         pilot.xtask(&["up"]).expect(1);
         let ran = pilot.json(&["rollback", "--budget", "1ms"]).expect(3);
         assert_eq!(ran.finished()["outcome"], "not-restored");
-        assert!(ran.finished()["next"].as_str().unwrap().contains("Level 2"));
+        assert!(ran.finished()["advice"].as_str().unwrap().contains("Level 2"));
         assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
         pilot.xtask(&["rollback"]).expect(0);
     });

@@ -160,7 +160,7 @@ fn a_failed_deployment_stays_behind_the_gate_and_is_rolled_back() {
         let good = pilot.env_text();
         pilot.edit_env("USE_SIMULATION", "false");
         let up = pilot.json(&["up"]).expect(1);
-        assert_eq!(up.finished()["next"], "cargo xtask rollback");
+        assert_eq!(up.finished()["next"], pilot.suggested("rollback"));
         // The gate never opened on it.
         let refused = pilot.public("GET", "/stream?route=critique&seed=42", None);
         assert_eq!((refused.status, refused.header("retry-after")), (503, "5"));

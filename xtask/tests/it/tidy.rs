@@ -73,3 +73,20 @@ fn no_command_reaches_beyond_the_project() {
         }
     }
 }
+
+/// A suggested command is a `Next`, which carries whose stack it is for; a literal would act on another.
+#[test]
+fn no_command_is_suggested_as_text() {
+    for (name, text) in sources("xtask/src") {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let lines = code.lines().filter(|line| {
+            let comment = line.trim_start().starts_with("//");
+            let help = line.contains("after_help") || line.contains("Examples:") || line.contains("bin_name");
+            !comment && !help && line.contains("cargo xtask")
+        });
+        // The module itself, who holds the lock, and the benchmark's row of that name.
+        if !matches!(name.as_str(), "next.rs" | "lock.rs" | "bench/mod.rs") {
+            assert_eq!(lines.collect::<Vec<_>>(), [""; 0], "{name}");
+        }
+    }
+}

@@ -312,8 +312,12 @@ fn a_look_sends_nobody_to_a_release_that_is_not_there() {
         assert_eq!((&told["target"], &told["drift_from"]), (&Value::Null, &json!("r1")), "{told}");
         for command in ["status", "assess", "diagnose"] {
             let told = pilot.xtask(&[command]).expect(1);
-            assert!(told.err.contains("next: cargo xtask up"), "{command}: {}", told.all());
-            assert!(!told.all().contains("cargo xtask rollback"), "{command}: {}", told.all());
+            assert!(
+                told.err.contains(&format!("next: {}", pilot.suggested("up"))),
+                "{command}: {}",
+                told.all()
+            );
+            assert!(!told.all().contains(&pilot.suggested("rollback")), "{command}: {}", told.all());
         }
     });
 }

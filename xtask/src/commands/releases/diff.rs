@@ -6,6 +6,7 @@ use crate::deploy::Session;
 use crate::envfile::EnvFile;
 use crate::failure::{Exit, fail};
 use crate::journal::Event;
+use crate::next::Next;
 use crate::observe::release_env;
 use crate::proc::cmd;
 use crate::release::{COMPOSE_FILE, SEED_FILE};
@@ -107,7 +108,7 @@ fn side(session: &Session, name: &str) -> Result<Side> {
         "running" => {
             let stack = session.engine.observe(Deadline::after(pilot.manifest.limits.engine))?;
             if stack.services.is_empty() {
-                return Err(fail(Exit::Usage, "nothing runs", "cargo xtask status"));
+                return Err(fail(Exit::Usage, "nothing runs", Next::xtask("status")));
             }
             let mut env: BTreeMap<String, String> = BTreeMap::new();
             for name in pilot.services() {

@@ -7,6 +7,7 @@ use crate::deploy::Session;
 use crate::failure::Exit;
 use crate::files;
 use crate::journal::{Event, Finished};
+use crate::next::Next;
 use crate::{portable, tree};
 use anyhow::{Context, Result};
 use clap::Subcommand;
@@ -103,8 +104,9 @@ fn verify(session: &Session, one: Option<&str>) -> Result<Finished> {
     if broken.is_empty() {
         return Ok(Finished::plain(Exit::Ok));
     }
-    let next = Some("cargo xtask up, which makes a whole one; a rollback passes broken ones over".to_owned());
-    Ok(Finished { error: Some(broken.join("; ")), next, ..Finished::plain(Exit::NotRestored) })
+    let next = Some(Next::xtask("up").so("makes a whole one; a rollback passes broken ones over").to_owned());
+    let finished = Finished { error: Some(broken.join("; ")), ..Finished::plain(Exit::NotRestored) };
+    Ok(finished.then(next.as_ref(), out.context()))
 }
 
 fn export(session: &Session, name: &str, output: Option<&Path>) -> Result<()> {
@@ -119,9 +121,7 @@ fn export(session: &Session, name: &str, output: Option<&Path>) -> Result<()> {
     let bytes = files::size(&to)?;
     session.out.event(&Event::Result { value: &json!({"release": release.id, "file": to, "bytes": bytes}) });
     session.out.say(format!("release {} is in {}, {}", release.id, to.display(), files::human(bytes)));
-    session
-        .out
-        .say("  it holds the env file with its secrets; on another host: cargo xtask releases import FILE");
+    session.out.say("  it holds the env file with its secrets; on another host: releases import FILE");
     if tree::sees(&to) {
         let file = to.display();
         session
@@ -137,7 +137,7 @@ fn import(session: &Session, file: &Path) -> Result<()> {
     session.out.event(&Event::Result { value: &json!(release) });
     let (id, state) = (&release.id, release.state.word());
     session.out.say(format!("{} is here as release {id} ({}, {state})", file.display(), release.label));
-    session.out.say("  cargo xtask rollback deploys the last known-good one");
+    session.out.say(format!("  to deploy the last known-good one: {}", session.out.xtask("rollback")));
     Ok(())
 }
 
@@ -149,8 +149,9 @@ fn prune(session: &Session, keep: Option<usize>) -> Result<()> {
     session.out.event(&Event::Result { value: &json!({"freed": freed, "freed_bytes": bytes}) });
     freed.iter().for_each(|f| session.out.say(format!("  removed {}, {}", f.what, files::human(f.bytes))));
     session.out.say(format!(
-        "freed {}; cargo xtask host --free clears their images from the engine",
-        files::human(bytes)
+        "freed {}; to clear their images from the engine: {}",
+        files::human(bytes),
+        session.out.xtask("host --free")
     ));
     Ok(())
 }
@@ -161,7 +162,7 @@ fn list(session: &Session) -> Result<()> {
     let current = session.store.current().ok().flatten().map(|r| r.id);
     out.event(&Event::Result { value: &json!({"releases": releases, "current": current, "broken": broken}) });
     if releases.is_empty() {
-        out.say("no releases yet; cargo xtask up makes one");
+        out.say(format!("no releases yet; this makes one: {}", out.xtask("up")));
     } else {
         out.say("  release  state       version   commit         made");
     }

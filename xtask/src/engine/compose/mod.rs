@@ -10,6 +10,7 @@ use super::{Build, Engine, EngineHost, Extent, Kind, ServiceState, Stack, Usage}
 use crate::deadline::Deadline;
 use crate::failure::{Exit, exit_of, fail};
 use crate::files::{self, Freed};
+use crate::next::Next;
 use crate::pilot::Pilot;
 use crate::proc::{Cmd, RunError, cmd};
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, Release};
@@ -78,7 +79,7 @@ fn blame(error: anyhow::Error) -> anyhow::Error {
         "Is the docker daemon running",
     ];
     if is_hung(&error) || host.iter().any(|mark| text.contains(mark)) {
-        let next = "cargo xtask host, to see what is wrong; cargo xtask host --restart-engine";
+        let next = Next::xtask("host").so("to see what is wrong; host --restart-engine restarts Docker");
         return fail(Exit::Host, format!("the Docker engine does not answer: {text}"), next);
     }
     error
@@ -302,7 +303,7 @@ impl Engine for Compose {
             Exit::Host | Exit::OverBudget => e,
             _ => {
                 let what = format!("not all images are there with the tag {tag}: {e:#}");
-                fail(Exit::Usage, what, format!("docker images '{}'", self.tag_of("*", "*")))
+                fail(Exit::Usage, what, Next::shell(format!("docker images '{}'", self.tag_of("*", "*"))))
             }
         })?;
         Ok(names

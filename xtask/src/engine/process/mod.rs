@@ -11,6 +11,7 @@ use super::{Build, Engine, EngineHost, Extent, Kind, ServiceState, Stack, Usage}
 use crate::deadline::Deadline;
 use crate::failure::{Exit, fail};
 use crate::files::{self, Freed, Mode};
+use crate::next::Next;
 use crate::pilot::Pilot;
 use crate::proc::cmd;
 use crate::release::{ENV_FILE, Image, Release};
@@ -284,7 +285,7 @@ impl Engine for Processes {
             let Some(id) = tags.get(&format!("{name}:{tag}")) else {
                 let known: Vec<&str> = tags.keys().map(String::as_str).collect();
                 let what = format!("there is no image {name}:{tag}; there are {}", known.join(", "));
-                return Err(fail(Exit::Usage, what, "cargo xtask up, which builds the tree"));
+                return Err(fail(Exit::Usage, what, Next::xtask("up").so("builds the tree")));
             };
             images.insert(
                 service.to_owned(),

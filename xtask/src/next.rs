@@ -1,0 +1,164 @@
+//! What to do next, as a value: a command that can be pasted as it stands, a sentence, or a command with a
+//! sentence. A command of this program is kept as its own words alone; where it is shown, the context of
+//! whoever asked (project, state folder, engine) is put in front, or it would act on another stack.
+
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The next thing to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Next {
+    command: Option<Command>,
+    /// A sentence; behind a command it says why.
+    words: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Command {
+    /// Words of this program.
+    Xtask(Vec<String>),
+    /// Of another program, as a shell takes it.
+    Shell(String),
+}
+
+impl Next {
+    /// A command of this program: `rollback --to r1`.
+    pub fn xtask(words: &str) -> Self {
+        Self::words_of(words.split_whitespace())
+    }
+
+    /// The same where a word may have spaces.
+    pub fn words_of<S: Into<String>>(words: impl IntoIterator<Item = S>) -> Self {
+        let words = words.into_iter().map(Into::into).collect();
+        Self { command: Some(Command::Xtask(words)), words: String::new() }
+    }
+
+    /// A command of another program.
+    pub fn shell(line: impl Into<String>) -> Self {
+        Self { command: Some(Command::Shell(line.into())), words: String::new() }
+    }
+
+    /// With a sentence that says why, or what else.
+    pub fn so(self, words: impl Into<String>) -> Self {
+        Self { words: words.into(), ..self }
+    }
+
+    /// The sentence alone.
+    pub fn words(&self) -> &str {
+        &self.words
+    }
+
+    /// Is there nothing to say?
+    pub fn is_empty(&self) -> bool {
+        self.command.is_none() && self.words.is_empty()
+    }
+}
+
+impl From<&str> for Next {
+    fn from(words: &str) -> Self {
+        Self { command: None, words: words.to_owned() }
+    }
+}
+
+impl From<String> for Next {
+    fn from(words: String) -> Self {
+        Self { command: None, words }
+    }
+}
+
+/// What a command of this program needs in front to act on the same stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    /// This program where it is not cargo's: the one that a release keeps, for a tree that does not compile.
+    program: Option<PathBuf>,
+    /// `PILOT_STATE_DIR`, where it is set.
+    state: Option<PathBuf>,
+    /// `--project`, where it is not the default.
+    project: Option<String>,
+    /// `--engine`, where it was given.
+    engine: Option<String>,
+}
+
+impl Context {
+    /// For the stack of this project, in this state folder where it is not the usual one.
+    pub fn new(project: Option<&str>, state: Option<&Path>, engine: Option<&str>) -> Self {
+        let program = std::env::current_exe().ok();
+        let kept = |path: &PathBuf| path.parent().is_some_and(|folder| folder.ends_with("bin"));
+        Self {
+            program: program.filter(kept),
+            state: state.map(Path::to_owned),
+            project: project.map(str::to_owned),
+            engine: engine.map(str::to_owned),
+        }
+    }
+
+    /// A command of this program, whole.
+    pub fn xtask(&self, words: &str) -> String {
+        self.whole(&words.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    /// The command of `next` as it can be pasted, if it has one.
+    pub fn command(&self, next: &Next) -> Option<String> {
+        Some(match next.command.as_ref()? {
+            Command::Xtask(words) => self.whole(words),
+            Command::Shell(line) => line.clone(),
+        })
+    }
+
+    /// One line for people; what stands behind a command is a comment to a shell.
+    pub fn line(&self, next: &Next) -> String {
+        match self.command(next) {
+            None => next.words.clone(),
+            Some(command) if next.words.is_empty() => command,
+            Some(command) => format!("{command}   # {}", next.words),
+        }
+    }
+
+    fn whole(&self, words: &[String]) -> String {
+        let path = |path: &Path| quoted(&path.display().to_string());
+        let state = self.state.iter().map(|state| format!("PILOT_STATE_DIR={}", path(state)));
+        let program = self.program.as_deref().map_or_else(|| "cargo xtask".to_owned(), path);
+        let options = [("--project", &self.project), ("--engine", &self.engine)].into_iter();
+        // A command for another stack says so itself.
+        let options = options.filter(|(name, _)| words.iter().all(|word| word != name));
+        let options = options.filter_map(|(name, value)| Some(format!("{name} {}", quoted(value.as_ref()?))));
+        let words = words.iter().map(|word| quoted(word));
+        state.chain([program]).chain(options).chain(words).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,~".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_carries_the_context_of_whoever_asked() {
+        let here = Context { program: None, ..Context::default() };
+        assert_eq!(here.line(&Next::xtask("up")), "cargo xtask up");
+        assert_eq!(here.line(&Next::xtask("up").so("makes one")), "cargo xtask up   # which makes one");
+        assert_eq!(here.line(&"wait".into()), "wait");
+        let other = Context {
+            state: Some("/a b/state".into()),
+            project: Some("other".into()),
+            engine: Some("process".into()),
+            ..here
+        };
+        let whole =
+            "PILOT_STATE_DIR='/a b/state' cargo xtask --project other --engine process rollback --to r1";
+        assert_eq!(other.command(&Next::xtask("rollback --to r1")).as_deref(), Some(whole));
+        assert_eq!(other.line(&Next::shell("git fetch")), "git fetch");
+        let elsewhere = other.command(&Next::xtask("--project third status")).unwrap();
+        assert!(!elsewhere.contains("other"), "{elsewhere}");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+}
