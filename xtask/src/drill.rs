@@ -45,6 +45,8 @@ enum FaultName {
     CorruptStore,
     /// The gate says that it is closed, and lets everybody in
     LyingGate,
+    /// Behind the closed gate all is well; once it is open, the public gets 500
+    FailsWhenOpen,
 }
 
 impl FaultName {
@@ -57,6 +59,7 @@ impl FaultName {
             Self::Hang => "hang",
             Self::CorruptStore => "corrupt-store",
             Self::LyingGate => "lying-gate",
+            Self::FailsWhenOpen => "fails-when-open",
         }
     }
 }

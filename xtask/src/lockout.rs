@@ -4,14 +4,16 @@
 //! closed again. What is said of the gate is what was seen. Called by `execute`, `rollback` and `kill-switch`.
 
 use crate::deadline::Deadline;
+use crate::failure::{Exit, fail};
 use crate::gate::{self, Gate};
 use crate::hold::{self, Hold};
 use crate::http::Client;
 use crate::ledger::Ledger;
+use crate::next::Next;
 use crate::observe::{Fact, Observation};
 use crate::release::Store;
 use crate::view::View;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -91,7 +93,8 @@ pub fn shut(view: &View, now: &Observation, reason: &str, deadline: Deadline) ->
 /// nobody knows which one that is.
 fn stop(view: &View, now: &Observation, deadline: Deadline) -> Result<Vec<String>> {
     let Fact::Known(stack) = &now.stack else {
-        bail!("the engine does not tell what runs: {}", now.stack.why());
+        let what = format!("the engine does not tell what runs: {}", now.stack.why());
+        return Err(fail(Exit::Host, what, Next::xtask("host")));
     };
     let lets_in = |name: &str| view.release.is_none() || name == view.pilot.gateway();
     let live =

@@ -145,7 +145,7 @@ mod tests {
     fn a_command_carries_the_context_of_whoever_asked() {
         let here = Context { program: None, ..Context::default() };
         assert_eq!(here.line(&Next::xtask("up")), "cargo xtask up");
-        assert_eq!(here.line(&Next::xtask("up").so("makes one")), "cargo xtask up   # which makes one");
+        assert_eq!(here.line(&Next::xtask("up").so("makes one")), "cargo xtask up   # makes one");
         assert_eq!(here.line(&"wait".into()), "wait");
         let other = Context {
             state: Some("/a b/state".into()),

@@ -317,9 +317,7 @@ impl Pilot {
         let kept = [self.state.join("releases"), self.state.join("backups")].into_iter().chain(runs);
         let kept = kept.flat_map(each);
         for path in kept.chain([self.env_path.clone(), self.pack.join(&self.manifest.env_file)]) {
-            if path.is_file()
-                && let Ok(file) = std::fs::File::open(&path)
-            {
+            if let Ok(file) = files::open_regular(&path) {
                 let mut bytes = Vec::new();
                 file.take(LONGEST_ENV).read_to_end(&mut bytes).ok();
                 secrets::learn_env_file(&String::from_utf8_lossy(&bytes));

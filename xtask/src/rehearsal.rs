@@ -105,8 +105,7 @@ impl Rehearsal {
         let Session { pilot, engine, .. } = &self.session;
         let _lock = self.session.ledger().lock("drill")?;
         let path = &pilot.env_path;
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = files::read_text(path)?;
         let edited = settings.iter().fold(text, |text, (key, value)| with_value(&text, key, value));
         files::write(path, edited.as_bytes(), Mode::Private)?;
         let dir = self.by_hand();
@@ -158,7 +157,7 @@ fn clear_old(pilot: &Pilot) -> Result<()> {
                 continue;
             }
             let project = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let word = std::fs::read_to_string(path.join("engine")).unwrap_or_default();
+            let word = files::read_text(&path.join("engine")).unwrap_or_default();
             let Ok(kind) = Kind::from_str(&word, true) else { continue };
             let left = Pilot::at(&pilot.root, &project, path.clone(), By::Any)?;
             if let Ok(engine) = engine::choose(&left, Some(kind)) {

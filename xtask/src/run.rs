@@ -14,7 +14,7 @@ use crate::run_dirs;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Format of `request.json`.
@@ -134,8 +134,10 @@ pub struct Past {
     pub at: Option<String>,
     /// Copies of data, by service: the last that was made while the original was whole.
     pub copies: BTreeMap<String, PathBuf>,
+    /// Services whose original is gone: the step that removed it was done, or one that fills it was not.
+    pub gone: BTreeSet<String>,
     /// Services whose original may be gone: a step that removes it had begun.
-    pub gone: Vec<String>,
+    pub touched: BTreeSet<String>,
 }
 
 impl Past {
@@ -182,12 +184,16 @@ impl Past {
         ids
     }
 
-    /// From its first moment on a step may have removed something.
+    /// From its first moment on a step may have removed something. Data is removed as a whole or not at all, so
+    /// what is still there is whole; while it is filled, it is not.
     pub fn begins(&mut self, step: &Step) {
         match step {
-            Step::OpenGate => self.opened = true,
-            Step::TearDown => self.gone = self.copies.keys().cloned().collect(),
-            Step::RemoveData { services } | Step::RestoreData { services, .. } => {
+            Step::OpenGate | Step::KeepClosed { .. } => self.opened = true,
+            Step::TearDown => self.touched.extend(self.copies.keys().cloned()),
+            Step::RemoveData { services } => self.touched.extend(services.iter().cloned()),
+            Step::ReturnData { .. } => self.gone.extend(self.copies.keys().cloned()),
+            Step::RestoreData { services, .. } => {
+                self.touched.extend(services.iter().cloned());
                 self.gone.extend(services.iter().cloned());
             }
             _ => {}
@@ -196,10 +202,19 @@ impl Past {
 
     /// A copy counts once its step is done, and only where the original was whole.
     pub fn ends(&mut self, step: &Step, folder: Option<PathBuf>) {
-        if let (Step::Preserve { data }, Some(folder)) = (step, folder) {
-            for service in data.iter().filter(|service| !self.gone.contains(service)) {
-                self.copies.insert(service.clone(), folder.clone());
+        match (step, folder) {
+            (Step::Preserve { data }, Some(folder)) => {
+                for service in data.iter().filter(|service| !self.gone.contains(*service)) {
+                    self.copies.insert(service.clone(), folder.clone());
+                }
             }
+            (Step::TearDown, _) => self.gone.extend(self.copies.keys().cloned()),
+            (Step::RemoveData { services }, _) => self.gone.extend(services.iter().cloned()),
+            (Step::ReturnData { .. }, _) => self.gone.clear(),
+            (Step::RestoreData { services, .. }, _) => {
+                self.gone.retain(|service| !services.contains(service))
+            }
+            _ => {}
         }
     }
 }
@@ -221,7 +236,7 @@ impl CutOff {
     /// Backups of it whose originals may be gone, as `backup list` calls them, newest last.
     pub fn only_copies(&self) -> Vec<String> {
         let mut gone = self.past.clone();
-        gone.copies.retain(|service, _| self.past.gone.contains(service));
+        gone.copies.retain(|service, _| self.past.touched.contains(service));
         gone.backups(&self.id)
     }
 }
@@ -322,12 +337,23 @@ mod tests {
             |past: Past| past.copies.into_values().map(|p| p.display().to_string()).collect::<Vec<_>>();
         // Nothing was removed: the newer copy counts.
         assert_eq!(copies(past(&[first.clone(), again.clone()].concat())), ["backup-2", "backup-2"]);
-        // Of what may be gone, the older one does.
-        let removed = past(&[first.clone(), [step(&remove, "started", None)], again.clone()].concat());
-        assert_eq!(removed.gone, ["engine"]);
+        // A removal that began may have removed it, and what is still there is whole.
+        let begun = past(&[first.clone(), [step(&remove, "started", None)], again.clone()].concat());
+        assert_eq!(begun.touched, BTreeSet::from(["engine".to_owned()]));
+        assert_eq!(copies(begun), ["backup-2", "backup-2"]);
+        // Of what is gone, the older copy counts.
+        let removed = past(&[first.clone(), [step(&remove, "done", None)], again.clone()].concat());
+        assert_eq!(removed.gone, BTreeSet::from(["engine".to_owned()]));
         assert_eq!(copies(removed), ["backup", "backup-2"]);
-        let torn = [first, [step(&Step::TearDown, "started", None)], again].concat();
-        assert_eq!(copies(past(&torn)), ["backup", "backup"]);
+        let torn = [first.clone(), [step(&Step::TearDown, "done", None)]].concat();
+        assert_eq!(copies(past(&[torn.clone(), again.to_vec()].concat())), ["backup", "backup"]);
+        // Half brought back is no original; wholly brought back it is one again.
+        let back = Step::ReturnData { except: Vec::new() };
+        let half = [first, [step(&back, "started", None)], again.clone()].concat();
+        assert_eq!(copies(past(&half)), ["backup", "backup"]);
+        let whole =
+            [torn, [step(&back, "started", None), step(&back, "done", None)].into(), again.to_vec()].concat();
+        assert_eq!(copies(past(&whole)), ["backup-2", "backup-2"]);
         // A copy whose step did not end is none.
         assert!(past(&[step(&preserve, "started", None)]).copies.is_empty());
     }

@@ -27,6 +27,8 @@ pub enum Fault {
     CorruptStore,
     /// The gateway says that its gate is closed, and lets everybody in.
     LyingGate,
+    /// Behind the closed gate all is well; once it is open, the public gets 500.
+    FailsWhenOpen,
 }
 
 impl Fault {
@@ -41,6 +43,7 @@ impl Fault {
             "hang" => Self::Hang,
             "corrupt-store" => Self::CorruptStore,
             "lying-gate" => Self::LyingGate,
+            "fails-when-open" => Self::FailsWhenOpen,
             other => return Err(format!("SCENARIO_FAULT={other}: no such fault")),
         })
     }
@@ -48,7 +51,8 @@ impl Fault {
     /// Name as written in the image, or nothing.
     pub fn name(self) -> Option<&'static str> {
         match self {
-            Self::None => None,
+            // Shown, the second would never come as far as an open gate.
+            Self::None | Self::FailsWhenOpen => None,
             Self::IgnoreSigterm => Some("ignore-sigterm"),
             Self::CrashLoop => Some("crash-loop"),
             Self::SlowFirstToken => Some("slow-first-token"),

@@ -82,7 +82,13 @@ pub async fn serve(config: Config) -> Result<(), String> {
 async fn behind_gate(State(gateway): App, request: Request, next: Next) -> Response {
     let position = gateway.gate.position();
     let lying = gateway.config.fault == Fault::LyingGate;
-    if !position.closed || lying || has_token(&gateway.config, request.headers()) {
+    if has_token(&gateway.config, request.headers()) {
+        return next.run(request).await;
+    }
+    if !position.closed && gateway.config.fault == Fault::FailsWhenOpen {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
+    if !position.closed || lying {
         return next.run(request).await;
     }
     match slow_down(request.headers()).await {

@@ -16,6 +16,9 @@ use clap::ValueEnum;
 use serde_json::json;
 use std::time::Duration;
 
+/// Longest that one request to the gate takes.
+const REQUEST: Duration = Duration::from_secs(1);
+
 /// How long a gateway that somebody replaces at this moment is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -88,10 +91,9 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     let others = ledger.opening(Deadline::after(lockout::OTHERS));
     let limit = Deadline::after(session.pilot.manifest.limits.ready);
     let view = session.running(limit)?;
-    let closed = match lockout::public(&view, limit) {
-        Public::ShutOut(_) => closed,
-        _ => close(session, reason, limit)?,
-    };
+    let still = view.gateway(REQUEST).is_ok_and(|gateway| gate::prove_closed(&gateway).is_ok())
+        || matches!(lockout::public(&view, limit), Public::ShutOut(_));
+    let closed = if still { closed } else { close(session, reason, limit)? };
     session.out.say(closed.to_string());
     written.map_err(|error| {
         let what = format!("{closed}, but no hold could be written, so a run may open it again: {error:#}");
@@ -105,14 +107,18 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     Ok(Finished { held: true, hold: Some(hold.to_string()), ..Finished::plain(Exit::Ok) })
 }
 
-/// A gateway that is being replaced at this moment answers in a moment: while somebody is at work it is asked
-/// again before it is stopped.
+/// Asked where its release has it first: an engine that hangs does not hold that up. A gateway that is being
+/// replaced at this moment answers in a moment: while somebody is at work it is asked again before it is
+/// stopped.
 fn close(session: &Session, reason: &str, deadline: Deadline) -> Result<Closed> {
     let patience = deadline.within(PATIENCE);
     loop {
         let view = session.running(deadline)?;
+        if view.gateway(REQUEST).is_ok_and(|gateway| gate::close(&gateway, reason).is_ok()) {
+            return Ok(Closed::Proved);
+        }
         let now = view.observe(view.engine.as_ref(), deadline);
-        let client = now.gateway(&view.pilot, session.pilot.manifest.limits.probe);
+        let client = now.gateway(&view.pilot, REQUEST);
         if client.is_some_and(|client| gate::close(&client, reason).is_ok()) {
             return Ok(Closed::Proved);
         }
@@ -123,10 +129,11 @@ fn close(session: &Session, reason: &str, deadline: Deadline) -> Result<Closed> 
         }
         let closed = lockout::shut(&view, &now, reason, deadline)?;
         // Whoever starts that gateway, it comes up closed.
-        if let (Closed::Stopped { .. }, Err(error)) =
-            (&closed, lockout::close_on_disk(&view, &session.store, reason, deadline))
-        {
-            session.out.note(format!("its gate could not be closed on disk: {error:#}"));
+        if let Closed::Stopped { .. } = &closed {
+            session.out.note(match lockout::close_on_disk(&view, &session.store, reason, deadline) {
+                Ok(()) => "the gate is closed on disk: whoever starts the gateway, it comes up closed".into(),
+                Err(error) => format!("the gate could not be closed on disk: {error:#}"),
+            });
         }
         return Ok(closed);
     }

@@ -64,7 +64,7 @@ impl Store {
             bail!("{id:?} in {} is no release", self.state.join("releases").display());
         }
         let path = self.file(id, DESCRIPTION);
-        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes = files::read(&path)?;
         let release = Release::parse(&bytes).with_context(|| format!("cannot use {}", path.display()))?;
         if release.id != id {
             bail!("{} says that it is {}", path.display(), release.id);

@@ -3,7 +3,7 @@
 
 use crate::pilot::Engine::Process;
 use crate::pilot::{Pilot, on, tries};
-use crate::resume::kill_after;
+use crate::resume::heard_until_killed;
 
 /// What a user may run next, whatever was cut off.
 const NEXT: [&[&str]; 9] = [
@@ -56,14 +56,14 @@ fn cut_off_everywhere(pilot: &Pilot, words: &[&str], prepare: impl Fn(&Pilot)) {
                 pilot.store_scenario();
             }
             prepare(pilot);
-            let cut = kill_after(pilot, words, events);
+            let (cut, heard) = heard_until_killed(pilot, words, events);
             let next = NEXT[(events + round) % NEXT.len()];
             let when = format!("{words:?} cut off after {events} events, then {next:?}");
             let ran = pilot.xtask(next);
             assert!(matches!(ran.code, 0 | 9), "{when}: {}", ran.all());
             let again = pilot.xtask(&["rollback", "--open"]);
             assert_eq!(again.code, 0, "{when}: {}", again.all());
-            nothing_is_lost(pilot, &[ran.all(), again.all()], &when);
+            nothing_is_lost(pilot, &[heard, ran.all(), again.all()], &when);
             if !cut {
                 break;
             }

@@ -34,7 +34,15 @@ fn a_bad_env_and_a_bad_version_in_one_go() {
 #[test]
 fn every_fault_is_rolled_back() {
     on(&[Process, Compose2], "faults", |pilot| {
-        for fault in ["ignore-sigterm", "crash-loop", "slow-first-token", "error-5xx", "hang", "lying-gate"] {
+        for fault in [
+            "ignore-sigterm",
+            "crash-loop",
+            "slow-first-token",
+            "error-5xx",
+            "hang",
+            "lying-gate",
+            "fails-when-open",
+        ] {
             assert_eq!(passes(&pilot, &["--fault", fault])["scenarios"], json!(["version"]), "{fault}");
         }
         assert_eq!(passes(&pilot, &["--fault", "corrupt-store"])["scenarios"], json!(["version", "reset"]));

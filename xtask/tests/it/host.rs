@@ -104,7 +104,7 @@ fn an_engine_that_hangs_does_not_shut_out_a_pilot_that_is_well() {
         // With something wrong it is closed, which needs no engine.
         pilot.xtask(&["kill-switch", "on"]).expect(0);
         daemon.signal("CONT");
-        assert_eq!(pilot.json(&["rollback"]).expect(0).finished()["outcome"], "restored");
+        assert_eq!(pilot.json(&["rollback", "--open"]).expect(0).finished()["outcome"], "restored");
     });
 }
 
@@ -114,7 +114,18 @@ pub struct SmallDisk(PathBuf);
 impl SmallDisk {
     pub fn mount(at: &Path, size: &str) -> Result<Self, String> {
         std::fs::create_dir_all(at).unwrap();
-        let words = ["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"];
+        Self::mounted(at, &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+    }
+
+    /// What is there, to be read alone.
+    pub fn read_only(at: &Path) -> Result<Self, String> {
+        let path = at.display().to_string();
+        let disk = Self::mounted(at, &["--bind", &path])?;
+        Self::mounted(at, &["-o", "remount,ro,bind"]).map(std::mem::forget)?;
+        Ok(disk)
+    }
+
+    fn mounted(at: &Path, words: &[&str]) -> Result<Self, String> {
         match Command::new("mount").args(words).arg(at).output() {
             Ok(output) if output.status.success() => Ok(Self(at.to_owned())),
             Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),

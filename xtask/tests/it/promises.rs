@@ -4,7 +4,7 @@
 use crate::holds::shut_out;
 use crate::host::SmallDisk;
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Pilot, copy_of_the_tree, docker, on, skip};
+use crate::pilot::{Pilot, copy_of_the_tree, docker, on, skip, try_http};
 use crate::resume::{kill_when, step};
 use serde_json::json;
 
@@ -181,7 +181,31 @@ fn a_new_gateway_that_says_closed_and_serves_is_stopped_at_once() {
         assert!(failed.out.contains("does not prove that it refuses the public"), "{}", failed.out);
         let finished = failed.finished();
         assert_eq!(finished["public"], json!({"shut-out": "the gateway does not run"}), "{finished}");
-        assert!(crate::pilot::try_http("GET", pilot.port("gateway"), "/healthz", &[], None).is_err());
+        assert!(try_http("GET", pilot.port("gateway"), "/healthz", &[], None).is_err());
+        pilot.xtask(&["rollback"]).expect(0);
+        served(&pilot);
+    });
+}
+
+#[test]
+fn a_gate_that_fails_the_public_once_it_is_open_is_closed_again() {
+    on(&[Compose2], "fails-open", |pilot| {
+        let pilot = pilot.up();
+        let name = |service: &str| format!("{}-{service}", pilot.project);
+        pilot.build_bad_version("SCENARIO_FAULT=fails-when-open");
+        for service in ["gateway", "engine", "jobs"] {
+            docker(&["tag", &format!("{}:latest", name(service)), &format!("{}:sly", name(service))]);
+        }
+        // It passes every check behind the gate, so only the public's own request shows it.
+        let failed = pilot.json(&["up", "--tag", "sly"]).expect(1);
+        assert!(failed.out.contains("11 of 11") || failed.out.contains("\"passed\":true"), "{}", failed.out);
+        let finished = failed.finished();
+        assert!(finished["error"].as_str().unwrap().contains("let in and shut out again"), "{finished}");
+        assert!(finished["public"]["shut-out"].is_string(), "{finished}");
+        shut_out(&pilot, "after an opening that failed");
+        // The sentence is an observation.
+        let said = pilot.xtask(&["kill-switch", "status"]).expect(0).out;
+        assert!(said.contains("the gate is closed"), "{said}");
         pilot.xtask(&["rollback"]).expect(0);
         served(&pilot);
     });
@@ -216,14 +240,53 @@ fn a_reset_that_is_taken_up_copies_anew_what_is_still_there() {
     on(&[Process], "anew", |pilot| {
         let pilot = pilot.up();
         let words = ["reset", "--yes", "--keep-data"];
-        // Cut off after its backup, before anything was removed; then life goes on.
-        kill_when(&pilot, &words, step("preserve", "done"));
+        // Cut off after its backup; then life goes on, where the kill came before the services had ended.
         let body = json!({"enabled": false}).to_string();
-        assert_eq!(pilot.request("POST", "gateway", "/admin/kill-switch", Some(&body)).status, 200);
+        let cut_off = || {
+            kill_when(&pilot, &words, step("preserve", "done"));
+            let token = format!("Bearer {}", pilot.setting("ADMIN_TOKEN"));
+            let headers = [("authorization", token.as_str())];
+            let path = "/admin/kill-switch";
+            let opened = try_http("POST", pilot.port("gateway"), path, &headers, Some(&body));
+            let serves = opened.is_ok_and(|answer| answer.status == 200) && pilot.xtask(&["seed"]).code == 0;
+            if !serves {
+                pilot.xtask(&words).expect(0);
+            }
+            serves
+        };
+        assert!((0..20).any(|_| cut_off()), "it was never killed before the services had ended");
         pilot.store_scenario();
         let ran = pilot.json(&words).expect(0);
         assert_eq!(ran.events()[0]["resumed"], true);
         assert!(pilot.has_scenario(), "the scenario that was stored after the first copy");
+    });
+}
+
+#[test]
+fn a_state_folder_that_can_only_be_read_does_not_stop_a_rollback() {
+    on(&[Compose2], "read-only", |pilot| {
+        let pilot = pilot.up();
+        pilot.build_bad_version("SCENARIO_FAULT=error-5xx");
+        pilot.compose_by_hand(&["up", "--detach"]).expect(0);
+        let disk = match SmallDisk::read_only(&pilot.state()) {
+            Ok(disk) => disk,
+            Err(why) => return skip("read-only", &why),
+        };
+        let ran = pilot.json(&["rollback"]).expect(0);
+        assert_eq!(ran.finished()["outcome"], "restored");
+        assert!(
+            ran.out.contains("not recorded") && ran.out.contains("no room in the state folder"),
+            "{}",
+            ran.out
+        );
+        assert_eq!(pilot.running_images(), pilot.release_images("r1"));
+        // No hold can be written there: the gate is closed, and that is said.
+        let refused = pilot.xtask(&["kill-switch", "on"]).expect(4);
+        assert!(refused.err.contains("no hold could be written"), "{}", refused.err);
+        shut_out(&pilot, "with a state folder that can only be read");
+        drop(disk);
+        pilot.xtask(&["rollback", "--open"]).expect(0);
+        served(&pilot);
     });
 }
 

@@ -178,7 +178,7 @@ fn a_gateway_that_does_not_answer_is_fenced_and_released_again() {
         freeze("-STOP");
         let on = pilot.xtask(&["kill-switch", "on", "--reason", "test"]).expect(0);
         assert!(
-            on.out.contains("the gateway was stopped") && on.out.contains("closed on disk"),
+            on.out.contains("so gateway was stopped") && on.out.contains("is closed on disk"),
             "{}",
             on.out
         );
@@ -199,12 +199,16 @@ fn a_gateway_that_does_not_answer_is_fenced_and_released_again() {
         pilot.xtask(&["down"]).expect(0);
         let off = pilot.xtask(&["kill-switch", "off"]).expect(1);
         assert!(off.err.contains(&pilot.suggested("rollback")), "{}", off.err);
-        pilot.xtask(&["rollback"]).expect(0);
+        // Who closed it has not lifted it.
+        pilot.xtask(&["rollback"]).expect(9);
+        pilot.xtask(&["rollback", "--open"]).expect(0);
         // A gateway that somebody else took away is fenced on disk, and not started by `off`.
         pilot.xtask(&["down"]).expect(0);
         pilot.xtask(&["kill-switch", "on"]).expect(0);
         let off = pilot.xtask(&["kill-switch", "off"]).expect(1);
         assert!(off.err.contains(&pilot.suggested("rollback")), "{}", off.err);
-        pilot.xtask(&["rollback"]).expect(0);
+        // Who closed it has not lifted it.
+        pilot.xtask(&["rollback"]).expect(9);
+        pilot.xtask(&["rollback", "--open"]).expect(0);
     });
 }

@@ -9,13 +9,18 @@ use std::time::{Duration, Instant};
 
 /// Starts a command, kills it with SIGKILL after so many events, and says whether it was still at it.
 pub fn kill_after(pilot: &Pilot, words: &[&str], events: usize) -> bool {
+    heard_until_killed(pilot, words, events).0
+}
+
+/// The same with what it said until then.
+pub fn heard_until_killed(pilot: &Pilot, words: &[&str], events: usize) -> (bool, String) {
     let mut command = pilot.command(&[&["--format", "json"], words].concat());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let seen = lines.by_ref().take(events).count();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let heard: Vec<String> = lines.take(events).map(Result::unwrap).collect();
     child.kill().unwrap();
     child.wait().unwrap();
-    seen == events
+    (heard.len() == events, heard.join("\n"))
 }
 
 /// Starts a command and kills it with SIGKILL at the first event that fits.

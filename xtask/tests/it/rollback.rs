@@ -1,7 +1,8 @@
 //! What a rollback restores, what it keeps, and what it leaves alone.
 
+use crate::host::SmallDisk;
 use crate::pilot::Engine::{Compose1, Compose2, Process};
-use crate::pilot::{Pilot, docker, on, try_http};
+use crate::pilot::{Pilot, docker, on, skip, try_http};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -231,15 +232,14 @@ fn a_restored_pilot_stays_restored_when_the_books_cannot_be_kept() {
         let pilot = pilot.up();
         pilot.edit_env("DEFAULT_SEED", "7");
         pilot.xtask(&["up"]).expect(0);
-        // release.json is written under another name first; a folder of files stands in its way.
         let dir = pilot.state().join("releases/r2");
         let text = std::fs::read_to_string(dir.join("release.json")).unwrap();
         pilot.edit_env("ENABLE_CACHE", "true");
-        let mut command = pilot.command(&["--format", "json", "rollback"]);
-        let child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
-        let obstacle = dir.join(format!(".release.json.{}.new", child.id()));
-        std::fs::create_dir_all(obstacle.join("x")).unwrap();
-        let ran = crate::pilot::ran(child.wait_with_output().unwrap()).expect(0);
+        let _disk = match SmallDisk::read_only(&dir) {
+            Ok(disk) => disk,
+            Err(why) => return skip("books", &why),
+        };
+        let ran = pilot.json(&["rollback"]).expect(0);
         assert_eq!(ran.finished()["release"], "r2");
         assert!(ran.out.contains("not recorded"), "{}", ran.out);
         assert_eq!(std::fs::read_to_string(dir.join("release.json")).unwrap(), text);

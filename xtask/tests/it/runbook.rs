@@ -47,7 +47,7 @@ fn run_each(pilot: &Pilot, all: BTreeSet<Vec<String>>) {
             continue;
         }
         // Whatever the one before did to it.
-        pilot.xtask(&["rollback"]).expect(0);
+        pilot.xtask(&["rollback", "--open"]).expect(0);
         let ran = pilot.xtask(&args.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(ran.code, expected(&args), "{args:?}\n{}", ran.all());
     }

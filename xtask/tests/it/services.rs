@@ -115,7 +115,7 @@ fn jobs_of_the_public_do_not_hold_up_a_rollback() {
         let closing = json!({"enabled": true, "reason": "a test"}).to_string();
         assert_eq!(pilot.request("POST", "gateway", "/admin/kill-switch", Some(&closing)).status, 200);
         pilot.edit_env("LOG_LEVEL", "debug");
-        pilot.xtask(&["rollback"]).expect(0);
+        pilot.xtask(&["rollback", "--open"]).expect(0);
         // The queue outlived its service, and comes to its end.
         wait_for_no_jobs(&pilot);
     });

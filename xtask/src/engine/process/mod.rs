@@ -182,6 +182,20 @@ impl Processes {
         Ok(())
     }
 
+    /// Removes a folder as a whole or not at all: out of the way first, so that one which is there is never half
+    /// of what it was. What a killed command has left out of the way goes with the next.
+    fn remove_whole(&self, path: &Path) -> Result<()> {
+        let trash = self.home.join("trash");
+        files::make_folder(&trash)?;
+        match std::fs::rename(path, trash.join(files::random()?)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+        files::remove(&trash).map(drop)
+    }
+
     fn read_spec(&self, service: &str) -> Result<Option<Spec>> {
         let path = self.dir(service).join("service.json");
         if path.exists() { files::read_json(&path).map(Some) } else { Ok(None) }
@@ -376,7 +390,7 @@ impl Engine for Processes {
 
     fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()> {
         self.stop(service, deadline)?;
-        files::remove(&self.data(service)).map(drop)
+        self.remove_whole(&self.data(service))
     }
 
     fn remove(&self, services: &[String], deadline: Deadline) -> Result<()> {
@@ -418,7 +432,7 @@ impl Engine for Processes {
         }
         match extent {
             Extent::Services => Ok(()),
-            Extent::Data => files::remove(&self.home.join("volumes")).map(drop),
+            Extent::Data => self.remove_whole(&self.home.join("volumes")),
             Extent::Everything => files::remove(&self.home).map(drop),
         }
     }
