@@ -72,7 +72,7 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
     let (label, images, inputs) = match kept {
         Some((label, images)) => (label, images, None),
         None => {
-            let binary = tree::build(pilot, root, &session.out)?;
+            let binary = tree::build(pilot, root, &|text| session.out.note(text))?;
             let label = label(root, pilot)?;
             let dockerfile = root.join("pilot-deploy").join(&pilot.manifest.build.dockerfile);
             let build = Build { binary: &binary, dockerfile: &dockerfile, label: &label, fault: "" };

@@ -96,6 +96,17 @@ impl Session {
         View::of(&self.pilot, self.engine.as_ref(), &self.store, release)
     }
 
+    /// Can a run go to this release at all? Its files are as they were, its manifest and its settings can be read,
+    /// and the settings have all that the checks need. What can be refused is refused here, before the first
+    /// step.
+    pub fn admissible(&self, release: &Release) -> Result<()> {
+        self.store.check_files(release)?;
+        let view = self.by(release)?;
+        let env = view.env()?;
+        view.pilot.services().try_for_each(|service| view.pilot.port(service, env).map(drop))?;
+        view.target().map(drop)
+    }
+
     /// Looks and plans; changes nothing.
     pub fn outlook(&self, goal: &Goal<'_>, deadline: Deadline) -> Result<Outlook> {
         let target = self.by(goal.release)?;

@@ -94,7 +94,7 @@ impl Rehearsal {
     /// Images of the tree under another label, with a fault built in (none: an empty word).
     pub fn images(&self, label: &str, fault: &str) -> Result<BTreeMap<String, Image>> {
         let pilot = &self.session.pilot;
-        let binary = tree::build(pilot, &pilot.root, &self.session.out)?;
+        let binary = tree::build(pilot, &pilot.root, &|text| self.session.out.note(text))?;
         let dockerfile = pilot.pack.join(&pilot.manifest.build.dockerfile);
         let build = Build { binary: &binary, dockerfile: &dockerfile, label, fault };
         self.session.engine.build(&build, Deadline::after(PART))

@@ -186,7 +186,7 @@ fn admitted(targets: Targets, session: &Session) -> Result<Targets> {
     let Targets::Releases(releases) = targets else { return Ok(targets) };
     let mut first_error = None;
     for (n, release) in releases.iter().enumerate() {
-        match admissible(release, session) {
+        match session.admissible(release) {
             Ok(()) => return Ok(Targets::Releases(releases[n..].to_vec())),
             Err(error) => {
                 session.out.note(format!("passing over release {}: {error:#}", release.id));
@@ -200,20 +200,10 @@ fn admitted(targets: Targets, session: &Session) -> Result<Targets> {
     })
 }
 
-/// Can a run go to this release at all? Its files are as they were, its manifest and its settings can be read,
-/// and the settings have all that the checks need.
-fn admissible(release: &Release, session: &Session) -> Result<()> {
-    session.store.check_files(release)?;
-    let view = session.by(release)?;
-    let env = view.env()?;
-    view.pilot.services().try_for_each(|service| view.pilot.port(service, env).map(drop))?;
-    view.target().map(drop)
-}
-
 /// Where a rollback without arguments would go: the first release that it would not pass over.
 pub fn default_target(session: &Session) -> Result<Option<Release>> {
     let good = in_order(session.store.known_good()?, session.store.current()?.as_ref());
-    Ok(good.into_iter().find(|release| admissible(release, session).is_ok()))
+    Ok(good.into_iter().find(|release| session.admissible(release).is_ok()))
 }
 
 /// The running release first, then the others, the one verified last before those.
@@ -270,7 +260,7 @@ impl Attempt<'_> {
         let named = named(request, session)?;
         for release in releases {
             self.finished.release = Some(release.id.clone());
-            if let Err(error) = admissible(release, session) {
+            if let Err(error) = session.admissible(release) {
                 session.out.note(format!("passing over release {}: {error:#}", release.id));
                 first_error.get_or_insert(error);
                 continue;

@@ -4,7 +4,6 @@
 use crate::deadline::Deadline;
 use crate::failure::{Exit, fail};
 use crate::files::{self, Freed};
-use crate::journal::Output;
 use crate::next::Next;
 use crate::pilot::Pilot;
 use crate::proc::{RunError, cmd};
@@ -196,13 +195,13 @@ pub fn sees(path: &Path) -> bool {
 /// Builds the services of the tree at `root` into one static binary. For the user's own tree it shares
 /// xtask's target folder: with `--target` the flags do not touch what xtask was built with. Another
 /// commit gets a folder of its own, or the two would overwrite each other's binary.
-pub fn build(pilot: &Pilot, root: &Path, out: &Output) -> Result<PathBuf> {
+pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf> {
     let target = host_triple()?;
     let package = &pilot.manifest.build.package;
     let target_dir = target_dir(pilot, (root != pilot.root).then_some(OTHER_COMMITS));
     let binary = target_dir.join(&target).join("image").join(package);
     if !binary.exists() {
-        out.note(format!("building the services, {} crates: a minute or two, once", crates(root, package)));
+        say(format!("building the services, {} crates: a minute or two, once", crates(root, package)));
     }
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let static_flags = if target.contains("linux") { "-C target-feature=+crt-static" } else { "" };

@@ -59,6 +59,10 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     };
     let release = candidate::make(source, &pilot.env_path, session)?;
     session.out.say(format!("  release {} ({})", release.id, release.label));
+    session.admissible(&release).map_err(|error| {
+        let what = format!("release {} cannot be deployed: {error:#}", release.id);
+        fail(Exit::Usage, what, format!("fix {}; nothing was begun", pilot.env_path.display()))
+    })?;
     let deadline = Deadline::from(Instant::now(), pilot.manifest.limits.budget);
     let mut goal = Goal::plain(&release, Purpose::Deploy);
     let outlook = session.outlook(&goal, deadline)?.in_time(deadline)?;

@@ -1,6 +1,6 @@
 //! `report.html`: one file, no script, nothing fetched.
 
-use super::{checks, escape, of, outcome, plain, seconds, steps};
+use super::{checks, escape, gate, of, outcome, plain, seconds, steps, title};
 use crate::drift::Difference;
 use crate::journal::{Finished, Outcome};
 use anyhow::Result;
@@ -16,13 +16,13 @@ td,th{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #dfe3e8;vertic
 
 /// The page.
 pub fn page(events: &[Value], finished: &Finished) -> Result<String> {
-    let good = matches!(finished.outcome, Some(Outcome::Restored | Outcome::NothingToDo));
+    let good = matches!(finished.outcome, Some(Outcome::Restored | Outcome::NothingToDo | Outcome::Deployed));
     let outcome = outcome(finished)?;
-    let id = escape(finished.rollback.as_deref().unwrap_or("?"));
+    let title = escape(&title(events, finished));
     let class = if good { "good" } else { "bad" };
     let mut page = format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-         <title>Rollback {id}</title><style>{STYLE}</style>\n<h1>Rollback {id}: <span class={class}>{outcome}</span></h1>\n"
+         <title>{title}</title><style>{STYLE}</style>\n<h1>{title}: <span class={class}>{outcome}</span></h1>\n"
     );
     let scenarios: Vec<&str> = finished.scenarios.iter().map(|s| s.word()).collect();
     writeln!(
@@ -34,13 +34,17 @@ pub fn page(events: &[Value], finished: &Finished) -> Result<String> {
         escape(finished.release.as_deref().unwrap_or("none")),
         if scenarios.is_empty() { "none".into() } else { scenarios.join(" + ") },
     )?;
+    for line in gate(finished) {
+        writeln!(page, "<p><b>{}</b></p>", escape(&line))?;
+    }
     if let Some(error) = &finished.error {
-        writeln!(
-            page,
-            "<p class=bad>{}</p><p>Next: <code>{}</code></p>",
-            escape(error),
-            escape(finished.next.as_deref().unwrap_or(""))
-        )?;
+        writeln!(page, "<p class=bad>{}</p>", escape(error))?;
+    }
+    if let Some(next) = &finished.next {
+        writeln!(page, "<p>Next: <code>{}</code></p>", escape(next))?;
+    }
+    if let Some(advice) = &finished.advice {
+        writeln!(page, "<p>{}</p>", escape(advice))?;
     }
     if let Some(escalation) = &finished.escalation {
         writeln!(page, "<p>{}</p>", escape(&escalation.to_string()))?;

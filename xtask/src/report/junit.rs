@@ -1,6 +1,6 @@
 //! `report.xml`: the steps and the checks as test cases, in the JUnit form that CI systems read.
 
-use super::{checks, escape, plain, steps};
+use super::{checks, escape, plain, steps, title};
 use crate::journal::Finished;
 use anyhow::Result;
 use serde_json::Value;
@@ -29,14 +29,14 @@ pub fn suite(events: &[Value], finished: &Finished) -> Result<String> {
         let failed = (check["ok"] != true).then(|| plain(&check["detail"]));
         case("check", &plain(&check["name"]), 0.0, failed)?;
     }
-    let failed = (finished.exit_code != 0)
+    let failed = (!matches!(finished.exit_code, 0 | 9))
         .then(|| finished.error.clone().unwrap_or_else(|| format!("exit code {}", finished.exit_code)));
     let restored = finished.restored_ms.unwrap_or(0) as f64 / 1e3;
     // The steps say which of them failed; this is for what failed before there was one.
-    case("rollback", "restored and verified", restored, failed)?;
-    let id = text(finished.rollback.as_deref().unwrap_or("?"));
+    case("run", "done and verified", restored, failed)?;
+    let title = text(&title(events, finished));
     Ok(format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"rollback {id}\" tests=\"{count}\" failures=\"{failures}\">\n{cases}</testsuite>\n"
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"{title}\" tests=\"{count}\" failures=\"{failures}\">\n{cases}</testsuite>\n"
     ))
 }
 

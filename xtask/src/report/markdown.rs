@@ -1,6 +1,6 @@
-//! `report.md`: the story of a rollback, to paste into an incident's page.
+//! `report.md`: the story of a run, to paste into an incident's page.
 
-use super::{checks, of, outcome, plain, seconds, steps};
+use super::{checks, gate, of, outcome, plain, seconds, steps, title};
 use crate::drift::Difference;
 use crate::journal::Finished;
 use anyhow::Result;
@@ -9,8 +9,7 @@ use std::fmt::Write;
 
 /// The page.
 pub fn page(events: &[Value], finished: &Finished) -> Result<String> {
-    let id = finished.rollback.as_deref().unwrap_or("?");
-    let mut page = format!("# Rollback {id}: {}\n\n", outcome(finished)?);
+    let mut page = format!("# {}: {}\n\n", title(events, finished), outcome(finished)?);
     let scenarios: Vec<&str> = finished.scenarios.iter().map(|s| s.word()).collect();
     writeln!(page, "- release: {}", finished.release.as_deref().unwrap_or("none"))?;
     writeln!(
@@ -20,6 +19,9 @@ pub fn page(events: &[Value], finished: &Finished) -> Result<String> {
     )?;
     writeln!(page, "- gate proved closed: {}", seconds(finished.gate_closed_ms))?;
     writeln!(page, "- first public token: {}", seconds(finished.restored_ms))?;
+    for line in gate(finished) {
+        writeln!(page, "- {}", one_line(&line))?;
+    }
     if let Some(error) = &finished.error {
         writeln!(page, "- error: {}", one_line(error))?;
     }
@@ -28,6 +30,9 @@ pub fn page(events: &[Value], finished: &Finished) -> Result<String> {
     }
     if let Some(next) = &finished.next {
         writeln!(page, "- next: `{next}`")?;
+    }
+    if let Some(advice) = &finished.advice {
+        writeln!(page, "- {}", one_line(advice))?;
     }
     page += "\n## What differed from the release\n\n";
     for event in of(events, "drift") {

@@ -1,4 +1,4 @@
-//! The reports of a rollback, drawn from its journal: `report.html` for people, `report.md` to paste into an
+//! The reports of a run, drawn from its journal: `report.html` for people, `report.md` to paste into an
 //! incident's page, `report.xml` (JUnit) for CI. Nothing in them that is not in the journal.
 
 mod html;
@@ -11,7 +11,7 @@ use anyhow::Result;
 use serde_json::Value;
 use std::path::Path;
 
-/// Writes the reports of the rollback in `dir`.
+/// Writes the reports of the run in `dir`.
 pub fn write(dir: &Path, finished: &Finished) -> Result<()> {
     let path = dir.join("journal.jsonl");
     let text = files::read_text(&path)?;
@@ -47,6 +47,18 @@ fn seconds(ms: Option<u64>) -> String {
 fn outcome(finished: &Finished) -> Result<String> {
     let outcome = serde_json::to_value(finished.outcome)?;
     Ok(outcome.as_str().unwrap_or("unknown").replace('-', " "))
+}
+
+/// What began the run, and its id.
+fn title(events: &[Value], finished: &Finished) -> String {
+    let command = of(events, "started").find_map(|event| event["command"].as_str()).unwrap_or("run");
+    format!("{command} {}", finished.rollback.as_deref().unwrap_or("?"))
+}
+
+/// Who holds the gate closed, and what the public met at the end, as far as either is known.
+fn gate(finished: &Finished) -> impl Iterator<Item = String> {
+    let hold = finished.hold.as_ref().map(|hold| format!("the gate is {hold}"));
+    hold.into_iter().chain(finished.public.as_ref().map(ToString::to_string))
 }
 
 /// Text without quotes.

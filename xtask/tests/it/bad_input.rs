@@ -151,3 +151,22 @@ fn a_fresh_clone_is_told_where_the_running_pilots_state_is() {
         assert!(refused.err.contains(&next), "{}", refused.err);
     });
 }
+
+#[test]
+fn settings_that_the_checks_need_are_missed_before_anything_is_begun() {
+    on(&[Process], "missed", |pilot| {
+        let pilot = pilot.up();
+        let text: Vec<String> = pilot
+            .env_text()
+            .lines()
+            .filter(|l| !l.starts_with("TTFF_TARGET_MS"))
+            .map(str::to_owned)
+            .collect();
+        std::fs::write(pilot.env_path(), text.join("\n") + "\n").unwrap();
+        let before = pilot.runs();
+        says(&pilot, &["up"], 2, &["TTFF_TARGET_MS is missing", "nothing was begun"]);
+        assert_eq!(pilot.runs(), before);
+        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+        pilot.xtask(&["rollback"]).expect(0);
+    });
+}

@@ -118,7 +118,7 @@ pub fn tries(few: usize) -> usize {
     std::env::var("PILOT_TRIES").ok().map_or(few, |text| text.parse().unwrap())
 }
 
-/// Random moments, from a seed that is printed: `PILOT_SEED` takes one up again.
+/// Random numbers (splitmix64) from a seed that is printed; `PILOT_SEED` brings one back.
 pub struct Random(u64);
 
 impl Random {
@@ -127,16 +127,19 @@ impl Random {
         let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let seed = seed.unwrap_or(clock.as_nanos() as u64);
         println!("PILOT_SEED={seed}");
-        Self(seed | 1)
+        Self(seed)
     }
 
-    /// xorshift64* (Vigna): any even spread does.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit.max(1)
+    }
+
     pub fn up_to(&mut self, longest: Duration) -> Duration {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let spread = (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32;
-        longest.mul_f64(f64::from(spread) / f64::from(u32::MAX))
+        Duration::from_micros(self.below(longest.as_micros() as u64))
     }
 }
 

@@ -2,28 +2,11 @@
 //! finds every process of the project, and finishes.
 
 use crate::pilot::Engine::Process;
-use crate::pilot::{Pilot, on, try_http};
+use crate::pilot::{Pilot, Random, on, tries, try_http};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// Pseudo-random numbers that a seed brings back (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit.max(1)
-    }
-}
-
-fn number(variable: &str, otherwise: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|v| v.parse().ok()).unwrap_or(otherwise)
-}
 
 /// Supervisors and services of a pilot, by process id, found by what they were started with and not by
 /// anything that the pilot wrote down.
@@ -103,12 +86,9 @@ fn wait_for_a_start(pilot: &Pilot, child: &mut Child) {
 fn killed_at_any_instant_the_next_command_finishes_and_knows_every_process() {
     on(&[Process], "killed-anywhere", |pilot| {
         let pilot = pilot.up();
-        let tries = number("PILOT_TEST_KILLS", 60);
-        let seed = number("PILOT_TEST_SEED", u64::from(std::process::id()));
-        eprintln!("PILOT_TEST_KILLS={tries} PILOT_TEST_SEED={seed}");
-        let mut random = Random(seed);
+        let mut random = Random::new();
         let commands: [&[&str]; 4] = [&["rollback"], &["reset", "--yes"], &["down"], &["up"]];
-        for n in 0..tries {
+        for n in 0..tries(60) {
             let words = commands[random.below(4) as usize];
             if words[0] != "down" {
                 // Something to do for each of them.
@@ -125,7 +105,7 @@ fn killed_at_any_instant_the_next_command_finishes_and_knows_every_process() {
             std::thread::sleep(Duration::from_micros(delay));
             child.kill().unwrap();
             child.wait().unwrap();
-            let when = format!("try {n} (seed {seed}): `{}` killed {delay} µs on", words.join(" "));
+            let when = format!("try {n}: `{}` killed {delay} µs on", words.join(" "));
             let next = if random.below(3) == 0 { "down" } else { "rollback" };
             let ran = pilot.xtask(&[next]);
             assert_eq!(ran.code, 0, "{when}, then {next}\n{}", ran.all());

@@ -3,7 +3,7 @@
 
 use crate::contract::Live;
 use crate::pilot::Engine::Process;
-use crate::pilot::{Answer, Pilot, http, on, try_http, workspace};
+use crate::pilot::{Answer, Pilot, http, on, try_http};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
@@ -404,25 +404,4 @@ fn an_engine_that_never_ends_its_answer_is_left() {
             assert!(resident_bytes(lone.port) < 60 << 20, "{what}: {} bytes", resident_bytes(lone.port));
         }
     });
-}
-
-/// The services' modules import in one direction: no two of them need each other.
-#[test]
-fn no_module_of_the_services_is_in_a_circle() {
-    let folder = workspace().join("pilot-deploy/services/src");
-    let mut imports: Vec<(String, Vec<String>)> = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let word =
-            |rest: &str| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().map(str::to_owned);
-        let wanted = text.split("crate::").skip(1).filter_map(word).collect();
-        imports.push((path.file_stem().unwrap().to_string_lossy().into_owned(), wanted));
-    }
-    // Whatever imports only modules that are gone already goes too; a circle stays.
-    while !imports.is_empty() {
-        let left: Vec<String> = imports.iter().map(|(name, _)| name.clone()).collect();
-        imports.retain(|(_, wanted)| wanted.iter().any(|w| left.contains(w)));
-        assert!(imports.len() < left.len(), "a circle among {left:?}");
-    }
 }

@@ -1,6 +1,7 @@
 //! Rules of the repository: module docs, lengths, and the one direction in which modules import.
 
 use crate::pilot::workspace;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 fn sources(folder: &str) -> Vec<(String, String)> {
@@ -45,7 +46,7 @@ fn files_fit_a_sitting() {
 #[test]
 fn no_module_imports_a_later_stage() {
     let stages = [
-        "ledger", "pilot", "hold", "run_dirs", "release", "engine", "backup", "host", "observe", "drift",
+        "ledger", "run_dirs", "pilot", "hold", "release", "engine", "backup", "host", "observe", "drift",
         "plan", "run", "view", "lockout", "execute", "deploy", "ending", "rollback",
     ];
     let all = sources("xtask/src");
@@ -55,9 +56,59 @@ fn no_module_imports_a_later_stage() {
             .filter(|(name, _)| name == &format!("{stage}.rs") || name.starts_with(&format!("{stage}/")));
         for (name, text) in files {
             for later in &stages[n + 1..] {
-                let imports = [format!("crate::{later}::"), format!("crate::{later};")];
-                assert!(imports.iter().all(|i| !text.contains(i)), "{name} imports {later}");
+                assert!(imports(text).iter().all(|import| import != later), "{name} imports {later}");
             }
+        }
+    }
+}
+
+/// What a text imports of its own crate, by the first name of each path; `use crate::{a, b::c}` too.
+fn imports(text: &str) -> Vec<String> {
+    let word = |rest: &str| -> String {
+        rest.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    };
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let paths = code.split("crate::").skip(1);
+    let names = paths.flat_map(|rest| match rest.strip_prefix('{') {
+        None => vec![word(rest)],
+        Some(group) => {
+            let mut depth = 0;
+            let end = group.find(|c| {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                depth < 0
+            });
+            let mut level = 0;
+            let parts = group[..end.unwrap_or(0)].split(|c| {
+                level += i32::from(c == '{') - i32::from(c == '}');
+                level == 0 && c == ','
+            });
+            parts.map(word).collect()
+        }
+    });
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+#[test]
+fn grouped_imports_are_read_too() {
+    let text = "use crate::{a, b::{c, d}, e};\nuse crate::f::G;\nfn x() { crate::h::i(); }\n#[cfg(test)] use crate::j;";
+    assert_eq!(imports(text), ["a", "b", "e", "f", "h"]);
+}
+
+/// Modules import in one direction: no two of them need each other. The files of a folder are one module.
+#[test]
+fn no_module_is_in_a_circle() {
+    for folder in ["xtask/src", "pilot-deploy/services/src"] {
+        let mut modules: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (name, text) in sources(folder) {
+            let module = name.split('/').next().unwrap().trim_end_matches(".rs").to_owned();
+            let wanted = imports(&text).into_iter().filter(|other| *other != module);
+            modules.entry(module.clone()).or_default().extend(wanted);
+        }
+        // Whatever imports only modules that are gone already goes too; a circle stays.
+        while !modules.is_empty() {
+            let left: BTreeSet<String> = modules.keys().cloned().collect();
+            modules.retain(|_, wanted| wanted.iter().any(|name| left.contains(name)));
+            assert!(modules.len() < left.len(), "{folder}: a circle among {left:?}");
         }
     }
 }

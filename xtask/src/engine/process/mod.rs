@@ -5,6 +5,7 @@
 
 mod data;
 mod members;
+mod programs;
 mod supervise;
 
 use super::{Build, Engine, EngineHost, Extent, Kind, ServiceState, Stack, Usage};
@@ -18,6 +19,7 @@ use crate::release::{ENV_FILE, Image, Release};
 use crate::secrets;
 use anyhow::{Context, Result, bail};
 use members::{Member, new_alive, run_well};
+use programs::Head;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -32,13 +34,6 @@ pub use supervise::supervise;
 pub struct Processes {
     pilot: Pilot,
     home: PathBuf,
-}
-
-/// First line of an image archive; the program follows. The content id is the checksum of both.
-#[derive(Debug, Serialize, Deserialize)]
-struct Head {
-    version: u32,
-    env: BTreeMap<String, String>,
 }
 
 /// What a supervisor runs, in `service.json` (0600: the environment has secrets).
@@ -67,61 +62,6 @@ impl Processes {
 
     fn data(&self, service: &str) -> PathBuf {
         self.home.join("volumes").join(service)
-    }
-
-    /// Programs that were taken in, by image id.
-    fn program(&self, image: &str) -> PathBuf {
-        self.home.join("images").join(image.trim_start_matches("sha256:"))
-    }
-
-    fn tags_path(&self) -> PathBuf {
-        self.home.join("tags.json")
-    }
-
-    fn tags(&self) -> Result<BTreeMap<String, String>> {
-        let path = self.tags_path();
-        if path.exists() { files::read_json(&path) } else { Ok(BTreeMap::new()) }
-    }
-
-    fn add_tags(&self, more: impl IntoIterator<Item = (String, String)>) -> Result<()> {
-        let before = self.tags()?;
-        let mut tags = before.clone();
-        tags.extend(more);
-        if tags == before { Ok(()) } else { files::write_json(&self.tags_path(), &tags, Mode::Plain) }
-    }
-
-    /// Takes a program in under its content id.
-    fn take_in(&self, archive: &[u8]) -> Result<String> {
-        let id = format!("sha256:{}", files::sha256_bytes(archive));
-        let path = self.program(&id);
-        let end = archive.iter().position(|b| *b == b'\n').context("not an image archive")?;
-        let _: Head = serde_json::from_slice(&archive[..end]).context("not an image archive")?;
-        files::write(&path, &archive[end + 1..], Mode::Program)?;
-        files::write(&path.with_extension("head"), &archive[..=end], Mode::Plain)?;
-        Ok(id)
-    }
-
-    /// Content ids of the programs that were taken in.
-    fn images(&self) -> Result<Vec<String>> {
-        let names = files::names(&self.home.join("images"))?;
-        Ok(names.iter().filter_map(|name| Some(format!("sha256:{}", name.strip_suffix(".head")?))).collect())
-    }
-
-    /// What was being taken in when a command was killed: it has no head.
-    fn remove_halves(&self) -> Result<Vec<Freed>> {
-        let folder = self.home.join("images");
-        let whole = self.images()?;
-        let mut names = files::names(&folder)?;
-        names.retain(|name| !whole.contains(&format!("sha256:{}", name.trim_end_matches(".head"))));
-        let remove = |name: String| {
-            let bytes = files::remove(&folder.join(&name))?;
-            Ok(Freed { what: format!("half a program, {name}"), bytes })
-        };
-        names.into_iter().map(remove).collect()
-    }
-
-    fn head(&self, image: &str) -> Result<Head> {
-        files::read_json(&self.program(image).with_extension("head"))
     }
 
     /// Settings of a service under a release: the image's, the env file's, then the engine's own.
