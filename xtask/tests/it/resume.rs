@@ -112,9 +112,10 @@ fn killed_in_a_whole_reset_and_run_again_the_data_is_still_there() {
         let said = pilot.xtask(&["rollback"]).expect(0).out;
         let command = said
             .lines()
-            .find_map(|line| line.split_once(" backup ").filter(|_| line.contains("cargo xtask")))
+            .find_map(|line| line.split_once(" backup restore "))
             .unwrap_or_else(|| panic!("{said}"));
-        let words: Vec<&str> = std::iter::once("backup").chain(command.1.split_whitespace()).collect();
+        let words: Vec<&str> =
+            ["backup", "restore"].into_iter().chain(command.1.split_whitespace()).collect();
         pilot.xtask(&words).expect(0);
         assert!(pilot.has_scenario());
     });
