@@ -58,7 +58,9 @@ pub fn conclude(
     finished.held = finished.hold.is_some();
     let evidence = run.dir.join("evidence");
     finished.evidence = evidence.exists().then(|| evidence.display().to_string());
-    finished.escalation = Some(escalation::of(finished.exit_code, &session.pilot.manifest));
+    let level =
+        if run.request.command == run::Command::Up { escalation::of_a_deployment } else { escalation::of };
+    finished.escalation = Some(level(finished.exit_code, &session.pilot.manifest));
     finished.report = Some(run.dir.join("report.html").display().to_string());
     finished = finished.masked();
     // `main` tells it to the user when all else is done; the journal has it now.

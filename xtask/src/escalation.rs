@@ -45,10 +45,18 @@ pub fn of(exit_code: u8, manifest: &Manifest) -> Escalation {
     level_of(level, why, manifest)
 }
 
-/// The level for what was only looked at: nothing was tried yet, so what a rollback mends is nobody else's.
+/// The level for what was only looked at: nothing was tried yet, so what a rollback fixes is nobody else's.
 pub fn of_a_look(exit_code: u8, manifest: &Manifest) -> Escalation {
     match exit_code {
         1 => level_of(1, "something is wrong, and no rollback was tried yet", manifest),
+        code => of(code, manifest),
+    }
+}
+
+/// The level for a deployment: what fails then is the new release, and the one before can be gone back to.
+pub fn of_a_deployment(exit_code: u8, manifest: &Manifest) -> Escalation {
+    match exit_code {
+        1 => level_of(1, "the new release could not be verified", manifest),
         code => of(code, manifest),
     }
 }

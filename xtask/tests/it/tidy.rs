@@ -141,3 +141,14 @@ fn no_command_is_suggested_as_text() {
         }
     }
 }
+
+/// Which release runs, the holds and the lock are reached through the ledger alone: it will have a second place.
+#[test]
+fn no_other_code_opens_the_records() {
+    for (name, text) in sources("xtask/src") {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for word in ["join(\"current\")", "join(\"holds\")", "join(\"opening\")", "lock::take"] {
+            assert!(name == "ledger.rs" || !code.contains(word), "{name} has {word}");
+        }
+    }
+}
