@@ -3,10 +3,12 @@
 //! cannot be read still stands. Records are in the `ledger`; nothing here talks to a gateway.
 
 use crate::deadline::now_ms;
+use crate::files;
 use crate::ledger::{Ledger, Record};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 const FORMAT: u32 = 1;
@@ -40,9 +42,7 @@ impl fmt::Display for Hold {
 impl Hold {
     /// One by whoever runs this program.
     pub fn mine(reason: &str) -> Self {
-        let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-        let user = user.filter(|name| !name.is_empty());
-        Self::by(&user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw())), reason)
+        Self::by(&user(), reason)
     }
 
     /// One by somebody who closed the gate without this program, with the reason that the gateway tells.
@@ -94,6 +94,18 @@ impl Hold {
     pub fn lift(&self, ledger: &Ledger) -> Result<()> {
         ledger.remove(if self.id == FENCE { Record::Fence } else { Record::Hold(&self.id) })
     }
+}
+
+/// Whoever runs this program: behind sudo, who typed it; else by the user id, as passwd(5) names it.
+fn user() -> String {
+    let typed = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
+    let id = rustix::process::getuid().as_raw().to_string();
+    let named = || {
+        let text = files::read_text(Path::new("/etc/passwd")).ok()?;
+        let line = text.lines().find(|line| line.split(':').nth(2) == Some(id.as_str()))?;
+        line.split(':').next().map(str::to_owned)
+    };
+    typed.or_else(named).unwrap_or_else(|| format!("uid {id}"))
 }
 
 /// Id of the hold that an older version left as a file of its own.

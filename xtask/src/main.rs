@@ -214,7 +214,8 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
         }
         _ => {}
     }
-    if let Some(hold) = &finished.hold {
+    // A command that only looks, or closes, has told it itself.
+    if let (Some(hold), Some(_)) = (&finished.hold, finished.outcome) {
         out.say(format!("  the gate is {hold}"));
         out.say(format!("  to verify, lift the hold and open: {}", out.xtask("kill-switch off")));
     }

@@ -104,6 +104,7 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
         fail(Exit::NotRestored, what, Next::xtask("kill-switch on"))
     })?);
     session.out.say(format!("  {hold}"));
+    session.out.say(format!("  to verify, lift it and open: {}", session.out.xtask("kill-switch off")));
     Ok(Finished { held: true, hold: Some(hold.to_string()), ..Finished::plain(Exit::Ok) })
 }
 
