@@ -237,14 +237,19 @@ pub fn named(state: &Path, name: &str, wanted: impl Fn(&Backup) -> bool) -> Resu
     Ok(kept)
 }
 
-/// Retention: the newest `keep` of each sort stay. A run that was cut off keeps its own: they may be the only
+/// Retention: the newest `keep` of each sort (of runs or by hand, with data or without) stay. A run that was cut off keeps its own: they may be the only
 /// copies of what it has removed.
 pub fn retain(state: &Path, keep: usize) -> Result<Vec<Freed>> {
     let (all, _) = list(state)?;
-    let (own, mut of_runs): (Vec<_>, Vec<_>) = all.into_iter().partition(|kept| kept.run.is_none());
-    of_runs.retain(|kept| kept.run.as_ref().is_some_and(|run| run.join("report.json").exists()));
+    let over = |run: &PathBuf| run.join("report.json").exists() && !run.join(run_dirs::OWES).exists();
+    let all = all.into_iter().filter(|kept| kept.run.as_ref().is_none_or(over));
+    // Those without data never push one with data out.
+    let mut sorts: BTreeMap<(bool, bool), Vec<Kept>> = BTreeMap::new();
+    for kept in all {
+        sorts.entry((kept.run.is_some(), kept.backup.data().is_empty())).or_default().push(kept);
+    }
     let mut freed = Vec::new();
-    for mut sort in [own, of_runs] {
+    for mut sort in sorts.into_values() {
         sort.truncate(sort.len().saturating_sub(keep.max(1)));
         for kept in sort {
             // Out of the list first: a removal that is cut off leaves no half backup in it.

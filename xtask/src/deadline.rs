@@ -13,12 +13,12 @@ pub struct Deadline {
 impl Deadline {
     /// So long from now, as the limit of one thing.
     pub fn after(limit: Duration) -> Self {
-        Self { at: Instant::now() + limit, budget: false }
+        Self { at: later(Instant::now(), limit), budget: false }
     }
 
     /// The end of the budget of a run that began at `start`.
     pub fn from(start: Instant, limit: Duration) -> Self {
-        Self { at: start + limit, budget: true }
+        Self { at: later(start, limit), budget: true }
     }
 
     /// `limit` from now, but not later than this.
@@ -41,6 +41,11 @@ impl Deadline {
     pub fn passed(self) -> bool {
         self.left().is_zero()
     }
+}
+
+/// A limit past the end of the clock is one that nobody lives to see: ten years do.
+fn later(start: Instant, limit: Duration) -> Instant {
+    start.checked_add(limit).unwrap_or_else(|| start + Duration::from_secs(10 * 365 * 24 * 3600))
 }
 
 /// Unix time in milliseconds. For people: nothing is ordered by it.

@@ -137,8 +137,23 @@ impl Session {
     }
 
     /// Brings the stack to the release and records that it is verified. Returns the plan that was executed; it
-    /// is empty when there was nothing to do.
+    /// is empty when there was nothing to do, which the checks have shown: the engine cannot see all.
     pub fn bring_to(
+        &self,
+        goal: &mut Goal<'_>,
+        run: &Run,
+        deadline: Deadline,
+        measured: &mut Measured,
+    ) -> Result<Plan> {
+        let plan = self.converge(goal, run, deadline, measured)?;
+        if !plan.steps.is_empty() {
+            return Ok(plan);
+        }
+        goal.known = self.look_closer(goal.release, deadline, measured)?;
+        if goal.known.is_empty() { Ok(plan) } else { self.converge(goal, run, deadline, measured) }
+    }
+
+    fn converge(
         &self,
         goal: &Goal<'_>,
         run: &Run,
@@ -151,7 +166,7 @@ impl Session {
         // once it ran, to have a corrupt store.
         for attempt in 1..=PLANS {
             let mut outlook = self.outlook(goal, deadline)?.in_time(deadline)?;
-            if self.takes_over_a_hold(&mut outlook.now, run)? {
+            if self.takes_over_a_hold(&mut outlook.now, run) {
                 let Outlook { now, running, target, .. } = outlook;
                 outlook = self.judge(goal, now, running, target);
             }
@@ -212,17 +227,20 @@ impl Session {
 
     /// A gate that a person closed without this tool (the old runbook's `curl`) is held like any other, unless
     /// the user asked for it to be opened. True when a hold was written.
-    fn takes_over_a_hold(&self, now: &mut Observation, run: &Run) -> Result<bool> {
-        let Gate::Closed(reason) = &now.gate else { return Ok(false) };
+    pub fn takes_over_a_hold(&self, now: &mut Observation, run: &Run) -> bool {
+        let Gate::Closed(reason) = &now.gate else { return false };
         let held = now.holds.known().is_none_or(|holds| !holds.is_empty());
         if held || run.request.open || gate::closer(reason) != Closer::Person {
-            return Ok(false);
+            return false;
         }
         let hold = Hold::found(reason);
-        hold.place(&self.ledger())?;
         self.out.note(format!("the gate was closed by hand; it stays closed: {hold}"));
+        // For this run it stands, whether or not it can be written down.
+        if let Err(error) = hold.place(&self.ledger()) {
+            self.out.note(format!("that hold is not recorded: {error:#}"));
+        }
         now.holds = Fact::Known(vec![hold]);
-        Ok(true)
+        true
     }
 
     /// The release is verified on the running stack; what the engine made of its settings is noted, to be

@@ -18,6 +18,7 @@ use crate::journal::{Event, Finished, Outcome};
 use crate::lockout::{self, Public};
 use crate::next::Next;
 use crate::observe::{Fact, Health, Observation};
+use crate::plan::Step;
 use crate::report;
 use crate::run::{self, CutOff, Past, Run};
 use crate::verify::{Target, verify};
@@ -54,6 +55,13 @@ pub fn conclude(
             Some(secure(session, run, measured).unwrap_or_else(|e| Public::Unknown(format!("{e:#}"))));
         let holds = hold::standing(&session.ledger()).unwrap_or_default();
         finished.hold = holds.first().map(ToString::to_string);
+    }
+    if ended.is_err() {
+        match run.owes(&measured.past) {
+            Ok(Some(cut)) => tell_where_data_is(session, &cut),
+            Ok(None) => {}
+            Err(error) => session.out.note(format!("cannot note that its backups are needed: {error:#}")),
+        }
     }
     finished.held = finished.hold.is_some();
     let evidence = run.dir.join("evidence");
@@ -115,12 +123,9 @@ fn secure(session: &Session, run: &Run, measured: &Measured) -> Result<Public> {
 /// There is nowhere to go (no release, none that is whole, no configuration). Where what runs drifts, fails a
 /// check, or cannot be judged, the public is shut out and the evidence taken; a stack that passes its checks
 /// is left served, and nothing is touched. Never ends 2 but for a stack that is well.
-pub fn nowhere_to_go(
-    session: &Session,
-    request: &run::Request,
-    error: anyhow::Error,
-    deadline: Deadline,
-) -> Result<Finished> {
+pub fn nowhere_to_go(session: &Session, request: &run::Request, error: anyhow::Error) -> Result<Finished> {
+    // However short the run's budget was: a stack that is well is not shut out for it.
+    let deadline = Deadline::after(session.pilot.manifest.limits.ready);
     let view = session.running(deadline)?;
     let now = view.observe(view.engine.as_ref(), deadline);
     let refused = |seen: &str| {
@@ -131,10 +136,16 @@ pub fn nowhere_to_go(
         return refused("nothing of this stack runs");
     }
     let Err(wrong) = judge(session, &view, &now, deadline) else {
-        return refused("what runs passes its checks, and the public is still served");
+        let public = match &now.gate {
+            Gate::Open => "the public is still served",
+            _ => "the gate is held closed",
+        };
+        return refused(&format!("what runs passes its checks, and {public}"));
     };
     let run = run::begin(&session.pilot.state, request)?;
-    session.out.open_journal(&run.dir.join("journal.jsonl"))?;
+    if let Err(error) = session.out.open_journal(&run.dir.join("journal.jsonl")) {
+        session.out.note(format!("no journal: {error:#}"));
+    }
     session.out.note(format!("what runs is not well, and there is no release to go back to: {wrong:#}"));
     let exit = match exit_of(&error) {
         _ if matches!(now.stack, Fact::Unknown(_)) => Exit::Host,
@@ -154,7 +165,8 @@ fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) 
         Fact::Known(stack) => stack,
         Fact::Unknown(why) => bail!("the engine does not tell what runs: {why}"),
     };
-    ensure!(now.gate == Gate::Open, "the gate is not open");
+    let held = now.holds.known().is_some_and(|holds| !holds.is_empty());
+    ensure!(now.gate == Gate::Open || held, "the gate is not open");
     for service in view.pilot.services() {
         ensure!(stack.services.contains_key(service), "{service} does not run");
         match now.health.get(service) {
@@ -179,27 +191,31 @@ fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) 
     Ok(())
 }
 
-/// Says what runs that were cut off have left behind, and how to finish or to give them up. One that had opened
-/// its gate had done its work: its end is written down now. One that removed nothing is given up.
-pub fn tell_of_cut_off(session: &Session, at_work: &Run) -> Result<()> {
-    for cut in run::all_cut_off(&session.pilot.state, Some(&at_work.id))? {
-        let at = cut.past.at.as_deref().unwrap_or("its beginning");
-        let words = cut.request.words().join(" ");
-        if cut.past.opened {
-            session.out.note(format!("run {} (`{words}`) was cut off after its work was done", cut.id));
-            tell_where_data_is(session, &cut);
-            write_down(session, &cut);
-            continue;
-        }
-        session.out.note(format!("run {} (`{words}`) was cut off at: {at}", cut.id));
-        if cut.only_copies().is_empty() {
-            run::give_up(&cut)?;
-        } else {
-            tell_where_data_is(session, &cut);
-            let abandon = session.out.xtask("rollback --abandon");
-            session.out.note(format!("to leave that data where it is: {abandon}"));
-        }
+/// Says what runs that were cut off, or failed, have left behind, and how to finish or to give them up. The end of
+/// one that had come to opening its gate is written down now. One that removed nothing is given up.
+pub fn tell_of_cut_off(session: &Session, at_work: &Run) {
+    let told = run::all_cut_off(&session.pilot.state, Some(&at_work.id))
+        .and_then(|all| all.iter().try_for_each(|cut| tell_of(session, cut)));
+    if let Err(error) = told {
+        session.out.note(format!("what earlier runs have left behind cannot be told: {error:#}"));
     }
+}
+
+fn tell_of(session: &Session, cut: &CutOff) -> Result<()> {
+    let at = cut.past.at.as_deref().unwrap_or("its beginning");
+    let words = cut.request.words().join(" ");
+    let how = if cut.ended { "failed" } else { "was cut off" };
+    session.out.note(format!("run {} (`{words}`) {how} at: {at}", cut.id));
+    if cut.past.opening && !cut.ended {
+        tell_where_data_is(session, cut);
+        return write_down(session, cut);
+    }
+    if cut.only_copies().is_empty() {
+        return run::give_up(cut);
+    }
+    tell_where_data_is(session, cut);
+    let abandon = session.out.xtask("rollback --abandon");
+    session.out.note(format!("to leave that data where it is: {abandon}"));
     Ok(())
 }
 
@@ -211,17 +227,27 @@ pub fn tell_where_data_is(session: &Session, cut: &CutOff) {
     }
 }
 
-fn write_down(session: &Session, cut: &CutOff) {
-    let outcome = if cut.request.command == run::Command::Up { Outcome::Deployed } else { Outcome::Restored };
+/// As far as its journal tells: what was not seen to be done is not said to be.
+fn write_down(session: &Session, cut: &CutOff) -> Result<()> {
+    let up = cut.request.command == run::Command::Up;
+    let done = if up { Outcome::Deployed } else { Outcome::Restored };
+    let (outcome, exit, held, how) = match &cut.past.last {
+        Some(Step::KeepClosed { hold }) => (done, Exit::Held, Some(hold.clone()), "after its last step"),
+        Some(_) => (done, Exit::Ok, None, "after the gate was open"),
+        None => (Outcome::NotRestored, Exit::Interrupted, None, "at its last step, whose end nobody saw"),
+    };
     let finished = Finished {
         outcome: Some(outcome),
         rollback: Some(cut.id.clone()),
-        error: Some("cut off after the gate was open; written down by a later command".into()),
-        ..Finished::plain(Exit::Ok)
+        error: Some(format!("cut off {how}; written down by a later command")),
+        held: held.is_some(),
+        hold: held,
+        ..Finished::plain(exit)
     };
-    if let Err(error) = write(&cut.dir, &finished) {
+    write(&cut.dir, &finished.masked()).or_else(|error| {
         session.out.note(format!("no report of run {}: {error:#}", cut.id));
-    }
+        Ok(())
+    })
 }
 
 /// After a reset, says which backups have the old data: those that this run made while it was whole. A backup of

@@ -69,7 +69,8 @@ pub fn over_budget() -> Failure {
     Failure {
         exit: Exit::OverBudget,
         what: "the budget is used up".into(),
-        next: Next::xtask("rollback --budget 15m").so("takes it up again; call the technical lead (Level 2)"),
+        next: Next::xtask("rollback --budget 15m")
+            .so("tries again with more time; call the technical lead (Level 2)"),
     }
 }
 

@@ -78,6 +78,27 @@ fn publish(path: &Path, mode: Mode, fill: impl FnOnce(&mut File) -> std::io::Res
     File::open(folder).and_then(|f| f.sync_all()).with_context(|| format!("cannot sync {}", folder.display()))
 }
 
+/// Puts a copy of one file in the place of another, in one instant, and gives what was there at that very instant
+/// (renameat2(2), where the file system knows how; else just before it).
+pub fn exchange(from: &Path, to: &Path, mode: Mode) -> Result<Option<Vec<u8>>> {
+    let folder = to.parent().context("a file needs a folder")?;
+    let beside = folder.join(format!(".{}.new", random()?));
+    copy(from, &beside, mode)?;
+    let cwd = rustix::fs::CWD;
+    let swapped = rustix::fs::renameat_with(cwd, &beside, cwd, to, rustix::fs::RenameFlags::EXCHANGE);
+    let old = match swapped {
+        Ok(()) => read_if_there(&beside),
+        Err(_) => read_if_there(to).and_then(|old| {
+            let moved = std::fs::rename(&beside, to);
+            moved.with_context(|| format!("cannot write {}", to.display())).map(|()| old)
+        }),
+    };
+    remove(&beside)?;
+    let synced = File::open(folder).and_then(|f| f.sync_all());
+    synced.with_context(|| format!("cannot sync {}", folder.display()))?;
+    old
+}
+
 /// Opens a file to read, and nothing else by that name: a pipe would be waited for, a device has no end.
 pub fn open_regular(path: &Path) -> Result<File> {
     opened_regular(path).with_context(|| format!("cannot read {}", path.display()))

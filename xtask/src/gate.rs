@@ -38,12 +38,25 @@ pub fn run_reason(run: &str, why: &str) -> String {
     format!("run {run}: {why}")
 }
 
-/// Reads the reason. Runs of older versions began theirs with `rollback:`, or said `a release is being deployed`.
+/// What runs of older versions closed the gate with.
+const OLDER: [&str; 4] = [
+    "rollback: restoring the last known-good release",
+    "rollback: not verified yet",
+    "rollback: building the commit to go back to",
+    "a release is being deployed",
+];
+
+/// Reads the reason, to the letter: a person's may begin with any word.
 pub fn closer(reason: &str) -> Closer {
-    let starts = |words: &[&str]| words.iter().any(|word| reason.starts_with(word));
-    if starts(&["run ", "rollback:", "a release is being deployed"]) {
+    let id = reason.strip_prefix("run ").and_then(|rest| rest.split_once(": ")).map(|(id, _)| id);
+    let is_id = |id: &str| {
+        let (number, time) = id.split_once('-').unwrap_or_default();
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        number.len() >= 4 && digits(number) && time.len() == 18 && digits(&time.replacen('T', "", 1))
+    };
+    if id.is_some_and(is_id) || OLDER.contains(&reason) {
         Closer::Run
-    } else if starts(&["GLOBAL_KILL_SWITCH", "gate file unreadable"]) {
+    } else if ["GLOBAL_KILL_SWITCH is true", "gate file unreadable"].contains(&reason) {
         Closer::Gateway
     } else {
         Closer::Person
@@ -103,7 +116,10 @@ mod tests {
 
     #[test]
     fn the_reason_tells_a_person_from_a_run() {
-        assert_eq!(closer(&run_reason("0001-x", "a rollback restores")), Closer::Run);
+        assert_eq!(closer(&run_reason("0001-20261124T084736659", "a rollback restores")), Closer::Run);
+        assert_eq!(closer("run away costs, Ann"), Closer::Person);
+        assert_eq!(closer("run 0001-soon: Ann"), Closer::Person);
+        assert_eq!(closer("rollback: Ann"), Closer::Person);
         assert_eq!(closer("rollback: not verified yet"), Closer::Run);
         assert_eq!(closer("GLOBAL_KILL_SWITCH is true"), Closer::Gateway);
         assert_eq!(closer("Emergency rollback"), Closer::Person);

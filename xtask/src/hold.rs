@@ -34,8 +34,13 @@ pub struct Hold {
 
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(self.at_ms));
-        write!(f, "held by {}@{} since {at}: {}", self.user, self.host, self.reason)
+        let Self { user, host, at_ms, reason, .. } = self;
+        // Past the year 9999 there is no such form; the file may hold anything.
+        if *at_ms > 253_402_300_799_000 {
+            return write!(f, "held by {user}@{host} since an unknown time: {reason}");
+        }
+        let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(*at_ms));
+        write!(f, "held by {user}@{host} since {at}: {reason}")
     }
 }
 
@@ -159,6 +164,8 @@ mod tests {
         hold.place(&ledger).unwrap();
         hold.note_stopped(&ledger, vec!["gateway".into()]).unwrap();
         assert_eq!(standing(&ledger).unwrap(), std::slice::from_ref(&hold));
+        let far = Hold { at_ms: u64::MAX, ..hold.clone() };
+        assert!(far.to_string().contains("unknown time"), "{far}");
         ledger.put(Record::Hold("noise"), b"\xff").unwrap();
         ledger.put(Record::Fence, b"{}").unwrap();
         let all = standing(&ledger).unwrap();

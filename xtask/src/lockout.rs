@@ -5,7 +5,7 @@
 
 use crate::deadline::Deadline;
 use crate::failure::{Exit, fail};
-use crate::gate::{self, Gate};
+use crate::gate::{self, Closer, Gate};
 use crate::hold::{self, Hold};
 use crate::http::Client;
 use crate::ledger::Ledger;
@@ -13,7 +13,7 @@ use crate::next::Next;
 use crate::observe::{Fact, Observation};
 use crate::release::Store;
 use crate::view::View;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -129,13 +129,22 @@ pub enum Opened {
     Held(Hold),
 }
 
-/// Opens the gate of what was just verified, unless a hold stands that is not among those to `lift`. Those are
-/// lifted first, so that a process that is killed here leaves no open gate under a hold. On any failure from
-/// here on the gate is closed again, with `reason`.
+/// Which closings by a person an opening may undo.
+#[derive(Clone, Copy, Debug)]
+pub struct Lift<'a> {
+    /// Holds, by id: those that stood when the user asked for an open gate.
+    pub holds: &'a [String],
+    /// Also one that was closed without this tool.
+    pub by_hand: bool,
+}
+
+/// Opens the gate of what was just verified, unless a hold stands that is not to be lifted. Those that are go
+/// first, so that a process that is killed here leaves no open gate under a hold. On any failure from here on
+/// the gate is closed again, with `reason`.
 pub fn open(
     view: &View,
     ledger: &Ledger,
-    lift: &[String],
+    lift: Lift<'_>,
     reason: &str,
     deadline: Deadline,
 ) -> Result<Opened> {
@@ -143,8 +152,16 @@ pub fn open(
     let _opening = ledger.opening(deadline.within(OTHERS))?;
     let gateway = view.gateway(OPENING.min(deadline.left()))?;
     let holds = hold::standing(ledger).context("cannot tell whether somebody holds the gate closed")?;
-    if let Some(hold) = Hold::first_of(&holds, lift) {
+    if let Some(hold) = Hold::first_of(&holds, lift.holds) {
         return stay_closed(view, &gateway, hold, deadline);
+    }
+    // Closed by hand since the run began, without a hold: it is one.
+    if let (Gate::Closed(reason), false, true) = (gate::position(&gateway), lift.by_hand, holds.is_empty())
+        && gate::closer(&reason) == Closer::Person
+    {
+        let hold = Hold::found(&reason);
+        hold.place(ledger)?;
+        return stay_closed(view, &gateway, &hold, deadline);
     }
     holds.iter().try_for_each(|hold| hold.lift(ledger))?;
     let opened = gate::open(&gateway).and_then(|()| hold::standing(ledger));
@@ -164,6 +181,19 @@ pub fn open(
 pub fn stay_closed(view: &View, gateway: &Client, hold: &Hold, deadline: Deadline) -> Result<Opened> {
     close_again(view, gateway, &hold.reason, deadline)?;
     Ok(Opened::Held(hold.clone()))
+}
+
+/// A gateway that was just started: waits for it, closes it if it came up open, and proves it.
+pub fn closed_after_start(view: &View, reason: &str, deadline: Deadline) -> Result<()> {
+    let gateway = view.gateway(REQUEST)?;
+    loop {
+        match gate::position(&gateway) {
+            Gate::Closed(_) => return gate::prove_closed(&gateway),
+            Gate::Open => return gate::close(&gateway, reason),
+            Gate::Unknown(why) if deadline.passed() => bail!("the gateway does not answer: {why}"),
+            Gate::Unknown(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
 }
 
 fn close_again(view: &View, gateway: &Client, reason: &str, deadline: Deadline) -> Result<Closed> {

@@ -239,15 +239,16 @@ pub fn make(
     if rollback {
         steps.push(Step::Preserve { data: removed.clone() });
     }
-    if whole {
-        steps.push(Step::TearDown);
-    }
-    // What an engine has that says nothing is unknown, not lost.
+    // Before anything is removed: an image that cannot be had ends the run here. What an engine has that says
+    // nothing is unknown, not lost.
     let has = |id: &String| now.stack.known().is_none_or(|stack| stack.images.contains(id));
     let lost = release.images.iter().filter(|(_, image)| !has(&image.id));
     let lost: Vec<String> = lost.map(|(service, _)| service.clone()).collect();
     if !lost.is_empty() {
         steps.push(Step::LoadImages { services: lost });
+    }
+    if whole {
+        steps.push(Step::TearDown);
     }
     steps.push(Step::PointTags);
     if drift.iter().any(|d| matches!(d, Difference::EnvFile { .. })) {

@@ -9,6 +9,7 @@ use crate::drift::Scenario;
 use crate::ending;
 use crate::execute::Measured;
 use crate::failure::{Exit, exit_of, fail};
+use crate::hold::Hold;
 use crate::journal::{Event, Finished, Outcome};
 use crate::lockout;
 use crate::next::{Context as Whose, Next};
@@ -84,8 +85,10 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     }
     let finished = locked(&request, session, deadline)?;
     if let Some(checkout) = checkout.filter(|_| finished.exit_code == 0) {
-        checkout.switch(&session.pilot)?;
-        session.out.note(format!("your checkout is at {}", checkout.rev));
+        session.out.note(match checkout.switch(&session.pilot) {
+            Ok(()) => format!("your checkout is at {}", checkout.rev),
+            Err(error) => format!("your checkout was not switched: {error:#}"),
+        });
     }
     Ok(finished)
 }
@@ -96,8 +99,10 @@ pub fn confirmed(request: &Request, yes: bool, session: &Session, deadline: Dead
     if !request.scenarios.contains(&Scenario::Reset) || yes {
         return Ok(Duration::ZERO);
     }
-    // Nobody is asked for a reset that cannot be.
-    targets(request, session)?;
+    // Nobody is asked for a reset that cannot be: it ends without removing anything.
+    if targets(request, session).is_err() {
+        return Ok(Duration::ZERO);
+    }
     let all = session.engine.belongings(deadline.within(session.pilot.manifest.limits.engine))?;
     let list: Vec<String> = all.iter().map(|name| format!("  {name}")).collect();
     let back = if request.keep_data {
@@ -124,11 +129,11 @@ pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Resul
         Ok(targets) => targets,
         // A name that was mistyped says nothing of the stack; with no release to go to it must be looked at.
         Err(error) if exit_of(&error) == Exit::Usage && request.to.is_some() => return Err(error),
-        Err(error) => return ending::nowhere_to_go(session, request, error, deadline),
+        Err(error) => return ending::nowhere_to_go(session, request, error),
     };
     let run = run::begin(&session.pilot.state, request)?;
-    let targets = as_begun(targets, &run, session)?;
-    begin(&run, session)?;
+    begin(&run, session);
+    let targets = as_begun(targets, &run, session);
     if let Targets::Releases(releases) = &targets {
         let ids: Vec<String> = releases.iter().map(|release| release.id.clone()).collect();
         session.out.event(&Event::Targets { releases: &ids });
@@ -145,13 +150,15 @@ pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Resul
 }
 
 /// Says that the run begins, or that it is taken up, and what others have left behind.
-fn begin(run: &Run, session: &Session) -> Result<()> {
+fn begin(run: &Run, session: &Session) {
     if run.elsewhere(&session.pilot.state) {
         session
             .out
             .note(format!("no room in the state folder: journal and backup go to {}", run.dir.display()));
     }
-    session.out.open_journal(&run.dir.join("journal.jsonl"))?;
+    if let Err(error) = session.out.open_journal(&run.dir.join("journal.jsonl")) {
+        session.out.note(format!("no journal, so this run cannot be taken up: {error:#}"));
+    }
     if let Some(began) = run.past.as_ref().and_then(|past| past.began_ms) {
         let earlier = now_ms().saturating_sub(began).saturating_sub(session.out.elapsed_ms());
         session.out.shift(i64::try_from(earlier).unwrap_or(0));
@@ -165,19 +172,20 @@ fn begin(run: &Run, session: &Session) -> Result<()> {
         at_ms: now_ms(),
         resumed: run.resumed(),
     });
-    ending::tell_of_cut_off(session, run)
+    ending::tell_of_cut_off(session, run);
 }
 
-/// Where a run that is taken up meant to go: `previous` is another one by now.
-fn as_begun(targets: Targets, run: &Run, session: &Session) -> Result<Targets> {
+/// Where a run that is taken up meant to go: `previous` is another one by now. Where none of those is whole any
+/// more, where it would go today.
+fn as_begun(targets: Targets, run: &Run, session: &Session) -> Targets {
     let meant = run.past.as_ref().map(|past| past.targets.as_slice()).unwrap_or_default();
-    if meant.is_empty() {
-        return Ok(targets);
-    }
-    let (all, _) = session.store.list()?;
+    let all = session.store.list().map(|(all, _)| all).unwrap_or_default();
     let releases: Vec<Release> =
         meant.iter().filter_map(|id| all.iter().find(|release| release.id == *id)).cloned().collect();
-    admitted(Targets::Releases(releases), session)
+    if releases.is_empty() {
+        return targets;
+    }
+    admitted(Targets::Releases(releases), session).unwrap_or(targets)
 }
 
 /// Passes over releases that are not whole, up to the first that is. Everything that can be refused is
@@ -236,8 +244,12 @@ impl Attempt<'_> {
             }
         };
         let view = session.running(self.deadline)?;
-        let now = view.observe(view.engine.as_ref(), self.deadline);
-        let closed = lockout::shut(&view, &now, &self.run.reason(), self.deadline)?;
+        let mut now = view.observe(view.engine.as_ref(), self.deadline);
+        session.takes_over_a_hold(&mut now, self.run);
+        // What a person gave as the reason stays.
+        let hold = now.holds.known().and_then(|holds| Hold::first_of(holds, &self.run.request.lift));
+        let reason = hold.map_or_else(|| self.run.reason(), |hold| hold.reason.clone());
+        let closed = lockout::shut(&view, &now, &reason, self.deadline)?;
         session.out.note(format!("while the commit is built: {closed}"));
         self.measured.gate_closed_ms = Some(session.out.elapsed_ms());
         let release = candidate::make(Source::Commit(rev), &env, session).map_err(|error| {
@@ -286,15 +298,10 @@ impl Attempt<'_> {
 
     fn try_release(&mut self, mut goal: Goal<'_>) -> Result<()> {
         let session = self.session;
-        let mut plan = session.bring_to(&goal, self.run, self.deadline, &mut self.measured)?;
+        let plan = session.bring_to(&mut goal, self.run, self.deadline, &mut self.measured)?;
         if plan.steps.is_empty() {
-            // Nothing differs, and yet somebody called for a rollback.
-            goal.known = session.look_closer(goal.release, self.deadline, &mut self.measured)?;
-            if goal.known.is_empty() {
-                self.finished.outcome = Some(Outcome::NothingToDo);
-                return Ok(());
-            }
-            plan = session.bring_to(&goal, self.run, self.deadline, &mut self.measured)?;
+            self.finished.outcome = Some(Outcome::NothingToDo);
+            return Ok(());
         }
         self.finished.outcome = Some(Outcome::Restored);
         self.finished.scenarios = plan.scenarios;

@@ -4,7 +4,6 @@
 //! it proves: was the gate opened, which originals are gone, where their copies are. Nothing is executed here.
 
 use crate::drift::Scenario;
-use crate::failure::{Exit, fail};
 use crate::files::{self, Mode};
 use crate::gate;
 use crate::hold;
@@ -126,8 +125,11 @@ pub struct Run {
 pub struct Past {
     /// Unix milliseconds of its beginning.
     pub began_ms: Option<u64>,
-    /// It came as far as opening the gate: its work was done.
-    pub opened: bool,
+    /// It came to opening the gate, or to leaving it closed under a hold: all else was done, and it is not taken
+    /// up again.
+    pub opening: bool,
+    /// That was done: the last step, as it was planned.
+    pub last: Option<Step>,
     /// Releases that it meant to go to, the best first.
     pub targets: Vec<String>,
     /// Step that it was at, in words.
@@ -188,7 +190,7 @@ impl Past {
     /// what is still there is whole; while it is filled, it is not.
     pub fn begins(&mut self, step: &Step) {
         match step {
-            Step::OpenGate | Step::KeepClosed { .. } => self.opened = true,
+            Step::OpenGate | Step::KeepClosed { .. } => self.opening = true,
             Step::TearDown => self.touched.extend(self.copies.keys().cloned()),
             Step::RemoveData { services } => self.touched.extend(services.iter().cloned()),
             Step::ReturnData { .. } => self.gone.extend(self.copies.keys().cloned()),
@@ -209,8 +211,12 @@ impl Past {
                 }
             }
             (Step::TearDown, _) => self.gone.extend(self.copies.keys().cloned()),
+            (Step::OpenGate | Step::KeepClosed { .. }, _) => self.last = Some(step.clone()),
             (Step::RemoveData { services }, _) => self.gone.extend(services.iter().cloned()),
-            (Step::ReturnData { .. }, _) => self.gone.clear(),
+            (Step::ReturnData { .. }, _) => {
+                self.gone.clear();
+                self.touched.clear();
+            }
             (Step::RestoreData { services, .. }, _) => {
                 self.gone.retain(|service| !services.contains(service))
             }
@@ -230,6 +236,8 @@ pub struct CutOff {
     pub request: Request,
     /// What its journal proves.
     pub past: Past,
+    /// It came to an end of its own, which was no good one, with data that may exist in its backups alone.
+    pub ended: bool,
 }
 
 impl CutOff {
@@ -248,7 +256,8 @@ pub fn begin(state: &Path, request: &Request) -> Result<Run> {
     if let Some((_, dir)) = all.last().filter(|(number, _)| *number > 0)
         && let Some(cut) = cut_off(dir)?
         && cut.request.same(request)
-        && !cut.past.opened
+        && !cut.past.opening
+        && !cut.ended
     {
         return Ok(Run { id: cut.id, dir: cut.dir, request: request.clone(), past: Some(cut.past) });
     }
@@ -257,6 +266,30 @@ pub fn begin(state: &Path, request: &Request) -> Result<Run> {
 }
 
 impl Run {
+    /// As one that has failed, where data may exist in its backups alone: none of them is cleared away, and the
+    /// next commands name them.
+    pub fn owes(&self, past: &Past) -> Result<Option<CutOff>> {
+        let cut = CutOff {
+            id: self.id.clone(),
+            dir: self.dir.clone(),
+            request: self.request.clone(),
+            past: past.clone(),
+            ended: true,
+        };
+        if cut.only_copies().is_empty() {
+            return Ok(None);
+        }
+        files::write(&self.dir.join(OWES), b"", Mode::Plain)?;
+        Ok(Some(cut))
+    }
+
+    /// Every copy of a file that the backups of this run have.
+    pub fn copies_of(&self, file: &str) -> Vec<PathBuf> {
+        let names = files::names(&self.dir).unwrap_or_default();
+        let folders = names.into_iter().filter(|name| run_dirs::backup_id("", Path::new(name)).is_some());
+        folders.map(|name| self.dir.join(name).join(file)).collect()
+    }
+
     /// What the public is told while the gate is closed for it.
     pub fn reason(&self) -> String {
         let why = match self.request.command {
@@ -290,24 +323,29 @@ pub fn all_cut_off(state: &Path, but: Option<&str>) -> Result<Vec<CutOff>> {
 
 /// Gives up a run that was cut off: it is not taken up again, nor spoken of. Its backups stay.
 pub fn give_up(cut: &CutOff) -> Result<()> {
+    files::remove(&cut.dir.join(OWES))?;
     files::write(&cut.dir.join(GIVEN_UP), b"", Mode::Plain)
 }
 
 /// Marks a run that was given up.
 const GIVEN_UP: &str = "given-up";
 
-/// Was this one cut off? A run whose request cannot be understood is none that could be taken up.
+/// Marks a run that failed with data that may exist in its backups alone.
+const OWES: &str = run_dirs::OWES;
+
+/// Was this one cut off, or does it owe data? A run whose request cannot be understood, a newer version's too, is
+/// none that could be taken up.
 fn cut_off(dir: &Path) -> Result<Option<CutOff>> {
-    if dir.join("report.json").exists() || dir.join(GIVEN_UP).exists() {
+    let ended = dir.join("report.json").exists();
+    if dir.join(GIVEN_UP).exists() || ended && !dir.join(OWES).exists() {
         return Ok(None);
     }
     let Ok(request) = files::read_json::<Request>(&dir.join("request.json")) else { return Ok(None) };
     if request.version > FORMAT {
-        let what = format!("{} has the newer format {}", dir.join("request.json").display(), request.version);
-        return Err(fail(Exit::Usage, what, "use the xtask that wrote it"));
+        return Ok(None);
     }
     let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Some(CutOff { id, dir: dir.to_owned(), request, past: Past::read(dir)? }))
+    Ok(Some(CutOff { id, dir: dir.to_owned(), request, past: Past::read(dir)?, ended }))
 }
 
 #[cfg(test)]
@@ -360,7 +398,8 @@ mod tests {
 
     #[test]
     fn a_run_is_over_once_it_began_to_open_the_gate() {
-        assert!(!past(&[step(&Step::Verify, "done", None)]).opened);
-        assert!(past(&[step(&Step::OpenGate, "started", None), "{\"cut o".into()]).opened);
+        assert!(!past(&[step(&Step::Verify, "done", None)]).opening);
+        let cut = past(&[step(&Step::OpenGate, "started", None), "{\"cut o".into()]);
+        assert!(cut.opening && cut.last.is_none());
     }
 }

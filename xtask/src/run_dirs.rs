@@ -7,6 +7,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
+/// Marks a run that failed with data that may exist in its backups alone.
+pub const OWES: &str = "owes-data";
+
 /// Makes the folder of a new run with what was asked for in it, and gives its id.
 pub fn make(state: &Path, request: &impl Serialize) -> Result<(String, PathBuf)> {
     let id = next_id(state)?;

@@ -74,7 +74,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
             return nothing_changed(&release, &outlook, &measured);
         }
     }
-    deploy(&goal, args, &engine, session, deadline)
+    deploy(goal, args, &engine, session, deadline)
 }
 
 fn started<'a>(session: &'a Session, engine: &'a str, run: Option<&'a Run>) -> Event<'a> {
@@ -104,7 +104,7 @@ fn nothing_changed(release: &Release, outlook: &Outlook, measured: &Measured) ->
 
 /// Starts a release and judges it.
 fn deploy(
-    goal: &Goal<'_>,
+    mut goal: Goal<'_>,
     args: &Args,
     engine: &str,
     session: &Session,
@@ -113,21 +113,27 @@ fn deploy(
     let release = goal.release;
     let request = Request { to: Some(release.id.clone()), ..Request::by(Command::Up) };
     let run = run::begin(&session.pilot.state, &request)?;
-    session.out.open_journal(&run.dir.join("journal.jsonl"))?;
+    if let Err(error) = session.out.open_journal(&run.dir.join("journal.jsonl")) {
+        session.out.note(format!("no journal: {error:#}"));
+    }
     session.out.record(&started(session, engine, Some(&run)));
-    ending::tell_of_cut_off(session, &run)?;
+    ending::tell_of_cut_off(session, &run);
     let mut measured = Measured { past: run.past.clone().unwrap_or_default(), ..Measured::default() };
-    let ended = session.bring_to(goal, &run, deadline, &mut measured).map(drop);
+    let ended = session.bring_to(&mut goal, &run, deadline, &mut measured);
+    let nothing = ended.as_ref().is_ok_and(|plan| plan.steps.is_empty());
+    let ended = ended.map(drop);
     let finished = Finished {
-        outcome: Some(Outcome::Deployed),
+        outcome: Some(if nothing { Outcome::NothingToDo } else { Outcome::Deployed }),
         release: Some(release.id.clone()),
         ..Finished::plain(Exit::Ok)
     };
     let Err(error) = &ended else {
         return Ok(ending::conclude(session, &run, &ended, &measured, finished));
     };
-    session.store.mark_failed(&release.id, &format!("{error:#}"))?;
-    let next = match session.store.known_good()?.first() {
+    if let Err(error) = session.store.mark_failed(&release.id, &format!("{error:#}")) {
+        session.out.note(format!("release {} is not recorded as failed: {error:#}", release.id));
+    }
+    let next = match session.store.known_good().ok().and_then(|good| good.into_iter().next()) {
         Some(_) => Next::xtask("rollback"),
         None => next_of(error).cloned().unwrap_or_else(|| Next::xtask("up").so("once it is fixed")),
     };

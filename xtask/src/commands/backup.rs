@@ -148,9 +148,11 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
         &format!("this puts {list} of backup {} in place of what is there (backed up first)", kept.id),
     )?;
     let _lock = session.ledger().lock("backup restore")?;
-    // The images that it was made beside, where they are still kept.
+    // Data alone comes back under what runs; files belong to the images that they were made beside, where those
+    // are still kept.
+    let running = session.store.current().ok().flatten().filter(|_| files.is_empty());
     let beside = kept.backup.release.as_ref().and_then(|id| session.store.named(id).ok());
-    let beside = beside.filter(|release| release.is_known_good());
+    let beside = running.or(beside).filter(|release| release.is_known_good());
     let base = match beside {
         Some(release) => Some(release),
         None => session.store.known_good()?.into_iter().next(),

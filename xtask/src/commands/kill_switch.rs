@@ -4,13 +4,15 @@
 
 use crate::deadline::Deadline;
 use crate::deploy::Session;
-use crate::failure::{Exit, fail};
+use crate::drift;
+use crate::failure::{Exit, exit_of, fail};
 use crate::gate::{self, Gate};
 use crate::hold::{self, Hold};
 use crate::journal::{Event, Finished};
-use crate::lockout::{self, Closed, Opened, Public};
+use crate::lockout::{self, Closed, Lift, Opened, Public};
 use crate::next::Next;
 use crate::verify::verify;
+use crate::view::View;
 use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::json;
@@ -81,7 +83,10 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     let ledger = session.ledger();
     let mut hold = Hold::mine(reason);
     let written = hold.place(&ledger);
-    let closed = close(session, reason, deadline)?;
+    let closed = close(session, reason, deadline).map_err(|error| {
+        let stands = if written.is_ok() { "; the hold stands, and no run opens the gate" } else { "" };
+        fail(exit_of(&error), format!("{error:#}{stands}"), Next::xtask("kill-switch on"))
+    })?;
     if let Closed::Stopped { services, .. } = &closed
         && !services.is_empty()
         && written.is_ok()
@@ -165,15 +170,17 @@ fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
             view.engine.start(service, deadline)?;
             session.out.note(format!("{service}, which kill-switch on had stopped, is started again"));
         }
+        lockout::closed_after_start(&view, "not verified yet", deadline)?;
     }
+    what_runs_is_the_release(session, &view, deadline)?;
     let smoke = verify(&view.target()?, deadline);
     session.out.event(&Event::Smoke { smoke: &smoke });
     if !smoke.passed {
-        let what = format!("the gate stays closed: {}", smoke.summary());
-        return Err(fail(Exit::NotRestored, what, Next::xtask("rollback")));
+        return Err(not_opened(&view, &smoke.summary(), deadline));
     }
     let lift: Vec<String> = holds.into_iter().map(|hold| hold.id).collect();
-    match lockout::open(&view, &ledger, &lift, "opening by hand failed", deadline)? {
+    let lift = Lift { holds: &lift, by_hand: true };
+    match lockout::open(&view, &ledger, lift, "opening by hand failed", deadline)? {
         Opened::Open => {
             session.out.say("the gate is open: a public stream gave its first token");
             Ok(Finished::plain(Exit::Ok))
@@ -183,4 +190,19 @@ fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
             Ok(Finished { held: true, hold: Some(hold.to_string()), ..Finished::plain(Exit::Held) })
         }
     }
+}
+
+/// Only what a release has is opened: its own images, its own settings.
+fn what_runs_is_the_release(session: &Session, view: &View, deadline: Deadline) -> Result<()> {
+    let Some(release) = &view.release else { return Ok(()) };
+    let stack = view.engine.observe(deadline.within(session.pilot.manifest.limits.engine))?;
+    let differs = drift::applied(&stack, release, &view.env()?.map());
+    let all: Vec<String> = differs.iter().map(ToString::to_string).collect();
+    if all.is_empty() { Ok(()) } else { Err(not_opened(view, &all.join("; "), deadline)) }
+}
+
+/// Why the gate was not opened, and what the public meets now.
+fn not_opened(view: &View, why: &str, deadline: Deadline) -> anyhow::Error {
+    let what = format!("the gate was not opened: {why}; {}", lockout::public(view, deadline));
+    fail(Exit::NotRestored, what, Next::xtask("rollback"))
 }

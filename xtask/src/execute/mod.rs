@@ -8,13 +8,12 @@ use crate::deadline::Deadline;
 use crate::engine::Extent;
 use crate::envfile::EnvFile;
 use crate::failure::{Exit, exit_of, fail, next_of, over_budget};
-use crate::files::{self, Mode};
 use crate::gate::Gate;
 use crate::journal::{Event, Output, Progress};
 use crate::lockout;
 use crate::observe::Observation;
 use crate::plan::{Plan, Step};
-use crate::release::{ENV_FILE, Release, Store};
+use crate::release::{Release, Store};
 use crate::run::{Past, Run};
 use crate::verify::Smoke;
 use crate::view::View;
@@ -185,10 +184,7 @@ impl Execution<'_> {
                 self.store.set_current(&self.release.id)?;
                 engine.point_tags(self.release, question)?;
             }
-            Step::RestoreEnvFile => {
-                let from = self.store.file(&self.release.id, ENV_FILE);
-                files::copy(&from, &self.target.pilot.env_path, Mode::Private).map(drop)?;
-            }
+            Step::RestoreEnvFile => self.restore_env_file()?,
             Step::RemoveData { services } => {
                 services.iter().try_for_each(|s| self.running.engine.remove_data(s, question))?;
             }

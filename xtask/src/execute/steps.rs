@@ -7,14 +7,14 @@ use crate::deadline::Deadline;
 use crate::drift;
 use crate::evidence;
 use crate::failure::{Exit, exit_of, fail};
-use crate::files;
+use crate::files::{self, Mode};
 use crate::gate::{self, Gate};
 use crate::host;
 use crate::journal::Event;
-use crate::lockout::{self, Closed, Opened};
+use crate::lockout::{self, Closed, Lift, Opened};
 use crate::next::Next;
 use crate::observe;
-use crate::release::SEED_FILE;
+use crate::release::{ENV_FILE, SEED_FILE};
 use crate::run::Past;
 use crate::threads::joined;
 use crate::verify::{self, StoreCorrupt};
@@ -61,6 +61,21 @@ impl Execution<'_> {
         })
     }
 
+    /// What was edited since the backup was made is kept beside it.
+    pub(super) fn restore_env_file(&self) -> Result<()> {
+        let (to, from) = (&self.target.pilot.env_path, self.store.file(&self.release.id, ENV_FILE));
+        let Some(old) = files::exchange(&from, to, Mode::Private)? else { return Ok(()) };
+        let mut copies = self.run.copies_of(ENV_FILE);
+        copies.push(from);
+        if copies.iter().all(|copy| files::read(copy).is_ok_and(|bytes| bytes != old) || !copy.exists()) {
+            let kept = self.run.dir.join("env-file-edited-meanwhile");
+            files::write(&kept, &old, Mode::Private)?;
+            let (file, kept) = (to.display(), kept.display());
+            self.out.note(format!("{file} was edited since its backup was made; that is kept in {kept}"));
+        }
+        Ok(())
+    }
+
     pub(super) fn seed(&self) -> Result<()> {
         let path = self.store.file(&self.release.id, SEED_FILE);
         let seed = files::read_json(&path)?;
@@ -76,7 +91,8 @@ impl Execution<'_> {
 
     pub(super) fn open_gate(&self, measured: &mut Measured) -> Result<()> {
         let ledger = self.store.ledger();
-        match lockout::open(self.target, &ledger, self.lift, &self.run.reason(), self.deadline)? {
+        let lift = Lift { holds: self.lift, by_hand: self.run.request.open };
+        match lockout::open(self.target, &ledger, lift, &self.run.reason(), self.deadline)? {
             Opened::Open => measured.restored_ms = Some(self.out.elapsed_ms()),
             Opened::Held(hold) => {
                 self.out.note(format!("the gate stays closed, {hold}"));

@@ -19,7 +19,7 @@ fn passes(pilot: &Pilot, args: &[&str]) -> serde_json::Value {
         std::fs::read_to_string(path).unwrap()
     };
     let (markdown, junit) = (other("report.md"), other("report.xml"));
-    assert!(markdown.starts_with("# Rollback") && markdown.contains("first token in time"), "{markdown}");
+    assert!(markdown.starts_with("# rollback ") && markdown.contains("first token in time"), "{markdown}");
     assert!(junit.contains("failures=\"0\"") && junit.contains("cancelled in time"), "{junit}");
     finished
 }

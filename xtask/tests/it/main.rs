@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod archives;
+mod attacked;
 mod bad_input;
 mod canary;
 mod contract;

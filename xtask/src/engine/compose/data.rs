@@ -14,8 +14,8 @@ impl Compose {
     /// Volume of a service as Compose names it.
     pub(super) fn volume(&self, service: &str) -> Result<String> {
         let found = self.pilot.every_service().find(|s| s.name == service);
-        let volume = &found.with_context(|| format!("pilot.toml has no service {service}"))?.volume;
-        Ok(format!("{}_{volume}", self.pilot.project))
+        // Data of no service that the manifest names goes by its volume's own name.
+        Ok(found.map_or_else(|| service.to_owned(), |s| format!("{}_{}", self.pilot.project, s.volume)))
     }
 
     /// Names of the project's volumes.
@@ -24,11 +24,15 @@ impl Compose {
         Ok(found.lines().map(str::to_owned).collect())
     }
 
-    /// The services that these volumes belong to.
+    /// The services that these volumes belong to; a volume of none goes by its own name, because a teardown
+    /// takes it too.
     pub(super) fn services_of(&self, volumes: &[String]) -> BTreeSet<String> {
-        let all = self.pilot.every_service();
-        let has = |name: &str| self.volume(name).is_ok_and(|volume| volumes.contains(&volume));
-        all.filter(|s| has(&s.name)).map(|s| s.name.clone()).collect()
+        let service = |volume: &String| {
+            let all = self.pilot.every_service();
+            let of = |name: &str| self.volume(name).is_ok_and(|own| own == *volume);
+            all.map(|s| &s.name).find(|name| of(name)).unwrap_or(volume).clone()
+        };
+        volumes.iter().map(service).collect()
     }
 
     /// Copies a volume as of one moment; the services may be writing meanwhile.

@@ -208,8 +208,10 @@ impl Engine for Processes {
             }
         }
         stack.images = self.images()?;
-        let has_data = |service: &&str| self.data(service).is_dir();
-        stack.data = self.pilot.services().filter(has_data).map(str::to_owned).collect();
+        // All that there is, also of services that the manifest does not name: a teardown takes it too.
+        let mut data = files::names(&self.home.join("volumes"))?;
+        data.retain(|name| self.data(name).is_dir());
+        stack.data = data.into_iter().collect();
         Ok(stack)
     }
 
