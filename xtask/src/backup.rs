@@ -237,13 +237,13 @@ pub fn named(state: &Path, name: &str, wanted: impl Fn(&Backup) -> bool) -> Resu
     Ok(kept)
 }
 
-/// Retention: the newest `keep` of each sort (of runs or by hand, with data or without) stay. A run that was cut off keeps its own: they may be the only
-/// copies of what it has removed.
+/// Retention: the newest `keep` of each sort (of runs or by hand, with data or without) stay, so that
+/// none without data pushes one with data out. A run that was cut off keeps its own: they may be the
+/// only copies of what it has removed.
 pub fn retain(state: &Path, keep: usize) -> Result<Vec<Freed>> {
     let (all, _) = list(state)?;
     let over = |run: &PathBuf| run.join("report.json").exists() && !run.join(run_dirs::OWES).exists();
     let all = all.into_iter().filter(|kept| kept.run.as_ref().is_none_or(over));
-    // Those without data never push one with data out.
     let mut sorts: BTreeMap<(bool, bool), Vec<Kept>> = BTreeMap::new();
     for kept in all {
         sorts.entry((kept.run.is_some(), kept.backup.data().is_empty())).or_default().push(kept);
