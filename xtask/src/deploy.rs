@@ -179,7 +179,7 @@ impl Session {
                 self.out.event(&Event::Drift { release: &goal.release.id, differences: &drift });
             }
             if plan.steps.is_empty() {
-                measured.held = now.holds.known().and_then(|holds| holds.first()).map(ToString::to_string);
+                measured.held = now.held(&[]);
                 return Ok(plan);
             }
             self.out.event(&Event::Planned { plan: &plan });
@@ -193,7 +193,6 @@ impl Session {
                 env: target.env()?,
                 now: &now,
                 run,
-                lift: goal.intent.lift,
             };
             match execute(&execution, &plan, measured) {
                 Err(error) if error.is::<Stale>() && attempt < PLANS => {}
@@ -229,8 +228,7 @@ impl Session {
     /// the user asked for it to be opened. True when a hold was written.
     pub fn takes_over_a_hold(&self, now: &mut Observation, run: &Run) -> bool {
         let Gate::Closed(reason) = &now.gate else { return false };
-        let held = now.holds.known().is_none_or(|holds| !holds.is_empty());
-        if held || run.request.open || gate::closer(reason) != Closer::Person {
+        if now.held(&[]).is_some() || run.request.open || gate::closer(reason) != Closer::Person {
             return false;
         }
         let hold = Hold::found(reason);

@@ -55,8 +55,6 @@ pub fn conclude(
             Some(secure(session, run, measured).unwrap_or_else(|e| Public::Unknown(format!("{e:#}"))));
         let holds = hold::standing(&session.ledger()).unwrap_or_default();
         finished.hold = holds.first().map(ToString::to_string);
-    }
-    if ended.is_err() {
         match run.owes(&measured.past) {
             Ok(Some(cut)) => tell_where_data_is(session, &cut),
             Ok(None) => {}
@@ -165,8 +163,7 @@ fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) 
         Fact::Known(stack) => stack,
         Fact::Unknown(why) => bail!("the engine does not tell what runs: {why}"),
     };
-    let held = now.holds.known().is_some_and(|holds| !holds.is_empty());
-    ensure!(now.gate == Gate::Open || held, "the gate is not open");
+    ensure!(now.gate == Gate::Open || now.held(&[]).is_some(), "the gate is not open");
     for service in view.pilot.services() {
         ensure!(stack.services.contains_key(service), "{service} does not run");
         match now.health.get(service) {

@@ -1,5 +1,5 @@
 //! Holds: closings of the gate by a person. A hold says who, from where, when and why. Only `kill-switch off`
-//! and `rollback --open` lift it; a run that meets one restores, verifies and stays closed. A hold that
+//! and `rollback` or `reset` with `--open` lift it; a run that meets one restores, verifies and stays closed. A hold that
 //! cannot be read still stands. Records are in the `ledger`; nothing here talks to a gateway.
 
 use crate::deadline::now_ms;

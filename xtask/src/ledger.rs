@@ -114,7 +114,7 @@ impl Ledger {
     pub fn remove(&self, record: Record<'_>) -> Result<()> {
         let path = self.path(record);
         files::remove(&path)?;
-        if path.parent().is_some_and(Path::exists) { sync(path.parent().unwrap_or(&path)) } else { Ok(()) }
+        path.parent().filter(|folder| folder.exists()).map_or(Ok(()), sync)
     }
 
     /// Ids of the holds that stand.

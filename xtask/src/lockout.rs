@@ -19,7 +19,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// Longest that one request to the gate takes; it is asked while the public waits.
-const REQUEST: Duration = Duration::from_secs(1);
+pub const REQUEST: Duration = Duration::from_secs(1);
 
 /// Longest that opening takes, up to a public stream's first token.
 const OPENING: Duration = Duration::from_secs(10);
@@ -183,17 +183,25 @@ pub fn stay_closed(view: &View, gateway: &Client, hold: &Hold, deadline: Deadlin
     Ok(Opened::Held(hold.clone()))
 }
 
-/// A gateway that was just started: waits for it, closes it if it came up open, and proves it.
-pub fn closed_after_start(view: &View, reason: &str, deadline: Deadline) -> Result<()> {
+/// A gateway that was just started: waits for it, closes it if it came up open, and has it prove that it refuses
+/// the public. One that cannot prove it is stopped at once. True when it had come up open.
+pub fn closed_after_start(view: &View, reason: &str, deadline: Deadline) -> Result<bool> {
     let gateway = view.gateway(REQUEST)?;
-    loop {
+    let (open, proved) = loop {
         match gate::position(&gateway) {
-            Gate::Closed(_) => return gate::prove_closed(&gateway),
-            Gate::Open => return gate::close(&gateway, reason),
+            Gate::Closed(_) => break (false, gate::prove_closed(&gateway)),
+            Gate::Open => break (true, gate::close(&gateway, reason)),
             Gate::Unknown(why) if deadline.passed() => bail!("the gateway does not answer: {why}"),
             Gate::Unknown(_) => std::thread::sleep(Duration::from_millis(5)),
         }
-    }
+    };
+    let Err(error) = proved else { return Ok(open) };
+    let limit = Deadline::after(view.pilot.manifest.limits.engine);
+    let how = match view.engine.stop(view.pilot.gateway(), limit) {
+        Ok(()) => "it was stopped".to_owned(),
+        Err(error) => format!("it could not be stopped: {error:#}"),
+    };
+    bail!("the new gateway does not prove that it refuses the public ({error:#}); {how}")
 }
 
 fn close_again(view: &View, gateway: &Client, reason: &str, deadline: Deadline) -> Result<Closed> {

@@ -106,6 +106,14 @@ pub struct Observation {
 }
 
 impl Observation {
+    /// What keeps the gate closed, in words, but for holds that are to be lifted. A hold that cannot be told is one.
+    pub fn held(&self, lift: &[String]) -> Option<String> {
+        match &self.holds {
+            Fact::Known(holds) => Hold::first_of(holds, lift).map(ToString::to_string),
+            Fact::Unknown(why) => Some(format!("because nobody can tell whether it is held: {why}")),
+        }
+    }
+
     /// A service as the engine has it.
     pub fn service(&self, name: &str) -> Option<&ServiceState> {
         self.stack.known()?.services.get(name)

@@ -3,7 +3,6 @@
 
 use crate::drift::{Difference, Scenario};
 use crate::gate::Gate;
-use crate::hold::Hold;
 use crate::observe::{Fact, Health, Observation};
 use crate::release::Release;
 use serde::{Deserialize, Serialize};
@@ -190,7 +189,7 @@ pub fn make(
 ) -> Plan {
     let Intent { purpose, named, data, lift } = intent;
     let rollback = *purpose == Purpose::Rollback;
-    let hold = standing(now, lift);
+    let hold = now.held(lift);
     let mut scenarios = if rollback { crate::drift::scenarios(drift) } else { Vec::new() };
     scenarios.extend(*named);
     scenarios.sort_unstable();
@@ -286,14 +285,6 @@ pub fn make(
     plan
 }
 
-/// What keeps the gate closed at the end, in words. A hold that cannot be told is one.
-fn standing(now: &Observation, lift: &[String]) -> Option<String> {
-    match &now.holds {
-        Fact::Known(holds) => Hold::first_of(holds, lift).map(ToString::to_string),
-        Fact::Unknown(why) => Some(format!("because nobody can tell whether it is held: {why}")),
-    }
-}
-
 /// How the public is shut out before anything changes; nothing where nothing serves it.
 fn closable(now: &Observation, gateway: Option<&str>) -> Option<Step> {
     let Some(gateway) = gateway else {
@@ -367,6 +358,7 @@ mod tests {
     use super::*;
     use crate::drift::drift;
     use crate::drift::tests::{change, matching};
+    use crate::hold::Hold;
     use crate::host::HostCheck;
     use crate::release::State;
 

@@ -9,7 +9,6 @@ use crate::drift::Scenario;
 use crate::ending;
 use crate::execute::Measured;
 use crate::failure::{Exit, exit_of, fail};
-use crate::hold::Hold;
 use crate::journal::{Event, Finished, Outcome};
 use crate::lockout;
 use crate::next::{Context as Whose, Next};
@@ -247,9 +246,7 @@ impl Attempt<'_> {
         let mut now = view.observe(view.engine.as_ref(), self.deadline);
         session.takes_over_a_hold(&mut now, self.run);
         // What a person gave as the reason stays.
-        let hold = now.holds.known().and_then(|holds| Hold::first_of(holds, &self.run.request.lift));
-        let reason = hold.map_or_else(|| self.run.reason(), |hold| hold.reason.clone());
-        let closed = lockout::shut(&view, &now, &reason, self.deadline)?;
+        let closed = lockout::shut(&view, &now, &self.run.reason_under(&now.holds), self.deadline)?;
         session.out.note(format!("while the commit is built: {closed}"));
         self.measured.gate_closed_ms = Some(session.out.elapsed_ms());
         let release = candidate::make(Source::Commit(rev), &env, session).map_err(|error| {
@@ -420,7 +417,7 @@ fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result
     if outlook.plan.steps.is_empty() {
         session.out.say("  nothing to do");
     }
-    let hold = outlook.now.holds.known().and_then(|holds| holds.first()).map(ToString::to_string);
+    let hold = outlook.now.held(&[]);
     if let Some(hold) = &hold {
         session.out.say(format!("  the gate is {hold}"));
     }

@@ -6,10 +6,11 @@
 use crate::drift::Scenario;
 use crate::files::{self, Mode};
 use crate::gate;
-use crate::hold;
+use crate::hold::{self, Hold};
 use crate::ledger::Ledger;
+use crate::observe::Fact;
 use crate::plan::Step;
-use crate::run_dirs;
+use crate::run_dirs::{self, OWES};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -301,6 +302,12 @@ impl Run {
         gate::run_reason(&self.id, why)
     }
 
+    /// The same while somebody holds the gate: what that person gave as the reason stays.
+    pub fn reason_under(&self, holds: &Fact<Vec<Hold>>) -> String {
+        let hold = holds.known().and_then(|holds| Hold::first_of(holds, &self.request.lift));
+        hold.map_or_else(|| self.reason(), |hold| hold.reason.clone())
+    }
+
     /// Was it cut off and taken up again?
     pub fn resumed(&self) -> bool {
         self.past.is_some()
@@ -329,9 +336,6 @@ pub fn give_up(cut: &CutOff) -> Result<()> {
 
 /// Marks a run that was given up.
 const GIVEN_UP: &str = "given-up";
-
-/// Marks a run that failed with data that may exist in its backups alone.
-const OWES: &str = run_dirs::OWES;
 
 /// Was this one cut off, or does it owe data? A run whose request cannot be understood, a newer version's too, is
 /// none that could be taken up.

@@ -18,9 +18,6 @@ use clap::ValueEnum;
 use serde_json::json;
 use std::time::Duration;
 
-/// Longest that one request to the gate takes.
-const REQUEST: Duration = Duration::from_secs(1);
-
 /// How long a gateway that somebody replaces at this moment is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -96,7 +93,7 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     let others = ledger.opening(Deadline::after(lockout::OTHERS));
     let limit = Deadline::after(session.pilot.manifest.limits.ready);
     let view = session.running(limit)?;
-    let still = view.gateway(REQUEST).is_ok_and(|gateway| gate::prove_closed(&gateway).is_ok())
+    let still = view.gateway(lockout::REQUEST).is_ok_and(|gateway| gate::prove_closed(&gateway).is_ok())
         || matches!(lockout::public(&view, limit), Public::ShutOut(_));
     let closed = if still { closed } else { close(session, reason, limit)? };
     session.out.say(closed.to_string());
@@ -120,11 +117,11 @@ fn close(session: &Session, reason: &str, deadline: Deadline) -> Result<Closed> 
     let patience = deadline.within(PATIENCE);
     loop {
         let view = session.running(deadline)?;
-        if view.gateway(REQUEST).is_ok_and(|gateway| gate::close(&gateway, reason).is_ok()) {
+        if view.gateway(lockout::REQUEST).is_ok_and(|gateway| gate::close(&gateway, reason).is_ok()) {
             return Ok(Closed::Proved);
         }
         let now = view.observe(view.engine.as_ref(), deadline);
-        let client = now.gateway(&view.pilot, REQUEST);
+        let client = now.gateway(&view.pilot, lockout::REQUEST);
         if client.is_some_and(|client| gate::close(&client, reason).is_ok()) {
             return Ok(Closed::Proved);
         }

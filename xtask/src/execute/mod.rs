@@ -22,9 +22,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Longest that one request to the gate takes; it is asked while the public waits.
-const GATE_REQUEST: Duration = Duration::from_secs(1);
-
 /// An engine that did not answer a moment ago is not waited for again.
 const ASK: Duration = Duration::from_secs(2);
 
@@ -48,8 +45,6 @@ pub struct Execution<'a> {
     pub now: &'a Observation,
     /// The run, whose folder has evidence and backups.
     pub run: &'a Run,
-    /// Holds that the user wants lifted.
-    pub lift: &'a [String],
 }
 
 /// What was measured on the way.
@@ -218,7 +213,6 @@ impl Execution<'_> {
 
     /// What the public is told: why a person holds the gate closed, else what the run is about.
     fn reason(&self) -> String {
-        let holds = self.now.holds.known().into_iter().flatten().find(|hold| !self.lift.contains(&hold.id));
-        holds.map_or_else(|| self.run.reason(), |hold| hold.reason.clone())
+        self.run.reason_under(&self.now.holds)
     }
 }

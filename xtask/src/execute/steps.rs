@@ -1,14 +1,14 @@
 //! What each step does, one function a step, on the stack as `execute` has it. Nothing is decided here that
 //! the plan could have decided. Called by `execute` alone.
 
-use super::{Done, Execution, GATE_REQUEST, Measured, Stale};
+use super::{Done, Execution, Measured, Stale};
 use crate::backup::{self, Backup};
 use crate::deadline::Deadline;
 use crate::drift;
 use crate::evidence;
 use crate::failure::{Exit, exit_of, fail};
 use crate::files::{self, Mode};
-use crate::gate::{self, Gate};
+use crate::gate;
 use crate::host;
 use crate::journal::Event;
 use crate::lockout::{self, Closed, Lift, Opened};
@@ -29,7 +29,7 @@ const WATCH: Duration = Duration::from_secs(1);
 
 impl Execution<'_> {
     pub(super) fn close_gate(&self, question: Deadline, measured: &mut Measured) -> Result<()> {
-        let client = self.now.gateway(&self.running.pilot, GATE_REQUEST);
+        let client = self.now.gateway(&self.running.pilot, lockout::REQUEST);
         // Closed already: whoever closed it gave a reason, which stays.
         if client.is_none_or(|client| gate::prove_closed(&client).is_err()) {
             let closed = lockout::shut(self.running, self.now, &self.reason(), question)?;
@@ -67,7 +67,8 @@ impl Execution<'_> {
         let Some(old) = files::exchange(&from, to, Mode::Private)? else { return Ok(()) };
         let mut copies = self.run.copies_of(ENV_FILE);
         copies.push(from);
-        if copies.iter().all(|copy| files::read(copy).is_ok_and(|bytes| bytes != old) || !copy.exists()) {
+        // A copy that cannot be read is none.
+        if !copies.iter().any(|copy| files::read(copy).is_ok_and(|bytes| bytes == old)) {
             let kept = self.run.dir.join("env-file-edited-meanwhile");
             files::write(&kept, &old, Mode::Private)?;
             let (file, kept) = (to.display(), kept.display());
@@ -91,7 +92,7 @@ impl Execution<'_> {
 
     pub(super) fn open_gate(&self, measured: &mut Measured) -> Result<()> {
         let ledger = self.store.ledger();
-        let lift = Lift { holds: self.lift, by_hand: self.run.request.open };
+        let lift = Lift { holds: &self.run.request.lift, by_hand: self.run.request.open };
         match lockout::open(self.target, &ledger, lift, &self.run.reason(), self.deadline)? {
             Opened::Open => measured.restored_ms = Some(self.out.elapsed_ms()),
             Opened::Held(hold) => {
@@ -222,7 +223,7 @@ impl Execution<'_> {
     /// Restarts and resident memory of each service.
     pub(super) fn sample(&self, deadline: Deadline) -> Result<BTreeMap<String, (u64, f64)>> {
         let stack = self.target.engine.observe(deadline)?;
-        let clients = observe::clients(&self.target.pilot, self.env, GATE_REQUEST)?;
+        let clients = observe::clients(&self.target.pilot, self.env, lockout::REQUEST)?;
         let mut sample = BTreeMap::new();
         for (name, client) in clients {
             let text = client.get("/metrics")?.body;
@@ -268,32 +269,12 @@ impl Execution<'_> {
         fail(Exit::Host, what, "end that process, or change the port in the env file, and run this again")
     }
 
-    /// Waits for the new gateway, closes it if it came up open, and has it prove that it refuses the public. One
-    /// that cannot prove it is stopped at once.
     pub(super) fn wait_for_gateway(&self) -> Result<()> {
-        let gateway = self.target.gateway(GATE_REQUEST)?;
-        let limits = &self.target.pilot.manifest.limits;
-        let ready = self.deadline.within(limits.ready);
-        let proved = loop {
-            match gate::position(&gateway) {
-                Gate::Closed(_) => break gate::prove_closed(&gateway),
-                Gate::Open => {
-                    self.out.note("the gate came up open; closing it before anything else");
-                    break gate::close(&gateway, &self.reason());
-                }
-                Gate::Unknown(why) if ready.passed() => bail!("the gateway does not answer: {why}"),
-                Gate::Unknown(_) => std::thread::sleep(Duration::from_millis(5)),
-            }
-        };
-        proved.or_else(|error| {
-            let name = self.target.pilot.gateway();
-            let stopped = self.target.engine.stop(name, Deadline::after(limits.engine));
-            let how = match stopped {
-                Ok(()) => "it was stopped".to_owned(),
-                Err(error) => format!("it could not be stopped: {error:#}"),
-            };
-            bail!("the new gateway does not prove that it refuses the public ({error:#}); {how}")
-        })
+        let ready = self.deadline.within(self.target.pilot.manifest.limits.ready);
+        if lockout::closed_after_start(self.target, &self.reason(), ready)? {
+            self.out.note("the gate came up open; it was closed before anything else");
+        }
+        Ok(())
     }
 
     /// Everything is checked behind the closed gate; meanwhile what runs is compared with the release.

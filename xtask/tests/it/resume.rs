@@ -74,6 +74,7 @@ fn killed_at_every_event_and_run_again_it_finishes() {
 fn killed_in_a_reset_and_run_again_it_finishes() {
     on(&[Process], "killed-reset", |pilot| {
         let pilot = pilot.up();
+        let mut points = 0;
         for events in 1.. {
             let store = pilot.state().join("process/volumes/engine/engine.db");
             std::fs::write(&store, [0x5a; 9000]).unwrap();
@@ -84,7 +85,9 @@ fn killed_in_a_reset_and_run_again_it_finishes() {
             if !cut_off {
                 break;
             }
+            points += 1;
         }
+        assert!(points > 8, "only {points} points");
     });
 }
 
@@ -125,6 +128,7 @@ fn killed_in_a_whole_reset_and_run_again_the_data_is_still_there() {
 fn a_deployment_that_is_killed_is_rolled_back() {
     on(&[Process], "killed-up", |pilot| {
         let pilot = pilot.up();
+        let mut points = 0;
         for events in 1.. {
             pilot.edit_env("USE_SIMULATION", "false");
             let cut_off = kill_after(&pilot, &["up"], events);
@@ -137,7 +141,9 @@ fn a_deployment_that_is_killed_is_rolled_back() {
             if !cut_off {
                 break;
             }
+            points += 1;
         }
+        assert!(points > 8, "only {points} points");
     });
 }
 
