@@ -179,7 +179,7 @@ impl Session {
                 self.out.event(&Event::Drift { release: &goal.release.id, differences: &drift });
             }
             if plan.steps.is_empty() {
-                measured.held = now.held(&[]);
+                measured.held = now.holds.held(&[]);
                 return Ok(plan);
             }
             self.out.event(&Event::Planned { plan: &plan });
@@ -228,7 +228,7 @@ impl Session {
     /// the user asked for it to be opened. True when a hold was written.
     pub fn takes_over_a_hold(&self, now: &mut Observation, run: &Run) -> bool {
         let Gate::Closed(reason) = &now.gate else { return false };
-        if now.held(&[]).is_some() || run.request.open || gate::closer(reason) != Closer::Person {
+        if now.holds.held(&[]).is_some() || run.request.open || gate::closer(reason) != Closer::Person {
             return false;
         }
         let hold = Hold::found(reason);

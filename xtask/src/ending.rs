@@ -53,8 +53,7 @@ pub fn conclude(
         finished = finished.then(Some(&next), session.out.context());
         finished.public =
             Some(secure(session, run, measured).unwrap_or_else(|e| Public::Unknown(format!("{e:#}"))));
-        let holds = hold::standing(&session.ledger()).unwrap_or_default();
-        finished.hold = holds.first().map(ToString::to_string);
+        finished.hold = Fact::from(hold::standing(&session.ledger())).held(&[]);
         match run.owes(&measured.past) {
             Ok(Some(cut)) => tell_where_data_is(session, &cut),
             Ok(None) => {}
@@ -163,7 +162,7 @@ fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) 
         Fact::Known(stack) => stack,
         Fact::Unknown(why) => bail!("the engine does not tell what runs: {why}"),
     };
-    ensure!(now.gate == Gate::Open || now.held(&[]).is_some(), "the gate is not open");
+    ensure!(now.gate == Gate::Open || now.holds.held(&[]).is_some(), "the gate is not open");
     for service in view.pilot.services() {
         ensure!(stack.services.contains_key(service), "{service} does not run");
         match now.health.get(service) {

@@ -54,6 +54,16 @@ impl<T> From<anyhow::Result<T>> for Fact<T> {
     }
 }
 
+impl Fact<Vec<Hold>> {
+    /// What keeps the gate closed, in words, but for holds that are to be lifted. A hold that cannot be told is one.
+    pub fn held(&self, lift: &[String]) -> Option<String> {
+        match self {
+            Self::Known(holds) => Hold::first_of(holds, lift).map(ToString::to_string),
+            Self::Unknown(why) => Some(format!("because nobody can tell whether it is held: {why}")),
+        }
+    }
+}
+
 /// What `healthz` of a service came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -106,14 +116,6 @@ pub struct Observation {
 }
 
 impl Observation {
-    /// What keeps the gate closed, in words, but for holds that are to be lifted. A hold that cannot be told is one.
-    pub fn held(&self, lift: &[String]) -> Option<String> {
-        match &self.holds {
-            Fact::Known(holds) => Hold::first_of(holds, lift).map(ToString::to_string),
-            Fact::Unknown(why) => Some(format!("because nobody can tell whether it is held: {why}")),
-        }
-    }
-
     /// A service as the engine has it.
     pub fn service(&self, name: &str) -> Option<&ServiceState> {
         self.stack.known()?.services.get(name)

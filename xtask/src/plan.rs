@@ -189,7 +189,7 @@ pub fn make(
 ) -> Plan {
     let Intent { purpose, named, data, lift } = intent;
     let rollback = *purpose == Purpose::Rollback;
-    let hold = now.held(lift);
+    let hold = now.holds.held(lift);
     let mut scenarios = if rollback { crate::drift::scenarios(drift) } else { Vec::new() };
     scenarios.extend(*named);
     scenarios.sort_unstable();

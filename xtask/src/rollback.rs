@@ -417,7 +417,7 @@ fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result
     if outlook.plan.steps.is_empty() {
         session.out.say("  nothing to do");
     }
-    let hold = outlook.now.held(&[]);
+    let hold = outlook.now.holds.held(&[]);
     if let Some(hold) = &hold {
         session.out.say(format!("  the gate is {hold}"));
     }

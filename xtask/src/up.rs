@@ -90,7 +90,7 @@ fn started<'a>(session: &'a Session, engine: &'a str, run: Option<&'a Run>) -> E
 }
 
 fn nothing_changed(release: &Release, outlook: &Outlook, measured: &Measured) -> Result<Finished> {
-    let hold = outlook.now.held(&[]);
+    let hold = outlook.now.holds.held(&[]);
     let exit = if hold.is_some() { Exit::Held } else { Exit::Ok };
     Ok(Finished {
         outcome: Some(Outcome::NothingToDo),

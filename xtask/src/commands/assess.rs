@@ -105,7 +105,7 @@ impl Look {
     /// How a look ends: 0 when all is well, 1 when not, 4 when the engine does not answer; and what to run next.
     pub fn verdict(&self) -> (Exit, Option<Next>) {
         let same = self.drift.iter().all(|d| *d == Difference::ComposeFile);
-        let held = self.now.held(&[]).is_some();
+        let held = self.now.holds.held(&[]).is_some();
         let well = self.current.as_ref().is_some_and(Release::is_known_good)
             && self.now.gate == Gate::Open
             && !held

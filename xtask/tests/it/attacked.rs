@@ -238,6 +238,27 @@ fn records_that_nobody_can_read_stop_no_rollback() {
 }
 
 #[test]
+fn holds_that_nobody_can_list_are_not_taken_for_none() {
+    on(&[Process], "no-list", |pilot| {
+        let pilot = pilot.up();
+        pilot.xtask(&["kill-switch", "on"]).expect(0);
+        let (holds, aside) = (pilot.state().join("holds"), pilot.folder.0.join("holds"));
+        std::fs::rename(&holds, &aside).unwrap();
+        std::fs::write(&holds, "").unwrap();
+        // The gate is closed and nothing differs: nothing to do, but not served either.
+        for words in [["rollback"], ["up"]] {
+            let finished = pilot.json(&words).expect(9).finished();
+            assert!(finished["hold"].as_str().unwrap().contains("nobody can tell"), "{finished}");
+            shut_out(&pilot, "under holds that nobody can list");
+        }
+        std::fs::remove_file(&holds).unwrap();
+        std::fs::rename(&aside, &holds).unwrap();
+        pilot.xtask(&["kill-switch", "off"]).expect(0);
+        served(&pilot);
+    });
+}
+
+#[test]
 fn a_run_that_is_taken_up_goes_elsewhere_when_its_target_was_altered() {
     on(&[Process], "stuck", |pilot| {
         let pilot = pilot.up();
