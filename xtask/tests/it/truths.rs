@@ -3,7 +3,7 @@
 use crate::pilot::Engine::{Compose2, Process};
 use crate::pilot::{Folder, Pilot, Ran, on, ran, workspace};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -201,6 +201,48 @@ fn an_interrupted_drill_takes_its_pilot_down() {
                 assert_eq!(pilot.docker(&["images", "--quiet", &format!("{project}-*")]), "");
             }
         }
+    });
+}
+
+/// Waits for a prompt at a terminal, lets the question wait, and says yes.
+fn answered_late(pilot: &Pilot, words: &[&str], late: Duration) -> Ran {
+    let command = pilot.command(words);
+    let all = std::iter::once(command.get_program()).chain(command.get_args());
+    let quoted: Vec<String> = all.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
+    // script(1) of util-linux gives the command a terminal and hands on what it is told.
+    let mut terminal = Command::new("script");
+    terminal.args(["--quiet", "--return", "--command", &quoted.join(" "), "/dev/null"]);
+    terminal.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    terminal.current_dir(&pilot.root);
+    let mut child = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut said = Vec::new();
+    while !String::from_utf8_lossy(&said).contains("go on?") {
+        let mut more = [0; 512];
+        let read = output.read(&mut more).unwrap();
+        assert!(read > 0, "nothing was asked: {}", String::from_utf8_lossy(&said));
+        said.extend(&more[..read]);
+    }
+    std::thread::sleep(late);
+    input.write_all(b"y\n").unwrap();
+    output.read_to_end(&mut said).unwrap();
+    let code = child.wait().unwrap().code().unwrap_or(-1);
+    Ran { code, out: String::from_utf8_lossy(&said).into_owned(), err: String::new() }
+}
+
+#[test]
+fn the_time_that_a_person_takes_to_answer_is_not_the_runs() {
+    on(&[Process], "prompt", |pilot| {
+        let pilot = pilot.up();
+        let (late, start) = (Duration::from_secs(3), Instant::now());
+        answered_late(&pilot, &["reset"], late).expect(0);
+        let whole = start.elapsed();
+        let report = std::fs::read_to_string(pilot.runs().last().unwrap().join("report.json")).unwrap();
+        let report: Value = serde_json::from_str(&report).unwrap();
+        let restored = Duration::from_millis(report["restored_ms"].as_u64().unwrap());
+        assert!(restored + late <= whole, "restored after {restored:?} of {whole:?}");
+        // The budget is the run's too.
+        pilot.xtask(&["rollback", "--scenario", "reset", "--budget", "1ms", "--yes"]).expect(3);
     });
 }
 
