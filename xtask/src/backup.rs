@@ -10,7 +10,7 @@ use crate::next::Next;
 use crate::pilot::Pilot;
 use crate::proc::cmd;
 use crate::release::{COMPOSE_FILE, ENV_FILE, SEED_FILE, now_ms};
-use crate::run_dirs;
+use crate::state_dir::{self, RunDir, StateDir};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -45,7 +45,7 @@ pub struct Kept {
     /// What is in it.
     pub backup: Backup,
     /// Folder of the run that made it; none when it was made by hand.
-    pub run: Option<PathBuf>,
+    pub run: Option<RunDir>,
 }
 
 /// What goes into a backup beside the files of the pack.
@@ -106,15 +106,15 @@ impl Backup {
 
 /// A folder for the next backup of a run. Whole ones are never touched again; what was cut off while it was
 /// made has its original still, and is made anew.
-pub fn next_of_run(run: &Path) -> Result<PathBuf> {
+pub fn next_of_run(run: &RunDir) -> Result<PathBuf> {
     for n in 1.. {
-        let dir = run.join(if n == 1 { "backup".to_owned() } else { format!("backup-{n}") });
+        let dir = run.backup(n);
         if !dir.join(INDEX).exists() {
             files::remove(&dir)?;
             return Ok(dir);
         }
     }
-    bail!("no name is left for a backup in {}", run.display())
+    bail!("no name is left for a backup in {}", run.path().display())
 }
 
 /// Makes a backup in `to`, a folder of its own, verifying each copy.
@@ -170,28 +170,24 @@ pub fn create(
     Ok(backup)
 }
 
-fn folder(state: &Path) -> PathBuf {
-    state.join("backups")
-}
-
 /// Makes a backup by itself: listed once it is whole.
 pub fn keep(pilot: &Pilot, engine: &dyn Engine, what: Contents<'_>, deadline: Deadline) -> Result<Kept> {
-    let id = run_dirs::next_id(&pilot.state)?;
-    let half = folder(&pilot.state).join(format!(".{id}"));
+    let id = pilot.state.next_id()?;
+    let half = pilot.state.backups().join(format!(".{id}"));
     let made = create(pilot, engine, what, &half, deadline);
     if made.is_err() {
         files::remove(&half).ok();
     }
     let backup = made?;
-    let dir = folder(&pilot.state).join(&id);
+    let dir = pilot.state.backups().join(&id);
     std::fs::rename(&half, &dir).with_context(|| format!("cannot publish {}", dir.display()))?;
     Ok(Kept { id, dir, backup, run: None })
 }
 
 /// All backups, oldest first, those of runs too, and what is wrong with the others.
-pub fn list(state: &Path) -> Result<(Vec<Kept>, Vec<String>)> {
+pub fn list(state: &StateDir) -> Result<(Vec<Kept>, Vec<String>)> {
     let (mut all, mut broken) = (Vec::new(), Vec::new());
-    let folder = folder(state);
+    let folder = state.backups();
     for id in files::names(&folder)?.into_iter().filter(|id| !id.starts_with('.')) {
         let dir = folder.join(&id);
         match Backup::read(&dir) {
@@ -200,10 +196,8 @@ pub fn list(state: &Path) -> Result<(Vec<Kept>, Vec<String>)> {
             Err(error) => broken.push(format!("{error:#}")),
         }
     }
-    for (_, run) in run_dirs::folders(state)? {
-        let name = run.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        for dir in files::names(&run)?.iter().map(|name| run.join(name)) {
-            let Some(id) = run_dirs::backup_id(&name, &dir) else { continue };
+    for (_, run) in state.every_run()? {
+        for (id, dir) in run.backups()? {
             match Backup::read(&dir) {
                 Ok(Some(backup)) => all.push(Kept { id, dir, backup, run: Some(run.clone()) }),
                 // It was cut off while it was made: its original is still there.
@@ -212,12 +206,12 @@ pub fn list(state: &Path) -> Result<(Vec<Kept>, Vec<String>)> {
             }
         }
     }
-    all.sort_by_key(|kept| (run_dirs::number(&kept.id), kept.backup.made_ms));
+    all.sort_by_key(|kept| (state_dir::number(&kept.id), kept.backup.made_ms));
     Ok((all, broken))
 }
 
 /// A backup by what the user typed, checked whole; `latest` is the newest that has what is wanted.
-pub fn named(state: &Path, name: &str, wanted: impl Fn(&Backup) -> bool) -> Result<Kept> {
+pub fn named(state: &StateDir, name: &str, wanted: impl Fn(&Backup) -> bool) -> Result<Kept> {
     let (mut all, _) = list(state)?;
     let at = match name {
         "latest" => all.iter().rposition(|kept| wanted(&kept.backup)),
@@ -240,9 +234,9 @@ pub fn named(state: &Path, name: &str, wanted: impl Fn(&Backup) -> bool) -> Resu
 /// Retention: the newest `keep` of each sort (of runs or by hand, with data or without) stay, so that
 /// none without data pushes one with data out. A run that was cut off keeps its own: they may be the
 /// only copies of what it has removed.
-pub fn retain(state: &Path, keep: usize) -> Result<Vec<Freed>> {
+pub fn retain(state: &StateDir, keep: usize) -> Result<Vec<Freed>> {
     let (all, _) = list(state)?;
-    let over = |run: &PathBuf| run.join("report.json").exists() && !run.join(run_dirs::OWES).exists();
+    let over = |run: &RunDir| run.report().exists() && !run.owes().exists();
     let all = all.into_iter().filter(|kept| kept.run.as_ref().is_none_or(over));
     let mut sorts: BTreeMap<(bool, bool), Vec<Kept>> = BTreeMap::new();
     for kept in all {
@@ -260,7 +254,7 @@ pub fn retain(state: &Path, keep: usize) -> Result<Vec<Freed>> {
             freed.push(Freed { what: format!("backup {}", kept.id), bytes: files::remove(&half)? });
         }
     }
-    let folder = folder(state);
+    let folder = state.backups();
     for name in files::names(&folder)?.iter().filter(|name| name.starts_with('.')) {
         let bytes = files::remove(&folder.join(name))?;
         freed.push(Freed { what: format!("half a backup, {name}"), bytes });
@@ -272,8 +266,8 @@ pub fn retain(state: &Path, keep: usize) -> Result<Vec<Freed>> {
 mod tests {
     use super::*;
 
-    fn kept(state: &Path, id: &str, made_ms: u64) -> PathBuf {
-        let dir = folder(state).join(id);
+    fn kept(state: &StateDir, id: &str, made_ms: u64) -> PathBuf {
+        let dir = state.backups().join(id);
         files::write(&dir.join(ENV_FILE), b"A=1\n", Mode::Private).unwrap();
         let sum = files::sha256(&dir.join(ENV_FILE)).unwrap();
         let files = BTreeMap::from([(ENV_FILE.to_owned(), sum)]);
@@ -285,25 +279,27 @@ mod tests {
     #[test]
     fn retention_removes_the_oldest_and_what_was_cut_off() {
         let scratch = files::Scratch::new("backup-test").unwrap();
+        let state = StateDir::new(scratch.path());
         for n in 1..=4 {
-            kept(scratch.path(), &format!("b{n}"), n);
+            kept(&state, &format!("b{n}"), n);
         }
-        std::fs::create_dir(folder(scratch.path()).join(".b5")).unwrap();
-        let freed = retain(scratch.path(), 2).unwrap();
+        std::fs::create_dir(state.backups().join(".b5")).unwrap();
+        let freed = retain(&state, 2).unwrap();
         assert_eq!(freed.len(), 3);
         assert!(freed[0].bytes > 0);
-        let left: Vec<String> = list(scratch.path()).unwrap().0.into_iter().map(|k| k.id).collect();
+        let left: Vec<String> = list(&state).unwrap().0.into_iter().map(|k| k.id).collect();
         assert_eq!(left, ["b3", "b4"]);
     }
 
     #[test]
     fn an_altered_backup_is_refused_by_name() {
         let scratch = files::Scratch::new("backup-test").unwrap();
-        let dir = kept(scratch.path(), "b1", 1);
-        assert_eq!(named(scratch.path(), "latest", |_| true).unwrap().id, "b1");
+        let state = StateDir::new(scratch.path());
+        let dir = kept(&state, "b1", 1);
+        assert_eq!(named(&state, "latest", |_| true).unwrap().id, "b1");
         std::fs::write(dir.join(ENV_FILE), "A=2\n").unwrap();
-        assert!(named(scratch.path(), "b1", |_| true).unwrap_err().to_string().contains("was altered"));
-        let error = named(scratch.path(), "b9", |_| true).unwrap_err().to_string();
+        assert!(named(&state, "b1", |_| true).unwrap_err().to_string().contains("was altered"));
+        let error = named(&state, "b9", |_| true).unwrap_err().to_string();
         assert!(error.contains("no backup b9") && error.contains("b1"), "{error}");
     }
 }

@@ -4,12 +4,13 @@
 
 use crate::deadline::Deadline;
 use crate::deploy::Session;
-use crate::engine::{self, Build};
+use crate::engine::Build;
 use crate::envfile::{EnvFile, with_value};
 use crate::failure::{Exit, exit_of, fail};
 use crate::files::{self, Mode};
 use crate::next::Next;
 use crate::pilot::{DEFAULT_PROJECT, Manifest, Pilot, network_name};
+use crate::ports;
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Parts, Release, SEED_FILE};
 use crate::secrets;
 use crate::tree;
@@ -215,7 +216,7 @@ pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
         text = with_value(&text, "PILOT_PROJECT", &pilot.project);
         text = with_value(&text, "PILOT_IMAGES", &pilot.project);
         text = with_value(&text, "PILOT_NETWORK", &network_name(&pilot.project));
-        let ports = engine::free_ports(pilot.every_service().count(), &pilot.project)?;
+        let ports = ports::free_ports(pilot.every_service().count(), &pilot.project)?;
         for (service, port) in pilot.every_service().zip(ports) {
             text = with_value(&text, &service.port, &port.to_string());
         }

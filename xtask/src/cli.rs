@@ -6,8 +6,8 @@ use crate::commands::{
 };
 use crate::engine::Kind;
 use crate::failure::EXIT_TABLE;
-use crate::journal::Format;
 use crate::next::Context;
+use crate::output::Format;
 use crate::pilot::{By, DEFAULT_PROJECT};
 use crate::{bench, drill, rollback, up};
 use clap::{Parser, Subcommand};

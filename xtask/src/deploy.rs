@@ -4,18 +4,20 @@
 use crate::deadline::Deadline;
 use crate::drift::{self, Difference, Scenario};
 use crate::engine::Engine;
+use crate::event::Event;
 use crate::execute::{Execution, Measured, Stale, execute};
+use crate::fact::Fact;
 use crate::failure::{Failure, over_budget};
 use crate::gate::{self, Closer, Gate};
 use crate::hold::Hold;
-use crate::journal::{Event, Output};
 use crate::ledger::Ledger;
-use crate::observe::{Fact, Observation};
+use crate::observe::Observation;
+use crate::output::Output;
 use crate::pilot::Pilot;
 use crate::plan::{self, Data, Gateways, Intent, Plan, Purpose};
 use crate::release::{Release, Store};
 use crate::run::Run;
-use crate::run_dirs;
+use crate::state_dir;
 use crate::verify::verify;
 use crate::view::View;
 use anyhow::Result;
@@ -248,7 +250,7 @@ impl Session {
         let limit = Deadline::after(self.pilot.manifest.limits.engine);
         let promoted = self.engine.observe(limit).and_then(|stack| {
             let settings = stack.services.into_iter().map(|(name, state)| (name, state.settings)).collect();
-            self.store.promote(&goal.release.id, settings, run_dirs::number(&run.id))
+            self.store.promote(&goal.release.id, settings, state_dir::number(&run.id))
         });
         match promoted {
             Err(error) if goal.intent.purpose == Purpose::Deploy => return Err(error),

@@ -2,10 +2,12 @@
 //! in, values out. Names of settings are told, their values never: some are secrets.
 
 use crate::engine::{ServiceState, Stack};
+use crate::fact::Fact;
 use crate::host::HostCheck;
 use crate::next::Next;
-use crate::observe::{Fact, Health, Observation, TreeEnv};
+use crate::observe::{Observation, TreeEnv};
 use crate::release::{COMPOSE_FILE, Release};
+use crate::verify::Health;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -3,7 +3,8 @@
 //! that its times are the operator's.
 
 use crate::engine::Kind;
-use crate::journal::{Finished, Output};
+use crate::event::Finished;
+use crate::output::Output;
 use crate::pilot::Pilot;
 use crate::rehearsal::Rehearsal;
 use anyhow::Result;

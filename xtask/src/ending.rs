@@ -8,24 +8,26 @@ use crate::deploy::Session;
 use crate::drift;
 use crate::envfile::EnvFile;
 use crate::escalation;
+use crate::event::{Event, Finished, Outcome};
 use crate::evidence;
 use crate::execute::{Measured, Stance};
+use crate::fact::Fact;
 use crate::failure::{Exit, exit_of, fail, next_of};
 use crate::files::{self, Mode};
 use crate::gate::Gate;
 use crate::hold;
-use crate::journal::{Event, Finished, Outcome};
 use crate::lockout::{self, Public};
 use crate::next::Next;
-use crate::observe::{Fact, Health, Observation};
+use crate::observe::Observation;
 use crate::plan::Step;
 use crate::report;
 use crate::run::{self, CutOff, Past, Run};
+use crate::state_dir::RunDir;
+use crate::verify::Health;
 use crate::verify::{Target, verify};
 use crate::view::View;
 use anyhow::{Result, bail, ensure};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// Ends a run and writes its report. `finished` has what only the caller knows.
 pub fn conclude(
@@ -61,12 +63,12 @@ pub fn conclude(
         }
     }
     finished.held = finished.hold.is_some();
-    let evidence = run.dir.join("evidence");
+    let evidence = run.dir.evidence();
     finished.evidence = evidence.exists().then(|| evidence.display().to_string());
     let level =
         if run.request.command == run::Command::Up { escalation::of_a_deployment } else { escalation::of };
     finished.escalation = Some(level(finished.exit_code, &session.pilot.manifest));
-    finished.report = Some(run.dir.join("report.html").display().to_string());
+    finished.report = Some(run.dir.page().display().to_string());
     finished = finished.masked();
     // `main` tells it to the user when all else is done; the journal has it now.
     session.out.record(&Event::Finished(&finished));
@@ -78,8 +80,8 @@ pub fn conclude(
     finished
 }
 
-fn write(dir: &Path, finished: &Finished) -> Result<()> {
-    files::write_json(&dir.join("report.json"), finished, Mode::Plain)?;
+fn write(dir: &RunDir, finished: &Finished) -> Result<()> {
+    files::write_json(&dir.report(), finished, Mode::Plain)?;
     report::write(dir, finished)
 }
 
@@ -106,7 +108,7 @@ fn secure(session: &Session, run: &Run, measured: &Measured) -> Result<Public> {
             Err(error) => Public::Unknown(format!("{error:#}")),
         };
     }
-    let to = run.dir.join("evidence");
+    let to = run.dir.evidence();
     if !to.join(evidence::INDEX).exists() {
         let limit = Deadline::after(limits.evidence);
         let items = evidence::items(&view.pilot, view.engine.as_ref(), &now, limit);
@@ -140,7 +142,7 @@ pub fn nowhere_to_go(session: &Session, request: &run::Request, error: anyhow::E
         return refused(&format!("what runs passes its checks, and {public}"));
     };
     let run = run::begin(&session.pilot.state, request)?;
-    if let Err(error) = session.out.open_journal(&run.dir.join("journal.jsonl")) {
+    if let Err(error) = session.out.open_journal(&run.dir.journal()) {
         session.out.note(format!("no journal: {error:#}"));
     }
     session.out.note(format!("what runs is not well, and there is no release to go back to: {wrong:#}"));

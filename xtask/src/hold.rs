@@ -3,6 +3,7 @@
 //! cannot be read still stands. Records are in the `ledger`; nothing here talks to a gateway.
 
 use crate::deadline::now_ms;
+use crate::fact::Fact;
 use crate::files;
 use crate::ledger::{Ledger, Record};
 use anyhow::{Context, Result, bail};
@@ -133,6 +134,16 @@ pub fn standing(ledger: &Ledger) -> Result<Vec<Hold>> {
     Ok(all)
 }
 
+impl Fact<Vec<Hold>> {
+    /// What keeps the gate closed, in words, but for holds that are to be lifted. A hold that cannot be told is one.
+    pub fn held(&self, lift: &[String]) -> Option<String> {
+        match self {
+            Self::Known(holds) => Hold::first_of(holds, lift).map(ToString::to_string),
+            Self::Unknown(why) => Some(format!("because nobody can tell whether it is held: {why}")),
+        }
+    }
+}
+
 fn read(id: &str, bytes: &[u8]) -> Result<Hold> {
     let hold: Hold = serde_json::from_slice(bytes).context("cannot understand it")?;
     if hold.version > FORMAT {
@@ -154,11 +165,12 @@ fn unreadable(id: &str, error: &anyhow::Error) -> Hold {
 mod tests {
     use super::*;
     use crate::files::Scratch;
+    use crate::state_dir::StateDir;
 
     #[test]
     fn a_hold_stands_until_it_is_lifted_and_one_that_cannot_be_read_stands_too() {
         let scratch = Scratch::new("hold-test").unwrap();
-        let ledger = Ledger::new(scratch.path());
+        let ledger = Ledger::new(&StateDir::new(scratch.path()));
         assert_eq!(standing(&ledger).unwrap(), []);
         let mut hold = Hold::mine("bad answers");
         hold.place(&ledger).unwrap();

@@ -1,16 +1,14 @@
 //! The host: space, inodes, memory, the engine's reach, clock and disk use, ports. Each is held against
-//! the limits of `pilot.toml` and told with what would fix it. Read-only, but for `free`, which removes
-//! what is the pilot's own and no longer needed. Called by `observe`, `execute`, `assess` and `host`.
+//! the limits of `pilot.toml` and told with what would fix it. Read-only. Called by
+//! `observe`, `execute`, `assess` and `host`.
 
-use crate::backup;
 use crate::deadline::Deadline;
-use crate::engine::{self, Engine};
+use crate::engine::Engine;
 use crate::envfile::EnvFile;
-use crate::files::{self, Freed};
+use crate::files;
 use crate::next::Next;
 use crate::pilot::Pilot;
-use crate::release::Store;
-use crate::tree;
+use crate::ports;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::path::Path;
@@ -39,7 +37,7 @@ fn check(name: impl Into<String>, found: Result<(bool, String)>, fix: impl Into<
 /// What costs next to nothing to know: disk and inodes of the state folder, and memory. What could not
 /// be told is left out of a rollback's decisions.
 pub fn quick(pilot: &Pilot) -> Vec<HostCheck> {
-    let mut all = disk("state folder", &pilot.state, pilot).to_vec();
+    let mut all = disk("state folder", pilot.state.path(), pilot).to_vec();
     let least = pilot.manifest.host.memory_free_mib;
     let memory = available_memory()
         .map(|bytes| (bytes >> 20 >= least, format!("{} available, limit {least} MiB", files::human(bytes))));
@@ -60,7 +58,9 @@ pub fn checks(
     match &host {
         Ok(host) => {
             all.push(check("engine answers", Ok((true, host.version.clone())), restart.clone()));
-            if let Some(root) = host.root.as_ref().filter(|root| root.exists() && **root != pilot.state) {
+            if let Some(root) =
+                host.root.as_ref().filter(|root| root.exists() && **root != *pilot.state.path())
+            {
                 all.extend(disk("engine's folder", root, pilot));
             }
             let most = pilot.manifest.host.clock_skew;
@@ -124,7 +124,7 @@ fn ports(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: De
         let port = pilot.port(service, env)?;
         let stack = stack.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?;
         let ours = stack.services.get(service).is_some_and(|s| s.is_live() && s.port == Some(port));
-        Ok(match engine::owner_of(port) {
+        Ok(match ports::owner_of(port) {
             _ if ours => (true, format!("{port}: the pilot's own")),
             None => (true, format!("{port}: free")),
             Some(owner) => (false, format!("{port}: taken by {owner}")),
@@ -132,25 +132,4 @@ fn ports(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: De
     };
     let fix = format!("end that process, or change the port in {}", pilot.env_path.display());
     pilot.services().map(|service| check(format!("port of {service}"), one(service), fix.clone())).collect()
-}
-
-/// Frees what is the pilot's own: images and builds that no release names, one-off containers that have
-/// ended, backups beyond retention, and what was cut off while it was made.
-pub fn free(pilot: &Pilot, engine: &dyn Engine, store: &Store, deadline: Deadline) -> Result<Vec<Freed>> {
-    let mut freed = store.remove_halves()?;
-    freed.extend(backup::retain(&pilot.state, pilot.manifest.limits.keep_backups)?);
-    freed.extend(tree::remove_worktrees(pilot)?);
-    let other_commits = tree::target_dir(pilot, Some(tree::OTHER_COMMITS));
-    if pilot.project == crate::pilot::DEFAULT_PROJECT && other_commits.exists() {
-        let bytes = files::remove(&other_commits)?;
-        freed.push(Freed { what: format!("builds of other commits, {}", other_commits.display()), bytes });
-    }
-    let (releases, broken) = store.list()?;
-    // What a release names that cannot be read is not known: no image goes.
-    if broken.is_empty() {
-        let keep: Vec<String> =
-            releases.iter().flat_map(|r| r.images.values()).map(|image| image.id.clone()).collect();
-        freed.extend(engine.clean_up(&keep, deadline)?);
-    }
-    Ok(freed)
 }

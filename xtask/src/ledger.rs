@@ -6,6 +6,7 @@
 use crate::deadline::Deadline;
 use crate::files::{self, Mode};
 use crate::lock::{self, Lock};
+use crate::state_dir::StateDir;
 use anyhow::{Context, Result, bail};
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -28,7 +29,7 @@ pub enum Record<'a> {
 /// The records of one stack.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    state: PathBuf,
+    state: StateDir,
 }
 
 /// Held by whoever is between deciding to open the gate and having looked at the holds again.
@@ -37,25 +38,25 @@ pub struct Opening(#[allow(dead_code, reason = "the file is the lock")] Option<F
 
 impl Ledger {
     /// The ledger in a state folder, which need not exist yet.
-    pub fn new(state: &Path) -> Self {
-        Self { state: state.to_owned() }
+    pub fn new(state: &StateDir) -> Self {
+        Self { state: state.clone() }
     }
 
     /// Takes the lock of the stack for `command`, or says who has it (exit 5).
     pub fn lock(&self, command: &str) -> Result<Lock> {
-        lock::take(&self.state, command)
+        lock::take(self.state.path(), &self.state.lock(), command)
     }
 
     /// Does somebody change the stack at this moment?
     pub fn is_locked(&self) -> bool {
-        lock::is_held(&self.state)
+        lock::is_held(self.state.path())
     }
 
     /// Waits until nobody opens the gate, and keeps everybody else from it until dropped. Where the file
     /// cannot be made no hold can be written either, so there is nobody to wait for. Errors when somebody is
     /// still at it at the deadline.
     pub fn opening(&self, deadline: Deadline) -> Result<Opening> {
-        let path = self.state.join("opening");
+        let path = self.state.opening();
         let made = OpenOptions::new()
             .read(true)
             .write(true)
@@ -119,15 +120,15 @@ impl Ledger {
 
     /// Ids of the holds that stand.
     pub fn holds(&self) -> Result<Vec<String>> {
-        let names = files::names(&self.state.join("holds"))?;
+        let names = files::names(&self.state.holds())?;
         Ok(names.into_iter().filter(|name| !name.starts_with('.')).collect())
     }
 
     fn path(&self, record: Record<'_>) -> PathBuf {
         match record {
-            Record::Running => self.state.join("current"),
-            Record::Hold(id) => self.state.join("holds").join(id),
-            Record::Fence => self.state.join("fence.json"),
+            Record::Running => self.state.current(),
+            Record::Hold(id) => self.state.holds().join(id),
+            Record::Fence => self.state.fence(),
         }
     }
 }
@@ -147,7 +148,7 @@ mod tests {
     #[test]
     fn a_record_is_put_once_and_read_until_it_is_removed() {
         let scratch = files::Scratch::new("ledger-test").unwrap();
-        let ledger = Ledger::new(&scratch.path().join("state"));
+        let ledger = Ledger::new(&StateDir::new(scratch.path().join("state")));
         let hold = Record::Hold("a");
         assert_eq!(ledger.read(hold).unwrap(), None);
         assert!(ledger.put(hold, b"one").unwrap());
@@ -164,7 +165,7 @@ mod tests {
     #[test]
     fn only_one_is_opening_at_a_time() {
         let scratch = files::Scratch::new("opening-test").unwrap();
-        let ledger = Ledger::new(scratch.path());
+        let ledger = Ledger::new(&StateDir::new(scratch.path()));
         let soon = || Deadline::after(Duration::from_millis(20));
         let first = ledger.opening(soon()).unwrap();
         assert!(ledger.opening(soon()).is_err());

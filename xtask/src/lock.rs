@@ -31,14 +31,14 @@ pub struct Lock {
 }
 
 /// Takes the lock of a state folder for `command`, or says who has it (exit 5).
-pub fn take(state: &Path, command: &str) -> Result<Lock> {
+pub fn take(state: &Path, file: &Path, command: &str) -> Result<Lock> {
     files::make_folder(state)?;
     let folder = File::options()
         .read(true)
         .custom_flags(files::flags(OFlags::DIRECTORY))
         .open(state)
         .with_context(|| format!("cannot open {}", state.display()))?;
-    let mut file = lock_file(state);
+    let mut file = lock_file(file);
     let on_folder = hold(&folder, state, file.as_ref())?;
     let on_file = file.as_ref().map(|locked| hold(locked, state, Some(locked))).transpose()?;
     if !on_folder && on_file != Some(true) {
@@ -86,12 +86,11 @@ fn hold(file: &File, state: &Path, note: Option<&File>) -> Result<bool> {
 
 /// The file `lock`, made where it is missing; nothing where the folder cannot be written, or where
 /// something else has the name: that is neither followed nor written, and the folder is locked all the same.
-fn lock_file(state: &Path) -> Option<File> {
-    let path = state.join("lock");
+fn lock_file(path: &Path) -> Option<File> {
     let mut options = File::options();
     options.read(true).custom_flags(files::flags(OFlags::NOFOLLOW | OFlags::NONBLOCK));
-    let written = options.clone().write(true).create(true).truncate(false).open(&path);
-    let file = written.or_else(|_| options.open(&path)).ok();
+    let written = options.clone().write(true).create(true).truncate(false).open(path);
+    let file = written.or_else(|_| options.open(path)).ok();
     let file = file.filter(|file| file.metadata().is_ok_and(|data| data.is_file()));
     if file.is_none() && path.symlink_metadata().is_ok() {
         eprintln!("warning: {} is no file that can be locked; it is left alone", path.display());
@@ -171,12 +170,12 @@ mod tests {
     fn the_second_is_refused_and_a_left_file_is_no_obstacle() {
         let scratch = files::Scratch::new("lock-test").unwrap();
         std::fs::write(scratch.path().join("lock"), "`cargo xtask up`, process 1, long dead\n").unwrap();
-        let held = take(scratch.path(), "rollback").unwrap();
-        let error = take(scratch.path(), "up").err().unwrap();
+        let held = take(scratch.path(), &scratch.path().join("lock"), "rollback").unwrap();
+        let error = take(scratch.path(), &scratch.path().join("lock"), "up").err().unwrap();
         assert_eq!(exit_of(&error), Exit::Locked);
         assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
         drop(held);
-        take(scratch.path(), "up").map(drop).unwrap();
+        take(scratch.path(), &scratch.path().join("lock"), "up").map(drop).unwrap();
     }
 
     /// What is called `lock` in the folder: neither followed, nor written, nor in the way.
@@ -195,8 +194,8 @@ mod tests {
                 "folder" => std::fs::create_dir(&lock).unwrap(),
                 _ => assert!(Command::new("mkfifo").arg(&lock).status().unwrap().success()),
             }
-            let held = take(&state, "up").unwrap();
-            let error = take(&state, "rollback").err().unwrap();
+            let held = take(&state, &lock, "up").unwrap();
+            let error = take(&state, &lock, "rollback").err().unwrap();
             assert_eq!(exit_of(&error), Exit::Locked, "{what}");
             assert!(error.to_string().contains(&std::process::id().to_string()), "{what}: {error}");
             assert_eq!(std::fs::read_to_string(&precious).unwrap(), "precious", "{what}");
@@ -207,12 +206,12 @@ mod tests {
     #[test]
     fn a_lock_file_that_is_deleted_lets_nobody_in() {
         let scratch = files::Scratch::new("lock-test").unwrap();
-        let held = take(scratch.path(), "up").unwrap();
+        let held = take(scratch.path(), &scratch.path().join("lock"), "up").unwrap();
         std::fs::remove_file(scratch.path().join("lock")).unwrap();
-        let error = take(scratch.path(), "rollback").err().unwrap();
+        let error = take(scratch.path(), &scratch.path().join("lock"), "rollback").err().unwrap();
         assert_eq!(exit_of(&error), Exit::Locked);
         drop(held);
-        take(scratch.path(), "rollback").map(drop).unwrap();
+        take(scratch.path(), &scratch.path().join("lock"), "rollback").map(drop).unwrap();
     }
 
     #[test]
@@ -223,12 +222,12 @@ mod tests {
         // The folder, and with it the lock, goes to a process that stops.
         let mut child = Command::new("sleep").arg("600").stdin(Stdio::from(folder)).spawn().unwrap();
         let pid = child.id().to_string();
-        let error = take(scratch.path(), "up").err().unwrap();
+        let error = take(scratch.path(), &scratch.path().join("lock"), "up").err().unwrap();
         assert!(error.to_string().contains("`sleep 600`, process "), "{error}");
         assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
         let limit = std::time::Instant::now() + Duration::from_secs(10);
         let error = loop {
-            let error = take(scratch.path(), "up").err().unwrap();
+            let error = take(scratch.path(), &scratch.path().join("lock"), "up").err().unwrap();
             if error.to_string().contains("it is stopped") || std::time::Instant::now() > limit {
                 break error;
             }
@@ -237,6 +236,6 @@ mod tests {
         child.wait().unwrap();
         assert!(error.to_string().contains("it is stopped"), "{error}");
         assert_eq!(next_of(&error), Some(&Next::shell(format!("kill -KILL {pid}"))));
-        take(scratch.path(), "up").map(drop).unwrap();
+        take(scratch.path(), &scratch.path().join("lock"), "up").map(drop).unwrap();
     }
 }

@@ -4,13 +4,14 @@
 //! closed again. What is said of the gate is what was seen. Called by `execute`, `rollback` and `kill-switch`.
 
 use crate::deadline::Deadline;
+use crate::fact::Fact;
 use crate::failure::{Exit, fail};
 use crate::gate::{self, Closer, Gate};
 use crate::hold::{self, Hold};
 use crate::http::Client;
 use crate::ledger::Ledger;
 use crate::next::Next;
-use crate::observe::{Fact, Observation};
+use crate::observe::Observation;
 use crate::release::Store;
 use crate::view::View;
 use anyhow::{Context, Result, anyhow, bail, ensure};

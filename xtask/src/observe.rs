@@ -2,8 +2,10 @@
 //! the reason; nothing is guessed. Called by every command that looks.
 
 use crate::deadline::Deadline;
+use crate::endpoint::{Endpoint, endpoints};
 use crate::engine::{Engine, ServiceState, Stack};
 use crate::envfile::EnvFile;
+use crate::fact::Fact;
 use crate::files;
 use crate::gate::{self, Gate};
 use crate::hold::{self, Hold};
@@ -12,74 +14,11 @@ use crate::http::Client;
 use crate::ledger::Ledger;
 use crate::pilot::Pilot;
 use crate::release::{ENV_FILE, Release, Store};
+use crate::verify::{Health, health};
 use anyhow::Context;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// Something that is known, or why it is not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Fact<T> {
-    /// Found out.
-    Known(T),
-    /// Could not be found out.
-    Unknown(String),
-}
-
-impl<T> Fact<T> {
-    /// The value, if it is known.
-    pub fn known(&self) -> Option<&T> {
-        match self {
-            Self::Known(value) => Some(value),
-            Self::Unknown(_) => None,
-        }
-    }
-
-    /// Why it is not known; nothing when it is.
-    pub fn why(&self) -> &str {
-        match self {
-            Self::Known(_) => "",
-            Self::Unknown(why) => why,
-        }
-    }
-}
-
-impl<T> From<anyhow::Result<T>> for Fact<T> {
-    fn from(result: anyhow::Result<T>) -> Self {
-        match result {
-            Ok(value) => Self::Known(value),
-            Err(error) => Self::Unknown(format!("{error:#}")),
-        }
-    }
-}
-
-impl Fact<Vec<Hold>> {
-    /// What keeps the gate closed, in words, but for holds that are to be lifted. A hold that cannot be told is one.
-    pub fn held(&self, lift: &[String]) -> Option<String> {
-        match self {
-            Self::Known(holds) => Hold::first_of(holds, lift).map(ToString::to_string),
-            Self::Unknown(why) => Some(format!("because nobody can tell whether it is held: {why}")),
-        }
-    }
-}
-
-/// What `healthz` of a service came to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Health {
-    /// 200.
-    Healthy {
-        /// The release it claims to be.
-        version: String,
-    },
-    /// Its stored data cannot be used: the reason it gave.
-    StoreCorrupt(String),
-    /// It answered something else: the reason it gave.
-    Unhealthy(String),
-    /// Nothing answered in time.
-    Silent(String),
-}
 
 /// The env file in the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,43 +74,13 @@ impl Observation {
     }
 }
 
-/// Where a service answers, and the token it was started with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// On 127.0.0.1.
-    pub port: u16,
-    token: Option<String>,
-}
-
-impl Endpoint {
-    /// A client for it.
-    pub fn client(&self, pilot: &Pilot, limit: Duration) -> Client {
-        Client::new(self.port, &pilot.project, self.token.as_deref(), limit)
-    }
-}
-
-/// By the env file: of a release, or the tree's.
-fn endpoints(pilot: &Pilot, env: &EnvFile) -> anyhow::Result<BTreeMap<String, Endpoint>> {
-    let token = env.get("ADMIN_TOKEN").map(str::to_owned);
-    let endpoint = |service: &str| {
-        Ok((service.to_owned(), Endpoint { port: pilot.port(service, env)?, token: token.clone() }))
-    };
-    pilot.services().map(endpoint).collect()
-}
-
-/// Clients for all services of a release, by the env file it was deployed with.
-pub fn clients(pilot: &Pilot, env: &EnvFile, limit: Duration) -> anyhow::Result<BTreeMap<String, Client>> {
-    let all = endpoints(pilot, env)?;
-    Ok(all.into_iter().map(|(name, endpoint)| (name, endpoint.client(pilot, limit))).collect())
-}
-
 /// Looks at everything. `env` says where to ask when the engine says nothing.
 pub fn observe(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: Deadline) -> Observation {
     let limit = deadline.within(pilot.manifest.limits.engine);
     let stack = Fact::from(engine.observe(limit));
     let endpoints: BTreeMap<String, Endpoint> = match &stack {
         Fact::Known(stack) => {
-            let own = |name: &str| Some((name.to_owned(), running(stack.services.get(name)?)?));
+            let own = |name: &str| Some((name.to_owned(), Endpoint::of(stack.services.get(name)?)?));
             pilot.services().filter_map(own).collect()
         }
         Fact::Unknown(_) => env.and_then(|env| endpoints(pilot, env).ok()).unwrap_or_default(),
@@ -195,33 +104,6 @@ pub fn observe(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadli
     shortages.retain(|check| check.ok == Some(false));
     let holds = hold::standing(&Ledger::new(&pilot.state)).into();
     Observation { stack, endpoints, health, gate, holds, tree_env, tree_compose, shortages }
-}
-
-fn running(state: &ServiceState) -> Option<Endpoint> {
-    let port = state.port.filter(|_| state.is_running())?;
-    Some(Endpoint { port, token: state.env.get("ADMIN_TOKEN").cloned() })
-}
-
-/// One probe of `healthz`. The word itself is compared: `unhealthy` contains `healthy`.
-pub fn health(client: &Client) -> Health {
-    let answer = match client.get("/healthz") {
-        Ok(answer) => answer,
-        Err(error) => return Health::Silent(format!("{error:#}")),
-    };
-    let body = answer.json();
-    if let Some(other) = body["project"].as_str().filter(|project| *project != client.project()) {
-        return Health::Silent(format!("project {other} answers there"));
-    }
-    match body["status"].as_str() {
-        Some("healthy" | "disabled") if answer.status == 200 => {
-            Health::Healthy { version: body["version"].as_str().unwrap_or("?").to_owned() }
-        }
-        _ => match body["reason"].as_str() {
-            Some(reason) if reason.starts_with("store corrupt") => Health::StoreCorrupt(reason.to_owned()),
-            Some(reason) => Health::Unhealthy(reason.to_owned()),
-            None => Health::Unhealthy(format!("healthz: {}", answer.brief())),
-        },
-    }
 }
 
 fn tree_env(pilot: &Pilot) -> anyhow::Result<TreeEnv> {

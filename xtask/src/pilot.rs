@@ -6,7 +6,8 @@ use crate::failure::{Exit, fail};
 use crate::files;
 use crate::ledger::{Ledger, Record};
 use crate::next::Next;
-use crate::{run_dirs, secrets};
+use crate::secrets;
+use crate::state_dir::StateDir;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Deserializer};
 use std::io::Read;
@@ -21,8 +22,6 @@ pub const REHEARSALS: &str = "pilot-drill-";
 
 /// Longest name of a project: that of a label in DNS, which names of networks and services end up in.
 const LONGEST_NAME: usize = 63;
-/// What env files are called in the state folder.
-const ENV_NAME: &str = ".env.poc";
 
 /// Bytes of an env file that are searched for secrets.
 const LONGEST_ENV: u64 = 256 * 1024;
@@ -254,7 +253,7 @@ pub struct Pilot {
     /// Compose project.
     pub project: String,
     /// `.pilot/`, or where `PILOT_STATE_DIR` says.
-    pub state: PathBuf,
+    pub state: StateDir,
     /// The env file in use.
     pub env_path: PathBuf,
     /// `pilot.toml`.
@@ -271,14 +270,15 @@ impl Pilot {
             return Err(fail(Exit::Usage, what, "change into a clone of the repository"));
         };
         check_name(project)?;
+        let own = StateDir::new(root.join(".pilot"));
         let state = match std::env::var_os("PILOT_STATE_DIR") {
-            Some(dir) if !dir.is_empty() => here.join(dir),
-            _ if project == DEFAULT_PROJECT => root.join(".pilot"),
-            _ if project.starts_with(REHEARSALS) => root.join(".pilot/drills").join(project),
-            _ => root.join(".pilot/projects").join(project),
+            Some(dir) if !dir.is_empty() => StateDir::new(here.join(dir)),
+            _ if project == DEFAULT_PROJECT => own,
+            _ if project.starts_with(REHEARSALS) => StateDir::new(own.drills().join(project)),
+            _ => StateDir::new(own.projects().join(project)),
         };
         // Whose name begins so is cleared away by the next drill.
-        if project.starts_with(REHEARSALS) && !state.join("drill").is_dir() {
+        if project.starts_with(REHEARSALS) && !state.drill().path().is_dir() {
             let what =
                 format!("--project {project}: such names are those of drills, and there is no such drill");
             return Err(fail(Exit::Usage, what, "choose another name"));
@@ -287,17 +287,17 @@ impl Pilot {
     }
 
     /// The same with everything given; drills use it for a pilot of their own.
-    pub fn at(root: &Path, project: &str, state: PathBuf, by: By) -> Result<Self> {
+    pub fn at(root: &Path, project: &str, state: StateDir, by: By) -> Result<Self> {
         check_name(project)?;
-        if state.exists() && !state.is_dir() {
-            let what = format!("the state folder {} is no folder", state.display());
+        if state.path().exists() && !state.path().is_dir() {
+            let what = format!("the state folder {} is no folder", state.path().display());
             return Err(fail(Exit::Usage, what, "move it away, or name another one with PILOT_STATE_DIR"));
         }
         let pack = root.join("pilot-deploy");
         let manifest = manifest(&pack, &state, by)?;
         check_apart(project, &manifest)?;
         let env_path =
-            if project == DEFAULT_PROJECT { pack.join(&manifest.env_file) } else { state.join(ENV_NAME) };
+            if project == DEFAULT_PROJECT { pack.join(&manifest.env_file) } else { state.env_file() };
         let words = manifest.services.iter().chain(&manifest.observability).map(|s| s.name.clone());
         secrets::follow(&manifest.secrets, words.chain([project.to_owned()]));
         let pilot =
@@ -309,13 +309,7 @@ impl Pilot {
     /// Whatever any program repeats of the env files that there are is masked from here on. One that cannot
     /// be read tells nothing now, and why when it is needed.
     fn learn_secrets(&self) {
-        let each = |folder: PathBuf| {
-            let names = files::names(&folder).unwrap_or_default();
-            names.into_iter().map(move |name| folder.join(name).join(ENV_NAME))
-        };
-        let runs = run_dirs::folders(&self.state).unwrap_or_default().into_iter().map(|(_, run)| run);
-        let kept = [self.state.join("releases"), self.state.join("backups")].into_iter().chain(runs);
-        let kept = kept.flat_map(each);
+        let kept = self.state.every_env_file().into_iter();
         for path in kept.chain([self.env_path.clone(), self.pack.join(&self.manifest.env_file)]) {
             if let Ok(file) = files::open_regular(&path) {
                 let mut bytes = Vec::new();
@@ -377,7 +371,7 @@ impl Pilot {
 const BUILT_IN: &str = include_str!("../../pilot-deploy/pilot.toml");
 
 /// By `by`. A tree whose manifest is broken stops nothing that does not build it; the user is told.
-fn manifest(pack: &Path, state: &Path, by: By) -> Result<Manifest> {
+fn manifest(pack: &Path, state: &StateDir, by: By) -> Result<Manifest> {
     let broken = match Manifest::load(&pack.join("pilot.toml")) {
         Ok(manifest) if by == By::Tree => return Ok(manifest),
         Ok(manifest) => return Ok(running_manifest(state).map_or(manifest, |(_, running)| running)),
@@ -399,11 +393,11 @@ fn manifest(pack: &Path, state: &Path, by: By) -> Result<Manifest> {
 }
 
 /// The manifest of the release that runs, where one is recorded and can be read.
-fn running_manifest(state: &Path) -> Option<(PathBuf, Manifest)> {
+fn running_manifest(state: &StateDir) -> Option<(PathBuf, Manifest)> {
     let id = Ledger::new(state).read(Record::Running).ok()??;
     let id = String::from_utf8(id).ok()?;
     let id = Some(id.trim()).filter(|id| files::stays_within(id) && !id.contains('/'))?;
-    let path = state.join("releases").join(id).join("pilot.toml");
+    let path = state.release(id).join("pilot.toml");
     let manifest = Manifest::load(&path).ok()?;
     Some((path, manifest))
 }

@@ -2,9 +2,11 @@
 //! is to be decided, and `--plan` prints the very value that `execute` runs.
 
 use crate::drift::{Difference, Scenario};
+use crate::fact::Fact;
 use crate::gate::Gate;
-use crate::observe::{Fact, Health, Observation};
+use crate::observe::Observation;
 use crate::release::Release;
+use crate::verify::Health;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;

@@ -10,6 +10,7 @@ use crate::files::{self, Mode};
 use crate::next::Next;
 use crate::pilot::Pilot;
 use crate::release::{DESCRIPTION, ENV_FILE, Release, Store, is_release_id};
+use crate::state_dir::StateDir;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -172,7 +173,7 @@ fn take_in(pilot: &Pilot, store: &Store, from: &Path, scratch: &Path) -> Result<
         let next = Next::xtask(&format!("--project {} releases import FILE", index.project));
         return Err(fail(Exit::Usage, what, next));
     }
-    let packed = Store::new(scratch);
+    let packed = Store::new(&StateDir::new(scratch));
     let release = described(pilot, &archive, &index).map_err(refused)?;
     let parts = parts(&packed, &release).map_err(refused)?;
     compare(&archive, &index, &parts).map_err(refused)?;
@@ -191,7 +192,7 @@ fn take_in(pilot: &Pilot, store: &Store, from: &Path, scratch: &Path) -> Result<
             .map_err(refused)?;
         return Ok(known.clone());
     }
-    ensure_room(&pilot.state, bytes)?;
+    ensure_room(pilot.state.path(), bytes)?;
     files::make_private_folder(scratch)?;
     parts.iter().try_for_each(|part| part.unpack(&archive, deadline)).map_err(refused)?;
     publish(store, &packed, release)

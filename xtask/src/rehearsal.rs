@@ -6,14 +6,16 @@ use crate::deadline::Deadline;
 use crate::deploy::Session;
 use crate::engine::{self, Build, Engine, Extent, Kind};
 use crate::envfile::with_value;
+use crate::event::Finished;
 use crate::failure::{Exit, fail};
 use crate::files::{self, Mode};
-use crate::journal::{Finished, Output};
 use crate::ledger::Ledger;
 use crate::lock::Lock;
 use crate::next::{Context as Whose, Next};
+use crate::output::Output;
 use crate::pilot::{By, Pilot, REHEARSALS};
 use crate::release::{COMPOSE_FILE, ENV_FILE, Image, Release, Store};
+use crate::state_dir::StateDir;
 use crate::{proc, signals, tree, up};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -49,7 +51,7 @@ fn tear_down(pilot: &Pilot, engine: &dyn Engine) {
         eprintln!("warning: the drill's pilot is not wholly gone: {error:#}");
         return;
     }
-    let Ok(entries) = std::fs::read_dir(&pilot.state) else { return };
+    let Ok(entries) = std::fs::read_dir(pilot.state.path()) else { return };
     for path in entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| !p.ends_with("rollbacks")) {
         if path.is_dir() {
             std::fs::remove_dir_all(&path).ok();
@@ -64,13 +66,14 @@ impl Rehearsal {
     pub fn begin(real: &Pilot, asked: Option<Kind>, out: Output, keep: bool) -> Result<Self> {
         let id = format!("{:x}-{:x}", crate::release::now_ms(), std::process::id());
         let project = format!("{REHEARSALS}{id}");
-        let pilot = Pilot::at(&real.root, &project, real.state.join("drills").join(&project), By::Tree)?;
+        let pilot =
+            Pilot::at(&real.root, &project, StateDir::new(real.state.drills().join(&project)), By::Tree)?;
         clear_old(&pilot)?;
-        let alive = Ledger::new(&pilot.state.join("drill")).lock("drill")?;
+        let alive = Ledger::new(&pilot.state.drill()).lock("drill")?;
         let engine = engine::choose(&pilot, asked)?;
-        files::write(&pilot.state.join("engine"), engine.kind().word().as_bytes(), Mode::Plain)?;
+        files::write(&pilot.state.drill_engine(), engine.kind().word().as_bytes(), Mode::Plain)?;
         if keep {
-            files::write(&pilot.state.join("kept"), b"", Mode::Plain)?;
+            files::write(&pilot.state.drill_kept(), b"", Mode::Plain)?;
         } else {
             let (pilot, kind) = (pilot.clone(), engine.kind());
             signals::on_signal(move || {
@@ -80,7 +83,7 @@ impl Rehearsal {
             });
         }
         let word = Some(engine.kind().word());
-        let out = out.of(Whose::new(Some(&pilot.project), Some(&pilot.state), word));
+        let out = out.of(Whose::new(Some(&pilot.project), Some(pilot.state.path()), word));
         let store = Store::new(&pilot.state);
         let rehearsal = Self { session: Session { pilot, engine, store, out }, keep, _alive: alive };
         let good = up::run(&up::Args::default(), &rehearsal.session)?;
@@ -119,7 +122,7 @@ impl Rehearsal {
 
     /// Folder with the files of what was deployed by hand.
     pub fn by_hand(&self) -> PathBuf {
-        self.session.pilot.state.join("by-hand")
+        self.session.pilot.state.by_hand()
     }
 
     /// `cargo xtask rollback`, in a process of its own, as an operator calls it. Its last event is in
@@ -130,36 +133,36 @@ impl Rehearsal {
         let me = files::this_program()?;
         let kind = self.session.engine.kind().word();
         let words = ["--project", &pilot.project, "--engine", kind, "--format", format, "rollback"];
-        let command =
-            proc::cmd(me, &words).dir(&pilot.root).env("PILOT_STATE_DIR", &pilot.state.display().to_string());
+        let command = proc::cmd(me, &words)
+            .dir(&pilot.root)
+            .env("PILOT_STATE_DIR", &pilot.state.path().display().to_string());
         let ran = if show { command.show() } else { command }.run(Deadline::after(PART));
-        let folder = pilot.state.join("rollbacks");
-        let entries = std::fs::read_dir(&folder).ok().into_iter().flatten();
-        let newest = entries.filter_map(|e| Some(e.ok()?.path())).max();
-        match (newest.map(|dir| dir.join("report.json")).filter(|path| path.exists()), ran) {
+        let newest = pilot.state.every_run()?.pop().map(|(_, run)| run.report());
+        match (newest.filter(|path| path.exists()), ran) {
             (Some(path), _) => files::read_json(&path),
             (None, Err(error)) => Err(error),
-            (None, Ok(_)) => anyhow::bail!("the rollback left no report in {}", folder.display()),
+            (None, Ok(_)) => anyhow::bail!("the rollback left no report in {}", pilot.state.runs().display()),
         }
     }
 }
 
 /// What drills that were killed left behind goes; of the others the newest few stay for reading.
 fn clear_old(pilot: &Pilot) -> Result<()> {
-    let Some(folder) = pilot.state.parent() else { return Ok(()) };
+    let Some(folder) = pilot.state.path().parent() else { return Ok(()) };
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
     let mut done = Vec::new();
     for path in entries.filter_map(|e| Some(e.ok()?.path())) {
-        if path.join("drill").exists() {
+        let state = StateDir::new(&path);
+        if state.drill().path().exists() {
             // Held by a drill that runs, or kept on purpose.
-            let Ok(_dead) = Ledger::new(&path.join("drill")).lock("drill") else { continue };
-            if path.join("kept").exists() {
+            let Ok(_dead) = Ledger::new(&state.drill()).lock("drill") else { continue };
+            if state.drill_kept().exists() {
                 continue;
             }
             let project = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let word = files::read_text(&path.join("engine")).unwrap_or_default();
+            let word = files::read_text(&state.drill_engine()).unwrap_or_default();
             let Ok(kind) = Kind::from_str(&word, true) else { continue };
-            let left = Pilot::at(&pilot.root, &project, path.clone(), By::Any)?;
+            let left = Pilot::at(&pilot.root, &project, state, By::Any)?;
             if let Ok(engine) = engine::choose(&left, Some(kind)) {
                 tear_down(&left, engine.as_ref());
             }

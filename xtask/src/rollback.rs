@@ -7,9 +7,9 @@ use crate::deadline::Deadline;
 use crate::deploy::{Goal, Session};
 use crate::drift::Scenario;
 use crate::ending;
+use crate::event::{Event, Finished, Outcome};
 use crate::execute::Measured;
 use crate::failure::{Exit, exit_of, fail};
-use crate::journal::{Event, Finished, Outcome};
 use crate::lockout;
 use crate::next::{Context as Whose, Next};
 use crate::plan::{Data, Intent, Purpose};
@@ -151,11 +151,12 @@ pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Resul
 /// Says that the run begins, or that it is taken up, and what others have left behind.
 fn begin(run: &Run, session: &Session) {
     if run.elsewhere(&session.pilot.state) {
-        session
-            .out
-            .note(format!("no room in the state folder: journal and backup go to {}", run.dir.display()));
+        session.out.note(format!(
+            "no room in the state folder: journal and backup go to {}",
+            run.dir.path().display()
+        ));
     }
-    if let Err(error) = session.out.open_journal(&run.dir.join("journal.jsonl")) {
+    if let Err(error) = session.out.open_journal(&run.dir.journal()) {
         session.out.note(format!("no journal, so this run cannot be taken up: {error:#}"));
     }
     if let Some(began) = run.past.as_ref().and_then(|past| past.began_ms) {
@@ -377,12 +378,12 @@ fn targets(request: &Request, session: &Session) -> Result<Targets> {
 }
 
 fn no_release(session: &Session) -> anyhow::Error {
-    let mut what = format!("there is no known-good release in {}", session.pilot.state.display());
+    let mut what = format!("there is no known-good release in {}", session.pilot.state.path().display());
     let mut next = Next::xtask("up").so("makes one from the tree");
     // The pilot may have been started from another clone, whose state has the releases.
     if let Ok(stack) = session.engine.observe(Deadline::after(session.pilot.manifest.limits.engine))
         && let Some(state) = stack.services.values().find_map(|s| s.state_dir.as_ref())
-        && Path::new(state) != session.pilot.state
+        && Path::new(state) != session.pilot.state.path()
     {
         what = format!("{what}; the running pilot was deployed from {state}");
         let project = &session.pilot.project;

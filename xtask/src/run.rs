@@ -4,13 +4,13 @@
 //! it proves: was the gate opened, which originals are gone, where their copies are. Nothing is executed here.
 
 use crate::drift::Scenario;
+use crate::fact::Fact;
 use crate::files::{self, Mode};
 use crate::gate;
 use crate::hold::{self, Hold};
 use crate::ledger::Ledger;
-use crate::observe::Fact;
 use crate::plan::Step;
-use crate::run_dirs::{self, OWES};
+use crate::state_dir::{self, RunDir, StateDir};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -114,7 +114,7 @@ pub struct Run {
     /// `0012-20261124T084736659`.
     pub id: String,
     /// Its folder.
-    pub dir: PathBuf,
+    pub dir: RunDir,
     /// What was asked for.
     pub request: Request,
     /// What its journal proves, when it was cut off before.
@@ -145,12 +145,12 @@ pub struct Past {
 
 impl Past {
     /// Reads a journal. A line that was cut off is no event.
-    fn read(dir: &Path) -> Result<Self> {
-        let bytes = files::read_if_there(&dir.join("journal.jsonl"))?.unwrap_or_default();
+    fn read(dir: &RunDir) -> Result<Self> {
+        let bytes = files::read_if_there(&dir.journal())?.unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let mut past = Self::default();
-        events.for_each(|event| past.learn(&event, dir));
+        events.for_each(|event| past.learn(&event, dir.path()));
         Ok(past)
     }
 
@@ -181,7 +181,7 @@ impl Past {
     /// The backups of run `id` that its copies of data are in, as `backup list` calls them, oldest first.
     pub fn backups(&self, id: &str) -> Vec<String> {
         let mut ids: Vec<String> =
-            self.copies.values().filter_map(|folder| run_dirs::backup_id(id, folder)).collect();
+            self.copies.values().filter_map(|folder| state_dir::backup_id(id, folder)).collect();
         ids.sort();
         ids.dedup();
         ids
@@ -232,7 +232,7 @@ pub struct CutOff {
     /// Its id.
     pub id: String,
     /// Its folder.
-    pub dir: PathBuf,
+    pub dir: RunDir,
     /// What was asked for.
     pub request: Request,
     /// What its journal proves.
@@ -252,8 +252,8 @@ impl CutOff {
 
 /// Begins a run, or takes up the newest one where that was cut off and asked for the same. One that had come
 /// as far as opening its gate is over: it is never taken up, and what is asked for now begins anew.
-pub fn begin(state: &Path, request: &Request) -> Result<Run> {
-    let all = run_dirs::folders(state)?;
+pub fn begin(state: &StateDir, request: &Request) -> Result<Run> {
+    let all = state.every_run()?;
     if let Some((_, dir)) = all.last().filter(|(number, _)| *number > 0)
         && let Some(cut) = cut_off(dir)?
         && cut.request.same(request)
@@ -262,8 +262,8 @@ pub fn begin(state: &Path, request: &Request) -> Result<Run> {
     {
         return Ok(Run { id: cut.id, dir: cut.dir, request: request.clone(), past: Some(cut.past) });
     }
-    let (id, dir) = run_dirs::make(state, request)?;
-    Ok(Run { id, dir, request: request.clone(), past: None })
+    let dir = state.new_run(|run| files::write_json(&run.request(), request, Mode::Plain))?;
+    Ok(Run { id: dir.id(), dir, request: request.clone(), past: None })
 }
 
 impl Run {
@@ -280,15 +280,14 @@ impl Run {
         if cut.only_copies().is_empty() {
             return Ok(None);
         }
-        files::write(&self.dir.join(OWES), b"", Mode::Plain)?;
+        files::write(&self.dir.owes(), b"", Mode::Plain)?;
         Ok(Some(cut))
     }
 
     /// Every copy of a file that the backups of this run have.
     pub fn copies_of(&self, file: &str) -> Vec<PathBuf> {
-        let names = files::names(&self.dir).unwrap_or_default();
-        let folders = names.into_iter().filter(|name| run_dirs::backup_id("", Path::new(name)).is_some());
-        folders.map(|name| self.dir.join(name).join(file)).collect()
+        let backups = self.dir.backups().unwrap_or_default();
+        backups.into_iter().map(|(_, dir)| dir.join(file)).collect()
     }
 
     /// What the public is told while the gate is closed for it.
@@ -314,15 +313,15 @@ impl Run {
     }
 
     /// Is it where the state folder had no room for it?
-    pub fn elsewhere(&self, state: &Path) -> bool {
-        !self.dir.starts_with(state)
+    pub fn elsewhere(&self, state: &StateDir) -> bool {
+        !self.dir.path().starts_with(state.path())
     }
 }
 
 /// All runs that were cut off and not given up, oldest first; `but` is at work.
-pub fn all_cut_off(state: &Path, but: Option<&str>) -> Result<Vec<CutOff>> {
+pub fn all_cut_off(state: &StateDir, but: Option<&str>) -> Result<Vec<CutOff>> {
     let mut all = Vec::new();
-    for (_, dir) in run_dirs::folders(state)? {
+    for (_, dir) in state.every_run()? {
         all.extend(cut_off(&dir)?.filter(|cut| but != Some(cut.id.as_str())));
     }
     Ok(all)
@@ -330,26 +329,22 @@ pub fn all_cut_off(state: &Path, but: Option<&str>) -> Result<Vec<CutOff>> {
 
 /// Gives up a run that was cut off: it is not taken up again, nor spoken of. Its backups stay.
 pub fn give_up(cut: &CutOff) -> Result<()> {
-    files::remove(&cut.dir.join(OWES))?;
-    files::write(&cut.dir.join(GIVEN_UP), b"", Mode::Plain)
+    files::remove(&cut.dir.owes())?;
+    files::write(&cut.dir.given_up(), b"", Mode::Plain)
 }
-
-/// Marks a run that was given up.
-const GIVEN_UP: &str = "given-up";
 
 /// Was this one cut off, or does it owe data? A run whose request cannot be understood, a newer version's too, is
 /// none that could be taken up.
-fn cut_off(dir: &Path) -> Result<Option<CutOff>> {
-    let ended = dir.join("report.json").exists();
-    if dir.join(GIVEN_UP).exists() || ended && !dir.join(OWES).exists() {
+fn cut_off(dir: &RunDir) -> Result<Option<CutOff>> {
+    let ended = dir.report().exists();
+    if dir.given_up().exists() || ended && !dir.owes().exists() {
         return Ok(None);
     }
-    let Ok(request) = files::read_json::<Request>(&dir.join("request.json")) else { return Ok(None) };
+    let Ok(request) = files::read_json::<Request>(&dir.request()) else { return Ok(None) };
     if request.version > FORMAT {
         return Ok(None);
     }
-    let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Some(CutOff { id, dir: dir.to_owned(), request, past: Past::read(dir)?, ended }))
+    Ok(Some(CutOff { id: dir.id(), dir: dir.clone(), request, past: Past::read(dir)?, ended }))
 }
 
 #[cfg(test)]
@@ -364,7 +359,7 @@ mod tests {
     fn past(lines: &[String]) -> Past {
         let scratch = files::Scratch::new("run-test").unwrap();
         std::fs::write(scratch.path().join("journal.jsonl"), lines.join("\n")).unwrap();
-        let mut past = Past::read(scratch.path()).unwrap();
+        let mut past = Past::read(&RunDir::new(scratch.path())).unwrap();
         past.copies.values_mut().for_each(|path| *path = path.file_name().unwrap().into());
         past
     }

@@ -146,7 +146,7 @@ pub struct Worktree {
 impl Worktree {
     /// Checks `commit` out beside everything else.
     pub fn new(pilot: &Pilot, commit: &str) -> Result<Self> {
-        let path = pilot.state.join("worktrees").join(format!("{}-{}", &commit[..12], std::process::id()));
+        let path = pilot.state.worktrees().join(format!("{}-{}", &commit[..12], std::process::id()));
         let text = path.display().to_string();
         git(pilot, &["worktree", "add", "--detach", "--quiet", &text, commit])?;
         Ok(Self { root: pilot.root.clone(), path })
@@ -160,7 +160,7 @@ impl Worktree {
 
 /// Removes worktrees that a killed command left behind. Only for the holder of the lock.
 pub fn remove_worktrees(pilot: &Pilot) -> Result<Vec<Freed>> {
-    let folder = pilot.state.join("worktrees");
+    let folder = pilot.state.worktrees();
     let mut freed = Vec::new();
     for name in files::names(&folder)? {
         let path = folder.join(name);

@@ -5,15 +5,15 @@ use crate::backup;
 use crate::candidate::Source;
 use crate::deadline::Deadline;
 use crate::deploy::{Goal, Outlook, Session};
+use crate::event::{Event, Finished, Outcome};
 use crate::execute::Measured;
 use crate::failure::{Exit, exit_of, fail, next_of};
 use crate::files;
-use crate::journal::{Event, Finished, Outcome};
 use crate::next::Next;
 use crate::plan::Purpose;
 use crate::release::{Release, now_ms};
 use crate::run::{self, Command, Request, Run};
-use crate::{candidate, ending, engine, escalation, rollback};
+use crate::{candidate, ending, escalation, ports, rollback};
 use anyhow::Result;
 use std::time::Instant;
 
@@ -113,7 +113,7 @@ fn deploy(
     let release = goal.release;
     let request = Request { to: Some(release.id.clone()), ..Request::by(Command::Up) };
     let run = run::begin(&session.pilot.state, &request)?;
-    if let Err(error) = session.out.open_journal(&run.dir.join("journal.jsonl")) {
+    if let Err(error) = session.out.open_journal(&run.dir.journal()) {
         session.out.note(format!("no journal: {error:#}"));
     }
     session.out.record(&started(session, engine, Some(&run)));
@@ -173,7 +173,7 @@ fn check_ports(session: &Session) -> Result<()> {
         if ours.contains(&port) {
             continue;
         }
-        if let Some(owner) = engine::owner_of(port) {
+        if let Some(owner) = ports::owner_of(port) {
             let variable = pilot.manifest.services.iter().find(|s| s.name == service).map(|s| &s.port);
             let what = format!("port {port} of {service} is taken by {owner}");
             let variable = variable.map(String::as_str).unwrap_or_default();

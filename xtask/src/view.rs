@@ -3,6 +3,7 @@
 //! `up` works by the tree's. A view is which manifest counts, as a type: whoever has one cannot use another.
 
 use crate::deadline::Deadline;
+use crate::endpoint;
 use crate::engine::{self, Engine, Stack};
 use crate::envfile::EnvFile;
 use crate::http::Client;
@@ -62,7 +63,7 @@ impl View {
 
     /// The gateway as these settings have it: their port, their token.
     pub fn gateway(&self, limit: Duration) -> Result<Client> {
-        let clients = observe::clients(&self.pilot, self.env()?, limit)?;
+        let clients = endpoint::clients(&self.pilot, self.env()?, limit)?;
         clients.get(self.pilot.gateway()).cloned().context("pilot.toml names no gateway")
     }
 

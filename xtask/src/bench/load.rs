@@ -2,8 +2,8 @@
 //! gate closes.
 
 use super::Row;
+use crate::endpoint;
 use crate::gate;
-use crate::observe;
 use crate::rehearsal::Rehearsal;
 use crate::threads::joined;
 use anyhow::{Context, Result, ensure};
@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
     let pilot = &rehearsal.session.pilot;
     let env = pilot.env()?;
-    let clients = observe::clients(pilot, &env, Duration::from_secs(5))?;
+    let clients = endpoint::clients(pilot, &env, Duration::from_secs(5))?;
     let gateway = clients.get(pilot.gateway()).context("no gateway")?;
     let resident = |service: &str| -> Result<f64> {
         let page = clients.get(service).context("no such service")?.get("/metrics")?.body;

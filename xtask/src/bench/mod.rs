@@ -5,9 +5,10 @@ mod load;
 
 use crate::deadline::Deadline;
 use crate::engine::Kind;
+use crate::event::{Event, Finished};
 use crate::failure::{Exit, fail};
 use crate::files;
-use crate::journal::{Event, Finished, Output};
+use crate::output::Output;
 use crate::pilot::Pilot;
 use crate::proc::{Cmd, cmd};
 use crate::rehearsal::{PART, Rehearsal};
@@ -145,7 +146,7 @@ fn wait_ready(rehearsal: &Rehearsal) -> Result<()> {
     let limit = Deadline::after(session.pilot.manifest.limits.ready);
     loop {
         let now = crate::observe::observe(&session.pilot, session.engine.as_ref(), None, limit);
-        let healthy = |h: &crate::observe::Health| matches!(h, crate::observe::Health::Healthy { .. });
+        let healthy = |h: &crate::verify::Health| matches!(h, crate::verify::Health::Healthy { .. });
         if now.health.len() == session.pilot.manifest.services.len() && now.health.values().all(healthy) {
             return Ok(());
         }

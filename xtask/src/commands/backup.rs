@@ -4,9 +4,9 @@
 use crate::backup::{self, Backup};
 use crate::deadline::Deadline;
 use crate::deploy::Session;
+use crate::event::{Event, Finished};
 use crate::failure::{Exit, fail};
 use crate::files;
-use crate::journal::{Event, Finished};
 use crate::next::Next;
 use crate::release::{COMPOSE_FILE, ENV_FILE, SEED_FILE};
 use crate::rollback;

@@ -1,8 +1,8 @@
 //! `ci`: what the project's CI runs: format, lints with warnings as errors, tests. Here xshell is
 //! enough: nothing of it can hang on a service.
 
+use crate::event::Finished;
 use crate::failure::Exit;
-use crate::journal::Finished;
 use crate::pilot::Pilot;
 use anyhow::Result;
 use xshell::{Shell, cmd};

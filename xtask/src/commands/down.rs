@@ -3,8 +3,8 @@
 use crate::deadline::Deadline;
 use crate::deploy::Session;
 use crate::engine::Extent;
+use crate::event::Finished;
 use crate::failure::Exit;
-use crate::journal::Finished;
 use anyhow::Result;
 
 /// `cargo xtask down`.

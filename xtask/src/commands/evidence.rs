@@ -6,15 +6,14 @@ use super::assess;
 use crate::deadline::Deadline;
 use crate::deploy::Session;
 use crate::engine::Engine;
+use crate::event::{Event, Finished};
 use crate::evidence::{self, item};
+use crate::fact::Fact;
 use crate::failure::Exit;
 use crate::files::{self, Mode};
 use crate::host;
-use crate::journal::{Event, Finished};
 use crate::next::Next;
-use crate::observe::Fact;
 use crate::proc::cmd;
-use crate::run_dirs;
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -34,7 +33,7 @@ const LINES: usize = 50;
 /// Exit 0 when the bundle is there; 4 when it is, and the engine did not answer.
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
-    let to = args.output.clone().unwrap_or_else(|| pilot.state.join("evidence").join(files::stamp()));
+    let to = args.output.clone().unwrap_or_else(|| pilot.state.evidence().join(files::stamp()));
     let to = std::path::absolute(&to).with_context(|| format!("cannot tell where {} is", to.display()))?;
     anyhow::ensure!(!to.exists(), "{} is there already", to.display());
     let deadline = Deadline::after(pilot.manifest.limits.ready);
@@ -57,8 +56,8 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         pretty(json!(look.current.as_ref().context("no release is deployed")?))
     }));
     items.push(item("journal.jsonl", || {
-        let last = run_dirs::newest(&pilot.state)?.context("there was no run yet")?;
-        files::read_text(&last.join("journal.jsonl"))
+        let (_, last) = pilot.state.every_run()?.pop().context("there was no run yet")?;
+        files::read_text(&last.journal())
     }));
     let manifest = evidence::gather(pilot, items, &to)?;
     let archive = pack(&to, deadline)?;

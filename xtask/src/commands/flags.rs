@@ -1,8 +1,8 @@
 //! `flags`: the safety flags as the running services have them, and what is a violation among them.
 
 use crate::deploy::Session;
+use crate::event::{Event, Finished};
 use crate::failure::Exit;
-use crate::journal::{Event, Finished};
 use crate::next::Next;
 use crate::verify::{Target, flags};
 use anyhow::Result;

@@ -4,12 +4,12 @@
 use super::diagnose::show_host;
 use crate::deadline::Deadline;
 use crate::deploy::Session;
+use crate::event::{Event, Finished};
 use crate::failure::{Exit, fail};
 use crate::files;
-use crate::journal::{Event, Finished};
 use crate::next::Next;
 use crate::proc::cmd;
-use crate::{ask, host};
+use crate::{ask, cleanup, host};
 use anyhow::Result;
 use serde_json::json;
 use std::path::Path;
@@ -42,7 +42,7 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     if args.free {
         let _lock = session.ledger().lock("host --free")?;
         let limit = Deadline::after(pilot.manifest.limits.deploy);
-        let freed = host::free(pilot, session.engine.as_ref(), &session.store, limit)?;
+        let freed = cleanup::free(pilot, session.engine.as_ref(), &session.store, limit)?;
         freed.iter().for_each(|f| out.say(format!("  freed {:>10}  {}", files::human(f.bytes), f.what)));
         let bytes: u64 = freed.iter().map(|f| f.bytes).sum();
         out.event(&Event::Result { value: &json!({"freed": freed, "freed_bytes": bytes}) });

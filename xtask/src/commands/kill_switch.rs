@@ -5,10 +5,10 @@
 use crate::deadline::Deadline;
 use crate::deploy::Session;
 use crate::drift;
+use crate::event::{Event, Finished};
 use crate::failure::{Exit, exit_of, fail};
 use crate::gate::{self, Gate};
 use crate::hold::{self, Hold};
-use crate::journal::{Event, Finished};
 use crate::lockout::{self, Closed, Lift, Opened, Public};
 use crate::next::Next;
 use crate::verify::verify;

@@ -3,10 +3,10 @@
 
 use crate::deadline::Deadline;
 use crate::deploy::Session;
+use crate::event::{Event, Finished};
 use crate::failure::{Exit, exit_of, fail};
 use crate::files::{self, Mode};
 use crate::http::Client;
-use crate::journal::{Event, Finished};
 use crate::next::Next;
 use crate::observe::release_env;
 use crate::release::ENV_FILE;
@@ -50,7 +50,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     session.store.check_files(&release)?;
     let deadline = Deadline::after(pilot.manifest.limits.deploy);
     // A copy, because they run on when retention has long removed the release.
-    let dir = pilot.state.join("observability");
+    let dir = pilot.state.observability();
     for name in release.files.keys() {
         let mode = if name == ENV_FILE { Mode::Private } else { Mode::Plain };
         files::copy(&session.store.file(&release.id, name), &dir.join(name), mode)?;

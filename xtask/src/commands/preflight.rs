@@ -3,12 +3,12 @@
 use super::assess;
 use crate::deadline::Deadline;
 use crate::deploy::Session;
+use crate::event::{Event, Finished};
+use crate::fact::Fact;
 use crate::failure::Exit;
 use crate::gate::Gate;
 use crate::host;
-use crate::journal::{Event, Finished};
 use crate::next::Next;
-use crate::observe::Fact;
 use crate::verify::{Target, verify};
 use crate::{backup, drift::Difference};
 use anyhow::{Result, bail, ensure};

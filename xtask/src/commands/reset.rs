@@ -4,7 +4,7 @@
 use crate::deadline::Deadline;
 use crate::deploy::Session;
 use crate::drift::Scenario;
-use crate::journal::Finished;
+use crate::event::Finished;
 use crate::rollback;
 use crate::run::{Command, Request};
 use anyhow::Result;

@@ -1,11 +1,11 @@
 //! `seed`: loads a scenario through `/admin/seed` of the running pilot.
 
 use crate::deploy::Session;
+use crate::endpoint::clients;
+use crate::event::Finished;
 use crate::failure::{Exit, fail};
 use crate::files;
-use crate::journal::Finished;
 use crate::next::Next;
-use crate::observe::clients;
 use anyhow::Result;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -2,8 +2,9 @@
 
 use crate::deadline::Deadline;
 use crate::deploy::Session;
+use crate::event::check_line;
+use crate::event::{Event, Finished};
 use crate::failure::Exit;
-use crate::journal::{Event, Finished};
 use crate::next::Next;
 use crate::verify::{Target, criteria, verify};
 use anyhow::Result;
@@ -25,7 +26,7 @@ pub fn run(session: &Session) -> Result<Finished> {
         session.out.event(&Event::Smoke { smoke: &smoke });
     }
     for check in &smoke.checks {
-        session.out.say(session.out.check(check));
+        session.out.say(check_line(&session.out, check));
     }
     session.out.say(format!("\n{}\n", smoke.summary()));
     for (criterion, holds) in criteria(&smoke) {

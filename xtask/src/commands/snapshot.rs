@@ -4,9 +4,9 @@
 
 use crate::deadline::Deadline;
 use crate::deploy::Session;
+use crate::event::{Event, Finished};
 use crate::failure::Exit;
 use crate::files::{self, Mode};
-use crate::journal::{Event, Finished};
 use crate::next::Next;
 use crate::release::now_ms;
 use crate::verify::{SAME, Target, comparison, verify};
@@ -56,7 +56,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         "checks": smoke.checks,
         "passed": passed,
     });
-    let path = args.output.clone().unwrap_or_else(|| pilot.state.join("pilot-metrics.json"));
+    let path = args.output.clone().unwrap_or_else(|| pilot.state.snapshot());
     files::write_json(&path, &crate::secrets::mask_json(&value), Mode::Plain)?;
     let out = &session.out;
     out.event(&Event::Result { value: &value });

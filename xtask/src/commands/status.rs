@@ -3,9 +3,10 @@
 use super::assess::{self, Look};
 use crate::deadline::Deadline;
 use crate::deploy::Session;
+use crate::event::{Event, Finished};
+use crate::fact::Fact;
 use crate::gate::Gate;
-use crate::journal::{Event, Finished};
-use crate::observe::{Fact, Health};
+use crate::verify::Health;
 use anyhow::Result;
 use serde_json::json;
 

@@ -3,7 +3,6 @@
 //! nothing. Called by `observe` and `execute`, and by `up`, `down` and `drill` around them.
 
 mod compose;
-mod ports;
 mod process;
 mod still;
 
@@ -253,5 +252,3 @@ pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
         Kind::Process => Box::new(process::Processes::new(pilot)),
     })
 }
-
-pub use ports::{free_ports, owner_of};

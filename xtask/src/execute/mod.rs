@@ -7,11 +7,12 @@ mod steps;
 use crate::deadline::Deadline;
 use crate::engine::Extent;
 use crate::envfile::EnvFile;
+use crate::event::{Event, Progress};
 use crate::failure::{Exit, exit_of, fail, next_of, over_budget};
 use crate::gate::Gate;
-use crate::journal::{Event, Output, Progress};
 use crate::lockout;
 use crate::observe::Observation;
+use crate::output::Output;
 use crate::plan::{Plan, Step};
 use crate::release::{Release, Store};
 use crate::run::{Past, Run};
@@ -129,7 +130,7 @@ pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) 
             Ok(Done { missed, folder }) => {
                 let progress = if missed.is_some() { Progress::Missed } else { Progress::Done };
                 say(progress, missed, folder.as_deref());
-                measured.past.ends(step, folder.map(|folder| execution.run.dir.join(folder)));
+                measured.past.ends(step, folder.map(|folder| execution.run.dir.path().join(folder)));
             }
             Err(error) if error.is::<Stale>() => {
                 say(Progress::Missed, Some(error.to_string()), None);

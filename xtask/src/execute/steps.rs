@@ -3,17 +3,18 @@
 
 use super::{Done, Execution, Measured, Stale};
 use crate::backup::{self, Backup};
+use crate::cleanup;
 use crate::deadline::Deadline;
 use crate::drift;
+use crate::endpoint;
+use crate::event::Event;
 use crate::evidence;
 use crate::failure::{Exit, exit_of, fail};
 use crate::files::{self, Mode};
 use crate::gate;
 use crate::host;
-use crate::journal::Event;
 use crate::lockout::{self, Closed, Lift, Opened};
 use crate::next::Next;
-use crate::observe;
 use crate::release::{ENV_FILE, SEED_FILE};
 use crate::run::Past;
 use crate::threads::joined;
@@ -69,7 +70,7 @@ impl Execution<'_> {
         copies.push(from);
         // A copy that cannot be read is none.
         if !copies.iter().any(|copy| files::read(copy).is_ok_and(|bytes| bytes == old)) {
-            let kept = self.run.dir.join("env-file-edited-meanwhile");
+            let kept = self.run.dir.edited_env_file();
             files::write(&kept, &old, Mode::Private)?;
             let (file, kept) = (to.display(), kept.display());
             self.out.note(format!("{file} was edited since its backup was made; that is kept in {kept}"));
@@ -114,7 +115,7 @@ impl Execution<'_> {
         let (evidence, backup) = std::thread::scope(|scope| {
             let evidence = scope.spawn(|| {
                 let items = evidence::items(pilot, engine.as_ref(), self.now, limit);
-                evidence::gather(pilot, items, &self.run.dir.join("evidence"))
+                evidence::gather(pilot, items, &self.run.dir.evidence())
             });
             // Logs go with a teardown, so they are part of its backup.
             let running = self.running.release.as_ref().map(|release| release.id.as_str());
@@ -152,7 +153,7 @@ impl Execution<'_> {
     /// What could not be freed is no failure: it shows in what comes next.
     pub(super) fn free_space(&self, deadline: Deadline) -> Result<Done> {
         let View { pilot, engine, .. } = self.running;
-        match host::free(pilot, engine.as_ref(), self.store, deadline) {
+        match cleanup::free(pilot, engine.as_ref(), self.store, deadline) {
             Ok(freed) => {
                 let bytes = freed.iter().map(|f| f.bytes).sum();
                 self.out.note(format!("freed {} in {} places", files::human(bytes), freed.len()));
@@ -223,7 +224,7 @@ impl Execution<'_> {
     /// Restarts and resident memory of each service.
     pub(super) fn sample(&self, deadline: Deadline) -> Result<BTreeMap<String, (u64, f64)>> {
         let stack = self.target.engine.observe(deadline)?;
-        let clients = observe::clients(&self.target.pilot, self.env, lockout::REQUEST)?;
+        let clients = endpoint::clients(&self.target.pilot, self.env, lockout::REQUEST)?;
         let mut sample = BTreeMap::new();
         for (name, client) in clients {
             let text = client.get("/metrics")?.body;
@@ -261,7 +262,7 @@ impl Execution<'_> {
         let taken = pilot.services().filter_map(|service| {
             let port = pilot.port(service, self.env).ok()?;
             let ours = engine.observe(self.deadline).ok()?.services.get(service)?.is_running();
-            let owner = crate::engine::owner_of(port).filter(|_| !ours)?;
+            let owner = crate::ports::owner_of(port).filter(|_| !ours)?;
             Some(format!("port {port} of {service} is taken by {owner}"))
         });
         let taken: Vec<String> = taken.collect();

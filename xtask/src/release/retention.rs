@@ -5,6 +5,7 @@
 use super::store::number;
 use super::{Release, Store};
 use crate::files::{self, Freed};
+use crate::state_dir::StateDir;
 use anyhow::{Context, Result};
 
 impl Store {
@@ -12,12 +13,10 @@ impl Store {
     /// release names them. Under the lock, where no other import runs.
     pub fn remove_cut_off_imports(&self) -> Result<Vec<Freed>> {
         let mut freed = Vec::new();
-        let names = files::names(&self.state)?;
-        for name in names.iter().filter(|name| name.starts_with("import.") && name.ends_with(".new")) {
-            let path = self.state.join(name);
+        for path in self.state.imports()? {
             let (known, broken) = self.list()?;
             let named = |id: &str| known.iter().any(|r| r.images.values().any(|image| image.id == id));
-            let half = Self::new(&path).list()?.0;
+            let half = Self::new(&StateDir::new(&path)).list()?.0;
             for image in half.iter().flat_map(|r| r.images.values()).filter(|_| broken.is_empty()) {
                 if !named(&image.id) {
                     files::remove(&self.archive(&image.id))?;
@@ -32,9 +31,10 @@ impl Store {
     /// not written to their end.
     pub fn remove_halves(&self) -> Result<Vec<Freed>> {
         let mut freed = self.remove_cut_off_imports()?;
-        for (folder, half) in [("releases", is_half_release as fn(&str) -> bool), ("images", is_half_archive)]
-        {
-            let folder = self.state.join(folder);
+        for (folder, half) in [
+            (self.state.releases(), is_half_release as fn(&str) -> bool),
+            (self.state.images(), is_half_archive),
+        ] {
             for name in files::names(&folder)?.iter().filter(|name| half(name)) {
                 let path = folder.join(name);
                 freed.push(Freed {

@@ -5,6 +5,7 @@ use crate::failure::{Exit, fail};
 use crate::files::{self, Mode};
 use crate::ledger::{Ledger, Record};
 use crate::next::Next;
+use crate::state_dir::StateDir;
 use crate::threads::joined;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -13,18 +14,18 @@ use std::path::{Path, PathBuf};
 /// The releases of one pilot.
 #[derive(Clone, Debug)]
 pub struct Store {
-    pub(super) state: PathBuf,
+    pub(super) state: StateDir,
 }
 
 impl Store {
     /// The store in a state folder, which need not exist yet.
-    pub fn new(state: &Path) -> Self {
-        Self { state: state.to_owned() }
+    pub fn new(state: &StateDir) -> Self {
+        Self { state: state.clone() }
     }
 
     /// Folder of a release.
     pub fn dir(&self, id: &str) -> PathBuf {
-        self.state.join("releases").join(id)
+        self.state.release(id)
     }
 
     /// One file of a release.
@@ -34,18 +35,18 @@ impl Store {
 
     /// Where the archive of an image is, or goes.
     pub fn archive(&self, image: &str) -> PathBuf {
-        self.state.join("images").join(format!("{}.tar", image.trim_start_matches("sha256:")))
+        self.state.image(image)
     }
 
     /// Where the xtask of a release is.
     pub fn xtask(&self, sum: &str) -> PathBuf {
-        self.state.join("bin").join(sum)
+        self.state.program(sum)
     }
 
     /// All releases that can be read, oldest first, and what was wrong with the others.
     pub fn list(&self) -> Result<(Vec<Release>, Vec<String>)> {
         let (mut releases, mut broken) = (Vec::new(), Vec::new());
-        for name in files::names(&self.state.join("releases"))? {
+        for name in files::names(&self.state.releases())? {
             // A name with a dot is a release that was never published.
             if name.starts_with('.') {
                 continue;
@@ -61,7 +62,7 @@ impl Store {
 
     fn read(&self, id: &str) -> Result<Release> {
         if !is_release_id(id) {
-            bail!("{id:?} in {} is no release", self.state.join("releases").display());
+            bail!("{id:?} in {} is no release", self.state.releases().display());
         }
         let path = self.file(id, DESCRIPTION);
         let bytes = files::read(&path)?;
@@ -219,7 +220,7 @@ impl Store {
 
     /// Where an import unpacks what it takes in.
     pub fn import_folder(&self) -> PathBuf {
-        self.state.join(format!("import.{}.new", std::process::id()))
+        self.state.import()
     }
 
     /// An archive that is there already counts when it is as a release recorded it.
@@ -232,7 +233,7 @@ impl Store {
         let path = self.archive(&image.id);
         let sum = if path.exists() { Some(files::sha256(&path)?) } else { None };
         if sum.is_none() || sum.as_deref() != recorded {
-            files::make_folder(&self.state.join("images"))?;
+            files::make_folder(&self.state.images())?;
             let half = path.with_extension(format!("{}.new", std::process::id()));
             save(image, &half)?;
             std::fs::File::open(&half)
@@ -252,8 +253,8 @@ impl Store {
         if !path.exists() {
             files::copy(&me, &path, Mode::Program)?;
         }
-        let link = self.state.join("xtask");
-        let half = self.state.join(".xtask.new");
+        let link = self.state.newest_program();
+        let half = link.with_file_name(".xtask.new");
         std::fs::remove_file(&half).ok();
         std::os::unix::fs::symlink(Path::new("bin").join(&sum), &half)
             .and_then(|()| std::fs::rename(&half, &link))
@@ -323,7 +324,7 @@ pub(super) mod tests {
         for name in [COMPOSE_FILE, ENV_FILE, SEED_FILE, MANIFEST_FILE] {
             std::fs::write(scratch.path().join(name), name).unwrap();
         }
-        let store = Store::new(&scratch.path().join("state"));
+        let store = Store::new(&StateDir::new(scratch.path().join("state")));
         Fixture { scratch, store }
     }
 

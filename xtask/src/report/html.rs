@@ -2,7 +2,7 @@
 
 use super::{checks, escape, gate, of, outcome, plain, seconds, steps, title};
 use crate::drift::Difference;
-use crate::journal::{Finished, Outcome};
+use crate::event::{Finished, Outcome};
 use anyhow::Result;
 use serde_json::Value;
 use std::fmt::Write;

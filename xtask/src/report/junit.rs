@@ -1,7 +1,7 @@
 //! `report.xml`: the steps and the checks as test cases, in the JUnit form that CI systems read.
 
 use super::{checks, escape, plain, steps, title};
-use crate::journal::Finished;
+use crate::event::Finished;
 use anyhow::Result;
 use serde_json::Value;
 use std::fmt::Write;

@@ -2,7 +2,7 @@
 
 use super::{checks, gate, of, outcome, plain, seconds, steps, title};
 use crate::drift::Difference;
-use crate::journal::Finished;
+use crate::event::Finished;
 use anyhow::Result;
 use serde_json::Value;
 use std::fmt::Write;

@@ -5,22 +5,23 @@ mod html;
 mod junit;
 mod markdown;
 
+use crate::event::Finished;
 use crate::files::{self, Mode};
-use crate::journal::Finished;
+use crate::state_dir::RunDir;
 use anyhow::Result;
 use serde_json::Value;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// Writes the reports of the run in `dir`.
-pub fn write(dir: &Path, finished: &Finished) -> Result<()> {
-    let path = dir.join("journal.jsonl");
+pub fn write(dir: &RunDir, finished: &Finished) -> Result<()> {
+    let path = dir.journal();
     let text = files::read_text(&path)?;
     // A line cut off by a crash is no event.
     let events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let write = |name: &str, text: String| files::write(&dir.join(name), text.as_bytes(), Mode::Plain);
-    write("report.html", html::page(&events, finished)?)?;
-    write("report.md", markdown::page(&events, finished)?)?;
-    write("report.xml", junit::suite(&events, finished)?)
+    let write = |path: PathBuf, text: String| files::write(&path, text.as_bytes(), Mode::Plain);
+    write(dir.page(), html::page(&events, finished)?)?;
+    write(dir.markdown(), markdown::page(&events, finished)?)?;
+    write(dir.junit(), junit::suite(&events, finished)?)
 }
 
 /// Events of one kind, in order.

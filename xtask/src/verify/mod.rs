@@ -3,10 +3,11 @@
 //! measured fails. Called by `execute`, `up` and `smoke`.
 
 mod flags;
+mod health;
 
 use crate::deadline::Deadline;
+use crate::endpoint;
 use crate::http::{Client, Event};
-use crate::observe::{self, Health};
 use crate::pilot::Pilot;
 use crate::threads::joined;
 use anyhow::{Context, Result, bail, ensure};
@@ -17,6 +18,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 pub use flags::flags;
+pub use health::{Health, health};
 
 /// Streams whose time to first token is measured, and streams that are cancelled.
 const FIRST_TOKENS: usize = 5;
@@ -147,7 +149,7 @@ pub struct Target {
 impl Target {
     /// From the env file that the services were deployed with. Errors name what is missing in it.
     pub fn new(pilot: &Pilot, env: &crate::envfile::EnvFile) -> Result<Self> {
-        let clients = observe::clients(pilot, env, REQUEST)?;
+        let clients = endpoint::clients(pilot, env, REQUEST)?;
         let gateway = clients.get(pilot.gateway()).cloned().context("pilot.toml names no gateway")?;
         let text = |key: &str| env.get(key).with_context(|| format!("{key} is missing in the env file"));
         let number = |key: &str| -> Result<f64> {
@@ -248,7 +250,7 @@ pub fn wait_healthy(target: &Target, ready: Deadline) -> Result<String> {
             .map(|(name, client)| {
                 scope.spawn(move || {
                     loop {
-                        let why = match observe::health(client) {
+                        let why = match health(client) {
                             Health::Healthy { version } => return Ok(version),
                             // Says what is wrong with it: waiting does not mend that.
                             Health::StoreCorrupt(reason) => bail!(StoreCorrupt(format!("{name}: {reason}"))),

@@ -4,8 +4,8 @@
 use crate::deadline::Deadline;
 use crate::deploy::Session;
 use crate::envfile::EnvFile;
+use crate::event::Event;
 use crate::failure::{Exit, fail};
-use crate::journal::Event;
 use crate::next::Next;
 use crate::observe::release_env;
 use crate::proc::cmd;

@@ -4,9 +4,9 @@
 mod diff;
 
 use crate::deploy::Session;
+use crate::event::{Event, Finished};
 use crate::failure::Exit;
 use crate::files;
-use crate::journal::{Event, Finished};
 use crate::next::Next;
 use crate::{portable, tree};
 use anyhow::{Context, Result};
@@ -111,7 +111,7 @@ fn verify(session: &Session, one: Option<&str>) -> Result<Finished> {
 
 fn export(session: &Session, name: &str, output: Option<&Path>) -> Result<()> {
     let release = session.store.named(name)?;
-    let exports = session.pilot.state.join("exports");
+    let exports = session.pilot.state.exports();
     let to = output.map_or_else(|| exports.join(format!("{}.release.tar", release.id)), Path::to_owned);
     let to = std::path::absolute(&to).with_context(|| format!("cannot tell where {} is", to.display()))?;
     if output.is_none() {

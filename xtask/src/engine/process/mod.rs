@@ -53,7 +53,7 @@ struct Spec {
 impl Processes {
     /// Everything it keeps is in the pilot's state folder.
     pub fn new(pilot: &Pilot) -> Self {
-        Self { pilot: pilot.clone(), home: files::real_path(&pilot.state).join("process") }
+        Self { pilot: pilot.clone(), home: pilot.state.process() }
     }
 
     fn dir(&self, service: &str) -> PathBuf {
@@ -96,7 +96,7 @@ impl Processes {
     }
 
     fn start(&self, service: &str, spec: &Spec) -> Result<()> {
-        if let Some(owner) = super::owner_of(spec.port) {
+        if let Some(owner) = crate::ports::owner_of(spec.port) {
             let what = format!("port {} of {service} is taken by {owner}", spec.port);
             return Err(fail(Exit::Host, what, "end that process, or change the port in the env file"));
         }
@@ -396,7 +396,7 @@ impl Engine for Processes {
     fn host(&self, _: Deadline) -> Result<EngineHost> {
         Ok(EngineHost {
             version: "local processes".into(),
-            root: Some(self.pilot.state.clone()),
+            root: Some(self.pilot.state.path().to_owned()),
             skew: Some(Duration::ZERO),
             running: None,
             used: vec![format!("programs and data: {} bytes", files::size(&self.home)?)],
