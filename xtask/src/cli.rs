@@ -1,15 +1,16 @@
 //! The command line: every command with its options, and the options that all have. Parsing alone.
 
+use crate::base::failure::EXIT_TABLE;
+use crate::base::next::Context;
+use crate::base::output::Format;
 use crate::commands::{
     assess, backup, ci, diagnose, down, evidence, flags, host, kill_switch, observe, preflight, releases,
     reset, seed, smoke, snapshot, status,
 };
-use crate::engine::Kind;
-use crate::failure::EXIT_TABLE;
-use crate::next::Context;
-use crate::output::Format;
-use crate::pilot::{By, DEFAULT_PROJECT};
-use crate::{bench, drill, rollback, up};
+use crate::engine::roles::Kind;
+use crate::operations::{rollback, up};
+use crate::rehearsal::{bench, drill};
+use crate::stack::pilot::{By, DEFAULT_PROJECT};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 

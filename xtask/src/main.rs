@@ -1,70 +1,34 @@
 //! `cargo xtask`: see `docs/architecture.md` for the map. This file takes the command line apart, calls
 //! the command, and turns what comes back into the last line and the exit code.
 
-mod archive;
-mod ask;
-mod backup;
-mod bench;
-mod candidate;
-mod cleanup;
+mod base;
+mod checks;
 mod cli;
 mod commands;
-mod deadline;
 mod deploy;
-mod drift;
-mod drill;
-mod ending;
-mod endpoint;
 mod engine;
-mod envfile;
-mod escalation;
-mod event;
-mod evidence;
-mod execute;
-mod fact;
-mod failure;
-mod files;
-mod gate;
-mod hold;
 mod host;
-mod http;
-mod ledger;
-mod lock;
-mod lockout;
-mod next;
-mod observe;
-mod output;
-mod pilot;
-mod plan;
-mod portable;
-mod ports;
-mod proc;
-mod proctable;
+mod operations;
 mod rehearsal;
 mod release;
-mod report;
-mod rollback;
-mod run;
-mod secrets;
-mod signals;
-mod state_dir;
-mod threads;
-mod tree;
-mod up;
-mod verify;
-mod view;
+mod stack;
 
+use crate::base::failure::{Exit, exit_of, fail, next_of};
+use crate::base::next::{Context, Next};
+use crate::base::output::{Format, Output};
+use crate::base::signals;
+use crate::deploy::event::{Event, Finished, Outcome};
+use crate::deploy::session::Session;
+use crate::operations::{rollback, up};
+use crate::rehearsal::{bench, drill};
+use crate::release::store::Store;
+use crate::stack::escalation;
+use crate::stack::pilot::Pilot;
 use anyhow::Result;
 use clap::Parser;
 use cli::{Cli, Command};
 use commands::{assess, diagnose, flags, preflight, seed, snapshot};
 use commands::{ci, down, kill_switch, releases, reset, smoke, status};
-use deploy::Session;
-use event::{Event, Finished, Outcome};
-use failure::{Exit, exit_of, fail, next_of};
-use next::{Context, Next};
-use output::{Format, Output};
-use pilot::Pilot;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -134,7 +98,7 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
         _ => {}
     }
     let engine = engine::choose(&pilot, cli.engine).map_err(|error| nothing_done(cli, error))?;
-    let store = release::Store::new(&pilot.state);
+    let store = Store::new(&pilot.state);
     let session = Session { pilot, engine, store, out };
     let manifest = session.pilot.manifest.clone();
     let mut finished =

@@ -3,20 +3,22 @@
 //! `preflight` and `evidence` start from the same look, so that all of them see the same.
 
 use super::status;
-use crate::deadline::Deadline;
-use crate::deploy::{Goal, Outlook, Session};
-use crate::drift::{Difference, Scenario, scenarios};
-use crate::event::{Event, Finished};
-use crate::fact::Fact;
-use crate::failure::Exit;
-use crate::gate::Gate;
-use crate::next::Next;
-use crate::observe::{Observation, observe};
-use crate::plan::{Plan, Purpose};
-use crate::release::Release;
-use crate::rollback;
-use crate::secrets;
-use crate::threads::joined;
+use crate::base::deadline::Deadline;
+use crate::base::fact::Fact;
+use crate::base::failure::Exit;
+use crate::base::next::Next;
+use crate::base::secrets;
+use crate::base::threads::joined;
+use crate::deploy::converge::Goal;
+use crate::deploy::converge::Outlook;
+use crate::deploy::drift::{Difference, Scenario, scenarios};
+use crate::deploy::event::{Event, Finished};
+use crate::deploy::gate::Gate;
+use crate::deploy::observe::{Observation, observe};
+use crate::deploy::plan::{Plan, Purpose};
+use crate::deploy::session::Session;
+use crate::operations::rollback;
+use crate::release::description::Release;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -1,17 +1,20 @@
 //! `backup create|list|restore`: settings, logs and data, copied with checksums and brought back by the same
 //! way as any rollback: behind the closed gate, after a backup of what is there now, verified.
 
-use crate::backup::{self, Backup};
-use crate::deadline::Deadline;
-use crate::deploy::Session;
-use crate::event::{Event, Finished};
-use crate::failure::{Exit, fail};
-use crate::files;
-use crate::next::Next;
-use crate::release::{COMPOSE_FILE, ENV_FILE, SEED_FILE};
-use crate::rollback;
-use crate::run::{self, Request};
-use crate::{ask, candidate};
+use crate::base::ask;
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, fail};
+use crate::base::files;
+use crate::base::next::Next;
+use crate::deploy::backup;
+use crate::deploy::backup::Backup;
+use crate::deploy::event::{Event, Finished};
+use crate::deploy::run;
+use crate::deploy::run::Request;
+use crate::deploy::session::Session;
+use crate::operations::candidate;
+use crate::operations::rollback;
+use crate::release::description::{COMPOSE_FILE, ENV_FILE, SEED_FILE};
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;

@@ -1,9 +1,9 @@
 //! `ci`: what the project's CI runs: format, lints with warnings as errors, tests. Here xshell is
 //! enough: nothing of it can hang on a service.
 
-use crate::event::Finished;
-use crate::failure::Exit;
-use crate::pilot::Pilot;
+use crate::base::failure::Exit;
+use crate::deploy::event::Finished;
+use crate::stack::pilot::Pilot;
 use anyhow::Result;
 use xshell::{Shell, cmd};
 

@@ -1,10 +1,10 @@
 //! `down`: ends the pilot's services. Its state, images and releases stay.
 
-use crate::deadline::Deadline;
-use crate::deploy::Session;
-use crate::engine::Extent;
-use crate::event::Finished;
-use crate::failure::Exit;
+use crate::base::deadline::Deadline;
+use crate::base::failure::Exit;
+use crate::deploy::event::Finished;
+use crate::deploy::session::Session;
+use crate::engine::roles::Extent;
 use anyhow::Result;
 
 /// `cargo xtask down`.

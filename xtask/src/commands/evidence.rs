@@ -3,17 +3,19 @@
 //! last journal. What could not be had is listed with its reason.
 
 use super::assess;
-use crate::deadline::Deadline;
-use crate::deploy::Session;
-use crate::engine::Engine;
-use crate::event::{Event, Finished};
-use crate::evidence::{self, item};
-use crate::fact::Fact;
-use crate::failure::Exit;
-use crate::files::{self, Mode};
+use crate::base::deadline::Deadline;
+use crate::base::fact::Fact;
+use crate::base::failure::Exit;
+use crate::base::files;
+use crate::base::files::Mode;
+use crate::base::next::Next;
+use crate::base::proc::cmd;
+use crate::deploy::event::{Event, Finished};
+use crate::deploy::evidence;
+use crate::deploy::evidence::item;
+use crate::deploy::session::Session;
+use crate::engine::roles::Engine;
 use crate::host;
-use crate::next::Next;
-use crate::proc::cmd;
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};

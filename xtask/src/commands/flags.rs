@@ -1,10 +1,11 @@
 //! `flags`: the safety flags as the running services have them, and what is a violation among them.
 
-use crate::deploy::Session;
-use crate::event::{Event, Finished};
-use crate::failure::Exit;
-use crate::next::Next;
-use crate::verify::{Target, flags};
+use crate::base::failure::Exit;
+use crate::base::next::Next;
+use crate::checks::flags::flags;
+use crate::checks::smoke::Target;
+use crate::deploy::event::{Event, Finished};
+use crate::deploy::session::Session;
 use anyhow::Result;
 use serde_json::json;
 

@@ -2,14 +2,16 @@
 //! what is the pilot's own; restarts the Docker daemon when asked for it and nothing else.
 
 use super::diagnose::show_host;
-use crate::deadline::Deadline;
-use crate::deploy::Session;
-use crate::event::{Event, Finished};
-use crate::failure::{Exit, fail};
-use crate::files;
-use crate::next::Next;
-use crate::proc::cmd;
-use crate::{ask, cleanup, host};
+use crate::base::ask;
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, fail};
+use crate::base::files;
+use crate::base::next::Next;
+use crate::base::proc::cmd;
+use crate::deploy::cleanup;
+use crate::deploy::event::{Event, Finished};
+use crate::deploy::session::Session;
+use crate::host;
 use anyhow::Result;
 use serde_json::json;
 use std::path::Path;

@@ -2,17 +2,20 @@
 //! is lifted. Where the gateway does not answer it is stopped. `off` verifies first, lifts the holds that
 //! stood when it began, starts what was stopped for them, and opens.
 
-use crate::deadline::Deadline;
-use crate::deploy::Session;
-use crate::drift;
-use crate::event::{Event, Finished};
-use crate::failure::{Exit, exit_of, fail};
-use crate::gate::{self, Gate};
-use crate::hold::{self, Hold};
-use crate::lockout::{self, Closed, Lift, Opened, Public};
-use crate::next::Next;
-use crate::verify::verify;
-use crate::view::View;
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::next::Next;
+use crate::checks::smoke::verify;
+use crate::deploy::drift;
+use crate::deploy::event::{Event, Finished};
+use crate::deploy::gate;
+use crate::deploy::gate::Gate;
+use crate::deploy::lockout;
+use crate::deploy::lockout::{Closed, Lift, Opened, Public};
+use crate::deploy::session::Session;
+use crate::deploy::view::View;
+use crate::stack::hold;
+use crate::stack::hold::Hold;
 use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::json;

@@ -1,15 +1,16 @@
 //! `observe`: prometheus and grafana beside the pilot, from the profile of the release that runs: its scrape
 //! config, alert rules and dashboard are part of the release. On 127.0.0.1 alone.
 
-use crate::deadline::Deadline;
-use crate::deploy::Session;
-use crate::event::{Event, Finished};
-use crate::failure::{Exit, exit_of, fail};
-use crate::files::{self, Mode};
-use crate::http::Client;
-use crate::next::Next;
-use crate::observe::release_env;
-use crate::release::ENV_FILE;
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::files;
+use crate::base::files::Mode;
+use crate::base::http::Client;
+use crate::base::next::Next;
+use crate::deploy::event::{Event, Finished};
+use crate::deploy::observe::release_env;
+use crate::deploy::session::Session;
+use crate::release::description::ENV_FILE;
 use anyhow::{Result, bail};
 use serde_json::json;
 use std::time::Duration;

@@ -1,16 +1,17 @@
 //! `preflight`: go or no-go before a demo. Every row is looked at now; a row that cannot be told is a no-go.
 
 use super::assess;
-use crate::deadline::Deadline;
-use crate::deploy::Session;
-use crate::event::{Event, Finished};
-use crate::fact::Fact;
-use crate::failure::Exit;
-use crate::gate::Gate;
+use crate::base::deadline::Deadline;
+use crate::base::fact::Fact;
+use crate::base::failure::Exit;
+use crate::base::next::Next;
+use crate::checks::smoke::{Target, verify};
+use crate::deploy::backup;
+use crate::deploy::drift::Difference;
+use crate::deploy::event::{Event, Finished};
+use crate::deploy::gate::Gate;
+use crate::deploy::session::Session;
 use crate::host;
-use crate::next::Next;
-use crate::verify::{Target, verify};
-use crate::{backup, drift::Difference};
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 use serde_json::json;

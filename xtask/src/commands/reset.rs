@@ -1,12 +1,12 @@
 //! `reset`: a clean stack (scenario C). The same rollback with the scenario `reset` named: it asks, backs
 //! up, tears down, checks that nothing is left, and deploys the last known-good release with its seed.
 
-use crate::deadline::Deadline;
-use crate::deploy::Session;
-use crate::drift::Scenario;
-use crate::event::Finished;
-use crate::rollback;
-use crate::run::{Command, Request};
+use crate::base::deadline::Deadline;
+use crate::deploy::drift::Scenario;
+use crate::deploy::event::Finished;
+use crate::deploy::run::{Command, Request};
+use crate::deploy::session::Session;
+use crate::operations::rollback;
 use anyhow::Result;
 
 /// `cargo xtask reset`.

@@ -1,11 +1,11 @@
 //! `seed`: loads a scenario through `/admin/seed` of the running pilot.
 
-use crate::deploy::Session;
-use crate::endpoint::clients;
-use crate::event::Finished;
-use crate::failure::{Exit, fail};
-use crate::files;
-use crate::next::Next;
+use crate::base::failure::{Exit, fail};
+use crate::base::files;
+use crate::base::next::Next;
+use crate::checks::endpoint::clients;
+use crate::deploy::event::Finished;
+use crate::deploy::session::Session;
 use anyhow::Result;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,12 +1,12 @@
 //! `smoke`: all checks against the running pilot, as a list, and the runbook's success criteria.
 
-use crate::deadline::Deadline;
-use crate::deploy::Session;
-use crate::event::check_line;
-use crate::event::{Event, Finished};
-use crate::failure::Exit;
-use crate::next::Next;
-use crate::verify::{Target, criteria, verify};
+use crate::base::deadline::Deadline;
+use crate::base::failure::Exit;
+use crate::base::next::Next;
+use crate::checks::smoke::{Target, criteria, verify};
+use crate::deploy::event::check_line;
+use crate::deploy::event::{Event, Finished};
+use crate::deploy::session::Session;
 use anyhow::Result;
 use std::time::Duration;
 

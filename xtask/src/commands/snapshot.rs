@@ -2,14 +2,15 @@
 //! time to comparison, determinism, the limits they are held against, and whether all held. Measured values
 //! alone: what could not be measured is null and fails.
 
-use crate::deadline::Deadline;
-use crate::deploy::Session;
-use crate::event::{Event, Finished};
-use crate::failure::Exit;
-use crate::files::{self, Mode};
-use crate::next::Next;
-use crate::release::now_ms;
-use crate::verify::{SAME, Target, comparison, verify};
+use crate::base::deadline::Deadline;
+use crate::base::deadline::now_ms;
+use crate::base::failure::Exit;
+use crate::base::files;
+use crate::base::files::Mode;
+use crate::base::next::Next;
+use crate::checks::smoke::{SAME, Target, comparison, verify};
+use crate::deploy::event::{Event, Finished};
+use crate::deploy::session::Session;
 use anyhow::Result;
 use serde_json::json;
 use std::path::PathBuf;
@@ -57,7 +58,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         "passed": passed,
     });
     let path = args.output.clone().unwrap_or_else(|| pilot.state.snapshot());
-    files::write_json(&path, &crate::secrets::mask_json(&value), Mode::Plain)?;
+    files::write_json(&path, &crate::base::secrets::mask_json(&value), Mode::Plain)?;
     let out = &session.out;
     out.event(&Event::Result { value: &value });
     out.say(smoke.summary());

@@ -1,12 +1,12 @@
 //! `status`: what runs, where the gate stands and what differs from the release, on one screen.
 
 use super::assess::{self, Look};
-use crate::deadline::Deadline;
-use crate::deploy::Session;
-use crate::event::{Event, Finished};
-use crate::fact::Fact;
-use crate::gate::Gate;
-use crate::verify::Health;
+use crate::base::deadline::Deadline;
+use crate::base::fact::Fact;
+use crate::checks::health::Health;
+use crate::deploy::event::{Event, Finished};
+use crate::deploy::gate::Gate;
+use crate::deploy::session::Session;
 use anyhow::Result;
 use serde_json::json;
 

@@ -2,10 +2,10 @@
 //! same byte for byte show the state of one moment, because a database does not return to bytes that it had
 //! before. What keeps a copy from being made is told as what it is, and no half archive is left.
 
-use crate::failure::{Exit, exit_of, fail};
-use crate::files;
-use crate::next::Next;
-use crate::proc::RunError;
+use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::files;
+use crate::base::next::Next;
+use crate::base::proc::RunError;
 use anyhow::{Error, Result, bail, ensure};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;

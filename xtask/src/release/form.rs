@@ -1,8 +1,8 @@
 //! What a release may say: ids, names and sums of the one form each has. Whoever reads a `release.json` asks
 //! here first, so that nothing in it is ever joined to a path, given to a program or printed unchecked. Pure.
 
-use super::{Image, Release};
-use crate::files;
+use crate::base::files;
+use crate::release::description::{Image, Release};
 use anyhow::{Result, ensure};
 
 /// Name of the description itself, which is none of its files.

@@ -2,10 +2,11 @@
 //! running release and the last known-good one always stay. Called after a deployment, by `releases prune` and
 //! by `host --free`.
 
-use super::store::number;
-use super::{Release, Store};
-use crate::files::{self, Freed};
-use crate::state_dir::StateDir;
+use crate::base::files;
+use crate::base::files::Freed;
+use crate::release::description::Release;
+use crate::release::store::{Store, number};
+use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result};
 
 impl Store {
@@ -112,8 +113,8 @@ fn is_half_archive(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::store::tests::{fixture, make_of};
     use super::*;
+    use crate::release::store::tests::{fixture, make_of};
     use std::collections::BTreeMap;
     use std::time::Duration;
 

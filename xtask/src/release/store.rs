@@ -1,12 +1,15 @@
 //! The releases of one pilot on disk: listed, made, checked, and promoted. Clearing away is in `retention`.
 
-use super::{DESCRIPTION, ENV_FILE, Image, Parts, Release, State, is_release_id, now_ms};
-use crate::failure::{Exit, fail};
-use crate::files::{self, Mode};
-use crate::ledger::{Ledger, Record};
-use crate::next::Next;
-use crate::state_dir::StateDir;
-use crate::threads::joined;
+use crate::base::deadline::now_ms;
+use crate::base::failure::{Exit, fail};
+use crate::base::files;
+use crate::base::files::Mode;
+use crate::base::next::Next;
+use crate::base::threads::joined;
+use crate::release::description::{ENV_FILE, Image, Parts, Release, State};
+use crate::release::form::{DESCRIPTION, is_release_id};
+use crate::stack::ledger::{Ledger, Record};
+use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -283,7 +286,7 @@ impl Store {
         self.change(id, |release| {
             if release.state == State::Candidate {
                 release.state = State::Failed;
-                release.reason = Some(crate::secrets::mask(reason));
+                release.reason = Some(crate::base::secrets::mask(reason));
             }
         })
     }
@@ -309,7 +312,7 @@ fn nearest<'a>(name: &str, all: &[&'a str]) -> Option<&'a str> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::release::{COMPOSE_FILE, MANIFEST_FILE, SEED_FILE};
+    use crate::release::description::{COMPOSE_FILE, MANIFEST_FILE, SEED_FILE};
 
     /// A store, and files to make releases of.
     pub struct Fixture {

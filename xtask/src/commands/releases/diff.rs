@@ -1,16 +1,16 @@
 //! `releases diff A B`: settings with secrets masked, images, compose file and seed of two releases, or of
 //! what runs, or of the tree. What one side cannot tell is said to be so, never taken for the same.
 
-use crate::deadline::Deadline;
-use crate::deploy::Session;
-use crate::envfile::EnvFile;
-use crate::event::Event;
-use crate::failure::{Exit, fail};
-use crate::next::Next;
-use crate::observe::release_env;
-use crate::proc::cmd;
-use crate::release::{COMPOSE_FILE, SEED_FILE};
-use crate::secrets;
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, fail};
+use crate::base::next::Next;
+use crate::base::proc::cmd;
+use crate::base::secrets;
+use crate::deploy::event::Event;
+use crate::deploy::observe::release_env;
+use crate::deploy::session::Session;
+use crate::release::description::{COMPOSE_FILE, SEED_FILE};
+use crate::stack::envfile::EnvFile;
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};

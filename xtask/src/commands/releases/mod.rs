@@ -3,12 +3,12 @@
 
 mod diff;
 
-use crate::deploy::Session;
-use crate::event::{Event, Finished};
-use crate::failure::Exit;
-use crate::files;
-use crate::next::Next;
-use crate::{portable, tree};
+use crate::base::failure::Exit;
+use crate::base::files;
+use crate::base::next::Next;
+use crate::deploy::event::{Event, Finished};
+use crate::deploy::session::Session;
+use crate::release::{export, source};
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use serde_json::json;
@@ -117,12 +117,12 @@ fn export(session: &Session, name: &str, output: Option<&Path>) -> Result<()> {
     if output.is_none() {
         files::make_private_folder(&exports)?;
     }
-    portable::export(&session.pilot, &session.store, &release, &to)?;
+    export::export(&session.pilot, &session.store, &release, &to)?;
     let bytes = files::size(&to)?;
     session.out.event(&Event::Result { value: &json!({"release": release.id, "file": to, "bytes": bytes}) });
     session.out.say(format!("release {} is in {}, {}", release.id, to.display(), files::human(bytes)));
     session.out.say("  it holds the env file with its secrets; on another host: releases import FILE");
-    if tree::sees(&to) {
+    if source::sees(&to) {
         let file = to.display();
         session
             .out
@@ -133,7 +133,7 @@ fn export(session: &Session, name: &str, output: Option<&Path>) -> Result<()> {
 
 fn import(session: &Session, file: &Path) -> Result<()> {
     let _lock = session.ledger().lock("releases import")?;
-    let release = portable::import(&session.pilot, &session.store, file)?;
+    let release = export::import(&session.pilot, &session.store, file)?;
     session.out.event(&Event::Result { value: &json!(release) });
     let (id, state) = (&release.id, release.state.word());
     session.out.say(format!("{} is here as release {id} ({}, {state})", file.display(), release.label));

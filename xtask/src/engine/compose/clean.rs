@@ -3,9 +3,9 @@
 //! never by age or by being unused.
 
 use super::Compose;
-use crate::deadline::Deadline;
-use crate::engine::{EngineHost, Usage};
-use crate::files::Freed;
+use crate::base::deadline::Deadline;
+use crate::base::files::Freed;
+use crate::engine::roles::{EngineHost, Usage};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -2,10 +2,12 @@
 //! the project down. Volumes, networks and containers are found by Compose's project label.
 
 use super::{Compose, PROFILE, blame, is_hung};
-use crate::deadline::Deadline;
-use crate::engine::{Engine, Extent, still};
-use crate::files::{self, Mode};
-use crate::proc::cmd;
+use crate::base::deadline::Deadline;
+use crate::base::files;
+use crate::base::files::Mode;
+use crate::base::proc::cmd;
+use crate::engine::roles::{Engine, Extent};
+use crate::engine::still;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::path::Path;

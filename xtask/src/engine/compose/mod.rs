@@ -6,15 +6,17 @@ mod clean;
 mod data;
 mod state;
 
-use super::{Build, Engine, EngineHost, Extent, Kind, ServiceState, Stack, Usage};
-use crate::deadline::Deadline;
-use crate::failure::{Exit, exit_of, fail};
-use crate::files::{self, Freed};
-use crate::next::Next;
-use crate::pilot::Pilot;
-use crate::proc::{Cmd, RunError, cmd};
-use crate::release::{COMPOSE_FILE, ENV_FILE, Image, Release};
-use crate::threads::joined;
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::files;
+use crate::base::files::Freed;
+use crate::base::next::Next;
+use crate::base::proc::{Cmd, RunError, cmd};
+use crate::base::threads::joined;
+use crate::engine::roles::{Build, Engine, EngineHost, Extent, Kind, Usage};
+use crate::release::description::{COMPOSE_FILE, ENV_FILE, Image, Release};
+use crate::stack::model::{ServiceState, Stack};
+use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use state::{plugin_folders, service_state};
@@ -139,7 +141,7 @@ impl Compose {
             .collect();
         let env_file = dir.join(ENV_FILE);
         if let Some(bytes) = files::read_if_there(&env_file)? {
-            let env = crate::envfile::EnvFile::parse(&env_file.display().to_string(), &bytes)?;
+            let env = crate::stack::envfile::EnvFile::parse(&env_file.display().to_string(), &bytes)?;
             unset.extend(env.keys().map(str::to_owned));
         }
         Ok(self

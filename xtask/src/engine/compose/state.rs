@@ -1,8 +1,8 @@
 //! Reading what Docker tells: one container of `docker inspect`, where plugins are, which state folder a
 //! container was deployed from. Pure but for the environment; called by `compose` alone.
 
-use crate::engine::ServiceState;
-use crate::secrets;
+use crate::base::secrets;
+use crate::stack::model::ServiceState;
 use anyhow::{Result, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};

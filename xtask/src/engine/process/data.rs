@@ -1,10 +1,11 @@
 //! Stored data of local processes, into archives and back, and what the processes of a service use.
 
 use super::members::Member;
-use crate::deadline::Deadline;
-use crate::engine::{Usage, still};
-use crate::files;
-use crate::proc::{Cmd, cmd};
+use crate::base::deadline::Deadline;
+use crate::base::files;
+use crate::base::proc::{Cmd, cmd};
+use crate::engine::roles::Usage;
+use crate::engine::still;
 use anyhow::Result;
 use std::path::Path;
 
@@ -88,7 +89,7 @@ mod tests {
         // A device that is always full (full(4)).
         std::os::unix::fs::symlink("/dev/full", &archive).unwrap();
         let error = save(&from, &archive, Deadline::after(Duration::from_secs(20))).unwrap_err();
-        assert_eq!(crate::failure::exit_of(&error), crate::failure::Exit::Host, "{error:#}");
+        assert_eq!(crate::base::failure::exit_of(&error), crate::base::failure::Exit::Host, "{error:#}");
         assert!(format!("{error:#}").contains("is full"), "{error:#}");
         assert!(archive.symlink_metadata().is_err());
         let error = save(&from, &archive, Deadline::after(Duration::ZERO)).unwrap_err();

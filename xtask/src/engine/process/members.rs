@@ -4,10 +4,11 @@
 //! command may be killed and leave a member that the next one does not find.
 
 use super::Processes;
-use crate::deadline::Deadline;
-use crate::failure::{Exit, fail};
-use crate::files;
-use crate::proctable::{self, Process};
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, fail};
+use crate::base::files;
+use crate::base::proctable;
+use crate::base::proctable::Process;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fs::{Metadata, TryLockError};

@@ -8,15 +8,17 @@ mod members;
 mod programs;
 mod supervise;
 
-use super::{Build, Engine, EngineHost, Extent, Kind, ServiceState, Stack, Usage};
-use crate::deadline::Deadline;
-use crate::failure::{Exit, fail};
-use crate::files::{self, Freed, Mode};
-use crate::next::Next;
-use crate::pilot::Pilot;
-use crate::proc::cmd;
-use crate::release::{ENV_FILE, Image, Release};
-use crate::secrets;
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, fail};
+use crate::base::files;
+use crate::base::files::{Freed, Mode};
+use crate::base::next::Next;
+use crate::base::proc::cmd;
+use crate::base::secrets;
+use crate::engine::roles::{Build, Engine, EngineHost, Extent, Kind, Usage};
+use crate::release::description::{ENV_FILE, Image, Release};
+use crate::stack::model::{ServiceState, Stack};
+use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, bail};
 use members::{Member, new_alive, run_well};
 use programs::Head;
@@ -68,7 +70,7 @@ impl Processes {
     fn spec(&self, release: &Release, dir: &Path, service: &str) -> Result<Spec> {
         let path = dir.join(ENV_FILE);
         let bytes = files::read(&path)?;
-        let file = crate::envfile::EnvFile::parse(&path.display().to_string(), &bytes)?;
+        let file = crate::stack::envfile::EnvFile::parse(&path.display().to_string(), &bytes)?;
         let image = release.images.get(service).with_context(|| format!("the release has no {service}"))?;
         let mut env = self.head(&image.id)?.env;
         env.extend(file.map());
@@ -96,7 +98,7 @@ impl Processes {
     }
 
     fn start(&self, service: &str, spec: &Spec) -> Result<()> {
-        if let Some(owner) = crate::ports::owner_of(spec.port) {
+        if let Some(owner) = crate::base::ports::owner_of(spec.port) {
             let what = format!("port {} of {service} is taken by {owner}", spec.port);
             return Err(fail(Exit::Host, what, "end that process, or change the port in the env file"));
         }

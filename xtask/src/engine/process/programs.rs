@@ -2,7 +2,8 @@
 //! Nothing is started here.
 
 use super::Processes;
-use crate::files::{self, Freed, Mode};
+use crate::base::files;
+use crate::base::files::{Freed, Mode};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

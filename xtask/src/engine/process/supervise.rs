@@ -2,7 +2,8 @@
 //! `apply` starts it, with the locked `alive` file as standard input.
 
 use super::Spec;
-use crate::files::{self, Mode};
+use crate::base::files;
+use crate::base::files::Mode;
 use anyhow::Result;
 use std::io::Write;
 use std::path::Path;

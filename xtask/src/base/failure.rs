@@ -1,0 +1,90 @@
+//! How a command fails: the exit code (one table, the same in `--help` and `docs/`) and the next
+//! command to run. Travels as context of an `anyhow::Error`; `main` prints it. Used everywhere.
+
+use crate::base::next::Next;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The exit codes; anything else is a bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// Done and verified, or nothing to do.
+    Ok = 0,
+    /// Not restored: Level 2, technical lead.
+    NotRestored = 1,
+    /// The command or its input was wrong; nothing was begun.
+    Usage = 2,
+    /// Not restored within the budget: Level 2.
+    OverBudget = 3,
+    /// Host or engine failure: Level 3, infrastructure.
+    Host = 4,
+    /// Another command holds the lock.
+    Locked = 5,
+    /// No known-good release to go back to.
+    NoRelease = 6,
+    /// The new release failed; the one before serves again, or would but for a hold.
+    RolledBack = 7,
+    /// Done and verified; a hold keeps the gate closed.
+    Held = 9,
+    /// Interrupted; the same command takes it up.
+    Interrupted = 130,
+}
+
+/// The table as `--help` and the docs carry it.
+pub const EXIT_TABLE: &str = "\
+Exit codes:
+  0    done and verified, or nothing to do
+  1    not restored: Level 2, technical lead
+  2    usage: the command or its input is wrong; nothing was begun
+  3    not restored within the budget: Level 2
+  4    host or engine failure: Level 3, infrastructure
+  5    another command holds the lock
+  6    no known-good release to go back to
+  7    the new release failed; the one before serves again (or would, but for a hold)
+  9    done and verified (restored or deployed); a hold keeps the gate closed
+  130  interrupted; the same command takes it up";
+
+/// Says how a failure ends the process, and what to do about it.
+#[derive(Debug)]
+pub struct Failure {
+    /// Code of the process.
+    pub exit: Exit,
+    /// What was tried, on what, what came back.
+    pub what: String,
+    /// What to do next.
+    pub next: Next,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The budget of a run has ended. The context of whatever it cut short.
+pub fn over_budget() -> Failure {
+    Failure {
+        exit: Exit::OverBudget,
+        what: "the budget is used up".into(),
+        next: Next::xtask("rollback --budget 15m")
+            .so("tries again with more time; call the technical lead (Level 2)"),
+    }
+}
+
+/// A failure as an error of its own.
+pub fn fail(exit: Exit, what: impl Into<String>, next: impl Into<Next>) -> anyhow::Error {
+    anyhow::Error::new(Failure { exit, what: what.into(), next: next.into() })
+}
+
+/// Code of an error: that of the outermost `Failure` in its chain, 1 where there is none.
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    error.downcast_ref::<Failure>().map_or(Exit::NotRestored, |f| f.exit)
+}
+
+/// What an error says to do next.
+pub fn next_of(error: &anyhow::Error) -> Option<&Next> {
+    error.downcast_ref::<Failure>().map(|f| &f.next).filter(|next| !next.is_empty())
+}

@@ -1,0 +1,309 @@
+//! Requests to the pilot on 127.0.0.1, each with a deadline for the whole of it and bounds on what may come
+//! back; event streams read event by event. No proxy, no TLS, no redirects: loopback alone. Knows no routes.
+
+use crate::base::secrets;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::time::{Duration, Instant};
+use ureq::http::HeaderMap;
+
+/// Characters of an answer that an error repeats.
+const SHOWN: usize = 300;
+
+/// Longest head of an answer, in bytes.
+const HEAD: usize = 64 << 10;
+
+/// Longest body of an answer, and longest stream.
+const BODY: u64 = 4 << 20;
+
+/// Longest line of a stream.
+const LINE: u64 = 64 << 10;
+
+/// Most events of a stream.
+const EVENTS: usize = 10_000;
+
+/// A service on 127.0.0.1, and what lets us in.
+#[derive(Clone, Debug)]
+pub struct Client {
+    base: String,
+    project: String,
+    token: Option<String>,
+    agent: ureq::Agent,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Names are lowercase.
+    pub headers: HeaderMap,
+    /// As text.
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON; null when it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// For messages: status and the start of the body, masked before it is cut.
+    pub fn brief(&self) -> String {
+        let start: String = secrets::mask(&self.body).chars().take(SHOWN).collect();
+        format!("{} {}", self.status, start.trim())
+    }
+}
+
+impl Client {
+    /// Every request takes `limit` at most, its body included.
+    pub fn new(port: u16, project: &str, token: Option<&str>, limit: Duration) -> Self {
+        let agent = ureq::Agent::config_builder()
+            .proxy(None)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_response_header_size(HEAD)
+            .timeout_global(Some(limit))
+            .build()
+            .new_agent();
+        Self {
+            base: format!("http://127.0.0.1:{port}"),
+            project: project.to_owned(),
+            token: token.filter(|t| !t.is_empty()).map(str::to_owned),
+            agent,
+        }
+    }
+
+    /// Deployment that is asked.
+    pub fn project(&self) -> &str {
+        &self.project
+    }
+
+    /// The same without the token: what the public sees.
+    pub fn public(&self) -> Self {
+        Self { token: None, ..self.clone() }
+    }
+
+    /// GET.
+    pub fn get(&self, path: &str) -> Result<Answer> {
+        self.send(path, self.open("GET", path, &[], None))
+    }
+
+    /// HEAD.
+    pub fn head(&self, path: &str) -> Result<Answer> {
+        self.send(path, self.open("HEAD", path, &[], None))
+    }
+
+    /// POST of JSON.
+    pub fn post(&self, path: &str, body: &Value) -> Result<Answer> {
+        self.send(path, self.open("POST", path, &[], Some(body.to_string())))
+    }
+
+    /// GET of an event stream; an answer other than 200 is an error that repeats it.
+    pub fn stream(&self, path: &str, last_event: Option<&str>) -> Result<Events> {
+        let started = Instant::now();
+        let headers: Vec<(&str, &str)> = last_event.map(|id| ("last-event-id", id)).into_iter().collect();
+        let response = self.open("GET", path, &headers, None).with_context(|| self.tried(path))?;
+        if response.status() != 200 {
+            let answer = self.send(path, Ok(response))?;
+            bail!("{}: {}", self.tried(path), answer.brief());
+        }
+        let body = response.into_body().into_with_config().limit(BODY).reader();
+        let reader: Box<dyn BufRead> = Box::new(BufReader::new(body));
+        Ok(Events { reader, started, what: self.tried(path), seen: 0 })
+    }
+
+    fn tried(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    fn open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<String>,
+    ) -> Result<ureq::http::Response<ureq::Body>> {
+        let mut request = ureq::http::Request::builder().method(method).uri(self.tried(path));
+        request = request.header("x-pilot-project", &self.project);
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Ok(match body {
+            Some(text) => self.agent.run(request.header("content-type", "application/json").body(text)?)?,
+            None => self.agent.run(request.body(())?)?,
+        })
+    }
+
+    fn send(&self, path: &str, response: Result<ureq::http::Response<ureq::Body>>) -> Result<Answer> {
+        let mut response = response.with_context(|| self.tried(path))?;
+        let body = response.body_mut().with_config().limit(BODY).read_to_string();
+        let body = body.with_context(|| self.tried(path))?;
+        Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), body })
+    }
+}
+
+/// One server-sent event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `msg_001`.
+    pub id: String,
+    /// `token`, `done`, …
+    pub name: String,
+    /// JSON text, byte for byte.
+    pub data: String,
+    /// Since the request was sent.
+    pub after: Duration,
+}
+
+/// An event stream that is being read.
+pub struct Events {
+    reader: Box<dyn BufRead>,
+    started: Instant,
+    what: String,
+    seen: usize,
+}
+
+impl Events {
+    /// Reads to the end of the stream.
+    pub fn rest(self) -> Result<Vec<Event>> {
+        self.collect()
+    }
+
+    /// Reads up to and including the next event of this name.
+    pub fn until(&mut self, name: &str) -> Result<Event> {
+        for event in self.by_ref() {
+            let event = event?;
+            if event.name == name {
+                return Ok(event);
+            }
+            if matches!(event.name.as_str(), "error" | "cancelled" | "done") {
+                bail!("{}: expected {name}, the stream ended with {}: {}", self.what, event.name, event.data);
+            }
+        }
+        bail!("{}: the stream ended without {name}", self.what)
+    }
+}
+
+impl Events {
+    /// The next line without its end; nothing at the end of the stream.
+    fn line(&mut self) -> Result<Option<String>> {
+        let mut line = String::new();
+        let read = self.reader.by_ref().take(LINE + 1).read_line(&mut line);
+        let read = read.with_context(|| self.what.clone())? as u64;
+        ensure!(read <= LINE, "{}: a line of the stream is longer than {LINE} bytes", self.what);
+        Ok((read > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+
+    fn event(&mut self) -> Result<Option<Event>> {
+        let (mut id, mut name, mut data) = (String::new(), String::new(), String::new());
+        while let Some(line) = self.line()? {
+            match line.split_once(':') {
+                Some(("id", value)) => id = value.trim_start().to_owned(),
+                Some(("event", value)) => name = value.trim_start().to_owned(),
+                Some(("data", value)) => data = value.trim_start().to_owned(),
+                None if !name.is_empty() => {
+                    self.seen += 1;
+                    ensure!(self.seen <= EVENTS, "{}: the stream has more than {EVENTS} events", self.what);
+                    return Ok(Some(Event { id, name, data, after: self.started.elapsed() }));
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for Events {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.event().transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    /// Longest that the requests of these tests may take; far more than their limit, on a busy machine.
+    const SLACK: Duration = Duration::from_secs(60);
+
+    /// A server that writes `head` and then `more` for ever, until nobody listens; slowly where that is little.
+    fn hostile(head: &'static str, more: &'static str, times: usize, limit: Duration) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let more = more.repeat(times);
+        std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let _ = socket.read(&mut request).unwrap();
+            socket.write_all(head.as_bytes()).ok();
+            while socket.write_all(more.as_bytes()).is_ok() {
+                std::thread::sleep(Duration::from_millis(if times == 1 { 50 } else { 0 }));
+            }
+        });
+        Client::new(port, "test", None, limit)
+    }
+
+    const OK: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+    const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+
+    /// What it answers to both kinds of request: an error in bounded time.
+    fn refused(make: impl Fn() -> Client) -> (String, String) {
+        let begun = Instant::now();
+        let plain = make().get("/x").map(|answer| answer.brief());
+        let stream = make().stream("/x", None).and_then(Events::rest).map(|events| events.len());
+        assert!(begun.elapsed() < SLACK, "{:?}", begun.elapsed());
+        let text = |error: anyhow::Error| {
+            let text = format!("{error:#}");
+            assert!(text.contains("http://127.0.0.1:") && text.len() < 1000, "{text}");
+            text
+        };
+        (text(plain.map(drop).unwrap_err()), text(stream.map(drop).unwrap_err()))
+    }
+
+    #[test]
+    fn what_never_ends_is_refused() {
+        let long_enough = Duration::from_secs(20);
+        let (body, line) = refused(|| hostile(OK, "x", 1 << 16, long_enough));
+        assert!(body.contains("limit"), "{body}");
+        assert!(line.contains("a line of the stream is longer than 65536 bytes"), "{line}");
+        let (_, events) = refused(|| hostile(OK, "event: token\ndata: {}\n\n", 1000, long_enough));
+        assert!(events.contains("more than 10000 events"), "{events}");
+        let long =
+            "event: token\ndata: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n";
+        let (_, no_event_ends) = refused(|| hostile(OK, long, 1000, long_enough));
+        assert!(no_event_ends.contains("limit"), "{no_event_ends}");
+        refused(|| hostile(CHUNKED, "1\r\nx\r\n", 1000, long_enough));
+        refused(|| hostile(CHUNKED, "1;", 1000, long_enough));
+        refused(|| hostile("HTTP/1.1 200 OK\r\n", "a: b\r\n", 1000, long_enough));
+        refused(|| hostile("HTTP/1.1 200 OK\r\na: ", "b", 1000, long_enough));
+        refused(|| hostile("", "HTTP/1.1 100 Continue\r\n\r\n", 1000, long_enough));
+        refused(|| hostile("", "garbage ", 1000, long_enough));
+        let claimed = "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999\r\n\r\n";
+        refused(|| hostile(claimed, "x", 1 << 16, long_enough));
+    }
+
+    #[test]
+    fn what_trickles_ends_at_the_deadline_of_the_whole() {
+        let limit = Duration::from_millis(500);
+        for (head, more) in [
+            (OK, "x"),
+            (OK, ": still here\n"),
+            (OK, "event: token\ndata: {}\n\n"),
+            (CHUNKED, "1\r\n\n\r\n"),
+            ("HTTP/1.1 200 OK\r\n", "a: b\r\n"),
+            ("", "HTTP/1.1 100 Continue\r\n\r\n"),
+        ] {
+            let (plain, stream) = refused(|| hostile(head, more, 1, limit));
+            assert!(plain.contains("timeout") && stream.contains("timeout"), "{more:?}: {plain} {stream}");
+        }
+    }
+}

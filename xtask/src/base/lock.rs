@@ -1,0 +1,242 @@
+//! One change at a time. The kernel's advisory lock on the state folder itself, so a dead holder's lock is
+//! free at once, and no file in it that is deleted or replaced lets a second one in; and on the file `lock`
+//! in it, which names the holder, and which older versions lock. Commands that change the pilot take it,
+//! those that look do not.
+
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, fail};
+use crate::base::files;
+use crate::base::next::Next;
+use crate::base::proctable;
+use crate::base::proctable::Process;
+use anyhow::{Context, Error, Result};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use std::fs::{File, TryLockError};
+use std::io::{Seek, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+/// Longest note of a holder that is read.
+const NOTE: usize = 1000;
+
+/// Longest that a child of a killed command takes to let go of the lock.
+const AFTER_A_KILL: Duration = Duration::from_secs(2);
+
+/// Held until dropped.
+#[must_use]
+pub struct Lock {
+    _folder: File,
+    _file: Option<File>,
+}
+
+/// Takes the lock of a state folder for `command`, or says who has it (exit 5).
+pub fn take(state: &Path, file: &Path, command: &str) -> Result<Lock> {
+    files::make_folder(state)?;
+    let folder = File::options()
+        .read(true)
+        .custom_flags(files::flags(OFlags::DIRECTORY))
+        .open(state)
+        .with_context(|| format!("cannot open {}", state.display()))?;
+    let mut file = lock_file(file);
+    let on_folder = hold(&folder, state, file.as_ref())?;
+    let on_file = file.as_ref().map(|locked| hold(locked, state, Some(locked))).transpose()?;
+    if !on_folder && on_file != Some(true) {
+        let what = format!("the file system of {} knows no locks", state.display());
+        return Err(fail(Exit::Host, what, "PILOT_STATE_DIR names a folder on a local disk"));
+    }
+    if let Some(file) = file.as_mut().filter(|file| is_ours(file, &folder)) {
+        let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
+        let note = format!("`cargo xtask {command}`, process {}, since {now}\n", std::process::id());
+        // The lock is the kernel's; the name is for others to read. A full disk is no reason to stop.
+        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(note.as_bytes())).ok();
+    }
+    Ok(Lock { _folder: folder, _file: file })
+}
+
+/// Does somebody change the pilot at this moment? Only looks: it never stands in anybody's way.
+pub fn is_held(state: &Path) -> bool {
+    File::open(state).is_ok_and(|folder| proctable::holder_of(&folder).is_some())
+}
+
+/// Locks it. False where the file system has no locks (some servers lock no folders). A child that a killed
+/// command was just starting has the lock for a moment more, so only its known holder is believed at once.
+fn hold(file: &File, state: &Path, note: Option<&File>) -> Result<bool> {
+    let limit = Deadline::after(AFTER_A_KILL);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) => {
+                let holder = Holder::of(file, note);
+                if holder.is_known() || limit.passed() {
+                    return Err(holder.refusal(state));
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::Error(error)) => {
+                let none = [Errno::BADF, Errno::INVAL, Errno::NOLCK, Errno::NOTSUP, Errno::NOSYS];
+                if none.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
+                    return Ok(false);
+                }
+                return Err(error).with_context(|| format!("cannot lock {}", state.display()));
+            }
+        }
+    }
+}
+
+/// The file `lock`, made where it is missing; nothing where the folder cannot be written, or where
+/// something else has the name: that is neither followed nor written, and the folder is locked all the same.
+fn lock_file(path: &Path) -> Option<File> {
+    let mut options = File::options();
+    options.read(true).custom_flags(files::flags(OFlags::NOFOLLOW | OFlags::NONBLOCK));
+    let written = options.clone().write(true).create(true).truncate(false).open(path);
+    let file = written.or_else(|_| options.open(path)).ok();
+    let file = file.filter(|file| file.metadata().is_ok_and(|data| data.is_file()));
+    if file.is_none() && path.symlink_metadata().is_ok() {
+        eprintln!("warning: {} is no file that can be locked; it is left alone", path.display());
+    }
+    file
+}
+
+/// May it be written? Not where the same file has another name somewhere, or is another user's.
+fn is_ours(file: &File, folder: &File) -> bool {
+    let (Ok(file), Ok(folder)) = (file.metadata(), folder.metadata()) else { return false };
+    let me = rustix::process::geteuid().as_raw();
+    file.nlink() == 1 && (file.uid() == me || file.uid() == folder.uid())
+}
+
+/// Who has the lock, as far as can be told.
+struct Holder {
+    /// What was noted by whoever took it last.
+    note: String,
+    /// Who that was.
+    noted: Option<Process>,
+    /// Who has it; one who is gone is not believed to.
+    process: Option<Process>,
+}
+
+impl Holder {
+    fn of(locked: &File, note: Option<&File>) -> Self {
+        let mut bytes = [0; NOTE];
+        let read = note.and_then(|file| file.read_at(&mut bytes, 0).ok()).unwrap_or(0);
+        let note = String::from_utf8_lossy(&bytes[..read]).trim().to_owned();
+        let noted = note.split("process ").nth(1).and_then(|rest| rest.split(',').next()?.parse().ok());
+        let noted = noted.map(Process::new);
+        let process = proctable::holder_of(locked).or(noted.filter(|process| process.is_there()));
+        Self { note, noted, process }
+    }
+
+    fn is_known(&self) -> bool {
+        self.process.is_some() && self.process == self.noted
+    }
+
+    /// The error, with the way round.
+    fn refusal(&self, state: &Path) -> Error {
+        let Some(process) = self.process else {
+            let what = format!("{} is locked by a process that this user cannot see", state.display());
+            let next = Next::shell(format!("sudo fuser --verbose {}", state.display())).so("names it");
+            return fail(Exit::Locked, what, next);
+        };
+        let who = if self.is_known() { self.note.clone() } else { described(process) };
+        let what = format!("{} is held by {who}", state.display());
+        let pid = process.id();
+        if process.stat().is_some_and(|stat| matches!(stat.state, 'T' | 't')) {
+            let what = format!(
+                "{what}; it is stopped, and ends only once it goes on (kill -CONT {pid}) or is killed: \
+                 the same command then takes up what it was doing"
+            );
+            return fail(Exit::Locked, what, Next::shell(format!("kill -KILL {pid}")));
+        }
+        fail(Exit::Locked, what, format!("wait for it to end, or end it (kill {pid}), and run this again"))
+    }
+}
+
+fn described(process: Process) -> String {
+    let words = process.words();
+    let name = words.first().map(|program| program.rsplit('/').next().unwrap_or_default());
+    let words: Vec<&str> = name.into_iter().chain(words.iter().skip(1).map(String::as_str)).collect();
+    let since = process.since().map(|since| humantime::format_rfc3339_seconds(since).to_string());
+    let since = since.unwrap_or_else(|| "an unknown time".into());
+    format!("`{}`, process {}, since {since}", words.join(" "), process.id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::failure::{exit_of, next_of};
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn the_second_is_refused_and_a_left_file_is_no_obstacle() {
+        let scratch = files::Scratch::new("lock-test").unwrap();
+        std::fs::write(scratch.path().join("lock"), "`cargo xtask up`, process 1, long dead\n").unwrap();
+        let held = take(scratch.path(), &scratch.path().join("lock"), "rollback").unwrap();
+        let error = take(scratch.path(), &scratch.path().join("lock"), "up").err().unwrap();
+        assert_eq!(exit_of(&error), Exit::Locked);
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+        drop(held);
+        take(scratch.path(), &scratch.path().join("lock"), "up").map(drop).unwrap();
+    }
+
+    /// What is called `lock` in the folder: neither followed, nor written, nor in the way.
+    #[test]
+    fn a_file_that_is_not_the_locks_own_is_left_as_it_was() {
+        for what in ["link", "second name", "folder", "pipe"] {
+            let scratch = files::Scratch::new("lock-test").unwrap();
+            let precious = scratch.path().join("precious");
+            std::fs::write(&precious, "precious").unwrap();
+            let state = scratch.path().join("state");
+            std::fs::create_dir(&state).unwrap();
+            let lock = state.join("lock");
+            match what {
+                "link" => std::os::unix::fs::symlink(&precious, &lock).unwrap(),
+                "second name" => std::fs::hard_link(&precious, &lock).unwrap(),
+                "folder" => std::fs::create_dir(&lock).unwrap(),
+                _ => assert!(Command::new("mkfifo").arg(&lock).status().unwrap().success()),
+            }
+            let held = take(&state, &lock, "up").unwrap();
+            let error = take(&state, &lock, "rollback").err().unwrap();
+            assert_eq!(exit_of(&error), Exit::Locked, "{what}");
+            assert!(error.to_string().contains(&std::process::id().to_string()), "{what}: {error}");
+            assert_eq!(std::fs::read_to_string(&precious).unwrap(), "precious", "{what}");
+            drop(held);
+        }
+    }
+
+    #[test]
+    fn a_lock_file_that_is_deleted_lets_nobody_in() {
+        let scratch = files::Scratch::new("lock-test").unwrap();
+        let held = take(scratch.path(), &scratch.path().join("lock"), "up").unwrap();
+        std::fs::remove_file(scratch.path().join("lock")).unwrap();
+        let error = take(scratch.path(), &scratch.path().join("lock"), "rollback").err().unwrap();
+        assert_eq!(exit_of(&error), Exit::Locked);
+        drop(held);
+        take(scratch.path(), &scratch.path().join("lock"), "rollback").map(drop).unwrap();
+    }
+
+    #[test]
+    fn a_stopped_holder_is_told_with_the_way_round() {
+        let scratch = files::Scratch::new("lock-test").unwrap();
+        let folder = File::open(scratch.path()).unwrap();
+        folder.lock().unwrap();
+        // The folder, and with it the lock, goes to a process that stops.
+        let mut child = Command::new("sleep").arg("600").stdin(Stdio::from(folder)).spawn().unwrap();
+        let pid = child.id().to_string();
+        let error = take(scratch.path(), &scratch.path().join("lock"), "up").err().unwrap();
+        assert!(error.to_string().contains("`sleep 600`, process "), "{error}");
+        assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+        let limit = std::time::Instant::now() + Duration::from_secs(10);
+        let error = loop {
+            let error = take(scratch.path(), &scratch.path().join("lock"), "up").err().unwrap();
+            if error.to_string().contains("it is stopped") || std::time::Instant::now() > limit {
+                break error;
+            }
+        };
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(error.to_string().contains("it is stopped"), "{error}");
+        assert_eq!(next_of(&error), Some(&Next::shell(format!("kill -KILL {pid}"))));
+        take(scratch.path(), &scratch.path().join("lock"), "up").map(drop).unwrap();
+    }
+}

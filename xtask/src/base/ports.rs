@@ -1,0 +1,75 @@
+//! Ports of this host: which are free, and who has one that is not.
+
+use crate::base::deadline::Deadline;
+use crate::base::proc::cmd;
+use crate::base::proctable;
+use anyhow::{Context, Result};
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::Duration;
+
+/// So many different free ports on 127.0.0.1 for a project, below the range that outgoing connections
+/// use, so that none of those takes one before it is listened on. Projects that are made at the same
+/// time begin to look at different places.
+pub fn free_ports(count: usize, project: &str) -> Result<Vec<u16>> {
+    let sum = crate::base::files::sha256_bytes(project.as_bytes());
+    let start = 20_000 + u16::from_str_radix(&sum[..4], 16)? % 12_000;
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let ports: Vec<u16> = (start..32_000).chain(20_000..start).filter(free).take(count).collect();
+    (ports.len() == count).then_some(ports).context("no free ports between 20000 and 32000")
+}
+
+/// Is this port taken, and by whom as far as can be told? Nothing when it is free.
+pub fn owner_of(port: u16) -> Option<String> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => None,
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+            Some(process_on(port).unwrap_or_else(|| "an unknown process".into()))
+        }
+        Err(e) => Some(format!("nobody, but it cannot be used: {e}")),
+    }
+}
+
+/// Process that listens, from `/proc` (proc(5): the socket's inode is field 10 of `/proc/net/tcp`).
+fn process_on(port: u16) -> Option<String> {
+    let hex = format!(":{port:04X}");
+    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| {
+        let text = std::fs::read_to_string(table).ok()?;
+        text.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // State 0A: listening.
+            let listens = fields.get(1)?.ends_with(&hex) && *fields.get(3)? == "0A";
+            listens.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]"))).flatten()
+        })
+    })?;
+    let owner = proctable::all().ok()?.into_iter().find(|process| process.has_link(&inode))?;
+    let name = owner.name();
+    let container = if name == "docker-proxy" { container_on(port) } else { None };
+    // A pilot's own process says which pilot, so that somebody can go there and take it down.
+    let pilot = || Some((owner.variable("SCENARIO_PROJECT")?, owner.variable("SCENARIO_DATA")?));
+    let of = pilot().map(|(project, data)| format!(", of project {project}, data in {data}"));
+    Some(format!("process {} ({}{})", owner.id(), container.unwrap_or(name), of.unwrap_or_default()))
+}
+
+/// Container that publishes the port.
+fn container_on(port: u16) -> Option<String> {
+    let publish = format!("publish={port}");
+    let list = cmd("docker", &["ps", "--filter", &publish, "--format", "{{.Names}}"]);
+    let names = list.run(Deadline::after(Duration::from_secs(2))).ok()?;
+    let first = names.lines().next()?;
+    Some(format!("container {first}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_of_a_taken_port_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let owner = owner_of(listener.local_addr().unwrap().port()).unwrap();
+        assert!(owner.contains(&std::process::id().to_string()), "{owner}");
+        let free = free_ports(4, "test").unwrap();
+        assert_eq!(free.len(), 4);
+        assert_eq!(owner_of(free[0]), None);
+    }
+}

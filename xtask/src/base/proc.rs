@@ -1,0 +1,266 @@
+//! The one way to run another program: in a process group of its own, with a deadline that ends the
+//! whole group, output to files (a pipe that a grandchild holds would keep us waiting), and an error
+//! that names what was run and what it said. Nothing here knows docker, git or cargo.
+
+use crate::base::deadline::Deadline;
+use crate::base::failure::over_budget;
+use crate::base::files;
+use crate::base::secrets;
+use crate::base::signals;
+use anyhow::{Context, Result, bail};
+use std::fmt;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Bytes of a program's standard error that an error repeats.
+const TAIL: u64 = 2_000;
+
+/// Lines of its output that are repeated where it said nothing there, and bytes of them.
+const LINES: usize = 5;
+const LAST_WORDS: u64 = 400;
+
+/// A command to be run, as a value.
+#[derive(Clone, Debug)]
+pub struct Cmd {
+    program: PathBuf,
+    args: Vec<String>,
+    dir: Option<PathBuf>,
+    env: Vec<(String, String)>,
+    env_remove: Vec<String>,
+    stdin: Option<PathBuf>,
+    stdout: Option<PathBuf>,
+    show: bool,
+    show_errors: bool,
+}
+
+/// How a program failed, for callers that tell the ways apart.
+#[derive(Debug)]
+pub enum RunError {
+    /// It did not end by its deadline; its whole group was ended.
+    Deadline(String),
+    /// It ended with another code than 0.
+    Status(String),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Deadline(text) | Self::Status(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for RunError {}
+
+/// Starts describing a command.
+pub fn cmd(program: impl AsRef<Path>, args: &[&str]) -> Cmd {
+    Cmd {
+        program: program.as_ref().to_owned(),
+        args: args.iter().map(|a| (*a).to_owned()).collect(),
+        dir: None,
+        env: Vec::new(),
+        env_remove: Vec::new(),
+        stdin: None,
+        stdout: None,
+        show: false,
+        show_errors: false,
+    }
+}
+
+impl Cmd {
+    /// Adds arguments.
+    pub fn args<S: AsRef<str>>(mut self, more: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(more.into_iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    /// Runs in this folder.
+    pub fn dir(mut self, dir: &Path) -> Self {
+        self.dir = Some(dir.to_owned());
+        self
+    }
+
+    /// Sets a variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Takes variables out of the inherited environment.
+    pub fn env_remove(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        self.env_remove.extend(names);
+        self
+    }
+
+    /// Standard input comes from this file.
+    pub fn stdin_from(mut self, path: &Path) -> Self {
+        self.stdin = Some(path.to_owned());
+        self
+    }
+
+    /// Standard output goes to this file, however long it is.
+    pub fn stdout_to(mut self, path: &Path) -> Self {
+        self.stdout = Some(path.to_owned());
+        self
+    }
+
+    /// The user sees what the program says on standard error, as it says it.
+    pub fn show_errors(mut self) -> Self {
+        self.show_errors = true;
+        self
+    }
+
+    /// The user sees all that the program says, as it says it; `run` gives nothing back.
+    pub fn show(mut self) -> Self {
+        self.show = true;
+        self.show_errors()
+    }
+
+    /// Runs to the end; the result is what it wrote to standard output. Errors: cannot be started,
+    /// deadline, status (the last two as `RunError`).
+    pub fn run(self, deadline: Deadline) -> Result<String> {
+        let out = match &self.stdout {
+            Some(path) => File::create(path).with_context(|| format!("cannot make {}", path.display()))?,
+            None => files::anonymous()?,
+        };
+        let err = files::anonymous()?;
+        let program = which::which(&self.program).with_context(|| format!("cannot find `{self}`"))?;
+        let mut expression = duct::cmd(program, &self.args).unchecked().before_spawn(|command| {
+            command.process_group(0);
+            Ok(())
+        });
+        expression = match &self.stdin {
+            Some(path) => expression.stdin_path(path),
+            None => expression.stdin_null(),
+        };
+        if !self.show {
+            expression = expression.stdout_file(out.try_clone().context("cannot share a file")?);
+        }
+        if !self.show_errors {
+            expression = expression.stderr_file(err.try_clone().context("cannot share a file")?);
+        }
+        for name in &self.env_remove {
+            expression = expression.env_remove(name);
+        }
+        for (name, value) in &self.env {
+            expression = expression.env(name, value);
+        }
+        if let Some(dir) = &self.dir {
+            expression = expression.dir(dir);
+        }
+        let (child, group) = signals::start(&expression).with_context(|| format!("cannot start `{self}`"))?;
+        let ended = child.wait_timeout(deadline.left()).with_context(|| format!("waiting for `{self}`"))?;
+        signals::pass();
+        let status = ended.map(|output| output.status);
+        match status {
+            Some(status) if status.success() => {}
+            Some(status) => {
+                bail!(RunError::Status(format!("`{self}` ended with {status}: {}", said(&out, &err))))
+            }
+            None => {
+                group.end();
+                // Ended now; collect it, but never wait for what left the group.
+                child.wait_timeout(Duration::from_secs(1)).ok();
+                let late = RunError::Deadline(format!("`{self}` did not end in time: {}", said(&out, &err)));
+                let late = anyhow::Error::new(late);
+                return Err(if deadline.is_budget() { late.context(over_budget()) } else { late });
+            }
+        }
+        drop(group);
+        if self.stdout.is_some() || self.show {
+            return Ok(String::new());
+        }
+        files::tail(&out, u64::MAX).with_context(|| format!("cannot read the output of `{self}`"))
+    }
+}
+
+/// Why a program failed, in its own words: what it wrote to standard error. What it wrote to standard output
+/// is its result, which can be long and tells nothing of the failure; its end is taken where there is nothing
+/// else. Masked before it is cut, or half a secret would be left.
+fn said(out: &File, err: &File) -> String {
+    let end = |file, bytes: u64| {
+        let text = secrets::mask(&files::tail(file, 32 * bytes).unwrap_or_default());
+        let cut = text.len().saturating_sub(bytes as usize);
+        (cut..=text.len()).find_map(|at| text.get(at..)).unwrap_or_default().trim().to_owned()
+    };
+    let error = end(err, TAIL);
+    if !error.is_empty() {
+        return error;
+    }
+    let output = end(out, LAST_WORDS);
+    let lines: Vec<&str> = output.lines().collect();
+    let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
+    if last.is_empty() { "no more was said".to_owned() } else { last }
+}
+
+impl fmt::Display for Cmd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.program.file_name().unwrap_or(self.program.as_os_str());
+        write!(f, "{}", name.to_string_lossy())?;
+        self.args.iter().try_for_each(|arg| write!(f, " {arg}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::failure::{Exit, exit_of};
+    use std::time::Instant;
+
+    #[test]
+    fn the_deadline_ends_grandchildren_too() {
+        let scratch = files::Scratch::new("proc-test").unwrap();
+        let pid_file = scratch.path().join("pid");
+        let script = format!("sleep 600 & echo $! > {}; wait", pid_file.display());
+        let start = Instant::now();
+        let error = cmd("sh", &["-c", &script]).run(Deadline::after(Duration::from_millis(300))).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(RunError::Deadline(_))), "{error:#}");
+        assert!(start.elapsed() < Duration::from_secs(5));
+        let pid: i32 = std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
+        // SIGKILL is asynchronous and the orphan is collected by somebody else: give it a moment.
+        let gone = |pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        };
+        let limit = Deadline::after(Duration::from_secs(5));
+        while !gone(pid) {
+            assert!(!limit.passed(), "grandchild {pid} is still there");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_command_and_what_it_said() {
+        let error =
+            cmd("sh", &["-c", "echo no such thing >&2; exit 3"]).run(Deadline::after(Duration::from_secs(5)));
+        let text = format!("{:#}", error.unwrap_err());
+        assert!(text.contains("sh -c") && text.contains("no such thing") && text.contains('3'), "{text}");
+    }
+
+    #[test]
+    fn an_error_repeats_what_went_wrong_and_not_the_result() {
+        let said = |script: &str| {
+            let limit = Deadline::after(Duration::from_secs(5));
+            format!("{:#}", cmd("sh", &["-c", script, "seq"]).run(limit).unwrap_err())
+        };
+        let both = said("$0 1000; echo no such container >&2; exit 1");
+        assert!(both.contains("no such container") && !both.contains("999"), "{both}");
+        let output = said("$0 1000; exit 1");
+        assert!(output.contains("1000") && output.lines().count() == LINES, "{output}");
+    }
+
+    #[test]
+    fn what_a_budget_cuts_short_is_the_budgets_end() {
+        let exit = |deadline: Deadline| {
+            let error = cmd("sleep", &["60"]).run(deadline).unwrap_err();
+            assert!(matches!(error.downcast_ref(), Some(RunError::Deadline(_))), "{error:#}");
+            exit_of(&error)
+        };
+        let (short, long) = (Duration::from_millis(100), Duration::from_secs(60));
+        let now = Instant::now();
+        assert_eq!(exit(Deadline::from(now, short).within(long)), Exit::OverBudget);
+        assert_eq!(exit(Deadline::from(now, long).within(short)), Exit::NotRestored);
+        assert_eq!(exit(Deadline::after(short)), Exit::NotRestored);
+    }
+}

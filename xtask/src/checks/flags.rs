@@ -1,0 +1,60 @@
+//! The safety flags of the running services, asked of each over HTTP, not read from a file.
+
+use crate::checks::smoke::Target;
+use anyhow::{Result, ensure};
+use serde::Serialize;
+
+/// One flag of one running service.
+#[derive(Clone, Debug, Serialize)]
+pub struct Flag {
+    /// Which service.
+    pub service: String,
+    /// Name of the flag.
+    pub name: String,
+    /// What it should be.
+    pub want: String,
+    /// What the service says it is; none when it does not tell.
+    pub is: Option<String>,
+}
+
+impl Flag {
+    /// As it should be?
+    pub fn ok(&self) -> bool {
+        self.is.as_deref() == Some(&self.want)
+    }
+}
+
+/// Asks each running service, not the file. A drill's fault and a missing question for the token are
+/// violations too.
+pub fn flags(target: &Target) -> Vec<Flag> {
+    let mut all = Vec::new();
+    for (service, client) in &target.clients {
+        let answer = client.get("/admin/config").ok().filter(|answer| answer.status == 200);
+        let body = answer.map(|answer| answer.json());
+        let mut add = |name: &str, want: &str, is: Option<String>| {
+            all.push(Flag { service: service.clone(), name: name.to_owned(), want: want.to_owned(), is });
+        };
+        let value =
+            |name: &str| body.as_ref().and_then(|b| b["values"][name].as_bool()).map(|b| b.to_string());
+        target.flags.off.iter().for_each(|name| add(name, "false", value(name)));
+        target.flags.on.iter().for_each(|name| add(name, "true", value(name)));
+        add("ADMIN_AUTH", "true", value("ADMIN_AUTH"));
+        let fault = body.as_ref().map(|body| body["fault"].as_str().unwrap_or("none").to_owned());
+        add("drill fault", "none", fault);
+    }
+    all
+}
+
+/// Are all as they should be?
+pub fn hold(target: &Target) -> Result<String> {
+    let all = flags(target);
+    let wrong: Vec<String> = all
+        .iter()
+        .filter(|flag| !flag.ok())
+        .map(|flag| {
+            format!("{}: {} is {}", flag.service, flag.name, flag.is.as_deref().unwrap_or("not told"))
+        })
+        .collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(format!("{} flags in {} services", all.len(), target.clients.len()))
+}

@@ -1,0 +1,459 @@
+//! The smoke checks: the runbook's validation, run against the live services with the admin token, so
+//! that they work behind a closed gate. Every figure is measured on the client; what could not be
+//! measured fails. Called by `execute`, `up` and `smoke`.
+
+use crate::base::deadline::Deadline;
+use crate::base::http::{Client, Event};
+use crate::base::threads::joined;
+use crate::checks::endpoint;
+use crate::checks::flags;
+use crate::checks::health::{Health, health};
+use crate::stack::pilot::Pilot;
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// Streams whose time to first token is measured, and streams that are cancelled.
+const FIRST_TOKENS: usize = 5;
+const CANCELS: usize = 3;
+
+/// Times that a latency over its limit is measured in all.
+const MEASUREMENTS: usize = 3;
+
+/// Longest that any single request of a check takes.
+const REQUEST: Duration = Duration::from_secs(5);
+
+/// One check and what came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// What is checked.
+    pub name: &'static str,
+    /// Did it hold?
+    pub ok: bool,
+    /// What was measured, or what came back instead.
+    pub detail: String,
+}
+
+/// Median and worst of several measurements, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Latency {
+    /// Half were faster.
+    pub median_ms: f64,
+    /// The slowest.
+    pub worst_ms: f64,
+}
+
+/// A service cannot use its stored data: no matter for waiting, nor for another version.
+#[derive(Debug)]
+pub struct StoreCorrupt(String);
+
+impl fmt::Display for StoreCorrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StoreCorrupt {}
+
+/// All checks.
+#[derive(Clone, Debug, Serialize)]
+pub struct Smoke {
+    /// Every one passed.
+    pub passed: bool,
+    /// Each.
+    pub checks: Vec<Check>,
+    /// Time to first token; none when it could not be measured.
+    pub first_token: Option<Latency>,
+    /// From the cancel request to the end of the stream.
+    pub cancel: Option<Latency>,
+    /// What the two are held against, in milliseconds.
+    pub limits_ms: (f64, f64),
+}
+
+impl Smoke {
+    /// In one line.
+    pub fn summary(&self) -> String {
+        let passed = self.checks.iter().filter(|c| c.ok).count();
+        let show = |l: Option<Latency>| {
+            l.map_or("not measured".into(), |l| format!("{:.0} ms at worst", l.worst_ms))
+        };
+        format!(
+            "{passed} of {} checks passed; first token {}, cancel {}",
+            self.checks.len(),
+            show(self.first_token),
+            show(self.cancel)
+        )
+    }
+}
+
+/// The runbook's "Success Criteria", each drawn from the checks that stand for it.
+pub fn criteria(smoke: &Smoke) -> Vec<(String, bool)> {
+    let holds = |names: &[&str]| {
+        names.iter().all(|name| smoke.checks.iter().any(|check| check.name == *name && check.ok))
+    };
+    let show = |l: Option<Latency>| l.map_or("not measured".into(), |l| format!("{:.0} ms", l.worst_ms));
+    let (first_ms, cancel_ms) = smoke.limits_ms;
+    let latencies = format!("{} and {} at worst", show(smoke.first_token), show(smoke.cancel));
+    vec![
+        ("All 3 core services Up (healthy)".into(), holds(&[HEALTHY])),
+        ("All smoke tests passing".into(), smoke.passed),
+        (
+            format!("First token < {first_ms} ms, cancel < {cancel_ms} ms: {latencies}"),
+            holds(&[FIRST_TOKEN, CANCEL]),
+        ),
+        ("No security violations".into(), holds(&[HEADERS, FLAGS])),
+        ("Demo scenarios functional".into(), holds(&[STREAMS, REPORT, JOBS, SAME, RESUME])),
+    ]
+}
+
+/// Names of checks that other rows refer to.
+const HEALTHY: &str = "all services healthy";
+const STREAMS: &str = "stream starts and gives tokens";
+const FIRST_TOKEN: &str = "first token in time";
+const CANCEL: &str = "cancelled in time";
+/// Two runs of one seed.
+pub const SAME: &str = "same seed, same bytes";
+const RESUME: &str = "resume gives exactly the rest";
+const REPORT: &str = "report complete";
+const JOBS: &str = "jobs run to their end";
+const HEADERS: &str = "security headers";
+const FLAGS: &str = "safety flags as they should be";
+
+/// What the checks are held against.
+pub struct Target {
+    /// Services of the pilot, each with the admin token.
+    pub clients: BTreeMap<String, Client>,
+    /// The gateway among them.
+    pub gateway: Client,
+    /// Scenario of the report.
+    pub scenario: String,
+    /// Seed of everything.
+    pub seed: String,
+    /// Limit for the first token, in milliseconds.
+    pub first_token_ms: f64,
+    /// Limit for a cancel, in milliseconds.
+    pub cancel_ms: f64,
+    /// Limit for a comparison of all options, in seconds.
+    pub comparison_s: f64,
+    /// Flags that must be off, and on.
+    pub flags: crate::stack::pilot::Flags,
+}
+
+impl Target {
+    /// From the env file that the services were deployed with. Errors name what is missing in it.
+    pub fn new(pilot: &Pilot, env: &crate::stack::envfile::EnvFile) -> Result<Self> {
+        let clients = endpoint::clients(pilot, env, REQUEST)?;
+        let gateway = clients.get(pilot.gateway()).cloned().context("pilot.toml names no gateway")?;
+        let text = |key: &str| env.get(key).with_context(|| format!("{key} is missing in the env file"));
+        let number = |key: &str| -> Result<f64> {
+            let value = text(key)?;
+            value.parse().with_context(|| format!("{key}={value} is not a number"))
+        };
+        Ok(Self {
+            clients,
+            gateway,
+            scenario: text("DEMO_SCENARIO_ID")?.to_owned(),
+            seed: text("DEMO_SEED")?.to_owned(),
+            first_token_ms: number("TTFF_TARGET_MS")?,
+            cancel_ms: number("CANCEL_TARGET_MS")?,
+            comparison_s: number("COMPARISON_TARGET_S")?,
+            flags: pilot.manifest.flags.clone(),
+        })
+    }
+}
+
+/// Waits until every service is healthy, then runs all checks side by side.
+pub fn verify(target: &Target, ready: Deadline) -> Smoke {
+    let health = wait_healthy(target, ready);
+    let healthy = health.is_ok();
+    let mut smoke = Smoke {
+        passed: false,
+        checks: Vec::new(),
+        first_token: None,
+        cancel: None,
+        limits_ms: (target.first_token_ms, target.cancel_ms),
+    };
+    let mut add = |name, outcome: Result<String>| {
+        let (ok, detail) = match outcome {
+            Ok(detail) => (true, detail),
+            Err(error) => (false, format!("{error:#}")),
+        };
+        smoke.checks.push(Check { name, ok, detail });
+    };
+    add(HEALTHY, health);
+    if healthy {
+        let latencies = std::thread::scope(|scope| {
+            let cancel = scope.spawn(|| cancels(target));
+            let replay = scope.spawn(|| replay(target));
+            let report = scope.spawn(|| report(target));
+            let flags = scope.spawn(|| flags::hold(target));
+            let jobs = scope.spawn(|| job(target));
+            let headers = scope.spawn(|| headers(target));
+            let tokens = first_tokens(target);
+            let cancel = joined(cancel);
+            // The other checks are at work beside them.
+            let tokens = alone(tokens, target.first_token_ms, || first_tokens(target));
+            let cancel = alone(cancel, target.cancel_ms, || cancels(target));
+            add(
+                STREAMS,
+                tokens
+                    .as_ref()
+                    .map(|l| format!("{FIRST_TOKENS} streams, median {:.0} ms", l.median_ms))
+                    .map_err(again),
+            );
+            add(FIRST_TOKEN, limit(&tokens, target.first_token_ms));
+            add(
+                "cancel answers 202, then 409",
+                cancel.as_ref().map(|_| format!("{CANCELS} streams")).map_err(again),
+            );
+            add(CANCEL, limit(&cancel, target.cancel_ms));
+            let (same, resumed) = match joined(replay) {
+                Ok(both) => both,
+                Err(error) => (Err(again(&error)), Err(error)),
+            };
+            add(SAME, same);
+            add(RESUME, resumed);
+            add(REPORT, joined(report));
+            add(JOBS, joined(jobs));
+            add(HEADERS, joined(headers));
+            add(FLAGS, joined(flags));
+            (tokens.ok(), cancel.ok())
+        });
+        (smoke.first_token, smoke.cancel) = latencies;
+    } else {
+        for name in ["streams", "cancel", "report", "jobs", "safety flags"] {
+            add(name, Err(anyhow::anyhow!("not measured: the services are not healthy")));
+        }
+    }
+    smoke.passed = smoke.checks.iter().all(|c| c.ok);
+    smoke
+}
+
+/// An error that two checks share.
+fn again(error: &anyhow::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}")
+}
+
+/// Every service answers and is healthy, or which one is not and why.
+pub fn wait_healthy(target: &Target, ready: Deadline) -> Result<String> {
+    let waits: Vec<Result<String>> = std::thread::scope(|scope| {
+        let jobs: Vec<_> = target
+            .clients
+            .iter()
+            .map(|(name, client)| {
+                scope.spawn(move || {
+                    loop {
+                        let why = match health(client) {
+                            Health::Healthy { version } => return Ok(version),
+                            // Says what is wrong with it: waiting does not mend that.
+                            Health::StoreCorrupt(reason) => bail!(StoreCorrupt(format!("{name}: {reason}"))),
+                            Health::Unhealthy(reason) | Health::Silent(reason) => reason,
+                        };
+                        if ready.passed() {
+                            bail!("{name}: {why}");
+                        }
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                })
+            })
+            .collect();
+        jobs.into_iter().map(joined).collect()
+    });
+    let mut versions = waits.into_iter().collect::<Result<Vec<String>>>()?;
+    let count = versions.len();
+    versions.dedup();
+    ensure!(versions.len() == 1, "mixed versions: {}", versions.join(", "));
+    Ok(format!("{count} services, version {}", versions[0]))
+}
+
+/// A latency over its limit is measured again, with less beside it: a host that was busy for a moment is no
+/// reason to give a release up. What counts is the last measurement.
+fn alone(first: Result<Latency>, limit_ms: f64, measure: impl Fn() -> Result<Latency>) -> Result<Latency> {
+    let over = |latency: &Result<Latency>| latency.as_ref().is_ok_and(|l| l.worst_ms >= limit_ms);
+    (1..MEASUREMENTS).fold(first, |last, _| if over(&last) { measure() } else { last })
+}
+
+fn limit(measured: &Result<Latency>, limit_ms: f64) -> Result<String> {
+    let Ok(latency) = measured else { bail!("not measured") };
+    let detail = format!(
+        "median {:.0} ms, worst {:.0} ms, limit {limit_ms:.0} ms",
+        latency.median_ms, latency.worst_ms
+    );
+    ensure!(latency.worst_ms < limit_ms, "{detail}");
+    Ok(detail)
+}
+
+/// Median and worst; no measurement is no latency.
+pub fn latency(mut measured: Vec<Duration>) -> Result<Latency> {
+    measured.sort_unstable();
+    let worst = measured.last().context("nothing was measured")?;
+    let ms = |d: &Duration| d.as_secs_f64() * 1e3;
+    Ok(Latency { median_ms: ms(&measured[measured.len() / 2]), worst_ms: ms(worst) })
+}
+
+fn session(kind: &str, n: usize) -> String {
+    let now = crate::base::deadline::now_ms();
+    format!("smoke-{kind}-{}-{now:x}-{n}", std::process::id())
+}
+
+fn first_tokens(target: &Target) -> Result<Latency> {
+    let path = format!("/stream?route=critique&seed={}&budget=1", target.seed);
+    let measure = |_| {
+        let mut events = target.gateway.stream(&path, None)?;
+        events.until("token").map(|event| event.after)
+    };
+    latency((0..FIRST_TOKENS).map(measure).collect::<Result<_>>()?)
+}
+
+fn cancels(target: &Target) -> Result<Latency> {
+    let measure = |n| {
+        let id = session("cancel", n);
+        // Long enough that it cannot end by itself first.
+        let path = format!("/stream?route=critique&seed={}&budget=500&sessionId={id}", target.seed);
+        let mut events = target.gateway.stream(&path, None)?;
+        events.until("token")?;
+        let wish = json!({"sessionId": id});
+        let sent = Instant::now();
+        let first = target.gateway.post("/cancel", &wish)?;
+        ensure!(
+            first.status == 202 && first.json()["status"] == "cancelling",
+            "cancel answered {}",
+            first.brief()
+        );
+        events.until("cancelled")?;
+        let took = sent.elapsed();
+        let second = target.gateway.post("/cancel", &wish)?;
+        let already = second.json()["status"] == "already_cancelled";
+        ensure!(second.status == 409 && already, "a second cancel answered {}", second.brief());
+        Ok(took)
+    };
+    latency((0..CANCELS).map(measure).collect::<Result<_>>()?)
+}
+
+type Replay = (Result<String>, Result<String>);
+
+/// Two runs of the same seed and a resumed third, side by side.
+fn replay(target: &Target) -> Result<Replay> {
+    let run = |n: usize, last: Option<&str>| -> Result<Vec<Event>> {
+        let id = session("replay", n);
+        let path = format!("/stream?route=critique&seed={}&budget=4&sessionId={id}", target.seed);
+        target.gateway.stream(&path, last)?.rest()
+    };
+    let (one, two, rest) = std::thread::scope(|scope| {
+        let two = scope.spawn(|| run(1, None));
+        let rest = scope.spawn(|| run(2, Some("msg_003")));
+        (run(0, None), joined(two), joined(rest))
+    });
+    // All but the ends, which carry the session's own name.
+    let tokens = |events: &[Event]| -> Vec<(String, String, String)> {
+        let inner = events.iter().filter(|e| e.name == "token" || e.name == "progress");
+        inner.map(|e| (e.id.clone(), e.name.clone(), e.data.clone())).collect()
+    };
+    let (one, two) = (one?, two?);
+    let compare = || {
+        ensure!(one.last().is_some_and(|e| e.name == "done"), "the stream did not end with done");
+        ensure!(tokens(&one) == tokens(&two), "two runs of seed {} differ", target.seed);
+        Ok(format!("{} events twice", one.len()))
+    };
+    let resumed = || {
+        let rest = rest?;
+        let want: Vec<_> = tokens(&one).into_iter().filter(|(id, ..)| id.as_str() > "msg_003").collect();
+        ensure!(
+            tokens(&rest) == want,
+            "after msg_003 expected {} events, got {}",
+            want.len(),
+            tokens(&rest).len()
+        );
+        ensure!(rest.iter().all(|e| e.id.as_str() > "msg_003"), "events were repeated");
+        ensure!(rest.last().is_some_and(|e| e.name == "done"), "the resumed stream did not end with done");
+        Ok(format!("{} of {} events after msg_003", rest.len(), one.len()))
+    };
+    Ok((compare(), resumed()))
+}
+
+fn report(target: &Target) -> Result<String> {
+    let path = format!("/report?scenarioId={}&seed={}", target.scenario, target.seed);
+    let first = target.gateway.get(&path)?;
+    ensure!(first.status == 200, "{path} answered {}", first.brief());
+    let body = first.json();
+    for field in [
+        "/decision/title",
+        "/decision/options/0/score",
+        "/recommendation/primary",
+        "/analysis/confidence",
+        "/meta/seed",
+    ] {
+        ensure!(body.pointer(field).is_some_and(|v| !v.is_null()), "the report lacks {field}");
+    }
+    ensure!(target.gateway.get(&path)?.body == first.body, "two reports of the same seed differ");
+    let head = target.gateway.head(&path)?;
+    ensure!(head.status == 200, "HEAD {path} answered {}", head.brief());
+    let options = body["decision"]["options"].as_array().map_or(0, Vec::len);
+    Ok(format!("{options} options, the same twice"))
+}
+
+fn job(target: &Target) -> Result<String> {
+    let path = format!("/jobs/stream?scenarioId={}", target.scenario);
+    let events = target.gateway.stream(&path, None)?.rest()?;
+    let last = events.last().map_or("nothing", |e| e.name.as_str());
+    ensure!(last == "job-completed", "the job ended with {last}");
+    Ok(format!("{} events", events.len()))
+}
+
+fn headers(target: &Target) -> Result<String> {
+    let answer = target.gateway.get("/healthz")?;
+    let is = |answer: &crate::base::http::Answer, name: &str, value: &str| {
+        let found = answer.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("nothing").to_owned();
+        ensure!(found == value, "{name} is {found}, expected {value}");
+        Ok(())
+    };
+    is(&answer, "cache-control", "no-store")?;
+    is(&answer, "x-content-type-options", "nosniff")?;
+    is(&answer, "x-frame-options", "DENY")?;
+    is(&answer, "referrer-policy", "no-referrer")?;
+    let stream = target.gateway.get(&format!("/stream?route=critique&seed={}&budget=1", target.seed))?;
+    is(&stream, "cache-control", "no-store, no-cache, must-revalidate")?;
+    Ok("5 headers".into())
+}
+
+/// From the wish to a report that compares all options: a job to its end, then its report.
+pub fn comparison(target: &Target) -> Result<Duration> {
+    let started = Instant::now();
+    job(target)?;
+    report(target)?;
+    Ok(started.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_measured_is_not_a_latency_and_fails_its_limit() {
+        assert!(latency(Vec::new()).is_err());
+        assert!(limit(&latency(Vec::new()), 500.0).is_err());
+        let some =
+            latency(vec![Duration::from_millis(30), Duration::from_millis(10), Duration::from_millis(20)]);
+        assert_eq!(some.as_ref().unwrap(), &Latency { median_ms: 20.0, worst_ms: 30.0 });
+        assert!(limit(&some, 31.0).is_ok());
+        assert!(limit(&some, 30.0).is_err());
+        // Measured again only when over its limit, and never for ever.
+        let slow = || Ok(Latency { median_ms: 1.0, worst_ms: 40.0 });
+        assert!(limit(&alone(slow(), 30.0, slow), 30.0).is_err());
+        let fast = || Ok(Latency { median_ms: 1.0, worst_ms: 2.0 });
+        assert!(limit(&alone(slow(), 30.0, fast), 30.0).is_ok());
+        assert!(alone(latency(Vec::new()), 30.0, fast).is_err());
+        // The checklist of a pilot that nobody could measure has no tick at all.
+        let nothing = Smoke {
+            passed: false,
+            checks: Vec::new(),
+            first_token: None,
+            cancel: None,
+            limits_ms: (500.0, 150.0),
+        };
+        assert!(criteria(&nothing).iter().all(|(_, holds)| !holds));
+    }
+}

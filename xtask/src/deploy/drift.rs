@@ -1,0 +1,433 @@
+//! What differs between an observation and a release, and which scenarios that makes. Pure: values
+//! in, values out. Names of settings are told, their values never: some are secrets.
+
+use crate::base::fact::Fact;
+use crate::base::next::Next;
+use crate::checks::health::Health;
+use crate::deploy::observe::{Observation, TreeEnv};
+use crate::host::HostCheck;
+use crate::release::description::{COMPOSE_FILE, Release};
+use crate::stack::model::{ServiceState, Stack};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Why we roll back: the runbook's scenarios.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Scenario {
+    /// A: the settings are not those of the release.
+    Config,
+    /// B: the images are not those of the release.
+    Version,
+    /// C: stored data is corrupt or gone.
+    Reset,
+    /// D: nothing changed, but services are gone or do not answer; or the host is short of something.
+    Host,
+    /// A commit, or a label of `known-good.toml`, that the user named with `--to`.
+    #[value(skip)]
+    Commit,
+}
+
+impl Scenario {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Version => "version",
+            Self::Reset => "reset",
+            Self::Host => "host",
+            Self::Commit => "commit",
+        }
+    }
+}
+
+/// One thing that is not as the release has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "drift")]
+pub enum Difference {
+    /// Another image runs.
+    Image {
+        /// Which service.
+        service: String,
+        /// Content id that runs.
+        running: String,
+        /// Content id of the release.
+        release: String,
+    },
+    /// The service was started with other values for these settings.
+    Env {
+        /// Which service.
+        service: String,
+        /// Names alone.
+        keys: Vec<String>,
+    },
+    /// The engine has other settings for the service (limits, volumes, health check).
+    Settings {
+        /// Which service.
+        service: String,
+    },
+    /// The env file has other values for these settings, or is missing or malformed.
+    EnvFile {
+        /// Names alone.
+        keys: Vec<String>,
+        /// Set when it is not a matter of single settings.
+        trouble: Option<String>,
+    },
+    /// The service does not run.
+    Down {
+        /// Which service.
+        service: String,
+        /// The engine's word, or `missing`.
+        state: String,
+    },
+    /// It runs, and the release does not have it.
+    Extra {
+        /// Which service.
+        service: String,
+    },
+    /// It runs and is not healthy.
+    Sick {
+        /// Which service.
+        service: String,
+        /// What it, or its silence, said.
+        reason: String,
+    },
+    /// Its stored data cannot be used.
+    StoreCorrupt {
+        /// Which service.
+        service: String,
+        /// What it said.
+        reason: String,
+    },
+    /// It has no stored data any more.
+    DataMissing {
+        /// Which service.
+        service: String,
+    },
+    /// The engine has lost the release's image.
+    ImageLost {
+        /// Which service.
+        service: String,
+    },
+    /// The host is short of something.
+    Shortage {
+        /// Of what, and how short.
+        what: String,
+        /// What fixes it.
+        fix: Next,
+    },
+    /// Another release was deployed last, whatever of it shows in the services.
+    Release {
+        /// Its id; none when no deployment is recorded.
+        deployed: Option<String>,
+    },
+    /// The tree's compose file is another. The deployment uses the release's; the file is left alone.
+    ComposeFile,
+    /// Something could not be found out.
+    Unknown {
+        /// What.
+        what: String,
+        /// Why.
+        why: String,
+    },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = |id: &str| id.trim_start_matches("sha256:").chars().take(12).collect::<String>();
+        match self {
+            Self::Image { service, running, release } => {
+                write!(f, "{service} runs image {}, the release has {}", short(running), short(release))
+            }
+            Self::Env { service, keys } => write!(f, "{service} was started with other {}", keys.join(", ")),
+            Self::Settings { service } => write!(f, "{service} was started with other engine settings"),
+            Self::EnvFile { trouble: Some(trouble), .. } => write!(f, "env file: {trouble}"),
+            Self::EnvFile { keys, .. } => write!(f, "env file has other {}", keys.join(", ")),
+            Self::Down { service, state } => write!(f, "{service} does not run: {state}"),
+            Self::Extra { service } => write!(f, "{service} runs, and the release does not have it"),
+            Self::Sick { service, reason } => write!(f, "{service} is not healthy: {reason}"),
+            Self::StoreCorrupt { service, reason } => write!(f, "{service}: {reason}"),
+            Self::DataMissing { service } => write!(f, "{service}: its stored data is gone"),
+            Self::ImageLost { service } => write!(f, "{service}: the engine has lost the release's image"),
+            Self::Shortage { what, .. } => write!(f, "host: {what}"),
+            Self::Release { deployed: Some(id) } => write!(f, "release {id} was deployed last"),
+            Self::Release { deployed: None } => write!(f, "no deployment is recorded"),
+            Self::ComposeFile => write!(f, "the tree's compose file is not the release's (left as it is)"),
+            Self::Unknown { what, why } => write!(f, "cannot tell {what}: {why}"),
+        }
+    }
+}
+
+/// Compares. `env` is the release's env file; both it and the running environment stay inside. Services that
+/// stand `beside` the release's own (prometheus) are no difference.
+pub fn drift(
+    now: &Observation,
+    release: &Release,
+    env: &BTreeMap<String, String>,
+    beside: &[&str],
+) -> Vec<Difference> {
+    let mut found = Vec::new();
+    match &now.stack {
+        Fact::Unknown(why) => found.push(Difference::Unknown { what: "what runs".into(), why: why.clone() }),
+        Fact::Known(stack) => {
+            for (service, image) in &release.images {
+                service_drift(now, release, env, service, &mut found);
+                if !stack.data.contains(service) {
+                    found.push(Difference::DataMissing { service: service.clone() });
+                }
+                if !stack.images.contains(&image.id) {
+                    found.push(Difference::ImageLost { service: service.clone() });
+                }
+            }
+            let own = |name: &&String| release.images.contains_key(*name) || beside.contains(&name.as_str());
+            let extra = stack.services.keys().filter(|name| !own(name));
+            found.extend(extra.map(|service| Difference::Extra { service: service.clone() }));
+        }
+    }
+    let short = |c: &HostCheck| Difference::Shortage {
+        what: format!("{}: {}", c.name, c.detail),
+        fix: c.fix.clone(),
+    };
+    found.extend(now.shortages.iter().map(short));
+    let whole = |trouble: String| Difference::EnvFile { keys: Vec::new(), trouble: Some(trouble) };
+    match &now.tree_env {
+        Fact::Known(TreeEnv::Fine(tree)) => {
+            let keys = differing(tree, env, true);
+            if !keys.is_empty() {
+                found.push(Difference::EnvFile { keys, trouble: None });
+            }
+        }
+        Fact::Known(TreeEnv::Missing) => found.push(whole("missing".into())),
+        Fact::Known(TreeEnv::Malformed(why)) => found.push(whole(why.clone())),
+        Fact::Unknown(why) => found.push(whole(why.clone())),
+    }
+    if let Fact::Known(tree) = &now.tree_compose
+        && tree.as_ref() != release.files.get(COMPOSE_FILE)
+    {
+        found.push(Difference::ComposeFile);
+    }
+    found
+}
+
+fn service_drift(
+    now: &Observation,
+    release: &Release,
+    env: &BTreeMap<String, String>,
+    service: &str,
+    found: &mut Vec<Difference>,
+) {
+    let service = service.to_owned();
+    let Some(state) = now.service(&service) else {
+        found.push(Difference::Down { service, state: "missing".into() });
+        return;
+    };
+    let other = content(state, &service, release, env);
+    let same_env = !other.iter().any(|d| matches!(d, Difference::Env { .. }));
+    found.extend(other);
+    if same_env
+        && release.settings.get(&service).is_some_and(|known| *known != state.settings)
+        && !found.iter().any(|d| matches!(d, Difference::Image { service: s, .. } if *s == service))
+    {
+        found.push(Difference::Settings { service: service.clone() });
+    }
+    if !state.is_running() {
+        found.push(Difference::Down { service, state: state.state.clone() });
+        return;
+    }
+    match now.health.get(&service) {
+        Some(Health::Healthy { .. }) => {}
+        Some(Health::StoreCorrupt(reason)) => {
+            found.push(Difference::StoreCorrupt { service, reason: reason.clone() });
+        }
+        Some(Health::Unhealthy(reason) | Health::Silent(reason)) => {
+            found.push(Difference::Sick { service, reason: reason.clone() });
+        }
+        None => {
+            let why = "no published port to ask".to_owned();
+            found.push(Difference::Unknown { what: format!("the health of {service}"), why });
+        }
+    }
+}
+
+/// Is a service another than the release's: another image, other values of the settings that the env file
+/// names? A service also has what its image and the compose file set; those do not count. A name that the
+/// tree added shows in the tree's file.
+fn content(
+    state: &ServiceState,
+    service: &str,
+    release: &Release,
+    env: &BTreeMap<String, String>,
+) -> Vec<Difference> {
+    let mut found = Vec::new();
+    if let Some(image) = release.images.get(service).filter(|image| image.id != state.image) {
+        let (running, release) = (state.image.clone(), image.id.clone());
+        found.push(Difference::Image { service: service.into(), running, release });
+    }
+    let keys = differing(&state.env, env, false);
+    if !keys.is_empty() {
+        found.push(Difference::Env { service: service.into(), keys });
+    }
+    found
+}
+
+/// What runs, held against the release that was just applied: every service is there, with the release's
+/// image and settings. Empty when it is so.
+pub fn applied(stack: &Stack, release: &Release, env: &BTreeMap<String, String>) -> Vec<Difference> {
+    let service = |service: &String| match stack.services.get(service) {
+        None => vec![Difference::Down { service: service.clone(), state: "missing".into() }],
+        Some(state) => content(state, service, release, env),
+    };
+    release.images.keys().flat_map(service).collect()
+}
+
+/// Names with other values in `now` than in `wanted`; with `extra`, names that only `now` has too.
+fn differing(now: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>, extra: bool) -> Vec<String> {
+    let changed = wanted.iter().filter(|(k, v)| now.get(*k) != Some(*v)).map(|(k, _)| k);
+    let added = now.keys().filter(|k| extra && !wanted.contains_key(*k));
+    changed.chain(added).cloned().collect()
+}
+
+/// The scenarios that a drift makes, each once, in the runbook's order.
+pub fn scenarios(drift: &[Difference]) -> Vec<Scenario> {
+    let mut all: Vec<Scenario> = drift
+        .iter()
+        .filter_map(|difference| match difference {
+            Difference::Image { .. } => Some(Scenario::Version),
+            Difference::Env { .. } | Difference::Settings { .. } | Difference::EnvFile { .. } => {
+                Some(Scenario::Config)
+            }
+            Difference::StoreCorrupt { .. } | Difference::DataMissing { .. } => Some(Scenario::Reset),
+            Difference::ImageLost { .. } | Difference::Shortage { .. } => Some(Scenario::Host),
+            Difference::Extra { .. } => Some(Scenario::Version),
+            _ => None,
+        })
+        .collect();
+    // Down or sick with a changed image or setting: that is why. With nothing changed: the host.
+    let ill = |d: &Difference| {
+        matches!(d, Difference::Down { .. } | Difference::Sick { .. } | Difference::Unknown { .. })
+    };
+    if all.is_empty() && drift.iter().any(ill) {
+        all.push(Scenario::Host);
+    }
+    if all.is_empty() && drift.iter().any(|d| matches!(d, Difference::Release { .. })) {
+        all.push(Scenario::Version);
+    }
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::deploy::gate::Gate;
+    use crate::release::description::Image;
+    use crate::stack::model::{ServiceState, Stack};
+
+    /// A release of two services and an observation that matches it; used by the plan's tests too.
+    pub fn matching() -> (Observation, Release, BTreeMap<String, String>) {
+        let env =
+            BTreeMap::from([("A".to_owned(), "1".to_owned()), ("SECRET".to_owned(), "hush".to_owned())]);
+        let image = |id: &str| Image { id: id.into(), tag: "x:latest".into(), archive: None };
+        let images =
+            BTreeMap::from([("engine".to_owned(), image("e1")), ("gateway".to_owned(), image("g1"))]);
+        let mut release = Release::unrecorded("v1", "compose", images);
+        release.id = "r1".into();
+        release.files.insert(COMPOSE_FILE.into(), "sum".into());
+        let state = |image: &str| ServiceState {
+            state: "running".into(),
+            image: image.into(),
+            env: env.clone(),
+            port: Some(1),
+            settings: "s".into(),
+            state_dir: None,
+            restarts: 0,
+            handle: "h".into(),
+            inspect: String::new(),
+        };
+        let services =
+            BTreeMap::from([("engine".to_owned(), state("e1")), ("gateway".to_owned(), state("g1"))]);
+        release.settings =
+            BTreeMap::from([("engine".to_owned(), "s".to_owned()), ("gateway".to_owned(), "s".to_owned())]);
+        let data = ["engine".to_owned(), "gateway".to_owned()].into();
+        let healthy = || Health::Healthy { version: "v1".into() };
+        let now = Observation {
+            stack: Fact::Known(Stack { services, images: vec!["e1".into(), "g1".into()], data }),
+            health: BTreeMap::from([("engine".to_owned(), healthy()), ("gateway".to_owned(), healthy())]),
+            endpoints: BTreeMap::new(),
+            gate: Gate::Open,
+            holds: Fact::Known(Vec::new()),
+            tree_env: Fact::Known(TreeEnv::Fine(env.clone())),
+            tree_compose: Fact::Known(Some("sum".into())),
+            shortages: Vec::new(),
+        };
+        (now, release, env)
+    }
+
+    /// Changes one service of an observation.
+    pub fn change(now: &mut Observation, service: &str, how: impl FnOnce(&mut ServiceState)) {
+        if let Fact::Known(stack) = &mut now.stack {
+            how(stack.services.get_mut(service).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_matches_has_no_drift() {
+        let (now, release, env) = matching();
+        assert_eq!(drift(&now, &release, &env, &[]), []);
+    }
+
+    #[test]
+    fn each_difference_makes_its_scenario() {
+        let case = |how: &dyn Fn(&mut Observation)| {
+            let (mut now, release, env) = matching();
+            how(&mut now);
+            let found = drift(&now, &release, &env, &[]);
+            assert!(!found.is_empty());
+            scenarios(&found)
+        };
+        assert_eq!(case(&|n| change(n, "engine", |s| s.image = "e2".into())), [Scenario::Version]);
+        assert_eq!(case(&|n| change(n, "engine", |s| drop(s.env.remove("A")))), [Scenario::Config]);
+        assert_eq!(case(&|n| change(n, "engine", |s| s.settings = "t".into())), [Scenario::Config]);
+        assert_eq!(case(&|n| n.tree_env = Fact::Known(TreeEnv::Missing)), [Scenario::Config]);
+        assert_eq!(case(&|n| change(n, "engine", |s| s.state = "exited".into())), [Scenario::Host]);
+        assert_eq!(case(&|n| n.stack = Fact::Unknown("hung".into())), [Scenario::Host]);
+        let ill = |reason: &str| Health::Unhealthy(reason.to_owned());
+        let corrupt = || Health::StoreCorrupt("noise".to_owned());
+        assert_eq!(case(&|n| drop(n.health.insert("engine".into(), corrupt()))), [Scenario::Reset]);
+        assert_eq!(case(&|n| drop(n.health.insert("engine".into(), ill("tired")))), [Scenario::Host]);
+        let stack = |n: &mut Observation, how: &dyn Fn(&mut Stack)| {
+            if let Fact::Known(stack) = &mut n.stack {
+                how(stack);
+            }
+        };
+        assert_eq!(case(&|n| stack(n, &|s| s.data.retain(|name| name != "engine"))), [Scenario::Reset]);
+        assert_eq!(case(&|n| stack(n, &|s| s.images.clear())), [Scenario::Host]);
+        let full =
+            HostCheck { name: "disk".into(), ok: Some(false), detail: "0 free".into(), fix: "x".into() };
+        assert_eq!(case(&|n| n.shortages.push(full.clone())), [Scenario::Host]);
+        assert_eq!(
+            case(&|n| {
+                change(n, "engine", |s| s.image = "e2".into());
+                n.health.insert("engine".into(), ill("tired"));
+                n.tree_env = Fact::Known(TreeEnv::Malformed("x:1:2".into()));
+            }),
+            [Scenario::Config, Scenario::Version]
+        );
+    }
+
+    #[test]
+    fn an_added_setting_is_drift_and_no_value_is_told() {
+        let (mut now, release, env) = matching();
+        let mut tree = env.clone();
+        tree.insert("NEW".into(), "x".into());
+        tree.insert("SECRET".into(), "other-hush".into());
+        now.tree_env = Fact::Known(TreeEnv::Fine(tree));
+        let found = drift(&now, &release, &env, &[]);
+        let text = format!("{} {}", found[0], serde_json::to_string(&found).unwrap());
+        assert!(text.contains("SECRET") && text.contains("NEW"), "{text}");
+        assert!(!text.contains("hush"), "{text}");
+    }
+}

@@ -1,0 +1,285 @@
+//! What happens, as values: the lines of a run's journal and of `--format json`, with the sentence for people
+//! that each makes. Told through `output`; nothing here prints or decides.
+
+use crate::base::failure::{Exit, exit_of, next_of};
+use crate::base::next::{Context as Whose, Next};
+use crate::base::output::{Output, Tell};
+use crate::base::secrets;
+use crate::checks::smoke::{Check, Smoke};
+use crate::deploy::drift::{Difference, Scenario};
+use crate::deploy::lockout::Public;
+use crate::deploy::plan::{Plan, Step};
+use crate::stack::escalation::Escalation;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::Path;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Restored and verified.
+    Restored,
+    /// Not restored.
+    NotRestored,
+    /// The pilot is as the release has it, and healthy.
+    NothingToDo,
+    /// Nothing was begun.
+    Refused,
+    /// The new release serves.
+    Deployed,
+    /// The new release failed; the one before serves again.
+    RolledBack,
+}
+
+/// How a step stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Progress {
+    /// It began.
+    Started,
+    /// It ended well.
+    Done,
+    /// It failed and the rollback with it.
+    Failed,
+    /// It failed, is recorded, and the rollback goes on.
+    Missed,
+}
+
+/// One line of the journal.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum Event<'a> {
+    /// A rollback or a deployment begins.
+    Started {
+        /// Version of this format.
+        version: u32,
+        /// `up`, `rollback`, …
+        command: &'a str,
+        /// Id of the rollback, if it is one.
+        rollback: Option<&'a str>,
+        /// Compose project.
+        project: &'a str,
+        /// Engine with its version.
+        engine: &'a str,
+        /// Unix milliseconds.
+        at_ms: u64,
+        /// Taken up again after it was cut off.
+        resumed: bool,
+    },
+    /// The releases that a run may go to, the best first.
+    Targets {
+        /// Their ids.
+        releases: &'a [String],
+    },
+    /// What differs from the release.
+    Drift {
+        /// Release it was compared with.
+        release: &'a str,
+        /// Each difference.
+        differences: &'a [Difference],
+    },
+    /// What will be done.
+    Planned {
+        /// The very value that is executed.
+        plan: &'a Plan,
+    },
+    /// A step began or ended.
+    Step {
+        /// The step as it was planned.
+        action: &'a Step,
+        /// In words.
+        step: String,
+        /// How it stands.
+        progress: Progress,
+        /// Milliseconds since the command began.
+        at_ms: u64,
+        /// Milliseconds that it took; 0 at its start.
+        took_ms: u64,
+        /// Why it failed.
+        detail: Option<String>,
+        /// Folder within the run's that it has filled.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        folder: Option<&'a Path>,
+    },
+    /// The smoke checks.
+    Smoke {
+        /// Every check.
+        smoke: &'a Smoke,
+    },
+    /// The answer of a command that only looks.
+    Result {
+        /// As JSON.
+        value: &'a Value,
+    },
+    /// The last line, always.
+    Finished(&'a Finished),
+}
+
+/// The last event of a command.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Finished {
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// Code of the process.
+    pub exit_code: u8,
+    /// Id of the rollback.
+    pub rollback: Option<String>,
+    /// Why it was rolled back.
+    pub scenarios: Vec<Scenario>,
+    /// Release that runs now, or that was tried last.
+    pub release: Option<String>,
+    /// A person holds the gate closed.
+    #[serde(default)]
+    pub held: bool,
+    /// Who that is, since when and why.
+    #[serde(default)]
+    pub hold: Option<String>,
+    /// What the public met at the end, as it was seen.
+    #[serde(default)]
+    pub public: Option<Public>,
+    /// When the gate was proved closed, from the start of the process.
+    pub gate_closed_ms: Option<u64>,
+    /// When a public stream through the open gate had its first token.
+    pub restored_ms: Option<u64>,
+    /// Time between the two.
+    pub downtime_ms: Option<u64>,
+    /// Smoke checks of the release that runs now.
+    pub smoke: Option<Value>,
+    /// Folder with the evidence.
+    pub evidence: Option<String>,
+    /// The report.
+    pub report: Option<String>,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// The next command to run, as it can be pasted.
+    pub next: Option<String>,
+    /// What else there is to do next, or why that command.
+    #[serde(default)]
+    pub advice: Option<String>,
+    /// Who is called, where a command says so.
+    #[serde(default)]
+    pub escalation: Option<Escalation>,
+}
+
+impl Finished {
+    /// A command that ended like this and has no more to say.
+    pub fn plain(exit: Exit) -> Self {
+        Self {
+            outcome: None,
+            exit_code: exit as u8,
+            rollback: None,
+            scenarios: Vec::new(),
+            release: None,
+            held: false,
+            hold: None,
+            public: None,
+            gate_closed_ms: None,
+            restored_ms: None,
+            downtime_ms: None,
+            smoke: None,
+            evidence: None,
+            report: None,
+            error: None,
+            next: None,
+            advice: None,
+            escalation: None,
+        }
+    }
+
+    /// A signal came.
+    pub fn interrupted() -> Self {
+        Self {
+            error: Some("interrupted; the same command takes it up again".into()),
+            ..Self::plain(Exit::Interrupted)
+        }
+    }
+
+    /// As it can be shown and kept: what went wrong repeats what programs said.
+    pub fn masked(mut self) -> Self {
+        for text in [&mut self.error, &mut self.next, &mut self.advice, &mut self.hold] {
+            *text = text.take().map(|text| secrets::mask(&text));
+        }
+        self.smoke = self.smoke.as_ref().map(secrets::mask_json);
+        self
+    }
+
+    /// A command that failed before it had anything to tell.
+    pub fn refused(error: &anyhow::Error, context: &Whose) -> Self {
+        let refused = Self {
+            outcome: Some(Outcome::Refused),
+            error: Some(format!("{error:#}")),
+            ..Self::plain(exit_of(error))
+        };
+        refused.then(next_of(error), context)
+    }
+
+    /// With what to do next, as whoever asked can paste it.
+    pub fn then(self, next: Option<&Next>, context: &Whose) -> Self {
+        let words = next.map(|next| next.words().to_owned()).filter(|words| !words.is_empty());
+        Self { next: next.and_then(|next| context.command(next)), advice: words, ..self }
+    }
+
+    /// What to do next, on one line.
+    pub fn what_next(&self) -> Option<String> {
+        match (&self.next, &self.advice) {
+            (Some(command), Some(words)) => Some(format!("{command}   # {words}")),
+            (Some(one), None) | (None, Some(one)) => Some(one.clone()),
+            (None, None) => None,
+        }
+    }
+}
+
+impl Tell for Event<'_> {
+    fn sentence(&self, out: &Output) -> Option<String> {
+        Some(match self {
+            Self::Started { command, rollback, project, engine, resumed, .. } => {
+                let id = rollback.map(|id| format!(" {id}")).unwrap_or_default();
+                let again = if *resumed { ", resumed" } else { "" };
+                format!("{command}{id} of {project} on {engine}{again}")
+            }
+            Self::Drift { differences, release } => {
+                if differences.is_empty() {
+                    return Some(format!("  no drift from release {release}"));
+                }
+                let lines: Vec<String> = differences.iter().map(|d| format!("  - {d}")).collect();
+                format!("drift from release {release}:\n{}", lines.join("\n"))
+            }
+            Self::Planned { plan } => {
+                let words: Vec<&str> = plan.scenarios.iter().map(|s| s.word()).collect();
+                let why = if words.is_empty() { String::new() } else { format!(" ({})", words.join(" + ")) };
+                format!("to release {}{why}:", plan.release)
+            }
+            Self::Step { progress: Progress::Started, .. } => return None,
+            Self::Step { step, progress, at_ms, took_ms, detail, .. } => {
+                let mark = out.mark(match progress {
+                    Progress::Done => Some(true),
+                    Progress::Failed => Some(false),
+                    _ => None,
+                });
+                let line = format!("{mark} {step:<52} {took_ms:>6} ms  at {:>6.2} s", *at_ms as f64 / 1e3);
+                match detail {
+                    Some(detail) => format!("{line}\n    {detail}"),
+                    None => line,
+                }
+            }
+            Self::Smoke { smoke } => {
+                let failed: Vec<String> =
+                    smoke.checks.iter().filter(|c| !c.ok).map(|c| check_line(out, c)).collect();
+                if failed.is_empty() {
+                    return Some(format!("  {}", smoke.summary()));
+                }
+                failed.join("\n")
+            }
+            Self::Targets { .. } | Self::Result { .. } | Self::Finished(_) => return None,
+        })
+    }
+}
+
+/// One check as a line; why it failed stands below, whole.
+pub fn check_line(out: &Output, check: &Check) -> String {
+    match check.ok {
+        true => out.marked(Some(true), &format!("{:<38} {}", check.name, check.detail)),
+        false => format!("{}\n    {}", out.marked(Some(false), check.name), check.detail.trim()),
+    }
+}

@@ -1,0 +1,118 @@
+//! Evidence: what there is before anything changes it (states, inspect output, logs, metrics, sessions,
+//! settings), gathered side by side under a deadline, with secrets masked, beside a manifest with the
+//! checksum of each file and the reason for each that could not be had. `execute` captures it in a
+//! rollback; the command `evidence` adds what takes longer, and packs it.
+
+use crate::base::deadline::Deadline;
+use crate::base::deadline::now_ms;
+use crate::base::files;
+use crate::base::files::Mode;
+use crate::base::secrets;
+use crate::base::threads::joined;
+use crate::deploy::observe::Observation;
+use crate::engine::roles::Engine;
+use crate::stack::pilot::Pilot;
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Log lines of each service that are kept.
+const LOG_LINES: usize = 200;
+
+/// Name of the manifest.
+pub const INDEX: &str = "manifest.json";
+
+/// `manifest.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    version: u32,
+    project: String,
+    made_ms: u64,
+    /// Checksums by name.
+    pub files: BTreeMap<String, String>,
+    /// What could not be had, and why.
+    pub missed: BTreeMap<String, String>,
+}
+
+/// One file of the evidence, and how its text is got.
+pub struct Item<'a> {
+    name: String,
+    get: Box<dyn FnOnce() -> Result<String> + Send + 'a>,
+}
+
+/// Describes one file.
+pub fn item<'a>(name: impl Into<String>, get: impl FnOnce() -> Result<String> + Send + 'a) -> Item<'a> {
+    Item { name: name.into(), get: Box::new(get) }
+}
+
+/// What every bundle has, quickly.
+pub fn items<'a>(
+    pilot: &'a Pilot,
+    engine: &'a dyn Engine,
+    now: &'a Observation,
+    deadline: Deadline,
+) -> Vec<Item<'a>> {
+    let mut items = vec![
+        item("observation.json", move || Ok(serde_json::to_string_pretty(now)?)),
+        item("env.masked", move || {
+            let path = &pilot.env_path;
+            Ok(secrets::mask_env_file(&String::from_utf8_lossy(&files::read(path)?)))
+        }),
+    ];
+    for service in pilot.services() {
+        let state = move || now.state(service);
+        items.push(item(format!("{service}.log"), move || engine.logs(state()?, Some(LOG_LINES), deadline)));
+        items.push(item(format!("{service}.inspect.json"), move || Ok(state()?.inspect.clone())));
+        items.push(item(format!("{service}.metrics.txt"), move || {
+            ask(pilot, now, service, "/metrics", deadline)
+        }));
+    }
+    for (path, name) in [("/admin/metrics", "metrics.json"), ("/admin/sessions", "sessions.json")] {
+        items.push(item(name, move || ask(pilot, now, pilot.gateway(), path, deadline)));
+    }
+    items
+}
+
+fn ask(pilot: &Pilot, now: &Observation, service: &str, path: &str, deadline: Deadline) -> Result<String> {
+    let endpoint = now.endpoints.get(service).with_context(|| format!("{service} does not run"))?;
+    let answer = endpoint.client(pilot, deadline.left().min(pilot.manifest.limits.probe)).get(path)?;
+    ensure!(answer.status == 200, "{path} answered {}", answer.brief());
+    Ok(answer.body)
+}
+
+/// Gathers the items side by side into `to`, masked. Errors are of the folder alone; what could not be
+/// had is in the manifest.
+pub fn gather(pilot: &Pilot, items: Vec<Item<'_>>, to: &Path) -> Result<Manifest> {
+    files::make_private_folder(to)?;
+    let mut manifest = Manifest {
+        version: 1,
+        project: pilot.project.clone(),
+        made_ms: now_ms(),
+        files: BTreeMap::new(),
+        missed: BTreeMap::new(),
+    };
+    let got: Vec<(String, Result<String>)> = std::thread::scope(|scope| {
+        let keep = |name: &str, text: String| {
+            let path = to.join(name);
+            files::write(&path, secrets::mask_document(&text).as_bytes(), Mode::Private)?;
+            files::sha256(&path)
+        };
+        let jobs: Vec<_> = items
+            .into_iter()
+            .map(|Item { name, get }| {
+                let own = name.clone();
+                (name, scope.spawn(move || get().and_then(|text| keep(&own, text))))
+            })
+            .collect();
+        jobs.into_iter().map(|(name, job)| (name, joined(job))).collect()
+    });
+    for (name, outcome) in got {
+        match outcome {
+            Ok(sum) => drop(manifest.files.insert(name, sum)),
+            Err(error) => drop(manifest.missed.insert(name, secrets::mask(&format!("{error:#}")))),
+        }
+    }
+    files::write_json(&to.join(INDEX), &manifest, Mode::Private)?;
+    Ok(manifest)
+}

@@ -1,0 +1,128 @@
+//! The gateway's kill switch over HTTP: where it stands and who put it there, closing it and proving that it
+//! is closed (healthz says so AND a public stream is refused), opening it and proving that a public stream
+//! runs. Decides nothing about when; called by `observe` and `lockout`.
+
+use crate::base::http::Client;
+use anyhow::{Result, bail};
+use serde::Serialize;
+use serde_json::json;
+
+/// A stream as the public asks for it.
+pub const PUBLIC_STREAM: &str = "/stream?route=critique&seed=42";
+
+/// Where the gate stands, as far as it can be told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gate {
+    /// Requests are let in.
+    Open,
+    /// They are refused, with this reason.
+    Closed(String),
+    /// Cannot tell: this is why.
+    Unknown(String),
+}
+
+/// Who closed a gate, by the reason that it gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closer {
+    /// A run of this program, or of an older version of it.
+    Run,
+    /// The gateway itself, because of a setting or of a file that it could not read.
+    Gateway,
+    /// Anybody else, `kill-switch on` of an older version included: a person.
+    Person,
+}
+
+/// The reason that a run closes the gate with.
+pub fn run_reason(run: &str, why: &str) -> String {
+    format!("run {run}: {why}")
+}
+
+/// What runs of older versions closed the gate with.
+const OLDER: [&str; 4] = [
+    "rollback: restoring the last known-good release",
+    "rollback: not verified yet",
+    "rollback: building the commit to go back to",
+    "a release is being deployed",
+];
+
+/// Reads the reason, to the letter: a person's may begin with any word.
+pub fn closer(reason: &str) -> Closer {
+    let id = reason.strip_prefix("run ").and_then(|rest| rest.split_once(": ")).map(|(id, _)| id);
+    let is_id = |id: &str| {
+        let (number, time) = id.split_once('-').unwrap_or_default();
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        number.len() >= 4 && digits(number) && time.len() == 18 && digits(&time.replacen('T', "", 1))
+    };
+    if id.is_some_and(is_id) || OLDER.contains(&reason) {
+        Closer::Run
+    } else if ["GLOBAL_KILL_SWITCH is true", "gate file unreadable"].contains(&reason) {
+        Closer::Gateway
+    } else {
+        Closer::Person
+    }
+}
+
+/// Asks `healthz`.
+pub fn position(gateway: &Client) -> Gate {
+    let answer = match gateway.get("/healthz") {
+        Ok(answer) => answer,
+        Err(error) => return Gate::Unknown(format!("{error:#}")),
+    };
+    let body = answer.json();
+    match body["status"].as_str() {
+        Some("healthy") if answer.status == 200 => Gate::Open,
+        Some("disabled") => Gate::Closed(body["detail"].as_str().unwrap_or("no reason given").to_owned()),
+        _ => Gate::Unknown(format!("healthz answered {}", answer.brief())),
+    }
+}
+
+/// Closes the gate and proves it.
+pub fn close(gateway: &Client, reason: &str) -> Result<()> {
+    set(gateway, true, reason)?;
+    prove_closed(gateway)
+}
+
+/// Both halves of the proof.
+pub fn prove_closed(gateway: &Client) -> Result<()> {
+    match position(gateway) {
+        Gate::Closed(_) => {}
+        other => bail!("healthz does not say disabled after closing: {other:?}"),
+    }
+    let refused = gateway.public().get(PUBLIC_STREAM)?;
+    if refused.status != 503 || refused.headers.get("retry-after").is_none() {
+        bail!("a public stream is not refused while the gate is closed: {}", refused.brief());
+    }
+    Ok(())
+}
+
+/// Opens the gate and waits for the first token of a public stream: only then is service restored.
+pub fn open(gateway: &Client) -> Result<()> {
+    set(gateway, false, "")?;
+    gateway.public().stream(PUBLIC_STREAM, None)?.until("token").map(drop)
+}
+
+fn set(gateway: &Client, closed: bool, reason: &str) -> Result<()> {
+    let answer = gateway.post("/admin/kill-switch", &json!({"enabled": closed, "reason": reason}))?;
+    if answer.status != 200 {
+        bail!("POST /admin/kill-switch answered {}", answer.brief());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_tells_a_person_from_a_run() {
+        assert_eq!(closer(&run_reason("0001-20261124T084736659", "a rollback restores")), Closer::Run);
+        assert_eq!(closer("run away costs, Ann"), Closer::Person);
+        assert_eq!(closer("run 0001-soon: Ann"), Closer::Person);
+        assert_eq!(closer("rollback: Ann"), Closer::Person);
+        assert_eq!(closer("rollback: not verified yet"), Closer::Run);
+        assert_eq!(closer("GLOBAL_KILL_SWITCH is true"), Closer::Gateway);
+        assert_eq!(closer("Emergency rollback"), Closer::Person);
+        assert_eq!(closer("closed by hand"), Closer::Person);
+    }
+}

@@ -1,0 +1,253 @@
+//! Shutting the public out by any means, and letting it in again. Closing: over HTTP with proof; where that
+//! fails, the gateway is stopped, or all that is published where what runs belongs to no release that is
+//! known. Opening: only while no hold stands, which is looked at before and after; on any failure the gate is
+//! closed again. What is said of the gate is what was seen. Called by `execute`, `rollback` and `kill-switch`.
+
+use crate::base::deadline::Deadline;
+use crate::base::fact::Fact;
+use crate::base::failure::{Exit, fail};
+use crate::base::http::Client;
+use crate::base::next::Next;
+use crate::deploy::gate;
+use crate::deploy::gate::{Closer, Gate};
+use crate::deploy::observe::Observation;
+use crate::deploy::view::View;
+use crate::release::store::Store;
+use crate::stack::hold;
+use crate::stack::hold::Hold;
+use crate::stack::ledger::Ledger;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// Longest that one request to the gate takes; it is asked while the public waits.
+pub const REQUEST: Duration = Duration::from_secs(1);
+
+/// Longest that opening takes, up to a public stream's first token.
+const OPENING: Duration = Duration::from_secs(10);
+
+/// Longest that one waits for somebody else who opens the gate at this moment.
+pub const OTHERS: Duration = Duration::from_secs(15);
+
+/// How the public was shut out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// The gateway says so, and refuses a stream.
+    Proved,
+    /// It did not: these services were stopped, and were seen to be down. None: nothing served the public.
+    Stopped {
+        /// Which.
+        services: Vec<String>,
+        /// Why the gate could not be closed.
+        why: String,
+    },
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Proved => write!(f, "the gate is closed: healthz says so, and a stream is refused"),
+            Self::Stopped { services, why } if services.is_empty() => {
+                write!(f, "nothing serves the public: no gateway runs ({why})")
+            }
+            Self::Stopped { services, why } => {
+                write!(f, "the gate could not be closed ({why}), so {} was stopped", services.join(", "))
+            }
+        }
+    }
+}
+
+/// What the public meets, as it was last seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Public {
+    /// It is shut out, in this way.
+    ShutOut(String),
+    /// It is served.
+    Served,
+    /// Cannot tell: this is why.
+    Unknown(String),
+}
+
+impl fmt::Display for Public {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ShutOut(how) => write!(f, "the public is shut out: {how}"),
+            Self::Served => write!(f, "the public is served"),
+            Self::Unknown(why) => write!(f, "nobody can tell whether the public is served: {why}"),
+        }
+    }
+}
+
+/// Shuts the public out. Errors where neither could be done or seen.
+pub fn shut(view: &View, now: &Observation, reason: &str, deadline: Deadline) -> Result<Closed> {
+    let gateway = now.gateway(&view.pilot, REQUEST).context("the gateway's address is unknown");
+    let Err(error) = gateway.and_then(|gateway| gate::close(&gateway, reason)) else {
+        return Ok(Closed::Proved);
+    };
+    let why = format!("{error:#}");
+    let services = stop(view, now, deadline)
+        .with_context(|| format!("could not close the gate ({why}) or stop what serves the public"))?;
+    Ok(Closed::Stopped { services, why })
+}
+
+/// Stops what lets the public in, and looks whether it is down: the gateway, or every published service where
+/// nobody knows which one that is.
+fn stop(view: &View, now: &Observation, deadline: Deadline) -> Result<Vec<String>> {
+    let Fact::Known(stack) = &now.stack else {
+        let what = format!("the engine does not tell what runs: {}", now.stack.why());
+        return Err(fail(Exit::Host, what, Next::xtask("host")));
+    };
+    let lets_in = |name: &str| view.release.is_none() || name == view.pilot.gateway();
+    let live =
+        stack.services.iter().filter(|(_, s)| s.is_live() && (s.port.is_some() || view.release.is_some()));
+    let services: Vec<String> = live.map(|(name, _)| name.clone()).filter(|name| lets_in(name)).collect();
+    services.iter().try_for_each(|service| view.engine.stop(service, deadline))?;
+    if !services.is_empty() {
+        let after = view.engine.observe(deadline)?;
+        let up = |name: &&String| after.services.get(*name).is_some_and(|state| state.is_live());
+        let left: Vec<&str> = services.iter().filter(up).map(String::as_str).collect();
+        ensure!(left.is_empty(), "still up after stopping it: {}", left.join(", "));
+    }
+    Ok(services)
+}
+
+/// Closes the gate of the release that runs on disk, so that whoever starts its gateway, it comes up closed.
+pub fn close_on_disk(view: &View, store: &Store, reason: &str, deadline: Deadline) -> Result<()> {
+    let release = view.release.as_ref().context("no release is deployed")?;
+    let words = ["gate", "close", reason];
+    let dir = store.dir(&release.id);
+    let said = view.engine.run_once(release, &dir, view.pilot.gateway(), &words, deadline)?;
+    ensure!(said.trim() == "closed", "the gate on disk is {:?} after closing it", said.trim());
+    Ok(())
+}
+
+/// How an opening ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// A public stream had its first token.
+    Open,
+    /// Somebody holds the gate closed, and it is proved to be.
+    Held(Hold),
+}
+
+/// Which closings by a person an opening may undo.
+#[derive(Clone, Copy, Debug)]
+pub struct Lift<'a> {
+    /// Holds, by id: those that stood when the user asked for an open gate.
+    pub holds: &'a [String],
+    /// Also one that was closed without this tool.
+    pub by_hand: bool,
+}
+
+/// Opens the gate of what was just verified, unless a hold stands that is not to be lifted. Those that are go
+/// first, so that a process that is killed here leaves no open gate under a hold. On any failure from here on
+/// the gate is closed again, with `reason`.
+pub fn open(
+    view: &View,
+    ledger: &Ledger,
+    lift: Lift<'_>,
+    reason: &str,
+    deadline: Deadline,
+) -> Result<Opened> {
+    // Whoever closes by hand waits for this: a hold is seen here, or its owner closes after us.
+    let _opening = ledger.opening(deadline.within(OTHERS))?;
+    let gateway = view.gateway(OPENING.min(deadline.left()))?;
+    let holds = hold::standing(ledger).context("cannot tell whether somebody holds the gate closed")?;
+    if let Some(hold) = Hold::first_of(&holds, lift.holds) {
+        return stay_closed(view, &gateway, hold, deadline);
+    }
+    // Closed by hand since the run began, without a hold: it is one.
+    if let (Gate::Closed(reason), false, true) = (gate::position(&gateway), lift.by_hand, holds.is_empty())
+        && gate::closer(&reason) == Closer::Person
+    {
+        let hold = Hold::found(&reason);
+        hold.place(ledger)?;
+        return stay_closed(view, &gateway, &hold, deadline);
+    }
+    holds.iter().try_for_each(|hold| hold.lift(ledger))?;
+    let opened = gate::open(&gateway).and_then(|()| hold::standing(ledger));
+    match opened {
+        Ok(holds) => match holds.first() {
+            None => Ok(Opened::Open),
+            Some(hold) => stay_closed(view, &gateway, hold, deadline),
+        },
+        Err(error) => Err(match close_again(view, &gateway, reason, deadline) {
+            Ok(closed) => error.context(format!("the public was let in and shut out again ({closed})")),
+            Err(left) => error.context(format!("THE GATE MAY BE OPEN: {left:#}")),
+        }),
+    }
+}
+
+/// Under a hold: proves that the gate is closed, with the reason of whoever holds it.
+pub fn stay_closed(view: &View, gateway: &Client, hold: &Hold, deadline: Deadline) -> Result<Opened> {
+    close_again(view, gateway, &hold.reason, deadline)?;
+    Ok(Opened::Held(hold.clone()))
+}
+
+/// A gateway that was just started: waits for it, closes it if it came up open, and has it prove that it refuses
+/// the public. One that cannot prove it is stopped at once. True when it had come up open.
+pub fn closed_after_start(view: &View, reason: &str, deadline: Deadline) -> Result<bool> {
+    let gateway = view.gateway(REQUEST)?;
+    let (open, proved) = loop {
+        match gate::position(&gateway) {
+            Gate::Closed(_) => break (false, gate::prove_closed(&gateway)),
+            Gate::Open => break (true, gate::close(&gateway, reason)),
+            Gate::Unknown(why) if deadline.passed() => bail!("the gateway does not answer: {why}"),
+            Gate::Unknown(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let Err(error) = proved else { return Ok(open) };
+    let limit = Deadline::after(view.pilot.manifest.limits.engine);
+    let how = match view.engine.stop(view.pilot.gateway(), limit) {
+        Ok(()) => "it was stopped".to_owned(),
+        Err(error) => format!("it could not be stopped: {error:#}"),
+    };
+    bail!("the new gateway does not prove that it refuses the public ({error:#}); {how}")
+}
+
+fn close_again(view: &View, gateway: &Client, reason: &str, deadline: Deadline) -> Result<Closed> {
+    if gate::close(gateway, reason).is_ok() {
+        return Ok(Closed::Proved);
+    }
+    // The end of the budget is no reason to leave it open.
+    let limit = Deadline::after(view.pilot.manifest.limits.engine.max(deadline.left()));
+    let now = view.observe(view.engine.as_ref(), limit);
+    shut(view, &now, reason, limit)
+}
+
+/// What the public meets now: seen, not remembered.
+pub fn public(view: &View, deadline: Deadline) -> Public {
+    let now = view.observe(view.engine.as_ref(), deadline);
+    seen(view, &now)
+}
+
+/// The same from an observation that was just made.
+pub fn seen(view: &View, now: &Observation) -> Public {
+    if let Fact::Known(stack) = &now.stack {
+        let published: Vec<&str> = stack
+            .services
+            .iter()
+            .filter(|(_, state)| state.is_live() && state.port.is_some())
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if published.is_empty() {
+            return Public::ShutOut("no service runs that is published".into());
+        }
+        if view.release.is_some() && !stack.services.get(view.pilot.gateway()).is_some_and(|s| s.is_live()) {
+            return Public::ShutOut("the gateway does not run".into());
+        }
+    }
+    let proof = now
+        .gateway(&view.pilot, REQUEST)
+        .ok_or_else(|| anyhow!("the gateway's address is unknown"))
+        .and_then(|gateway| gate::prove_closed(&gateway));
+    match (proof, &now.gate) {
+        (Ok(()), _) => {
+            Public::ShutOut("healthz says that the gate is closed, and a stream is refused".into())
+        }
+        (Err(_), Gate::Open) => Public::Served,
+        (Err(error), _) => Public::Unknown(format!("{error:#}")),
+    }
+}

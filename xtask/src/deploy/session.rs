@@ -1,0 +1,52 @@
+//! What a command works with: the stack, what runs it, its releases, and where events go; and whose manifest
+//! counts for what.
+
+use crate::base::deadline::Deadline;
+use crate::base::output::Output;
+use crate::deploy::view::View;
+use crate::engine::roles::Engine;
+use crate::release::description::Release;
+use crate::release::store::Store;
+use crate::stack::ledger::Ledger;
+use crate::stack::pilot::Pilot;
+use anyhow::Result;
+
+/// What a command works with.
+pub struct Session {
+    /// The stack.
+    pub pilot: Pilot,
+    /// What runs it.
+    pub engine: Box<dyn Engine>,
+    /// Its releases.
+    pub store: Store,
+    /// Where events go.
+    pub out: Output,
+}
+
+impl Session {
+    /// The records of this stack.
+    pub fn ledger(&self) -> Ledger {
+        self.store.ledger()
+    }
+
+    /// The stack by the manifest of what runs.
+    pub fn running(&self, deadline: Deadline) -> Result<View> {
+        View::running(&self.pilot, self.engine.as_ref(), &self.store, deadline)
+    }
+
+    /// The stack by the manifest of a release.
+    pub fn by(&self, release: &Release) -> Result<View> {
+        View::of(&self.pilot, self.engine.as_ref(), &self.store, release)
+    }
+
+    /// Can a run go to this release at all? Its files are as they were, its manifest and its settings can be read,
+    /// and the settings have all that the checks need. What can be refused is refused here, before the first
+    /// step.
+    pub fn admissible(&self, release: &Release) -> Result<()> {
+        self.store.check_files(release)?;
+        let view = self.by(release)?;
+        let env = view.env()?;
+        view.pilot.services().try_for_each(|service| view.pilot.port(service, env).map(drop))?;
+        view.target().map(drop)
+    }
+}

@@ -1,0 +1,312 @@
+//! What each step does, one function a step, on the stack as `execute` has it. Nothing is decided here that
+//! the plan could have decided. Called by `execute` alone.
+
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::files;
+use crate::base::files::Mode;
+use crate::base::next::Next;
+use crate::base::threads::joined;
+use crate::checks::endpoint;
+use crate::checks::smoke;
+use crate::checks::smoke::StoreCorrupt;
+use crate::deploy::backup;
+use crate::deploy::backup::Backup;
+use crate::deploy::cleanup;
+use crate::deploy::drift;
+use crate::deploy::event::Event;
+use crate::deploy::evidence;
+use crate::deploy::execution::{Done, Execution, Measured, Stale};
+use crate::deploy::gate;
+use crate::deploy::lockout;
+use crate::deploy::lockout::{Closed, Lift, Opened};
+use crate::deploy::run::Past;
+use crate::deploy::view::View;
+use crate::host;
+use crate::release::description::{ENV_FILE, SEED_FILE};
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Between two looks at what the services use.
+const WATCH: Duration = Duration::from_secs(1);
+
+impl Execution<'_> {
+    pub(super) fn close_gate(&self, question: Deadline, measured: &mut Measured) -> Result<()> {
+        let client = self.now.gateway(&self.running.pilot, lockout::REQUEST);
+        // Closed already: whoever closed it gave a reason, which stays.
+        if client.is_none_or(|client| gate::prove_closed(&client).is_err()) {
+            let closed = lockout::shut(self.running, self.now, &self.reason(), question)?;
+            if let Closed::Stopped { .. } = closed {
+                measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
+                bail!(Stale(closed.to_string()));
+            }
+        }
+        measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
+        Ok(())
+    }
+
+    pub(super) fn stop(
+        &self,
+        services: &[String],
+        question: Deadline,
+        measured: &mut Measured,
+    ) -> Result<()> {
+        services.iter().try_for_each(|service| self.running.engine.stop(service, question))?;
+        measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
+        Ok(())
+    }
+
+    pub(super) fn load(&self, services: &[String], deadline: Deadline) -> Result<()> {
+        services.iter().try_for_each(|service| {
+            let image = &self.release.images[service];
+            let archive = self.store.check_archive(image)?;
+            self.target.engine.load(image, &archive, deadline)
+        })
+    }
+
+    /// What was edited since the backup was made is kept beside it.
+    pub(super) fn restore_env_file(&self) -> Result<()> {
+        let (to, from) = (&self.target.pilot.env_path, self.store.file(&self.release.id, ENV_FILE));
+        let Some(old) = files::exchange(&from, to, Mode::Private)? else { return Ok(()) };
+        let mut copies = self.run.copies_of(ENV_FILE);
+        copies.push(from);
+        // A copy that cannot be read is none.
+        if !copies.iter().any(|copy| files::read(copy).is_ok_and(|bytes| bytes == old)) {
+            let kept = self.run.dir.edited_env_file();
+            files::write(&kept, &old, Mode::Private)?;
+            let (file, kept) = (to.display(), kept.display());
+            self.out.note(format!("{file} was edited since its backup was made; that is kept in {kept}"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn seed(&self) -> Result<()> {
+        let path = self.store.file(&self.release.id, SEED_FILE);
+        let seed = files::read_json(&path)?;
+        self.wait_for_gateway()?;
+        let limits = &self.target.pilot.manifest.limits;
+        let healthy = smoke::wait_healthy(&self.target.target()?, self.deadline.within(limits.ready));
+        // A service that did not run could not tell that its store is corrupt.
+        healthy.map_err(|e| if e.is::<StoreCorrupt>() { Stale(e.to_string()).into() } else { e })?;
+        let answer = self.target.gateway(limits.ready)?.post("/admin/seed", &seed)?;
+        ensure!(answer.status == 200, "POST /admin/seed answered {}", answer.brief());
+        Ok(())
+    }
+
+    pub(super) fn open_gate(&self, measured: &mut Measured) -> Result<()> {
+        let ledger = self.store.ledger();
+        let lift = Lift { holds: &self.run.request.lift, by_hand: self.run.request.open };
+        match lockout::open(self.target, &ledger, lift, &self.run.reason(), self.deadline)? {
+            Opened::Open => measured.restored_ms = Some(self.out.elapsed_ms()),
+            Opened::Held(hold) => {
+                self.out.note(format!("the gate stays closed, {hold}"));
+                measured.held = Some(hold.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Evidence and backup side by side. What evidence missed is no failure.
+    pub(super) fn preserve(&self, data: &[String]) -> Result<Done> {
+        let View { pilot, engine, .. } = self.running;
+        let limits = &pilot.manifest.limits;
+        let limit = self.deadline.within(limits.evidence);
+        // Data may be large, and without its copy nothing goes on.
+        let copying = if data.is_empty() { limit } else { self.deadline.within(limits.deploy) };
+        let to = backup::next_of_run(&self.run.dir)?;
+        let (evidence, backup) = std::thread::scope(|scope| {
+            let evidence = scope.spawn(|| {
+                let items = evidence::items(pilot, engine.as_ref(), self.now, limit);
+                evidence::gather(pilot, items, &self.run.dir.evidence())
+            });
+            // Logs go with a teardown, so they are part of its backup.
+            let running = self.running.release.as_ref().map(|release| release.id.as_str());
+            let what = backup::Contents { release: running, data, logs: !data.is_empty() };
+            let backup = backup::create(pilot, engine.as_ref(), what, &to, copying);
+            (joined(evidence), backup)
+        });
+        backup.context("nothing was changed, because there is no backup")?;
+        let mut done = match evidence {
+            Ok(manifest) if manifest.missed.is_empty() => Done::default(),
+            Ok(manifest) => {
+                let names: Vec<&str> = manifest.missed.keys().map(String::as_str).collect();
+                Done::missing(format!("missed {} (why: evidence/{})", names.join(", "), evidence::INDEX))
+            }
+            Err(error) => Done::missing(format!("no evidence: {error:#}")),
+        };
+        done.folder = to.file_name().map(PathBuf::from);
+        Ok(done)
+    }
+
+    /// Brings back what this run has copied while it was whole, each service from its own copy.
+    pub(super) fn return_data(
+        &self,
+        dir: &Path,
+        except: &[String],
+        past: &Past,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let mut copies = past.copies.iter().filter(|(service, _)| !except.contains(service));
+        copies.try_for_each(|(service, from)| {
+            self.restore_data(dir, from, std::slice::from_ref(service), deadline)
+        })
+    }
+
+    /// What could not be freed is no failure: it shows in what comes next.
+    pub(super) fn free_space(&self, deadline: Deadline) -> Result<Done> {
+        let View { pilot, engine, .. } = self.running;
+        match cleanup::free(pilot, engine.as_ref(), self.store, deadline) {
+            Ok(freed) => {
+                let bytes = freed.iter().map(|f| f.bytes).sum();
+                self.out.note(format!("freed {} in {} places", files::human(bytes), freed.len()));
+                Ok(Done::default())
+            }
+            Err(error) => Ok(Done::missing(format!("{error:#}"))),
+        }
+    }
+
+    pub(super) fn restore_data(
+        &self,
+        dir: &Path,
+        from: &Path,
+        services: &[String],
+        deadline: Deadline,
+    ) -> Result<()> {
+        let backup = Backup::read(from)?.with_context(|| format!("{} has no backup", from.display()))?;
+        let View { pilot, engine, .. } = self.target;
+        for service in services {
+            let archive = backup.archive(from, service)?;
+            // Cut off halfway and taken up again, there may be half of it.
+            engine.remove_data(service, deadline)?;
+            let restored = engine.restore_data(dir, service, &archive, deadline);
+            let restored = restored.with_context(|| format!("bringing the data of {service} back"));
+            match restored {
+                // Prometheus and Grafana data must not fail a rollback.
+                Err(error) if pilot.services().all(|own| own != service) => {
+                    self.out.note(format!("it stays in the backup alone: {error:#}"));
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Steady: no service was started anew, memory changed by less than a tenth, and the host is within its
+    /// limits. What never gets steady is told, and left to the verification to judge.
+    pub(super) fn watch(&self, deadline: Deadline) -> Result<Done> {
+        let mut last: Option<BTreeMap<String, (u64, f64)>> = None;
+        let mut why = "nothing could be measured".to_owned();
+        while !deadline.passed() {
+            let now = self.sample(deadline)?;
+            let moved = |(name, (restarts, memory)): (&String, &(u64, f64))| {
+                let (old_restarts, old_memory) = last.as_ref()?.get(name)?;
+                let grown = (memory - old_memory).abs() > old_memory * 0.1;
+                (restarts != old_restarts || grown).then(|| name.clone())
+            };
+            let moved: Vec<String> = now.iter().filter_map(moved).collect();
+            let short = host::quick(&self.target.pilot).into_iter().find(|check| check.ok == Some(false));
+            why = match (&last, short) {
+                (_, Some(check)) => format!("{}: {}", check.name, check.detail),
+                (Some(_), None) if moved.is_empty() => {
+                    let each = now
+                        .iter()
+                        .map(|(name, (_, bytes))| format!("{name} {}", files::human(*bytes as u64)));
+                    self.out.note(format!("steady: {}", each.collect::<Vec<_>>().join(", ")));
+                    return Ok(Done::default());
+                }
+                (Some(_), None) => format!("not steady: {}", moved.join(", ")),
+                (None, None) => why,
+            };
+            last = Some(now);
+            std::thread::sleep(WATCH);
+        }
+        Ok(Done::missing(why))
+    }
+
+    /// Restarts and resident memory of each service.
+    pub(super) fn sample(&self, deadline: Deadline) -> Result<BTreeMap<String, (u64, f64)>> {
+        let stack = self.target.engine.observe(deadline)?;
+        let clients = endpoint::clients(&self.target.pilot, self.env, lockout::REQUEST)?;
+        let mut sample = BTreeMap::new();
+        for (name, client) in clients {
+            let text = client.get("/metrics")?.body;
+            let memory = text.lines().find_map(|line| line.strip_prefix("scenario_resident_memory_bytes "));
+            let memory = memory.and_then(|value| value.trim().parse().ok());
+            let memory = memory.with_context(|| format!("{name} does not tell its memory"))?;
+            sample.insert(name.clone(), (stack.services.get(&name).map_or(0, |s| s.restarts), memory));
+        }
+        Ok(sample)
+    }
+
+    /// Applies until it holds: a client that was killed before may have left an engine at work.
+    pub(super) fn replace(&self, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.target.engine.apply(self.release, dir, force, deadline) {
+                Ok(()) => return Ok(()),
+                Err(error) if exit_of(&error) == Exit::Host || tries == 3 || deadline.passed() => {
+                    return Err(self.name_port_owner(error));
+                }
+                Err(error) => self.out.note(format!("trying again: {error:#}")),
+            }
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    /// A port that is taken is the host's trouble; whoever has it is named.
+    pub(super) fn name_port_owner(&self, error: anyhow::Error) -> anyhow::Error {
+        let text = format!("{error:#}");
+        if !text.contains("port is already allocated") && !text.contains("address already in use") {
+            return error;
+        }
+        let View { pilot, engine, .. } = self.target;
+        let taken = pilot.services().filter_map(|service| {
+            let port = pilot.port(service, self.env).ok()?;
+            let ours = engine.observe(self.deadline).ok()?.services.get(service)?.is_running();
+            let owner = crate::base::ports::owner_of(port).filter(|_| !ours)?;
+            Some(format!("port {port} of {service} is taken by {owner}"))
+        });
+        let taken: Vec<String> = taken.collect();
+        let what = if taken.is_empty() { text } else { taken.join("; ") };
+        fail(Exit::Host, what, "end that process, or change the port in the env file, and run this again")
+    }
+
+    pub(super) fn wait_for_gateway(&self) -> Result<()> {
+        let ready = self.deadline.within(self.target.pilot.manifest.limits.ready);
+        if lockout::closed_after_start(self.target, &self.reason(), ready)? {
+            self.out.note("the gate came up open; it was closed before anything else");
+        }
+        Ok(())
+    }
+
+    /// Everything is checked behind the closed gate; meanwhile what runs is compared with the release.
+    pub(super) fn verify(&self, measured: &mut Measured) -> Result<()> {
+        self.wait_for_gateway()?;
+        let limits = &self.target.pilot.manifest.limits;
+        let ready = self.deadline.within(limits.ready);
+        let target = self.target.target()?;
+        let (smoke, differs) = std::thread::scope(|scope| {
+            let looked = scope.spawn(|| self.target.engine.observe(self.deadline.within(limits.engine)));
+            let smoke = smoke::verify(&target, ready);
+            (smoke, joined(looked).map(|stack| drift::applied(&stack, self.release, &self.env.map())))
+        });
+        self.out.event(&Event::Smoke { smoke: &smoke });
+        let summary = smoke.summary();
+        let passed = smoke.passed;
+        measured.smoke = Some(smoke);
+        let differs = differs.context("cannot tell whether the release's own images run")?;
+        if !differs.is_empty() {
+            let all: Vec<String> = differs.iter().map(ToString::to_string).collect();
+            let what = format!("what runs is not release {}: {}", self.release.id, all.join("; "));
+            return Err(fail(Exit::NotRestored, what, Next::xtask("diagnose")));
+        }
+        if !passed {
+            let what = format!("release {} is not verified: {summary}", self.release.id);
+            return Err(fail(Exit::NotRestored, what, Next::xtask("status")));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! The stack by the manifest of one release. What runs is closed, copied and kept as evidence by the
+//! manifest of the release that runs; what is applied, checked and opened, by that of the release gone to;
+//! `up` works by the tree's. A view is which manifest counts, as a type: whoever has one cannot use another.
+
+use crate::base::deadline::Deadline;
+use crate::base::http::Client;
+use crate::checks::endpoint;
+use crate::checks::smoke::Target;
+use crate::deploy::observe;
+use crate::deploy::observe::Observation;
+use crate::engine;
+use crate::engine::roles::Engine;
+use crate::release::description::{MANIFEST_FILE, Release};
+use crate::release::store::Store;
+use crate::stack::envfile::EnvFile;
+use crate::stack::model::Stack;
+use crate::stack::pilot::{Manifest, Pilot};
+use anyhow::{Context, Result};
+use std::time::Duration;
+
+/// A stack by one manifest.
+pub struct View {
+    /// The pilot with that manifest.
+    pub pilot: Pilot,
+    /// What runs it, by that manifest.
+    pub engine: Box<dyn Engine>,
+    /// The release whose manifest it is; none: the tree's.
+    pub release: Option<Release>,
+    /// The settings of that release, or the tree's; none where they cannot be read.
+    pub env: Option<EnvFile>,
+}
+
+impl View {
+    /// By the manifest of a release. Errors where its manifest or its settings cannot be read.
+    pub fn of(pilot: &Pilot, engine: &dyn Engine, store: &Store, release: &Release) -> Result<Self> {
+        let manifest = Manifest::load(&store.file(&release.id, MANIFEST_FILE))?;
+        let pilot = Pilot { manifest, ..pilot.clone() };
+        let engine = engine::choose(&pilot, Some(engine.kind()))?;
+        let env = observe::release_env(store, release)?;
+        Ok(Self { pilot, engine, release: Some(release.clone()), env: Some(env) })
+    }
+
+    /// By the tree's manifest, or what stands in for it.
+    pub fn tree(pilot: &Pilot, engine: &dyn Engine) -> Result<Self> {
+        let engine = engine::choose(pilot, Some(engine.kind()))?;
+        Ok(Self { pilot: pilot.clone(), engine, release: None, env: pilot.env().ok() })
+    }
+
+    /// By the manifest of the release that runs: the one that is recorded, else the one whose very images
+    /// run. By the tree's, with no release, where what runs belongs to none that is known.
+    pub fn running(pilot: &Pilot, engine: &dyn Engine, store: &Store, deadline: Deadline) -> Result<Self> {
+        let by = |release: &Release| Self::of(pilot, engine, store, release).ok();
+        if let Some(view) = store.current().ok().flatten().and_then(|release| by(&release)) {
+            return Ok(view);
+        }
+        let limit = deadline.within(pilot.manifest.limits.engine);
+        let stack = engine.observe(limit).unwrap_or_default();
+        let releases = store.list().map(|(all, _)| all).unwrap_or_default();
+        let found = releases.iter().rev().filter(|release| runs(&stack, release)).find_map(by);
+        found.map_or_else(|| Self::tree(pilot, engine), Ok)
+    }
+
+    /// The settings; an error where they could not be read.
+    pub fn env(&self) -> Result<&EnvFile> {
+        self.env.as_ref().with_context(|| format!("{} cannot be read", self.pilot.env_path.display()))
+    }
+
+    /// The gateway as these settings have it: their port, their token.
+    pub fn gateway(&self, limit: Duration) -> Result<Client> {
+        let clients = endpoint::clients(&self.pilot, self.env()?, limit)?;
+        clients.get(self.pilot.gateway()).cloned().context("pilot.toml names no gateway")
+    }
+
+    /// What the smoke checks are held against.
+    pub fn target(&self) -> Result<Target> {
+        Target::new(&self.pilot, self.env()?)
+    }
+
+    /// Looks at the stack with the eyes of this view. `stored` is the engine that says whose data there is: that
+    /// of the release gone to has names of its own for volumes.
+    pub fn observe(&self, stored: &dyn Engine, deadline: Deadline) -> Observation {
+        observe::observe(&self.pilot, stored, self.env.as_ref(), deadline)
+    }
+}
+
+/// Do the very images of this release run, and nothing else?
+fn runs(stack: &Stack, release: &Release) -> bool {
+    let same = |(service, image): (&String, &crate::release::description::Image)| {
+        stack.services.get(service).is_some_and(|state| state.image == image.id)
+    };
+    !release.images.is_empty() && release.images.iter().all(same)
+}

@@ -1,0 +1,135 @@
+//! The host: space, inodes, memory, the engine's reach, clock and disk use, ports. Each is held against
+//! the limits of `pilot.toml` and told with what would fix it. Read-only. Called by
+//! `observe`, `execute`, `assess` and `host`.
+
+use crate::base::deadline::Deadline;
+use crate::base::files;
+use crate::base::next::Next;
+use crate::base::ports;
+use crate::engine::roles::Engine;
+use crate::stack::envfile::EnvFile;
+use crate::stack::pilot::Pilot;
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::path::Path;
+
+/// One thing about the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HostCheck {
+    /// What was looked at.
+    pub name: String,
+    /// Is it within its limit? None: it could not be told.
+    pub ok: Option<bool>,
+    /// What was found.
+    pub detail: String,
+    /// What would fix it.
+    pub fix: Next,
+}
+
+fn check(name: impl Into<String>, found: Result<(bool, String)>, fix: impl Into<Next>) -> HostCheck {
+    let (ok, detail) = match found {
+        Ok((ok, detail)) => (Some(ok), detail),
+        Err(error) => (None, format!("cannot tell: {error:#}")),
+    };
+    HostCheck { name: name.into(), ok, detail, fix: fix.into() }
+}
+
+/// What costs next to nothing to know: disk and inodes of the state folder, and memory. What could not
+/// be told is left out of a rollback's decisions.
+pub fn quick(pilot: &Pilot) -> Vec<HostCheck> {
+    let mut all = disk("state folder", pilot.state.path(), pilot).to_vec();
+    let least = pilot.manifest.host.memory_free_mib;
+    let memory = available_memory()
+        .map(|bytes| (bytes >> 20 >= least, format!("{} available, limit {least} MiB", files::human(bytes))));
+    all.push(check("memory", memory, "free -m; end what needs it"));
+    all
+}
+
+/// All of it.
+pub fn checks(
+    pilot: &Pilot,
+    engine: &dyn Engine,
+    env: Option<&EnvFile>,
+    deadline: Deadline,
+) -> Vec<HostCheck> {
+    let mut all = quick(pilot);
+    let host = engine.host(deadline.within(pilot.manifest.limits.engine));
+    let restart = Next::xtask("host --restart-engine");
+    match &host {
+        Ok(host) => {
+            all.push(check("engine answers", Ok((true, host.version.clone())), restart.clone()));
+            if let Some(root) =
+                host.root.as_ref().filter(|root| root.exists() && **root != *pilot.state.path())
+            {
+                all.extend(disk("engine's folder", root, pilot));
+            }
+            let most = pilot.manifest.host.clock_skew;
+            let skew = host.skew.context("the engine tells no time").map(|skew| {
+                (skew <= most, format!("{} ms from ours, limit {} ms", skew.as_millis(), most.as_millis()))
+            });
+            all.push(check("engine's clock", skew, "set the clock of the host, or restart Docker Desktop"));
+            all.extend(host.used.iter().map(|line| check("engine uses", Ok((true, line.clone())), "")));
+        }
+        Err(error) => all.push(HostCheck {
+            ok: Some(false),
+            ..check("engine answers", Err(anyhow::anyhow!("{error:#}")), restart)
+        }),
+    }
+    all.extend(ports(pilot, engine, env, deadline));
+    all
+}
+
+fn disk(name: &str, path: &Path, pilot: &Pilot) -> [HostCheck; 2] {
+    let limits = &pilot.manifest.host;
+    // The folder may not be there yet: its file system is that of the nearest one above.
+    let there = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let stat = rustix::fs::statvfs(there);
+    let told = |of: &dyn Fn(&rustix::fs::StatVfs) -> (bool, String)| match &stat {
+        Ok(stat) => Ok(of(stat)),
+        Err(error) => Err(anyhow::anyhow!("statvfs {}: {error}", there.display())),
+    };
+    let space = told(&|s| {
+        let bytes = s.f_bavail * s.f_frsize;
+        let least = limits.disk_free_mib;
+        (
+            bytes >> 20 >= least,
+            format!("{} free in {}, limit {least} MiB", files::human(bytes), there.display()),
+        )
+    });
+    let inodes = told(&|s| match s.f_files {
+        // Some file systems make them as they go (btrfs, overlay on it).
+        0 => (true, "made as needed".into()),
+        _ => (s.f_favail >= limits.inodes_free, format!("{} free, limit {}", s.f_favail, limits.inodes_free)),
+    });
+    let fix = Next::xtask("host --free");
+    [check(format!("disk, {name}"), space, fix.clone()), check(format!("inodes, {name}"), inodes, fix)]
+}
+
+/// `MemAvailable` of `/proc/meminfo` (proc(5)), in bytes.
+fn available_memory() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map(|kib| kib << 10).context("/proc/meminfo has no MemAvailable")
+}
+
+/// Every port of the pilot: its own service's, free, or somebody else's.
+fn ports(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: Deadline) -> Vec<HostCheck> {
+    let Some(env) = env else {
+        let why = anyhow::anyhow!("there is no env file that can be read");
+        return vec![check("ports", Err(why), Next::xtask("rollback").so("restores it"))];
+    };
+    let stack = engine.observe(deadline.within(pilot.manifest.limits.engine));
+    let one = |service: &str| {
+        let port = pilot.port(service, env)?;
+        let stack = stack.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?;
+        let ours = stack.services.get(service).is_some_and(|s| s.is_live() && s.port == Some(port));
+        Ok(match ports::owner_of(port) {
+            _ if ours => (true, format!("{port}: the pilot's own")),
+            None => (true, format!("{port}: free")),
+            Some(owner) => (false, format!("{port}: taken by {owner}")),
+        })
+    };
+    let fix = format!("end that process, or change the port in {}", pilot.env_path.display());
+    pilot.services().map(|service| check(format!("port of {service}"), one(service), fix.clone())).collect()
+}

@@ -1,0 +1,239 @@
+//! Making candidates for a release: of the tree, of existing images, of another commit, or of the parts of
+//! a backup; and the env file that they need. Nothing is deployed here. Called by `up`, by `rollback` for a
+//! commit, and by `backup restore`.
+
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::files;
+use crate::base::files::Mode;
+use crate::base::next::Next;
+use crate::base::ports;
+use crate::base::secrets;
+use crate::deploy::session::Session;
+use crate::engine::roles::Build;
+use crate::release::description::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Parts, Release, SEED_FILE};
+use crate::release::source;
+use crate::stack::envfile::{EnvFile, with_value};
+use crate::stack::pilot::{DEFAULT_PROJECT, Manifest, Pilot, network_name};
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Longest that wrapping and saving images takes.
+const IMAGES: Duration = Duration::from_secs(300);
+
+/// What a release is made of.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// The tree as it is.
+    Tree,
+    /// Existing images with this tag, and the tree's files.
+    Tag(&'a str),
+    /// A commit, or a label of `known-good.toml`.
+    Commit(&'a str),
+}
+
+/// The candidate, or the known-good release that has the very same content. `env` is its env file.
+pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release> {
+    let pilot = &session.pilot;
+    let deadline = Deadline::after(IMAGES);
+    let worktree = match source {
+        Source::Commit(rev) => {
+            let commit = source::commit_of(pilot, rev)?.ok_or_else(|| {
+                fail(
+                    Exit::Usage,
+                    format!("git knows no commit {rev}"),
+                    Next::shell("git log --oneline").so("shows those there are; git fetch gets more"),
+                )
+            })?;
+            // Git lists those of commands that were cut off.
+            if let Err(error) = source::remove_worktrees(pilot) {
+                session.out.note(format!("an old worktree is left: {error:#}"));
+            }
+            Some((source::Worktree::new(pilot, &commit)?, commit))
+        }
+        Source::Tree | Source::Tag(_) => None,
+    };
+    let root = worktree.as_ref().map_or(pilot.root.as_path(), |(tree, _)| tree.path());
+    let commit = worktree.as_ref().map_or_else(|| source::head(pilot), |(_, commit)| Some(commit.clone()));
+    // A restore point may name images; where they are gone, its commit is built.
+    let point = match source {
+        Source::Commit(rev) => source::restore_point(pilot, rev)?.and_then(|point| point.tag),
+        Source::Tree | Source::Tag(_) => None,
+    };
+    let kept = match (source, point) {
+        (Source::Tag(tag), _) => Some((tag.to_owned(), session.engine.tagged(tag, deadline)?)),
+        (_, Some(tag)) => match session.engine.tagged(&tag, deadline) {
+            Ok(images) => Some((tag, images)),
+            Err(error) if exit_of(&error) == Exit::Usage => None,
+            Err(error) => return Err(error),
+        },
+        (_, None) => None,
+    };
+    let (label, images, inputs) = match kept {
+        Some((label, images)) => (label, images, None),
+        None => {
+            let binary = source::build(pilot, root, &|text| session.out.note(text))?;
+            let label = label(root, pilot)?;
+            let dockerfile = root.join("pilot-deploy").join(&pilot.manifest.build.dockerfile);
+            let build = Build { binary: &binary, dockerfile: &dockerfile, label: &label, fault: "" };
+            let inputs = inputs(pilot, &build)?;
+            let deadline = Deadline::after(IMAGES);
+            let images = match made_before(session, &inputs, &label, deadline)? {
+                Some(images) => images,
+                None => session.engine.build(&build, deadline)?,
+            };
+            (label, images, Some(inputs))
+        }
+    };
+    let files = pack_files(&root.join("pilot-deploy"), env)?;
+    record(session, Parts { label, commit, engine: session.engine.kind().word(), images, inputs, files })
+}
+
+/// Checksum of all that goes into the images: the program, how it is wrapped, what is baked in.
+fn inputs(pilot: &Pilot, build: &Build<'_>) -> Result<String> {
+    let Build { binary, dockerfile, label, fault } = *build;
+    let program = files::sha256(binary)?;
+    let dockerfile = files::read_if_there(dockerfile)?.map(|text| files::sha256_bytes(&text));
+    let services: Vec<&str> = pilot.services().collect();
+    let all = serde_json::to_string(&(1, program, dockerfile, label, fault, &pilot.project, services))?;
+    Ok(files::sha256_bytes(all.as_bytes()))
+}
+
+/// Images that were built from the very same before. Building them again would give others: three builds side
+/// by side each make the layers that they share, and a builder dates what it makes. What can be told of an
+/// image by looking at it does not do, because whatever is built on ours has our labels: a release says what
+/// its images, which are named by content, were built from. What the engine has lost of them is loaded.
+fn made_before(
+    session: &Session,
+    inputs: &str,
+    label: &str,
+    deadline: Deadline,
+) -> Result<Option<BTreeMap<String, Image>>> {
+    let Session { engine, store, .. } = session;
+    let (mut made, _) = store.list()?;
+    made.retain(|release| {
+        release.engine == engine.kind().word() && release.inputs.as_deref() == Some(inputs)
+    });
+    if made.is_empty() {
+        return Ok(None);
+    }
+    made.sort_by_key(|release| std::cmp::Reverse((release.verified_ms, release.created_ms)));
+    let there = engine.observe(deadline.within(session.pilot.manifest.limits.engine))?.images;
+    for release in made {
+        let mut lost = release.images.values().filter(|image| !there.contains(&image.id));
+        match lost.try_for_each(|image| engine.load(image, &store.check_archive(image)?, deadline)) {
+            Ok(()) => {
+                engine.tag(&release.images, label, deadline)?;
+                return Ok(Some(release.images));
+            }
+            Err(error) => {
+                session.out.note(format!("the images of release {} are lost: {error:#}", release.id))
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The files of a pack, by their names in a release.
+fn pack_files(pack: &Path, env: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let manifest = Manifest::load(&pack.join(MANIFEST_FILE))?;
+    let mut files = BTreeMap::from([
+        (COMPOSE_FILE.to_owned(), pack.join(&manifest.compose_file)),
+        (ENV_FILE.to_owned(), env.to_owned()),
+        (SEED_FILE.to_owned(), pack.join(&manifest.seed_file)),
+        (MANIFEST_FILE.to_owned(), pack.join(MANIFEST_FILE)),
+    ]);
+    files.extend(manifest.extra_files.iter().map(|name| (name.clone(), pack.join(name))));
+    Ok(files)
+}
+
+/// A candidate with the images and files of `base`, some of the files replaced.
+pub fn variant(session: &Session, base: &Release, replaced: BTreeMap<String, PathBuf>) -> Result<Release> {
+    let mut files: BTreeMap<String, PathBuf> =
+        base.files.keys().map(|name| (name.clone(), session.store.file(&base.id, name))).collect();
+    files.extend(replaced);
+    let base = base.clone();
+    let engine = session.engine.kind().word();
+    let Release { label, commit, images, inputs, .. } = base;
+    record(session, Parts { label, commit, engine, images, inputs, files })
+}
+
+/// Records a candidate, unless a known-good release has the very same content.
+fn record(session: &Session, parts: Parts<'_>) -> Result<Release> {
+    let sum = |(name, path): (&String, &PathBuf)| Ok((name.clone(), files::sha256(path)?));
+    let files: BTreeMap<String, String> = parts.files.iter().map(sum).collect::<Result<_>>()?;
+    let mut new = Release::unrecorded(&parts.label, parts.engine, parts.images.clone());
+    new.files = files;
+    let same = session.store.known_good()?.into_iter().find(|known| known.same_content(&new));
+    if let Some(known) = same
+        && session.store.check_files(&known).is_ok()
+    {
+        // So that it is found by this commit the next time.
+        if let Some(commit) = parts.commit.filter(|commit| !known.is_of(commit)) {
+            session.store.same_commit(&known.id, &commit)?;
+        }
+        return Ok(known);
+    }
+    let limit = Deadline::after(IMAGES);
+    session.store.create(parts, |image, path| session.engine.save(image, path, limit))
+}
+
+/// `v1.0.0`, from the manifest of the services' package.
+fn label(root: &Path, pilot: &Pilot) -> Result<String> {
+    #[derive(serde::Deserialize)]
+    struct Cargo {
+        package: Package,
+    }
+    #[derive(serde::Deserialize)]
+    struct Package {
+        version: String,
+    }
+    let folder = Path::new(&pilot.manifest.build.dockerfile).parent().unwrap_or(Path::new(""));
+    let path = root.join("pilot-deploy").join(folder).join("Cargo.toml");
+    let text = files::read_text(&path)?;
+    let cargo: Cargo =
+        toml::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))?;
+    Ok(format!("v{}", cargo.package.version))
+}
+
+/// Makes the env file where there is none, and fills in secrets that are empty. A project other than
+/// the default gets images, a network and free ports of its own.
+pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
+    let name = pilot.env_path.display().to_string();
+    let existing = files::read_if_there(&pilot.env_path)?;
+    let mut text = match &existing {
+        Some(_) => {
+            pilot.env()?;
+            files::read_text(&pilot.env_path)?
+        }
+        None => {
+            let path = pilot.pack.join(&pilot.manifest.env_example);
+            files::read_text(&path)?
+        }
+    };
+    if existing.is_none() && pilot.project != DEFAULT_PROJECT {
+        text = with_value(&text, "PILOT_PROJECT", &pilot.project);
+        text = with_value(&text, "PILOT_IMAGES", &pilot.project);
+        text = with_value(&text, "PILOT_NETWORK", &network_name(&pilot.project));
+        let ports = ports::free_ports(pilot.every_service().count(), &pilot.project)?;
+        for (service, port) in pilot.every_service().zip(ports) {
+            text = with_value(&text, &service.port, &port.to_string());
+        }
+    }
+    let env = EnvFile::parse(&name, text.as_bytes())?;
+    // Nothing is added to a file that is wrong in another way.
+    pilot.services().try_for_each(|service| pilot.port(service, &env).map(drop))?;
+    for secret in &pilot.manifest.secrets.variables {
+        if env.get(secret).is_none_or(str::is_empty) {
+            text = with_value(&text, secret, &files::random()?);
+        }
+    }
+    let env = EnvFile::parse(&name, text.as_bytes())?;
+    secrets::learn(&env.map());
+    if existing.as_deref() != Some(text.as_bytes()) {
+        files::write(&pilot.env_path, text.as_bytes(), Mode::Private)?;
+    }
+    Ok(env)
+}

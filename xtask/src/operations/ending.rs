@@ -1,0 +1,268 @@
+//! How a run ends, for `rollback` and `up` alike: what the public meets is looked at (and where something is
+//! wrong it is shut out), evidence is taken where there is none yet, and the last event and the report are
+//! written. Also the end of a command that could not even begin because it has nowhere to go.
+
+use crate::base::deadline::Deadline;
+use crate::base::fact::Fact;
+use crate::base::failure::{Exit, exit_of, fail, next_of};
+use crate::base::files;
+use crate::base::files::Mode;
+use crate::base::next::Next;
+use crate::checks::health::Health;
+use crate::checks::smoke::{Target, verify};
+use crate::deploy::backup;
+use crate::deploy::drift;
+use crate::deploy::event::{Event, Finished, Outcome};
+use crate::deploy::evidence;
+use crate::deploy::execution::{Measured, Stance};
+use crate::deploy::gate::Gate;
+use crate::deploy::lockout;
+use crate::deploy::lockout::Public;
+use crate::deploy::observe::Observation;
+use crate::deploy::plan::Step;
+use crate::deploy::run;
+use crate::deploy::run::{CutOff, Past, Run};
+use crate::deploy::session::Session;
+use crate::deploy::view::View;
+use crate::operations::report;
+use crate::stack::envfile::EnvFile;
+use crate::stack::escalation;
+use crate::stack::hold;
+use crate::stack::state_dir::RunDir;
+use anyhow::{Result, bail, ensure};
+use std::collections::BTreeMap;
+
+/// Ends a run and writes its report. `finished` has what only the caller knows.
+pub fn conclude(
+    session: &Session,
+    run: &Run,
+    ended: &Result<()>,
+    measured: &Measured,
+    mut finished: Finished,
+) -> Finished {
+    finished.rollback = Some(run.id.clone());
+    finished.gate_closed_ms = measured.gate_closed_ms;
+    finished.restored_ms = measured.restored_ms;
+    finished.downtime_ms =
+        measured.restored_ms.zip(measured.gate_closed_ms).map(|(end, start)| end.saturating_sub(start));
+    finished.smoke = measured.smoke.as_ref().and_then(|smoke| serde_json::to_value(smoke).ok());
+    finished.hold = measured.held.clone();
+    if measured.held.is_some() && finished.exit_code == Exit::Ok as u8 {
+        finished.exit_code = Exit::Held as u8;
+    }
+    if let Err(error) = ended {
+        finished.outcome = Some(Outcome::NotRestored);
+        finished.exit_code = exit_of(error) as u8;
+        finished.error = Some(format!("{error:#}"));
+        let next = next_of(error).cloned().unwrap_or_else(|| Next::xtask("diagnose"));
+        finished = finished.then(Some(&next), session.out.context());
+        finished.public =
+            Some(secure(session, run, measured).unwrap_or_else(|e| Public::Unknown(format!("{e:#}"))));
+        finished.hold = Fact::from(hold::standing(&session.ledger())).held(&[]);
+        match run.owes(&measured.past) {
+            Ok(Some(cut)) => tell_where_data_is(session, &cut),
+            Ok(None) => {}
+            Err(error) => session.out.note(format!("cannot note that its backups are needed: {error:#}")),
+        }
+    }
+    finished.held = finished.hold.is_some();
+    let evidence = run.dir.evidence();
+    finished.evidence = evidence.exists().then(|| evidence.display().to_string());
+    let level =
+        if run.request.command == run::Command::Up { escalation::of_a_deployment } else { escalation::of };
+    finished.escalation = Some(level(finished.exit_code, &session.pilot.manifest));
+    finished.report = Some(run.dir.page().display().to_string());
+    finished = finished.masked();
+    // `main` tells it to the user when all else is done; the journal has it now.
+    session.out.record(&Event::Finished(&finished));
+    // What was done stands, whether or not it can be written down.
+    if let Err(error) = write(&run.dir, &finished) {
+        session.out.note(format!("no report: {error:#}"));
+        finished.report = None;
+    }
+    finished
+}
+
+fn write(dir: &RunDir, finished: &Finished) -> Result<()> {
+    files::write_json(&dir.report(), finished, Mode::Plain)?;
+    report::write(dir, finished)
+}
+
+/// The end of a run that failed. Where the stack is wrong or cannot be judged, the public is shut out unless it is
+/// seen to be, and evidence is taken where there is none. A stack that was not touched and is well stays
+/// served.
+fn secure(session: &Session, run: &Run, measured: &Measured) -> Result<Public> {
+    // The end of the run's budget is no reason to leave the public with what is wrong.
+    let limits = &session.pilot.manifest.limits;
+    let limit = || Deadline::after(limits.engine);
+    let view = &session.running(limit())?;
+    let now = view.observe(view.engine.as_ref(), limit());
+    let mut public = lockout::seen(view, &now);
+    let untouched = measured.stance == Stance::Open && measured.gate_closed_ms.is_none();
+    if measured.stance == Stance::LeftServed || untouched && judge(session, view, &now, limit()).is_ok() {
+        return Ok(public);
+    }
+    if !matches!(public, Public::ShutOut(_)) {
+        public = match lockout::shut(view, &now, &run.reason(), limit()) {
+            Ok(closed) => {
+                session.out.note(closed.to_string());
+                lockout::public(view, limit())
+            }
+            Err(error) => Public::Unknown(format!("{error:#}")),
+        };
+    }
+    let to = run.dir.evidence();
+    if !to.join(evidence::INDEX).exists() {
+        let limit = Deadline::after(limits.evidence);
+        let items = evidence::items(&view.pilot, view.engine.as_ref(), &now, limit);
+        if let Err(error) = evidence::gather(&view.pilot, items, &to) {
+            session.out.note(format!("no evidence: {error:#}"));
+        }
+    }
+    Ok(public)
+}
+
+/// There is nowhere to go (no release, none that is whole, no configuration). Where what runs drifts, fails a
+/// check, or cannot be judged, the public is shut out and the evidence taken; a stack that passes its checks
+/// is left served, and nothing is touched. Never ends 2 but for a stack that is well.
+pub fn nowhere_to_go(session: &Session, request: &run::Request, error: anyhow::Error) -> Result<Finished> {
+    // However short the run's budget was: a stack that is well is not shut out for it.
+    let deadline = Deadline::after(session.pilot.manifest.limits.ready);
+    let view = session.running(deadline)?;
+    let now = view.observe(view.engine.as_ref(), deadline);
+    let refused = |seen: &str| {
+        let next = next_of(&error).cloned().unwrap_or_default();
+        Err(fail(exit_of(&error), format!("{error:#}; nothing was touched: {seen}"), next))
+    };
+    if now.stack.known().is_some_and(|stack| stack.services.is_empty()) {
+        return refused("nothing of this stack runs");
+    }
+    let Err(wrong) = judge(session, &view, &now, deadline) else {
+        let public = match &now.gate {
+            Gate::Open => "the public is still served",
+            _ => "the gate is held closed",
+        };
+        return refused(&format!("what runs passes its checks, and {public}"));
+    };
+    let run = run::begin(&session.pilot.state, request)?;
+    if let Err(error) = session.out.open_journal(&run.dir.journal()) {
+        session.out.note(format!("no journal: {error:#}"));
+    }
+    session.out.note(format!("what runs is not well, and there is no release to go back to: {wrong:#}"));
+    let exit = match exit_of(&error) {
+        _ if matches!(now.stack, Fact::Unknown(_)) => Exit::Host,
+        Exit::Usage => Exit::NotRestored,
+        exit => exit,
+    };
+    let next = next_of(&error).cloned().unwrap_or_else(|| Next::xtask("diagnose"));
+    let ended = Err(fail(exit, format!("{error:#}"), next));
+    let measured = Measured { stance: Stance::Wrong, ..Measured::default() };
+    Ok(conclude(session, &run, &ended, &measured, Finished::plain(exit)))
+}
+
+/// Is what runs as its release has it, and does it pass every check, by the settings it was started with? The
+/// error says what is wrong, or what cannot be told.
+fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) -> Result<()> {
+    let stack = match &now.stack {
+        Fact::Known(stack) => stack,
+        Fact::Unknown(why) => bail!("the engine does not tell what runs: {why}"),
+    };
+    ensure!(now.gate == Gate::Open || now.holds.held(&[]).is_some(), "the gate is not open");
+    for service in view.pilot.services() {
+        ensure!(stack.services.contains_key(service), "{service} does not run");
+        match now.health.get(service) {
+            Some(Health::Healthy { .. }) => {}
+            Some(Health::StoreCorrupt(why) | Health::Unhealthy(why) | Health::Silent(why)) => {
+                bail!("{service}: {why}")
+            }
+            None => bail!("the health of {service} cannot be told"),
+        }
+    }
+    if let Some(release) = &view.release {
+        // Settings that were altered in the store say nothing of what runs; the images are in the release itself.
+        let whole = session.store.check_files(release).is_ok();
+        let env = if whole { view.env()?.map() } else { BTreeMap::new() };
+        let differs = drift::applied(stack, release, &env);
+        let all: Vec<String> = differs.iter().map(ToString::to_string).collect();
+        ensure!(all.is_empty(), "{}", all.join("; "));
+    }
+    let env = EnvFile::of(&now.state(view.pilot.gateway())?.env);
+    let smoke = verify(&Target::new(&view.pilot, &env)?, deadline.within(view.pilot.manifest.limits.probe));
+    ensure!(smoke.passed, "{}", smoke.summary());
+    Ok(())
+}
+
+/// Says what runs that were cut off, or failed, have left behind, and how to finish or to give them up. The end of
+/// one that had come to opening its gate is written down now. One that removed nothing is given up.
+pub fn tell_of_cut_off(session: &Session, at_work: &Run) {
+    let told = run::all_cut_off(&session.pilot.state, Some(&at_work.id))
+        .and_then(|all| all.iter().try_for_each(|cut| tell_of(session, cut)));
+    if let Err(error) = told {
+        session.out.note(format!("what earlier runs have left behind cannot be told: {error:#}"));
+    }
+}
+
+fn tell_of(session: &Session, cut: &CutOff) -> Result<()> {
+    let at = cut.past.at.as_deref().unwrap_or("its beginning");
+    let words = cut.request.words().join(" ");
+    let how = if cut.ended { "failed" } else { "was cut off" };
+    session.out.note(format!("run {} (`{words}`) {how} at: {at}", cut.id));
+    if cut.past.opening && !cut.ended {
+        tell_where_data_is(session, cut);
+        return write_down(session, cut);
+    }
+    if cut.only_copies().is_empty() {
+        return run::give_up(cut);
+    }
+    tell_where_data_is(session, cut);
+    let abandon = session.out.xtask("rollback --abandon");
+    session.out.note(format!("to leave that data where it is: {abandon}"));
+    Ok(())
+}
+
+/// Says which backups have the data that a run has removed.
+pub fn tell_where_data_is(session: &Session, cut: &CutOff) {
+    for id in cut.only_copies() {
+        let restore = session.out.xtask(&format!("backup restore {id} --only data --yes"));
+        session.out.note(format!("data that it removed is in backup {id}: {restore}"));
+    }
+}
+
+/// As far as its journal tells: what was not seen to be done is not said to be.
+fn write_down(session: &Session, cut: &CutOff) -> Result<()> {
+    let up = cut.request.command == run::Command::Up;
+    let done = if up { Outcome::Deployed } else { Outcome::Restored };
+    let (outcome, exit, held, how) = match &cut.past.last {
+        Some(Step::KeepClosed { hold }) => (done, Exit::Held, Some(hold.clone()), "after its last step"),
+        Some(_) => (done, Exit::Ok, None, "after the gate was open"),
+        None => (Outcome::NotRestored, Exit::Interrupted, None, "at its last step, whose end nobody saw"),
+    };
+    let finished = Finished {
+        outcome: Some(outcome),
+        rollback: Some(cut.id.clone()),
+        error: Some(format!("cut off {how}; written down by a later command")),
+        held: held.is_some(),
+        hold: held,
+        ..Finished::plain(exit)
+    };
+    write(&cut.dir, &finished.masked()).or_else(|error| {
+        session.out.note(format!("no report of run {}: {error:#}", cut.id));
+        Ok(())
+    })
+}
+
+/// After a reset, says which backups have the old data: those that this run made while it was whole. A backup of
+/// a corrupt store does not count; then it is an older one.
+pub fn tell_of_old_data(session: &Session, run: &Run, past: &Past, whole: bool) {
+    let mut ids = past.backups(&run.id);
+    if !whole {
+        let all = backup::list(&session.pilot.state).map(|(all, _)| all).unwrap_or_default();
+        let older =
+            |kept: &&backup::Kept| !kept.backup.data().is_empty() && kept.run.as_ref() != Some(&run.dir);
+        ids = all.iter().rev().find(older).map(|kept| kept.id.clone()).into_iter().collect();
+    }
+    for id in ids {
+        let restore = session.out.xtask(&format!("backup restore {id} --only data --yes"));
+        session.out.note(format!("data from before is in backup {id}: {restore}"));
+    }
+}

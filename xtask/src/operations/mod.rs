@@ -1,0 +1,7 @@
+//! The stories, each from top to bottom: deploying a release, going back to one, and how either ends.
+
+pub mod candidate;
+pub mod ending;
+pub mod report;
+pub mod rollback;
+pub mod up;

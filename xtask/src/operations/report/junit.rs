@@ -1,0 +1,46 @@
+//! `report.xml`: the steps and the checks as test cases, in the JUnit form that CI systems read.
+
+use super::{checks, escape, plain, steps, title};
+use crate::deploy::event::Finished;
+use anyhow::Result;
+use serde_json::Value;
+use std::fmt::Write;
+
+/// One suite: the steps, then the checks, then how it ended.
+pub fn suite(events: &[Value], finished: &Finished) -> Result<String> {
+    let mut cases = String::new();
+    let (mut count, mut failures) = (0, 0);
+    let mut case = |class: &str, name: &str, seconds: f64, failure: Option<String>| {
+        count += 1;
+        write!(cases, "  <testcase classname=\"{class}\" name=\"{}\" time=\"{seconds}\"", text(name))?;
+        match failure {
+            None => writeln!(cases, "/>"),
+            Some(why) => {
+                failures += 1;
+                writeln!(cases, "><failure message=\"{}\"/></testcase>", text(&why))
+            }
+        }
+    };
+    for step in steps(events) {
+        let failed = (step["progress"] == "failed").then(|| plain(&step["detail"]));
+        case("step", &plain(&step["step"]), step["took_ms"].as_f64().unwrap_or(0.0) / 1e3, failed)?;
+    }
+    for check in checks(finished) {
+        let failed = (check["ok"] != true).then(|| plain(&check["detail"]));
+        case("check", &plain(&check["name"]), 0.0, failed)?;
+    }
+    let failed = (!matches!(finished.exit_code, 0 | 9))
+        .then(|| finished.error.clone().unwrap_or_else(|| format!("exit code {}", finished.exit_code)));
+    let restored = finished.restored_ms.unwrap_or(0) as f64 / 1e3;
+    // The steps say which of them failed; this is for what failed before there was one.
+    case("run", "done and verified", restored, failed)?;
+    let title = text(&title(events, finished));
+    Ok(format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"{title}\" tests=\"{count}\" failures=\"{failures}\">\n{cases}</testsuite>\n"
+    ))
+}
+
+/// XML 1.0 has no control characters, escaped or not.
+fn text(raw: &str) -> String {
+    escape(&raw.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>())
+}

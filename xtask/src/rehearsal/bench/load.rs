@@ -1,0 +1,93 @@
+//! A thousand streams through one gateway: what they cost in memory, and how fast they end when the
+//! gate closes.
+
+use super::Row;
+use crate::base::threads::joined;
+use crate::checks::endpoint;
+use crate::deploy::gate;
+use crate::rehearsal::Rehearsal;
+use anyhow::{Context, Result, ensure};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const STREAMS: usize = 1_000;
+
+/// Longest that all of it takes.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Adds the rows of resident memory, idle and loaded, and of the closing.
+pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
+    let pilot = &rehearsal.session.pilot;
+    let env = pilot.env()?;
+    let clients = endpoint::clients(pilot, &env, Duration::from_secs(5))?;
+    let gateway = clients.get(pilot.gateway()).context("no gateway")?;
+    let resident = |service: &str| -> Result<f64> {
+        let page = clients.get(service).context("no such service")?.get("/metrics")?.body;
+        let line = page.lines().find_map(|l| l.strip_prefix("scenario_resident_memory_bytes "));
+        let bytes: f64 = line.context("the service does not tell its memory")?.parse()?;
+        Ok(bytes / 1e6)
+    };
+    let idle = pilot.services().map(&resident).collect::<Result<Vec<f64>>>()?;
+    let largest = idle.into_iter().fold(0.0, f64::max);
+    rows.push(Row::plain("a service, resident idle", largest, "MB", 30.0));
+
+    let port = pilot.port(pilot.gateway(), &env)?;
+    let started = AtomicUsize::new(0);
+    let ends: Vec<Result<Instant>> = std::thread::scope(|scope| {
+        let spawn = |n: usize| {
+            let started = &started;
+            std::thread::Builder::new()
+                .stack_size(128 << 10)
+                .spawn_scoped(scope, move || stream(port, n, started))
+        };
+        let streams: Vec<_> =
+            (0..STREAMS).map(spawn).collect::<std::io::Result<_>>().context("too few threads")?;
+        let limit = Instant::now() + LIMIT;
+        while started.load(Ordering::Relaxed) < STREAMS {
+            ensure!(Instant::now() < limit, "only {} streams started", started.load(Ordering::Relaxed));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_secs(2));
+        let loaded = resident(pilot.gateway())?;
+        rows.push(Row::plain("gateway with 1,000 streams", loaded, "MB", 150.0));
+        let closing = Instant::now();
+        gate::close(gateway, "bench")?;
+        let ends: Vec<Result<Instant>> = streams.into_iter().map(joined).collect();
+        let mut took: Vec<f64> = Vec::new();
+        for end in &ends {
+            match end {
+                Ok(at) => took.push(at.saturating_duration_since(closing).as_secs_f64() * 1e3),
+                Err(error) => anyhow::bail!("{error:#}"),
+            }
+        }
+        took.sort_by(f64::total_cmp);
+        let p99 = took.get(took.len() * 99 / 100).copied().context("nothing was measured")?;
+        rows.push(Row::plain("closing ends them, p99", p99, "ms", 150.0));
+        Ok::<_, anyhow::Error>(ends)
+    })?;
+    ensure!(ends.len() == STREAMS, "only {} streams ended", ends.len());
+    Ok(())
+}
+
+/// Reads one stream to its end; when its `cancelled` came.
+fn stream(port: u16, n: usize, started: &AtomicUsize) -> Result<Instant> {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).context("cannot connect")?;
+    socket.set_read_timeout(Some(LIMIT)).context("cannot set a limit")?;
+    let request =
+        format!("GET /stream?route=critique&seed={n}&budget=4000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    socket.write_all(request.as_bytes()).context("cannot send")?;
+    let mut counted = false;
+    for line in BufReader::with_capacity(1 << 10, socket).lines() {
+        let line = line.context("the stream broke off")?;
+        if !counted && line == "event: token" {
+            counted = true;
+            started.fetch_add(1, Ordering::Relaxed);
+        }
+        if line == "event: cancelled" {
+            return Ok(Instant::now());
+        }
+    }
+    anyhow::bail!("a stream ended without cancelled")
+}

@@ -1,0 +1,251 @@
+//! `bench`: the figures that the project promises, measured side by side in one run and given as
+//! ratios, because machines are noisy. Each row names what is reached for; none is a test.
+
+mod load;
+
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, fail};
+use crate::base::files;
+use crate::base::output::Output;
+use crate::base::proc::{Cmd, cmd};
+use crate::deploy::event::{Event, Finished};
+use crate::engine::roles::Kind;
+use crate::rehearsal::{PART, Rehearsal};
+use crate::release::description::{COMPOSE_FILE, ENV_FILE, Image, Release};
+use crate::stack::pilot::Pilot;
+use anyhow::{Context, Result};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+/// `cargo xtask bench`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5")]
+pub struct Args {
+    /// Times that each thing is measured; the median counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
+    rounds: u32,
+}
+
+/// One line of the table.
+struct Row {
+    what: &'static str,
+    ours: f64,
+    unit: &'static str,
+    /// What it is held against, and its figure.
+    against: Option<(&'static str, f64)>,
+    /// What is reached for: the largest ratio, or the largest figure where nothing is held against it.
+    reach: Option<f64>,
+}
+
+impl Row {
+    /// A figure that is held against a limit alone.
+    fn plain(what: &'static str, ours: f64, unit: &'static str, reach: f64) -> Self {
+        Self { what, ours, unit, against: None, reach: Some(reach) }
+    }
+}
+
+/// Measures everything; exit 1 when something is not reached.
+pub fn run(args: &Args, pilot: &Pilot, out: &Output) -> Result<Finished> {
+    let rounds = args.rounds as usize;
+    let quiet = || Output::silent(out.start());
+    let mut rows = Vec::new();
+    out.say("rollbacks on Docker …");
+    docker(&Rehearsal::begin(pilot, Some(Kind::Compose), quiet(), false)?, rounds, &mut rows)?;
+    out.say("1,000 streams on local processes …");
+    load::measure(&Rehearsal::begin(pilot, Some(Kind::Process), quiet(), false)?, &mut rows)?;
+    out.say("xtask itself …");
+    itself(pilot, rounds, &mut rows)?;
+    let reached = show(out, &rows);
+    Ok(Finished::plain(if reached { Exit::Ok } else { Exit::NotRestored }))
+}
+
+fn median(mut figures: Vec<f64>) -> Result<f64> {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().context("nothing was measured")
+}
+
+/// Milliseconds that a command takes.
+fn timed(command: Cmd) -> Result<f64> {
+    let start = Instant::now();
+    command.run(Deadline::after(PART))?;
+    Ok(start.elapsed().as_secs_f64() * 1e3)
+}
+
+/// What was measured of one kind, in milliseconds.
+type Figures = Vec<f64>;
+
+/// Rollbacks against plain Compose and against the runbook.
+fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<()> {
+    let session = &rehearsal.session;
+    let good = session.store.current()?.context("the good release is not recorded")?;
+    let bad_env: &[(&str, &str)] = &[("ENABLE_CACHE", "true")];
+    let mut gates = Figures::new();
+    let mut ours = |images, settings| -> Result<f64> {
+        broken(rehearsal, images, settings)?;
+        let finished = rehearsal.roll_back(false)?;
+        let missing = || finished.error.clone().unwrap_or_else(|| "the rollback measured nothing".into());
+        gates.push(finished.gate_closed_ms.with_context(missing)? as f64);
+        Ok(finished.restored_ms.with_context(missing)? as f64)
+    };
+    let bare = |images| -> Result<f64> {
+        broken(rehearsal, images, &[])?;
+        session.engine.point_tags(&good, Deadline::after(PART))?;
+        timed(compose(rehearsal, &["up", "--detach", "--wait"])?)
+    };
+    let book = |images, settings, script| -> Result<f64> {
+        broken(rehearsal, images, settings)?;
+        let took = timed(runbook(rehearsal, &good, script)?)?;
+        let from = session.store.file(&good.id, ENV_FILE);
+        files::copy(&from, &session.pilot.env_path, files::Mode::Private)?;
+        Ok(took)
+    };
+    let (mut b, mut b_bare, mut b_book) = (Figures::new(), Figures::new(), Figures::new());
+    let (mut deaf, mut deaf_bare) = (Figures::new(), Figures::new());
+    let (mut a, mut a_book) = (Figures::new(), Figures::new());
+    for round in 0..rounds {
+        let other = rehearsal.images(&format!("v8.0.{round}"), "")?;
+        let ignoring = rehearsal.images(&format!("v9.0.{round}"), "ignore-sigterm")?;
+        b.push(ours(other.clone(), &[])?);
+        b_bare.push(bare(other.clone())?);
+        deaf.push(ours(ignoring.clone(), &[])?);
+        // Steady, and long: it is the sum of the stop graces.
+        if round == 0 {
+            deaf_bare.push(bare(ignoring)?);
+        }
+        a.push(ours(good.images.clone(), bad_env)?);
+        a_book.push(book(good.images.clone(), bad_env, include_str!("runbook-a.sh"))?);
+        b_book.push(book(other, &[], include_str!("runbook-b.sh"))?);
+    }
+    let row = |what, ours, name, against: Figures, reach| -> Result<Row> {
+        Ok(Row { what, ours, unit: "ms", against: Some((name, median(against)?)), reach })
+    };
+    let (b, up) = (median(b)?, "docker compose up -d --wait");
+    rows.push(row("rollback B", b, up, b_bare, Some(1.0))?);
+    rows.push(row("rollback B, ignores SIGTERM", median(deaf)?, up, deaf_bare, Some(0.15))?);
+    rows.push(row("rollback A", median(a)?, "runbook A", a_book, None)?);
+    rows.push(row("rollback B", b, "runbook B", b_book, None)?);
+    rows.push(Row::plain("gate proved closed", median(gates)?, "ms", 150.0));
+    let image = &good.images[session.pilot.gateway()].id;
+    let size = cmd("docker", &["image", "inspect", "--format", "{{.Size}}", image]);
+    let size: f64 = size.run(Deadline::after(PART))?.trim().parse().context("docker tells no size")?;
+    rows.push(Row::plain("image of a service", size / 1e6, "MB", 15.0));
+    Ok(())
+}
+
+/// A pilot on which somebody deployed this by hand, and which has settled.
+fn broken(rehearsal: &Rehearsal, images: BTreeMap<String, Image>, settings: &[(&str, &str)]) -> Result<()> {
+    rehearsal.deploy_by_hand(images, settings)?;
+    wait_ready(rehearsal)
+}
+
+/// Every service answers that it is healthy.
+fn wait_ready(rehearsal: &Rehearsal) -> Result<()> {
+    let session = &rehearsal.session;
+    let limit = Deadline::after(session.pilot.manifest.limits.ready);
+    loop {
+        let now = crate::deploy::observe::observe(&session.pilot, session.engine.as_ref(), None, limit);
+        let healthy =
+            |h: &crate::checks::health::Health| matches!(h, crate::checks::health::Health::Healthy { .. });
+        if now.health.len() == session.pilot.manifest.services.len() && now.health.values().all(healthy) {
+            return Ok(());
+        }
+        if limit.passed() {
+            return Err(fail(Exit::NotRestored, "the services do not become healthy", "docker ps"));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+/// Plain Compose on the files that were deployed by hand, with the env file as it is now.
+fn compose(rehearsal: &Rehearsal, words: &[&str]) -> Result<Cmd> {
+    let dir = rehearsal.by_hand();
+    files::copy(&rehearsal.session.pilot.env_path, &dir.join(ENV_FILE), files::Mode::Private)?;
+    Ok(cmd("docker", &["compose"]).args(compose_words(rehearsal, &dir)).args(words))
+}
+
+fn compose_words(rehearsal: &Rehearsal, dir: &Path) -> [String; 6] {
+    let path = |name: &str| dir.join(name).display().to_string();
+    let project = rehearsal.session.pilot.project.clone();
+    [
+        "--project-name".into(),
+        project,
+        "--file".into(),
+        path(COMPOSE_FILE),
+        "--env-file".into(),
+        path(ENV_FILE),
+    ]
+}
+
+/// A script of the runbook, on the same files and images.
+fn runbook(rehearsal: &Rehearsal, good: &Release, script: &str) -> Result<Cmd> {
+    let (session, dir) = (&rehearsal.session, rehearsal.by_hand());
+    let pilot = &session.pilot;
+    files::copy(&session.store.file(&good.id, ENV_FILE), &dir.join(".env.poc.backup"), files::Mode::Private)?;
+    let env = pilot.env()?;
+    let archives: Vec<String> =
+        good.images.values().map(|i| session.store.archive(&i.id).display().to_string()).collect();
+    let compose = format!("docker compose {}", compose_words(rehearsal, &dir).join(" "));
+    let mut run = cmd("sh", &["-c", script])
+        .env("PACK", &dir.display().to_string())
+        .env("COMPOSE", &compose)
+        .env("IMAGES", &pilot.project)
+        .env("ARCHIVES", &archives.join(" "));
+    for (service, image) in &good.images {
+        let name = service.to_uppercase();
+        run = run.env(&format!("{name}_ID"), &image.id);
+        run = run.env(&format!("{name}_PORT"), &pilot.port(service, &env)?.to_string());
+    }
+    Ok(run)
+}
+
+/// What xtask costs before it does anything.
+fn itself(pilot: &Pilot, rounds: usize, rows: &mut Vec<Row>) -> Result<()> {
+    let me = files::this_program()?;
+    let often = rounds * 10;
+    let repeat = |command: &dyn Fn() -> Cmd| -> Result<f64> {
+        command().run(Deadline::after(PART))?;
+        median((0..often).map(|_| timed(command())).collect::<Result<_>>()?)
+    };
+    let help = repeat(&|| cmd(&me, &["--help"]))?;
+    rows.push(Row::plain("xtask --help", help, "ms", 10.0));
+    let warm = repeat(&|| cmd("cargo", &["xtask", "--help"]).dir(&pilot.root))?;
+    let empty = ["run", "--quiet", "--package", "xtask", "--example", "empty"];
+    let empty = repeat(&|| cmd("cargo", &empty).dir(&pilot.root))?;
+    let against = Some(("cargo run of an empty program", empty));
+    rows.push(Row { what: "cargo xtask --help, warm", ours: warm, unit: "ms", against, reach: Some(1.7) });
+    let scratch = files::Scratch::new("cold")?;
+    let cold = cmd("cargo", &["build", "--package", "xtask", "--bin", "xtask", "--locked"])
+        .dir(&pilot.root)
+        .env("CARGO_TARGET_DIR", &scratch.path().display().to_string());
+    let seconds = timed(cold)? / 1e3;
+    rows.push(Row::plain("cold debug build of xtask", seconds, "s", 30.0));
+    Ok(())
+}
+
+/// Prints the table; true when everything is reached.
+fn show(out: &Output, rows: &[Row]) -> bool {
+    let mut all = true;
+    out.say(format!("\n{:<29} {:>9}   {:<38} {:>6}  {:>7}", "what", "median", "against", "ratio", "reach"));
+    for row in rows {
+        let ratio = row.against.map(|(_, figure)| row.ours / figure);
+        let good = row.reach.map(|reach| ratio.unwrap_or(row.ours) <= reach);
+        all &= good != Some(false);
+        let against =
+            row.against.map_or(String::new(), |(name, figure)| format!("{name} {figure:.0} {}", row.unit));
+        let ratio_text = ratio.map_or(String::new(), |r| format!("{r:.2}"));
+        let reach = row.reach.map_or(String::new(), |r| match ratio {
+            Some(_) => format!("≤ {r}"),
+            None => format!("≤ {r:.0}"),
+        });
+        let mark = good.map_or(" ", |good| out.mark(Some(good)));
+        let ours = format!("{:.1} {}", row.ours, row.unit);
+        out.say(format!("{:<29} {ours:>9}   {against:<38} {ratio_text:>6}  {reach:>7} {mark}", row.what));
+        out.event(&Event::Result {
+            value: &json!({"what": row.what, "median": row.ours, "unit": row.unit, "against": row.against,
+                "ratio": ratio, "reach": row.reach, "reached": good}),
+        });
+    }
+    all
+}

@@ -1,0 +1,73 @@
+//! Who is called: the runbook's three levels, chosen from how a command ended. Pure; contacts come from
+//! `pilot.toml`. Called by `main` for `rollback`, `reset` and `diagnose`.
+
+use crate::stack::pilot::Manifest;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A level, who that is and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Escalation {
+    /// 1 self-service, 2 technical lead, 3 infrastructure.
+    pub level: u8,
+    /// What it is called.
+    pub name: String,
+    /// Who, as `pilot.toml` has it.
+    pub contact: Option<String>,
+    /// Why this one.
+    pub why: String,
+}
+
+impl fmt::Display for Escalation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Level {}, {}", self.level, self.name)?;
+        if let Some(contact) = &self.contact {
+            write!(f, " ({contact})")?;
+        }
+        write!(f, ": {}", self.why)
+    }
+}
+
+/// The level for an exit code. The table is that of `--help`.
+pub fn of(exit_code: u8, manifest: &Manifest) -> Escalation {
+    let (level, why) = match exit_code {
+        0 => (1, "nothing to escalate"),
+        7 => (1, "the release before serves again; the new one has to be fixed"),
+        9 => (1, "verified; a person holds the gate closed"),
+        2 => (1, "the command or its input was wrong; nothing was begun"),
+        5 => (1, "somebody else is at it"),
+        3 => (2, "the budget is used up and the pilot is not restored"),
+        4 => (3, "the host or the engine failed, and no release fixes that"),
+        6 => (2, "there is no known-good release to go back to"),
+        130 => (1, "it was interrupted, and the same command takes it up again"),
+        _ => (2, "no known-good release could be verified"),
+    };
+    level_of(level, why, manifest)
+}
+
+/// The level for what was only looked at: nothing was tried yet, so what a rollback fixes is nobody else's.
+pub fn of_a_look(exit_code: u8, manifest: &Manifest) -> Escalation {
+    match exit_code {
+        1 => level_of(1, "something is wrong, and no rollback was tried yet", manifest),
+        code => of(code, manifest),
+    }
+}
+
+/// The level for a deployment: what fails then is the new release, and the one before can be gone back to.
+pub fn of_a_deployment(exit_code: u8, manifest: &Manifest) -> Escalation {
+    match exit_code {
+        1 => level_of(1, "the new release could not be verified", manifest),
+        code => of(code, manifest),
+    }
+}
+
+fn level_of(level: u8, why: &str, manifest: &Manifest) -> Escalation {
+    let known = manifest.escalation.iter().find(|contact| contact.level == level);
+    let name = match (known, level) {
+        (Some(contact), _) => contact.name.clone(),
+        (None, 1) => "self-service".into(),
+        (None, 2) => "technical lead".into(),
+        (None, _) => "infrastructure".into(),
+    };
+    Escalation { level, name, contact: known.map(|c| c.contact.clone()), why: why.into() }
+}

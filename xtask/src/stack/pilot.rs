@@ -1,0 +1,439 @@
+//! The pilot that a command is about: where the repository is, what `pilot.toml` says, which project,
+//! where its state and its env file are. Read-only; every later stage gets a `Pilot`.
+
+use crate::base::failure::{Exit, fail};
+use crate::base::files;
+use crate::base::next::Next;
+use crate::base::secrets;
+use crate::stack::envfile::EnvFile;
+use crate::stack::ledger::{Ledger, Record};
+use crate::stack::state_dir::StateDir;
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Deserializer};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Project of the pilot that users run; others are drills, tests and private copies.
+pub const DEFAULT_PROJECT: &str = "pilot-deploy";
+
+/// What the projects of drills begin with.
+pub const REHEARSALS: &str = "pilot-drill-";
+
+/// Longest name of a project: that of a label in DNS, which names of networks and services end up in.
+const LONGEST_NAME: usize = 63;
+
+/// Bytes of an env file that are searched for secrets.
+const LONGEST_ENV: u64 = 256 * 1024;
+
+/// `pilot.toml` as it is written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    version: u32,
+    /// Name of the env file beside the manifest.
+    pub env_file: String,
+    /// What a new env file is made from.
+    pub env_example: String,
+    /// Name of the compose file.
+    pub compose_file: String,
+    /// The demo scenario.
+    pub seed_file: String,
+    /// Where images come from.
+    pub build: Build,
+    /// Further files that the compose file mounts; they are part of each release.
+    #[serde(default)]
+    pub extra_files: Vec<String>,
+    /// The first is the gateway.
+    pub services: Vec<Service>,
+    /// Services beside the pilot's own: prometheus first, then grafana.
+    #[serde(default)]
+    pub observability: Vec<Service>,
+    /// What is never shown.
+    pub secrets: secrets::Rules,
+    /// What must hold in running services.
+    pub flags: Flags,
+    /// How long things may take.
+    pub limits: Limits,
+    /// What the host must have.
+    #[serde(default)]
+    pub host: Host,
+    /// Who is called, by level.
+    #[serde(default)]
+    pub escalation: Vec<Contact>,
+}
+
+/// The `[build]` part.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Build {
+    /// Cargo package with the binary of the same name.
+    pub package: String,
+    /// Dockerfile, from the pack's folder.
+    pub dockerfile: String,
+}
+
+/// One service.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// As in the compose file.
+    pub name: String,
+    /// Variable of the env file with its published port.
+    pub port: String,
+    /// Volume with its state.
+    pub volume: String,
+}
+
+/// The `[flags]` part.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flags {
+    /// Must be false.
+    pub off: Vec<String>,
+    /// Must be true.
+    pub on: Vec<String>,
+}
+
+/// The `[limits]` part.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// A whole rollback.
+    #[serde(deserialize_with = "duration")]
+    pub budget: Duration,
+    /// One HTTP request of an observation.
+    #[serde(deserialize_with = "duration")]
+    pub probe: Duration,
+    /// From start to healthy.
+    #[serde(deserialize_with = "duration")]
+    pub ready: Duration,
+    /// One question to the engine.
+    #[serde(deserialize_with = "duration")]
+    pub engine: Duration,
+    /// Replacing the services.
+    #[serde(deserialize_with = "duration")]
+    pub deploy: Duration,
+    /// Evidence and backup, each.
+    #[serde(deserialize_with = "duration")]
+    pub evidence: Duration,
+    /// Known-good releases that retention leaves.
+    pub keep_releases: usize,
+    /// Backups that retention leaves.
+    #[serde(default = "keep_backups")]
+    pub keep_backups: usize,
+}
+
+fn keep_backups() -> usize {
+    5
+}
+
+/// The `[host]` part. A manifest without it gets these.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Host {
+    /// Least space where the state and the engine's files are, in MiB.
+    pub disk_free_mib: u64,
+    /// Least free inodes there.
+    pub inodes_free: u64,
+    /// Least available memory, in MiB.
+    pub memory_free_mib: u64,
+    /// Largest difference between the engine's clock and ours.
+    #[serde(deserialize_with = "duration")]
+    pub clock_skew: Duration,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            disk_free_mib: 100,
+            inodes_free: 1000,
+            memory_free_mib: 64,
+            clock_skew: Duration::from_secs(2),
+        }
+    }
+}
+
+/// One `[[escalation]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contact {
+    /// 1 to 3.
+    pub level: u8,
+    /// What the level is called.
+    pub name: String,
+    /// Who, and how to reach them.
+    pub contact: String,
+}
+
+fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(input)?;
+    humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+/// Whose manifest a command works by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The tree's: what is built and deployed.
+    Tree,
+    /// That of the release that runs; the tree's where none is recorded.
+    Running,
+    /// The same; and where neither can be read, the one that this program was built with.
+    Any,
+}
+
+impl Manifest {
+    /// Reads `pilot.toml`; the error has line and column.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = files::read_text(path)?;
+        Self::parse(&text).with_context(|| format!("cannot understand {}", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let manifest: Self = toml::from_str(text)?;
+        ensure!(manifest.version == 1, "it has version {}, this xtask knows 1", manifest.version);
+        ensure!(!manifest.services.is_empty(), "it names no services");
+        Ok(manifest)
+    }
+}
+
+fn image_name(project: &str, manifest: &Manifest, service: &str) -> String {
+    let prefix = if project == DEFAULT_PROJECT { &manifest.build.package } else { project };
+    format!("{prefix}-{service}")
+}
+
+/// Does the name fit everything that is called by it: images, volumes, networks, folders? An image's name is
+/// words with one `-` or `_` between them.
+fn check_name(project: &str) -> Result<()> {
+    let word =
+        |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let fits = project.starts_with(|c: char| c.is_ascii_lowercase()) && project.split(['-', '_']).all(word);
+    if fits && project.len() <= LONGEST_NAME {
+        return Ok(());
+    }
+    let shown: String = project.chars().take(LONGEST_NAME + 1).collect();
+    let what = format!(
+        "--project {shown}: at most {LONGEST_NAME} lowercase letters and digits, a letter first, \
+         with a single - or _ between words"
+    );
+    Err(fail(Exit::Usage, what, Next::xtask("--help")))
+}
+
+/// Does the project share nothing by name with the pilot that users run?
+fn check_apart(project: &str, manifest: &Manifest) -> Result<()> {
+    let names = |project: &str| {
+        let all = manifest.services.iter().chain(&manifest.observability);
+        let images = all.clone().map(|s| format!("image {}", image_name(project, manifest, &s.name)));
+        let volumes = all.map(|s| format!("volume {project}_{}", s.volume));
+        let network = [format!("network {}", network_name(project))];
+        images.chain(volumes).chain(network).collect::<Vec<_>>()
+    };
+    let taken = names(DEFAULT_PROJECT);
+    match names(project).into_iter().find(|name| project != DEFAULT_PROJECT && taken.contains(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let what = format!("--project {project}: its {name} would be that of {DEFAULT_PROJECT}");
+            Err(fail(Exit::Usage, what, "choose another name"))
+        }
+    }
+}
+
+/// The project's network. The first is what the compose file says where nothing is set.
+pub fn network_name(project: &str) -> String {
+    if project == DEFAULT_PROJECT { "pilot-network".into() } else { format!("{project}-network") }
+}
+
+/// The pilot and its places.
+#[derive(Clone, Debug)]
+pub struct Pilot {
+    /// Root of the repository.
+    pub root: PathBuf,
+    /// `pilot-deploy/`.
+    pub pack: PathBuf,
+    /// Compose project.
+    pub project: String,
+    /// `.pilot/`, or where `PILOT_STATE_DIR` says.
+    pub state: StateDir,
+    /// The env file in use.
+    pub env_path: PathBuf,
+    /// `pilot.toml`.
+    pub manifest: Manifest,
+}
+
+impl Pilot {
+    /// Finds the repository from the current folder upwards and reads the manifest to work by.
+    pub fn find(project: &str, by: By) -> Result<Self> {
+        let here = std::env::current_dir().context("cannot tell the current folder")?;
+        let root = here.ancestors().find(|dir| dir.join("pilot-deploy/pilot.toml").is_file());
+        let Some(root) = root else {
+            let what = format!("no pilot-deploy/pilot.toml in {} or above it", here.display());
+            return Err(fail(Exit::Usage, what, "change into a clone of the repository"));
+        };
+        check_name(project)?;
+        let own = StateDir::new(root.join(".pilot"));
+        let state = match std::env::var_os("PILOT_STATE_DIR") {
+            Some(dir) if !dir.is_empty() => StateDir::new(here.join(dir)),
+            _ if project == DEFAULT_PROJECT => own,
+            _ if project.starts_with(REHEARSALS) => StateDir::new(own.drills().join(project)),
+            _ => StateDir::new(own.projects().join(project)),
+        };
+        // Whose name begins so is cleared away by the next drill.
+        if project.starts_with(REHEARSALS) && !state.drill().path().is_dir() {
+            let what =
+                format!("--project {project}: such names are those of drills, and there is no such drill");
+            return Err(fail(Exit::Usage, what, "choose another name"));
+        }
+        Self::at(root, project, state, by)
+    }
+
+    /// The same with everything given; drills use it for a pilot of their own.
+    pub fn at(root: &Path, project: &str, state: StateDir, by: By) -> Result<Self> {
+        check_name(project)?;
+        if state.path().exists() && !state.path().is_dir() {
+            let what = format!("the state folder {} is no folder", state.path().display());
+            return Err(fail(Exit::Usage, what, "move it away, or name another one with PILOT_STATE_DIR"));
+        }
+        let pack = root.join("pilot-deploy");
+        let manifest = manifest(&pack, &state, by)?;
+        check_apart(project, &manifest)?;
+        let env_path =
+            if project == DEFAULT_PROJECT { pack.join(&manifest.env_file) } else { state.env_file() };
+        let words = manifest.services.iter().chain(&manifest.observability).map(|s| s.name.clone());
+        secrets::follow(&manifest.secrets, words.chain([project.to_owned()]));
+        let pilot =
+            Self { root: root.to_owned(), pack, project: project.to_owned(), state, env_path, manifest };
+        pilot.learn_secrets();
+        Ok(pilot)
+    }
+
+    /// Whatever any program repeats of the env files that there are is masked from here on. One that cannot
+    /// be read tells nothing now, and why when it is needed.
+    fn learn_secrets(&self) {
+        let kept = self.state.every_env_file().into_iter();
+        for path in kept.chain([self.env_path.clone(), self.pack.join(&self.manifest.env_file)]) {
+            if let Ok(file) = files::open_regular(&path) {
+                let mut bytes = Vec::new();
+                file.take(LONGEST_ENV).read_to_end(&mut bytes).ok();
+                secrets::learn_env_file(&String::from_utf8_lossy(&bytes));
+            }
+        }
+    }
+
+    /// Name of the gateway.
+    pub fn gateway(&self) -> &str {
+        &self.manifest.services[0].name
+    }
+
+    /// Names of the services.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.manifest.services.iter().map(|s| s.name.as_str())
+    }
+
+    /// The pilot's services and those beside them.
+    pub fn every_service(&self) -> impl Iterator<Item = &Service> {
+        self.manifest.services.iter().chain(&self.manifest.observability)
+    }
+
+    /// What images are called: `scenario-gateway` for the pilot, `PROJECT-gateway` for others.
+    pub fn image_name(&self, service: &str) -> String {
+        image_name(&self.project, &self.manifest, service)
+    }
+
+    /// The env file, parsed; the error says where it is wrong.
+    pub fn env(&self) -> Result<EnvFile> {
+        let next = Next::xtask("rollback").so("restores it from the last known-good release");
+        let Some(bytes) = files::read_if_there(&self.env_path)? else {
+            let what = format!("{} is missing", self.env_path.display());
+            return Err(fail(Exit::Usage, what, next));
+        };
+        EnvFile::parse(&self.env_path.display().to_string(), &bytes)
+            .map_err(|e| fail(Exit::Usage, e.to_string(), next))
+    }
+
+    /// Published port of a service according to `env`.
+    pub fn port(&self, service: &str, env: &EnvFile) -> Result<u16> {
+        let variable = self.every_service().find(|s| s.name == service).map(|s| s.port.as_str());
+        let variable = variable.with_context(|| format!("pilot.toml has no service {service}"))?;
+        let value = env.get(variable).unwrap_or_default();
+        value.parse().ok().filter(|port| *port != 0).ok_or_else(|| {
+            let what = format!("{variable}={value} is not a port (1 to 65535)");
+            fail(
+                Exit::Usage,
+                what,
+                Next::xtask("rollback").so(format!("or fix it in {}", self.env_path.display())),
+            )
+        })
+    }
+}
+
+/// The manifest that this program was built beside: what stands in where no other can be read and the public
+/// must be shut out all the same.
+const BUILT_IN: &str = include_str!("../../../pilot-deploy/pilot.toml");
+
+/// By `by`. A tree whose manifest is broken stops nothing that does not build it; the user is told.
+fn manifest(pack: &Path, state: &StateDir, by: By) -> Result<Manifest> {
+    let broken = match Manifest::load(&pack.join("pilot.toml")) {
+        Ok(manifest) if by == By::Tree => return Ok(manifest),
+        Ok(manifest) => return Ok(running_manifest(state).map_or(manifest, |(_, running)| running)),
+        Err(error) => error,
+    };
+    let next = || Next::shell("git checkout pilot-deploy/pilot.toml").so("or fix the file");
+    let refused = || Err(fail(Exit::Usage, format!("{broken:#}"), next()));
+    let (name, manifest) = match (running_manifest(state), by) {
+        (_, By::Tree) => return refused(),
+        (Some((path, manifest)), _) => (path.display().to_string(), manifest),
+        (None, By::Running) => return refused(),
+        (None, By::Any) => {
+            ("the one that this program was built with".to_owned(), Manifest::parse(BUILT_IN)?)
+        }
+    };
+    eprintln!("warning: {broken:#}");
+    eprintln!("warning: going on with {name}");
+    Ok(manifest)
+}
+
+/// The manifest of the release that runs, where one is recorded and can be read.
+fn running_manifest(state: &StateDir) -> Option<(PathBuf, Manifest)> {
+    let id = Ledger::new(state).read(Record::Running).ok()??;
+    let id = String::from_utf8(id).ok()?;
+    let id = Some(id.trim()).filter(|id| files::stays_within(id) && !id.contains('/'))?;
+    let path = state.release(id).join("pilot.toml");
+    let manifest = Manifest::load(&path).ok()?;
+    Some((path, manifest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../pilot-deploy")
+    }
+
+    #[test]
+    fn no_project_is_called_so_that_it_would_have_what_is_the_default_ones() {
+        let manifest = Manifest::load(&tree().join("pilot.toml")).unwrap();
+        for (name, shared) in [("scenario", "image scenario-gateway"), ("pilot", "network pilot-network")] {
+            let error = check_apart(name, &manifest).unwrap_err().to_string();
+            assert!(error.contains(shared) && error.contains(DEFAULT_PROJECT), "{error}");
+        }
+        for name in [DEFAULT_PROJECT, "scenario2", "pilot-b", "pilot-deploy-b", "pilot-deploy_b"] {
+            check_apart(name, &manifest).unwrap();
+        }
+        // What the check takes for granted of the compose file.
+        let compose = std::fs::read_to_string(tree().join(&manifest.compose_file)).unwrap();
+        let network = format!("${{PILOT_NETWORK:-{}}}", network_name(DEFAULT_PROJECT));
+        assert!(compose.contains(&network), "the compose file has no {network}");
+    }
+
+    #[test]
+    fn a_name_fits_everything_that_is_called_by_it() {
+        for name in ["a", "pilot-deploy", "a1_b2-c3"] {
+            check_name(name).unwrap();
+        }
+        let long = "a".repeat(LONGEST_NAME + 1);
+        for name in ["", "A", "1a", "a-", "a_", "a--b", "a_-b", "a..b", "../a", "-a", "a b", "ä", &long] {
+            assert_eq!(crate::base::failure::exit_of(&check_name(name).unwrap_err()), Exit::Usage, "{name}");
+        }
+    }
+}

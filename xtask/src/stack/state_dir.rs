@@ -1,0 +1,336 @@
+//! Every path in the state folder (`.pilot/`, or where `PILOT_STATE_DIR` says), and the order of what is numbered
+//! there. No other code names a file or a folder of it. Knows nothing of what is in them.
+
+use crate::base::files;
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+
+/// What env files are called in the state folder.
+pub const ENV_FILE: &str = ".env.poc";
+
+/// The state folder of one stack. It need not exist yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// The one that is there.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The env file of a project other than the default one.
+    pub fn env_file(&self) -> PathBuf {
+        self.0.join(ENV_FILE)
+    }
+
+    /// Is held by whoever changes the stack.
+    pub fn lock(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    /// Is held by whoever opens the gate at this moment.
+    pub fn opening(&self) -> PathBuf {
+        self.0.join("opening")
+    }
+
+    /// Id of the release that runs.
+    pub fn current(&self) -> PathBuf {
+        self.0.join("current")
+    }
+
+    /// The holds, a file each.
+    pub fn holds(&self) -> PathBuf {
+        self.0.join("holds")
+    }
+
+    /// Left by an older version that had stopped the gateway.
+    pub fn fence(&self) -> PathBuf {
+        self.0.join("fence.json")
+    }
+
+    /// The releases, a folder each.
+    pub fn releases(&self) -> PathBuf {
+        self.0.join("releases")
+    }
+
+    /// Folder of a release.
+    pub fn release(&self, id: &str) -> PathBuf {
+        self.releases().join(id)
+    }
+
+    /// The archives of images.
+    pub fn images(&self) -> PathBuf {
+        self.0.join("images")
+    }
+
+    /// The archive of an image, by its content id.
+    pub fn image(&self, id: &str) -> PathBuf {
+        self.images().join(format!("{}.tar", id.trim_start_matches("sha256:")))
+    }
+
+    /// The xtask of a release, by its checksum.
+    pub fn program(&self, sum: &str) -> PathBuf {
+        self.0.join("bin").join(sum)
+    }
+
+    /// Leads to the newest of these.
+    pub fn newest_program(&self) -> PathBuf {
+        self.0.join("xtask")
+    }
+
+    /// Where an import unpacks what it takes in. The name tells whose it is.
+    pub fn import(&self) -> PathBuf {
+        self.0.join(format!("import.{}.new", std::process::id()))
+    }
+
+    /// What imports have left that were cut off, or are at work.
+    pub fn imports(&self) -> Result<Vec<PathBuf>> {
+        let names = files::names(&self.0)?;
+        let own = names.iter().filter(|name| name.starts_with("import.") && name.ends_with(".new"));
+        Ok(own.map(|name| self.0.join(name)).collect())
+    }
+
+    /// Checkouts of other commits, a folder each.
+    pub fn worktrees(&self) -> PathBuf {
+        self.0.join("worktrees")
+    }
+
+    /// All that the process engine has.
+    pub fn process(&self) -> PathBuf {
+        files::real_path(&self.0).join("process")
+    }
+
+    /// Backups by hand, a folder each.
+    pub fn backups(&self) -> PathBuf {
+        self.0.join("backups")
+    }
+
+    /// Runs, a folder each.
+    pub fn runs(&self) -> PathBuf {
+        self.0.join("rollbacks")
+    }
+
+    /// Releases that were exported.
+    pub fn exports(&self) -> PathBuf {
+        self.0.join("exports")
+    }
+
+    /// Evidence that was asked for by itself, a folder each.
+    pub fn evidence(&self) -> PathBuf {
+        self.0.join("evidence")
+    }
+
+    /// What Prometheus and Grafana are started from.
+    pub fn observability(&self) -> PathBuf {
+        self.0.join("observability")
+    }
+
+    /// What `snapshot` measures.
+    pub fn snapshot(&self) -> PathBuf {
+        self.0.join("pilot-metrics.json")
+    }
+
+    /// State folders of drills.
+    pub fn drills(&self) -> PathBuf {
+        self.0.join("drills")
+    }
+
+    /// State folders of other projects.
+    pub fn projects(&self) -> PathBuf {
+        self.0.join("projects")
+    }
+
+    /// In the state folder of a drill: a ledger of its own, whose lock is held while the drill lives.
+    pub fn drill(&self) -> Self {
+        Self(self.0.join("drill"))
+    }
+
+    /// In the state folder of a drill: which engine it has.
+    pub fn drill_engine(&self) -> PathBuf {
+        self.0.join("engine")
+    }
+
+    /// In the state folder of a drill: it stays.
+    pub fn drill_kept(&self) -> PathBuf {
+        self.0.join("kept")
+    }
+
+    /// In the state folder of a drill: what was deployed by hand.
+    pub fn by_hand(&self) -> PathBuf {
+        self.0.join("by-hand")
+    }
+
+    /// The next id of a run or of a backup: a number that is one more than the highest of any, and the time.
+    pub fn next_id(&self) -> Result<String> {
+        let runs = self.every_run()?.last().map_or(0, |(number, _)| *number);
+        let backups = files::names(&self.backups())?;
+        let backups = backups.iter().map(|name| number(name.trim_start_matches('.'))).max().unwrap_or(0);
+        Ok(format!("{:04}-{}", runs.max(backups) + 1, files::stamp()))
+    }
+
+    /// Makes the folder of a new run, in the state folder or, where that has no room, in the fallback folder;
+    /// `fill` writes what was asked for.
+    pub fn new_run(&self, fill: impl Fn(&RunDir) -> Result<()>) -> Result<RunDir> {
+        let id = self.next_id()?;
+        let make = |dir: PathBuf| {
+            files::make_private_folder(&dir)?;
+            let run = RunDir(dir);
+            fill(&run)?;
+            Ok::<_, anyhow::Error>(run)
+        };
+        let own = self.runs().join(&id);
+        make(own.clone()).or_else(|error| {
+            files::remove(&own).ok();
+            let folder = files::own_temporary(&self.fallback_purpose());
+            make(folder.with_context(|| format!("{error:#}"))?.join(&id))
+                .with_context(|| format!("{error:#}"))
+        })
+    }
+
+    /// Folders of all runs, in order, those in the fallback folder too. Runs without a number, made by older
+    /// versions, come before all.
+    pub fn every_run(&self) -> Result<Vec<(u64, RunDir)>> {
+        let mut all = Vec::new();
+        for folder in std::iter::once(self.runs()).chain(files::own_temporaries(&self.fallback_purpose())) {
+            let names = files::names(&folder)?;
+            let own = names.iter().filter(|name| !name.starts_with('.'));
+            all.extend(own.map(|name| (number(name), RunDir(folder.join(name)))));
+        }
+        all.sort_by(|a, b| (a.0, &a.1.0).cmp(&(b.0, &b.1.0)));
+        Ok(all)
+    }
+
+    /// Env files that there may be: of the releases, of the backups and of the runs.
+    pub fn every_env_file(&self) -> Vec<PathBuf> {
+        let each = |folder: PathBuf| {
+            let names = files::names(&folder).unwrap_or_default();
+            names.into_iter().map(move |name| folder.join(name).join(ENV_FILE))
+        };
+        let runs = self.every_run().unwrap_or_default().into_iter().map(|(_, run)| run.0);
+        [self.releases(), self.backups()].into_iter().chain(runs).flat_map(each).collect()
+    }
+
+    fn fallback_purpose(&self) -> String {
+        format!("pilot-runs-{}", &files::sha256_bytes(self.0.display().to_string().as_bytes())[..12])
+    }
+}
+
+/// The number in front of a run's or a backup's id; 0 for a run of an older version, whose name is its time.
+pub fn number(id: &str) -> u64 {
+    id.split_once('-').and_then(|(number, _)| number.parse().ok()).unwrap_or(0)
+}
+
+/// What a user calls a backup of a run: the run's id for its first (`backup`), `ID.2` for `backup-2`. Nothing for
+/// another folder.
+pub fn backup_id(run: &str, folder: &Path) -> Option<String> {
+    let name = folder.file_name()?.to_str()?;
+    let n = match name.strip_prefix("backup-") {
+        None if name == "backup" => String::new(),
+        None => return None,
+        Some(n) => format!(".{}", n.parse::<u32>().ok()?),
+    };
+    Some(format!("{run}{n}"))
+}
+
+/// The files in the folder of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunDir(PathBuf);
+
+impl RunDir {
+    /// The run in this folder.
+    #[cfg(test)]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self(dir.into())
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The run's id.
+    pub fn id(&self) -> String {
+        self.0.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// What was asked for.
+    pub fn request(&self) -> PathBuf {
+        self.0.join("request.json")
+    }
+
+    /// What happened, an event a line.
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal.jsonl")
+    }
+
+    /// How it ended: there once it did.
+    pub fn report(&self) -> PathBuf {
+        self.0.join("report.json")
+    }
+
+    /// The same for people.
+    pub fn page(&self) -> PathBuf {
+        self.0.join("report.html")
+    }
+
+    /// The same to paste into an incident's page.
+    pub fn markdown(&self) -> PathBuf {
+        self.0.join("report.md")
+    }
+
+    /// The same for CI.
+    pub fn junit(&self) -> PathBuf {
+        self.0.join("report.xml")
+    }
+
+    /// What was there before.
+    pub fn evidence(&self) -> PathBuf {
+        self.0.join("evidence")
+    }
+
+    /// Marks a run that failed with data that may exist in its backups alone.
+    pub fn owes(&self) -> PathBuf {
+        self.0.join("owes-data")
+    }
+
+    /// Marks a run that was given up.
+    pub fn given_up(&self) -> PathBuf {
+        self.0.join("given-up")
+    }
+
+    /// An env file that was edited between its backup and its replacement.
+    pub fn edited_env_file(&self) -> PathBuf {
+        self.0.join("env-file-edited-meanwhile")
+    }
+
+    /// Its n-th backup, from 1.
+    pub fn backup(&self, n: u32) -> PathBuf {
+        self.0.join(if n == 1 { "backup".to_owned() } else { format!("backup-{n}") })
+    }
+
+    /// Its backups that were begun, with what a user calls each.
+    pub fn backups(&self) -> Result<Vec<(String, PathBuf)>> {
+        let run = self.id();
+        let dirs = files::names(&self.0)?.into_iter().map(|name| self.0.join(name));
+        Ok(dirs.filter_map(|dir| Some((backup_id(&run, &dir)?, dir))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_is_the_number_and_runs_without_one_come_first() {
+        assert_eq!(number("0012-20261124T084736659"), 12);
+        assert_eq!(number("20261124T084736659"), 0);
+        assert_eq!(backup_id("0012-x", Path::new("/a/backup")).as_deref(), Some("0012-x"));
+        assert_eq!(backup_id("0012-x", Path::new("/a/backup-2")).as_deref(), Some("0012-x.2"));
+        assert_eq!(backup_id("0012-x", Path::new("/a/evidence")), None);
+    }
+}
