@@ -1,5 +1,6 @@
 //! Points in time by which something must be over, and the time of day. Everything that can hang is given a deadline.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant, SystemTime};
 
 /// A moment; steps take the nearer of their own limit and the whole budget's end, and know which it was:
@@ -40,6 +41,18 @@ impl Deadline {
     /// Has it passed?
     pub fn passed(self) -> bool {
         self.left().is_zero()
+    }
+
+    /// Asks until something comes of it (`Break`), with a pause after each time that nothing has (`Continue`, with
+    /// why). When this has passed, the last reason is the error.
+    pub fn poll<T, E>(self, pause: Duration, mut ask: impl FnMut() -> ControlFlow<T, E>) -> Result<T, E> {
+        loop {
+            match ask() {
+                ControlFlow::Break(found) => return Ok(found),
+                ControlFlow::Continue(why) if self.passed() => return Err(why),
+                ControlFlow::Continue(_) => std::thread::sleep(pause),
+            }
+        }
     }
 }
 

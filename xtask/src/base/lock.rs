@@ -14,6 +14,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::fs::{File, TryLockError};
 use std::io::{Seek, Write};
+use std::ops::ControlFlow::{Break, Continue};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -63,25 +64,22 @@ pub fn is_held(state: &Path) -> bool {
 /// Locks it. False where the file system has no locks (some servers lock no folders). A child that a killed
 /// command was just starting has the lock for a moment more, so only its known holder is believed at once.
 fn hold(file: &File, state: &Path, note: Option<&File>) -> Result<bool> {
-    let limit = Deadline::after(AFTER_A_KILL);
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(true),
-            Err(TryLockError::WouldBlock) => {
-                let holder = Holder::of(file, note);
-                if holder.is_known() || limit.passed() {
-                    return Err(holder.refusal(state));
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(TryLockError::Error(error)) => {
-                let none = [Errno::BADF, Errno::INVAL, Errno::NOLCK, Errno::NOTSUP, Errno::NOSYS];
-                if none.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
-                    return Ok(false);
-                }
-                return Err(error).with_context(|| format!("cannot lock {}", state.display()));
-            }
+    let ask = || match file.try_lock() {
+        Ok(()) => Break(Ok(true)),
+        Err(TryLockError::WouldBlock) => {
+            let holder = Holder::of(file, note);
+            if holder.is_known() { Break(Err(holder.refusal(state))) } else { Continue(holder) }
         }
+        Err(TryLockError::Error(error)) => {
+            let none = [Errno::BADF, Errno::INVAL, Errno::NOLCK, Errno::NOTSUP, Errno::NOSYS];
+            let without = none.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
+            let failed = Err(error).with_context(|| format!("cannot lock {}", state.display()));
+            Break(if without { Ok(false) } else { failed })
+        }
+    };
+    match Deadline::after(AFTER_A_KILL).poll(Duration::from_millis(5), ask) {
+        Ok(locked) => locked,
+        Err(holder) => Err(holder.refusal(state)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::base::http::Client;
 use crate::stack::envfile::EnvFile;
-use crate::stack::model::ServiceState;
+use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -17,10 +17,15 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Of a service that runs and is published.
-    pub fn of(state: &ServiceState) -> Option<Self> {
-        let port = state.port.filter(|_| state.is_running())?;
-        Some(Self { port, token: state.env.get("ADMIN_TOKEN").cloned() })
+    /// Of an instance that runs and is published.
+    pub fn of(instance: &Instance) -> Option<Self> {
+        let address = instance.address.filter(|_| instance.is_running())?;
+        Some(Self { port: address.port(), token: instance.env.get("ADMIN_TOKEN").cloned() })
+    }
+
+    /// Of any such instance of a service.
+    pub fn any_of(service: &Service) -> Option<Self> {
+        service.0.iter().find_map(Self::of)
     }
 
     /// A client for it.

@@ -1,6 +1,6 @@
 //! The safety flags of the running services, asked of each over HTTP, not read from a file.
 
-use crate::checks::smoke::Target;
+use crate::checks::target::Target;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 

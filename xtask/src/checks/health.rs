@@ -1,24 +1,7 @@
 //! What `healthz` of a service says. Called by `observe`, and by the checks that wait for it.
 
 use crate::base::http::Client;
-use serde::Serialize;
-
-/// What `healthz` of a service came to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Health {
-    /// 200.
-    Healthy {
-        /// The release it claims to be.
-        version: String,
-    },
-    /// Its stored data cannot be used: the reason it gave.
-    StoreCorrupt(String),
-    /// It answered something else: the reason it gave.
-    Unhealthy(String),
-    /// Nothing answered in time.
-    Silent(String),
-}
+use crate::stack::model::Health;
 
 /// One probe of `healthz`. The word itself is compared: `unhealthy` contains `healthy`.
 pub fn health(client: &Client) -> Health {

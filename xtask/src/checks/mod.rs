@@ -5,3 +5,4 @@ pub mod endpoint;
 pub mod flags;
 pub mod health;
 pub mod smoke;
+pub mod target;

@@ -3,17 +3,17 @@
 //! measured fails. Called by `execute`, `up` and `smoke`.
 
 use crate::base::deadline::Deadline;
-use crate::base::http::{Client, Event};
+use crate::base::http::Event;
 use crate::base::threads::joined;
-use crate::checks::endpoint;
 use crate::checks::flags;
-use crate::checks::health::{Health, health};
-use crate::stack::pilot::Pilot;
-use anyhow::{Context, Result, bail, ensure};
+use crate::checks::health::health;
+use crate::checks::target::Target;
+use crate::stack::model::Health;
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::ControlFlow::{Break, Continue};
 use std::time::{Duration, Instant};
 
 /// Streams whose time to first token is measured, and streams that are cancelled.
@@ -22,9 +22,6 @@ const CANCELS: usize = 3;
 
 /// Times that a latency over its limit is measured in all.
 const MEASUREMENTS: usize = 3;
-
-/// Longest that any single request of a check takes.
-const REQUEST: Duration = Duration::from_secs(5);
 
 /// One check and what came of it.
 #[derive(Clone, Debug, Serialize)]
@@ -122,49 +119,6 @@ const JOBS: &str = "jobs run to their end";
 const HEADERS: &str = "security headers";
 const FLAGS: &str = "safety flags as they should be";
 
-/// What the checks are held against.
-pub struct Target {
-    /// Services of the pilot, each with the admin token.
-    pub clients: BTreeMap<String, Client>,
-    /// The gateway among them.
-    pub gateway: Client,
-    /// Scenario of the report.
-    pub scenario: String,
-    /// Seed of everything.
-    pub seed: String,
-    /// Limit for the first token, in milliseconds.
-    pub first_token_ms: f64,
-    /// Limit for a cancel, in milliseconds.
-    pub cancel_ms: f64,
-    /// Limit for a comparison of all options, in seconds.
-    pub comparison_s: f64,
-    /// Flags that must be off, and on.
-    pub flags: crate::stack::pilot::Flags,
-}
-
-impl Target {
-    /// From the env file that the services were deployed with. Errors name what is missing in it.
-    pub fn new(pilot: &Pilot, env: &crate::stack::envfile::EnvFile) -> Result<Self> {
-        let clients = endpoint::clients(pilot, env, REQUEST)?;
-        let gateway = clients.get(pilot.gateway()).cloned().context("pilot.toml names no gateway")?;
-        let text = |key: &str| env.get(key).with_context(|| format!("{key} is missing in the env file"));
-        let number = |key: &str| -> Result<f64> {
-            let value = text(key)?;
-            value.parse().with_context(|| format!("{key}={value} is not a number"))
-        };
-        Ok(Self {
-            clients,
-            gateway,
-            scenario: text("DEMO_SCENARIO_ID")?.to_owned(),
-            seed: text("DEMO_SEED")?.to_owned(),
-            first_token_ms: number("TTFF_TARGET_MS")?,
-            cancel_ms: number("CANCEL_TARGET_MS")?,
-            comparison_s: number("COMPARISON_TARGET_S")?,
-            flags: pilot.manifest.flags.clone(),
-        })
-    }
-}
-
 /// Waits until every service is healthy, then runs all checks side by side.
 pub fn verify(target: &Target, ready: Deadline) -> Smoke {
     let health = wait_healthy(target, ready);
@@ -245,18 +199,17 @@ pub fn wait_healthy(target: &Target, ready: Deadline) -> Result<String> {
             .iter()
             .map(|(name, client)| {
                 scope.spawn(move || {
-                    loop {
-                        let why = match health(client) {
-                            Health::Healthy { version } => return Ok(version),
-                            // Says what is wrong with it: waiting does not mend that.
-                            Health::StoreCorrupt(reason) => bail!(StoreCorrupt(format!("{name}: {reason}"))),
-                            Health::Unhealthy(reason) | Health::Silent(reason) => reason,
-                        };
-                        if ready.passed() {
-                            bail!("{name}: {why}");
+                    let healthy = ready.poll(Duration::from_millis(5), || match health(client) {
+                        Health::Healthy { version } => Break(Ok(version)),
+                        // Says what is wrong with it: waiting does not fix that.
+                        Health::StoreCorrupt(reason) => {
+                            Break(Err(StoreCorrupt(format!("{name}: {reason}")).into()))
                         }
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
+                        Health::Unhealthy(reason) | Health::Silent(reason) => {
+                            Continue(anyhow!("{name}: {reason}"))
+                        }
+                    });
+                    healthy.flatten()
                 })
             })
             .collect();

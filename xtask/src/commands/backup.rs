@@ -71,8 +71,7 @@ fn create(session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
     let _lock = session.ledger().lock("backup create")?;
     let deadline = Deadline::after(pilot.manifest.limits.deploy);
-    let stack = session.engine.observe(deadline)?;
-    let data: Vec<String> = stack.data.into_iter().collect();
+    let data: Vec<String> = session.engine.stored(deadline)?.into_iter().collect();
     let current = session.store.current().ok().flatten().map(|release| release.id);
     let what = backup::Contents { release: current.as_deref(), data: &data, logs: true };
     let kept = backup::keep(pilot, session.engine.as_ref(), what, deadline)?;

@@ -1,7 +1,7 @@
 //! `diagnose`: the deep look. What `assess` tells, and resource use, log lines, networks and volumes,
 //! prometheus targets and the host; and for every finding the command that would mend it.
 
-use super::assess::{self, Look, is_error};
+use super::assess::{self, is_error};
 use super::status;
 use crate::base::deadline::Deadline;
 use crate::base::fact::Fact;
@@ -16,6 +16,7 @@ use crate::deploy::session::Session;
 use crate::engine::roles::Usage;
 use crate::host;
 use crate::host::HostCheck;
+use crate::operations::look::{Look, look};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -48,11 +49,11 @@ pub fn run(session: &Session) -> Result<Finished> {
     let (look, usage, around, host, targets) = std::thread::scope(|scope| {
         let engine = session.engine.as_ref();
         let usage = scope.spawn(|| Fact::from(engine.usage(deadline.within(pilot.manifest.limits.engine))));
-        let around =
-            scope.spawn(|| Fact::from(engine.surroundings(deadline.within(pilot.manifest.limits.engine))));
+        let around = scope
+            .spawn(|| Fact::from(engine.networks_and_volumes(deadline.within(pilot.manifest.limits.engine))));
         let host = scope.spawn(|| host::checks(pilot, engine, env.as_ref(), deadline));
         let targets = scope.spawn(|| Fact::from(prometheus_targets(session)));
-        let look = assess::look(session, LINES, deadline);
+        let look = look(session, LINES, deadline);
         let lost = || "the look at it panicked".to_owned();
         (
             look,
@@ -151,8 +152,8 @@ fn brief(text: &str) -> String {
 fn prometheus_targets(session: &Session) -> Result<Vec<(String, String)>> {
     let pilot = &session.pilot;
     let first = pilot.manifest.observability.first().context("pilot.toml names no observability services")?;
-    let stack = session.engine.observe(Deadline::after(pilot.manifest.limits.engine))?;
-    let port = stack.services.get(&first.name).filter(|s| s.is_running()).and_then(|s| s.port);
+    let services = session.engine.services(Deadline::after(pilot.manifest.limits.engine))?;
+    let port = services.get(&first.name).filter(|s| s.is_running()).and_then(|s| s.port());
     let port = port.context("prometheus does not run; `observe` starts it")?;
     let answer = Client::new(port, &pilot.project, None, Duration::from_secs(2)).get("/api/v1/targets")?;
     ensure!(answer.status == 200, "prometheus answered {}", answer.brief());

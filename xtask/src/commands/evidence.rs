@@ -2,7 +2,6 @@
 //! use, metrics, sessions, settings with secrets masked, networks and volumes, host, drift, plan and the
 //! last journal. What could not be had is listed with its reason.
 
-use super::assess;
 use crate::base::deadline::Deadline;
 use crate::base::fact::Fact;
 use crate::base::failure::Exit;
@@ -16,6 +15,7 @@ use crate::deploy::evidence::item;
 use crate::deploy::session::Session;
 use crate::engine::roles::Engine;
 use crate::host;
+use crate::operations::look::look;
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -41,13 +41,13 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let deadline = Deadline::after(pilot.manifest.limits.ready);
     let limit = deadline.within(pilot.manifest.limits.engine);
     let engine: &dyn Engine = session.engine.as_ref();
-    let look = assess::look(session, LINES, deadline);
+    let look = look(session, LINES, deadline);
     let env = pilot.env().ok();
     let mut items = evidence::items(pilot, engine, &look.now, limit);
     let pretty = |value: serde_json::Value| Ok(serde_json::to_string_pretty(&value)?);
     items.push(item("stats.json", move || pretty(json!(engine.usage(limit)?))));
     items.push(item("surroundings.json", move || {
-        let all = engine.surroundings(limit)?.into_iter();
+        let all = engine.networks_and_volumes(limit)?.into_iter();
         let parsed = all.map(|(k, v)| (k, serde_json::from_str(&v).unwrap_or(serde_json::Value::String(v))));
         pretty(json!(parsed.collect::<serde_json::Map<_, _>>()))
     }));

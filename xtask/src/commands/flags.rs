@@ -3,7 +3,7 @@
 use crate::base::failure::Exit;
 use crate::base::next::Next;
 use crate::checks::flags::flags;
-use crate::checks::smoke::Target;
+use crate::checks::target::Target;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::session::Session;
 use anyhow::Result;

@@ -14,6 +14,7 @@ use crate::deploy::session::Session;
 use crate::host;
 use anyhow::Result;
 use serde_json::json;
+use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
 use std::time::Duration;
 
@@ -89,16 +90,16 @@ fn restart(yes: bool, session: &Session) -> Result<()> {
     let deadline = Deadline::after(RESTART);
     let ran = cmd(words[0], &words[1..]).run(deadline);
     ran.map_err(|error| fail(Exit::Host, format!("{error:#}"), Next::shell(format!("sudo {command}"))))?;
-    while let Err(error) = session.engine.host(deadline.within(session.pilot.manifest.limits.engine)) {
-        if deadline.passed() {
-            return Err(fail(
-                Exit::Host,
-                format!("not back after `{command}`: {error:#}"),
-                Next::shell("journalctl -u docker"),
-            ));
+    let back = deadline.poll(Duration::from_millis(500), || {
+        match session.engine.host(deadline.within(session.pilot.manifest.limits.engine)) {
+            Ok(_) => Break(()),
+            Err(error) => Continue(error),
         }
-        std::thread::sleep(Duration::from_millis(500));
-    }
+    });
+    back.map_err(|error| {
+        let what = format!("not back after `{command}`: {error:#}");
+        fail(Exit::Host, what, Next::shell("journalctl -u docker"))
+    })?;
     session.out.note(format!(
         "the engine answers again after `{command}`; this verifies the pilot: {}",
         session.out.xtask("rollback")

@@ -4,6 +4,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::http::Client;
 use crate::base::next::Next;
 use crate::checks::smoke::verify;
 use crate::deploy::drift;
@@ -19,6 +20,7 @@ use crate::stack::hold::Hold;
 use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::json;
+use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
 /// How long a gateway that somebody replaces at this moment is waited for.
@@ -117,32 +119,32 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
 /// replaced at this moment answers in a moment: while somebody is at work it is asked again before it is
 /// stopped.
 fn close(session: &Session, reason: &str, deadline: Deadline) -> Result<Closed> {
-    let patience = deadline.within(PATIENCE);
-    loop {
-        let view = session.running(deadline)?;
-        if view.gateway(lockout::REQUEST).is_ok_and(|gateway| gate::close(&gateway, reason).is_ok()) {
-            return Ok(Closed::Proved);
+    let closes = |client: Option<Client>| client.is_some_and(|client| gate::close(&client, reason).is_ok());
+    let asked = deadline.within(PATIENCE).poll(Duration::from_millis(50), || {
+        let view = match session.running(deadline) {
+            Ok(view) => view,
+            Err(error) => return Break(Err(error)),
+        };
+        if closes(view.gateway(lockout::REQUEST).ok()) {
+            return Break(Ok(None));
         }
         let now = view.observe(view.engine.as_ref(), deadline);
-        let client = now.gateway(&view.pilot, lockout::REQUEST);
-        if client.is_some_and(|client| gate::close(&client, reason).is_ok()) {
-            return Ok(Closed::Proved);
+        if closes(now.gateway(&view.pilot, lockout::REQUEST)) {
+            return Break(Ok(None));
         }
         let at_work = session.ledger().is_locked();
-        if at_work && !patience.passed() {
-            std::thread::sleep(Duration::from_millis(50));
-            continue;
-        }
-        let closed = lockout::shut(&view, &now, reason, deadline)?;
-        // Whoever starts that gateway, it comes up closed.
-        if let Closed::Stopped { .. } = &closed {
-            session.out.note(match lockout::close_on_disk(&view, &session.store, reason, deadline) {
-                Ok(()) => "the gate is closed on disk: whoever starts the gateway, it comes up closed".into(),
-                Err(error) => format!("the gate could not be closed on disk: {error:#}"),
-            });
-        }
-        return Ok(closed);
+        if at_work { Continue((view, now)) } else { Break(Ok(Some((view, now)))) }
+    });
+    let Some((view, now)) = asked.unwrap_or_else(|last| Ok(Some(last)))? else { return Ok(Closed::Proved) };
+    let closed = lockout::shut(&view, &now, reason, deadline)?;
+    // Whoever starts that gateway, it comes up closed.
+    if let Closed::Stopped { .. } = &closed {
+        session.out.note(match lockout::close_on_disk(&view, &session.store, reason, deadline) {
+            Ok(()) => "the gate is closed on disk: whoever starts the gateway, it comes up closed".into(),
+            Err(error) => format!("the gate could not be closed on disk: {error:#}"),
+        });
     }
+    Ok(closed)
 }
 
 /// Verifies, then opens; lifts the holds that stood when it began, and no later one.
@@ -195,8 +197,8 @@ fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
 /// Only what a release has is opened: its own images, its own settings.
 fn what_runs_is_the_release(session: &Session, view: &View, deadline: Deadline) -> Result<()> {
     let Some(release) = &view.release else { return Ok(()) };
-    let stack = view.engine.observe(deadline.within(session.pilot.manifest.limits.engine))?;
-    let differs = drift::applied(&stack, release, &view.env()?.map());
+    let services = view.engine.services(deadline.within(session.pilot.manifest.limits.engine))?;
+    let differs = drift::applied(&services, release, &view.env()?.map());
     let all: Vec<String> = differs.iter().map(ToString::to_string).collect();
     if all.is_empty() { Ok(()) } else { Err(not_opened(view, &all.join("; "), deadline)) }
 }

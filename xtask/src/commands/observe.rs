@@ -11,8 +11,9 @@ use crate::deploy::event::{Event, Finished};
 use crate::deploy::observe::release_env;
 use crate::deploy::session::Session;
 use crate::release::description::ENV_FILE;
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use serde_json::json;
+use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
 /// `cargo xtask observe`.
@@ -79,15 +80,10 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
 fn wait(service: &str, port: u16, session: &Session, deadline: Deadline) -> Result<()> {
     let path = if service == "grafana" { "/api/health" } else { "/-/ready" };
     let client = Client::new(port, &session.pilot.project, None, Duration::from_secs(1));
-    loop {
-        let why = match client.get(path) {
-            Ok(answer) if answer.status == 200 => return Ok(()),
-            Ok(answer) => answer.brief(),
-            Err(error) => format!("{error:#}"),
-        };
-        if deadline.passed() {
-            bail!("{service} does not answer on port {port}: {why}");
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    let silent = |why: String| Continue(anyhow!("{service} does not answer on port {port}: {why}"));
+    deadline.poll(Duration::from_millis(100), || match client.get(path) {
+        Ok(answer) if answer.status == 200 => Break(()),
+        Ok(answer) => silent(answer.brief()),
+        Err(error) => silent(format!("{error:#}")),
+    })
 }

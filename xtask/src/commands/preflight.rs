@@ -1,18 +1,19 @@
 //! `preflight`: go or no-go before a demo. Every row is looked at now; a row that cannot be told is a no-go.
 
-use super::assess;
 use crate::base::deadline::Deadline;
 use crate::base::fact::Fact;
 use crate::base::failure::Exit;
 use crate::base::next::Next;
-use crate::checks::smoke::{Target, verify};
+use crate::checks::smoke::verify;
+use crate::checks::target::Target;
 use crate::deploy::backup;
 use crate::deploy::drift::Difference;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::gate::Gate;
 use crate::deploy::session::Session;
 use crate::host;
-use anyhow::{Result, bail, ensure};
+use crate::operations::look::{Look, look};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::json;
 use std::time::Duration;
@@ -35,85 +36,8 @@ struct Row {
 
 /// Exit 0 is GO.
 pub fn run(session: &Session) -> Result<Finished> {
-    let pilot = &session.pilot;
-    let deadline = Deadline::after(pilot.manifest.limits.ready);
-    let env = pilot.env().ok();
-    let look = assess::look(session, 1, deadline);
-    let mut rows: Vec<Row> = Vec::new();
-    let context = session.out.context();
-    let mut row = |name, outcome: Result<String>, fix: Next| {
-        let (go, detail) = match outcome {
-            Ok(detail) => (true, detail),
-            Err(error) => (false, format!("{error:#}")),
-        };
-        rows.push(Row { name, go, detail, fix: context.line(&fix) });
-    };
-    row(
-        "the engine answers",
-        match &look.now.stack {
-            Fact::Known(_) => Ok(session.engine.describe(deadline)),
-            Fact::Unknown(why) => Err(anyhow::anyhow!("{why}")),
-        },
-        Next::xtask("host"),
-    );
-    row(
-        "a known-good release is deployed",
-        match &look.current {
-            Some(release) if release.is_known_good() => Ok(format!("{} ({})", release.id, release.label)),
-            Some(release) => Err(anyhow::anyhow!("{} is {}", release.id, release.state.word())),
-            None => Err(anyhow::anyhow!("none is recorded")),
-        },
-        Next::xtask("up"),
-    );
-    row(
-        "nothing differs from it",
-        {
-            let all: Vec<String> = look
-                .drift
-                .iter()
-                .filter(|d| **d != Difference::ComposeFile)
-                .map(ToString::to_string)
-                .collect();
-            if all.is_empty() { Ok("no drift".into()) } else { Err(anyhow::anyhow!("{}", all.join("; "))) }
-        },
-        Next::xtask("rollback"),
-    );
-    row(
-        "the gate is open",
-        match &look.now.gate {
-            Gate::Open => Ok("open".into()),
-            Gate::Closed(reason) => Err(anyhow::anyhow!("closed: {reason}")),
-            Gate::Unknown(why) => Err(anyhow::anyhow!("{why}")),
-        },
-        Next::xtask("kill-switch off"),
-    );
-    row("all smoke checks pass", smoke(session), Next::xtask("smoke"));
-    row("there is a way back", way_back(session), Next::xtask("releases verify"));
-    row(
-        "the data is backed up",
-        backup::list(&pilot.state).and_then(|(all, _)| match all.last() {
-            Some(kept) => kept.backup.check(&kept.dir).map(|()| format!("backup {}", kept.id)),
-            None => bail!("there is no backup"),
-        }),
-        Next::xtask("backup create"),
-    );
-    row(
-        "the host is within its limits",
-        {
-            let checks = host::checks(pilot, session.engine.as_ref(), env.as_ref(), deadline);
-            let wrong: Vec<String> = checks
-                .iter()
-                .filter(|c| c.ok != Some(true))
-                .map(|c| format!("{}: {}", c.name, c.detail))
-                .collect();
-            if wrong.is_empty() {
-                Ok(format!("{} checks", checks.len()))
-            } else {
-                Err(anyhow::anyhow!("{}", wrong.join("; ")))
-            }
-        },
-        Next::xtask("host"),
-    );
+    let look = look(session, 1, Deadline::after(session.pilot.manifest.limits.ready));
+    let rows = rows(session, &look);
     let out = &session.out;
     let go = rows.iter().all(|row| row.go);
     out.event(&Event::Result { value: &json!({"go": go, "rows": rows}) });
@@ -131,6 +55,74 @@ pub fn run(session: &Session) -> Result<Finished> {
     };
     let next = rows.iter().find(|row| !row.go).map(|row| row.fix.clone());
     Ok(Finished { next, ..Finished::plain(exit) })
+}
+
+fn rows(session: &Session, look: &Look) -> Vec<Row> {
+    let context = session.out.context();
+    let row = |name, outcome: Result<String>, fix: &str| {
+        let (go, detail) = match outcome {
+            Ok(detail) => (true, detail),
+            Err(error) => (false, format!("{error:#}")),
+        };
+        Row { name, go, detail, fix: context.line(&Next::xtask(fix)) }
+    };
+    vec![
+        row("the engine answers", engine(session, look), "host"),
+        row("a known-good release is deployed", deployed(look), "up"),
+        row("nothing differs from it", same(look), "rollback"),
+        row("the gate is open", gate(look), "kill-switch off"),
+        row("all smoke checks pass", smoke(session), "smoke"),
+        row("there is a way back", way_back(session), "releases verify"),
+        row("the data is backed up", backed_up(session), "backup create"),
+        row("the host is within its limits", host(session), "host"),
+    ]
+}
+
+fn engine(session: &Session, look: &Look) -> Result<String> {
+    match &look.now.stack {
+        Fact::Known(_) => Ok(session.engine.describe(Deadline::after(session.pilot.manifest.limits.engine))),
+        Fact::Unknown(why) => bail!("{why}"),
+    }
+}
+
+fn deployed(look: &Look) -> Result<String> {
+    match &look.current {
+        Some(release) if release.is_known_good() => Ok(format!("{} ({})", release.id, release.label)),
+        Some(release) => bail!("{} is {}", release.id, release.state.word()),
+        None => bail!("none is recorded"),
+    }
+}
+
+fn same(look: &Look) -> Result<String> {
+    let matters = look.drift.iter().filter(|d| **d != Difference::ComposeFile);
+    let all: Vec<String> = matters.map(ToString::to_string).collect();
+    ensure!(all.is_empty(), "{}", all.join("; "));
+    Ok("no drift".into())
+}
+
+fn gate(look: &Look) -> Result<String> {
+    match &look.now.gate {
+        Gate::Open => Ok("open".into()),
+        Gate::Closed(reason) => bail!("closed: {reason}"),
+        Gate::Unknown(why) => bail!("{why}"),
+    }
+}
+
+fn backed_up(session: &Session) -> Result<String> {
+    let (all, _) = backup::list(&session.pilot.state)?;
+    let kept = all.last().context("there is no backup")?;
+    kept.backup.check(&kept.dir)?;
+    Ok(format!("backup {}", kept.id))
+}
+
+fn host(session: &Session) -> Result<String> {
+    let (pilot, engine) = (&session.pilot, session.engine.as_ref());
+    let checks =
+        host::checks(pilot, engine, pilot.env().ok().as_ref(), Deadline::after(pilot.manifest.limits.ready));
+    let wrong = checks.iter().filter(|check| check.ok != Some(true));
+    let wrong: Vec<String> = wrong.map(|check| format!("{}: {}", check.name, check.detail)).collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(format!("{} checks", checks.len()))
 }
 
 fn smoke(session: &Session) -> Result<String> {

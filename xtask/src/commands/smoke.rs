@@ -3,7 +3,8 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
 use crate::base::next::Next;
-use crate::checks::smoke::{Target, criteria, verify};
+use crate::checks::smoke::{criteria, verify};
+use crate::checks::target::Target;
 use crate::deploy::event::check_line;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::session::Session;

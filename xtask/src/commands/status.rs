@@ -1,12 +1,12 @@
 //! `status`: what runs, where the gate stands and what differs from the release, on one screen.
 
-use super::assess::{self, Look};
 use crate::base::deadline::Deadline;
 use crate::base::fact::Fact;
-use crate::checks::health::Health;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::gate::Gate;
 use crate::deploy::session::Session;
+use crate::operations::look::{Look, look};
+use crate::stack::model::Health;
 use anyhow::Result;
 use serde_json::json;
 
@@ -17,7 +17,7 @@ pub struct Args {}
 
 /// Looks and tells. Exit 0 when all is well, 1 when not, 4 when the engine does not answer.
 pub fn run(session: &Session) -> Result<Finished> {
-    let look = assess::look(session, 0, Deadline::after(session.pilot.manifest.limits.ready));
+    let look = look(session, 0, Deadline::after(session.pilot.manifest.limits.ready));
     session.out.event(&Event::Result { value: &look.told(json!({})) });
     show(session, &look);
     let (exit, next) = look.verdict();
@@ -36,9 +36,9 @@ pub fn show(session: &Session, look: &Look) {
         let state = match (&now.stack, now.service(name)) {
             (Fact::Unknown(_), _) => "unknown",
             (_, None) => "missing",
-            (_, Some(state)) => &state.state,
+            (_, Some(service)) => service.state(),
         };
-        let (good, words) = match now.health.get(name) {
+        let (good, words) = match now.health(name) {
             Some(Health::Healthy { version }) => {
                 let port =
                     now.endpoints.get(name).map(|e| format!("127.0.0.1:{}", e.port)).unwrap_or_default();

@@ -148,7 +148,7 @@ pub fn create(
     for service in what.data {
         let name = format!("{service}{DATA}");
         let path = to.join(&name);
-        engine.save_data(service, &path, deadline).with_context(|| format!("backing up {service}"))?;
+        engine.snapshot(service, &path, deadline).with_context(|| format!("backing up {service}"))?;
         let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
         file.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
         // The folder is private already; so is what somebody takes out of it.
@@ -160,17 +160,25 @@ pub fn create(
         backup.files.insert(name, files::sha256(&path)?);
     }
     if what.logs {
-        for (service, state) in engine.observe(deadline)?.services {
-            let name = format!("{service}.log");
-            let path = to.join(&name);
-            let text = engine.logs(&state, None, deadline).with_context(|| format!("logs of {service}"))?;
-            files::write(&path, text.as_bytes(), Mode::Private)?;
-            backup.files.insert(name, files::sha256(&path)?);
+        for (service, instances) in engine.services(deadline)? {
+            for (n, instance) in instances.0.iter().enumerate() {
+                let name = format!("{}.log", numbered(&service, n));
+                let path = to.join(&name);
+                let text =
+                    engine.logs(instance, None, deadline).with_context(|| format!("logs of {service}"))?;
+                files::write(&path, text.as_bytes(), Mode::Private)?;
+                backup.files.insert(name, files::sha256(&path)?);
+            }
         }
     }
     files::write_json(&to.join(INDEX), &backup, Mode::Plain)?;
     backup.check(to)?;
     Ok(backup)
+}
+
+/// What the files of the n-th instance of a service begin with, counted from 0.
+pub fn numbered(service: &str, n: usize) -> String {
+    if n == 0 { service.to_owned() } else { format!("{service}-{}", n + 1) }
 }
 
 /// Makes a backup by itself: listed once it is whole.

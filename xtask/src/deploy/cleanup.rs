@@ -5,7 +5,7 @@ use crate::base::deadline::Deadline;
 use crate::base::files;
 use crate::base::files::Freed;
 use crate::deploy::backup;
-use crate::engine::roles::Engine;
+use crate::engine::roles::Images;
 use crate::release::source;
 use crate::release::store::Store;
 use crate::stack::pilot::{DEFAULT_PROJECT, Pilot};
@@ -13,7 +13,7 @@ use anyhow::Result;
 
 /// Frees what is the pilot's own: images and builds that no release names, one-off containers that have
 /// ended, backups beyond retention, and what was cut off while it was made.
-pub fn free(pilot: &Pilot, engine: &dyn Engine, store: &Store, deadline: Deadline) -> Result<Vec<Freed>> {
+pub fn free(pilot: &Pilot, images: &dyn Images, store: &Store, deadline: Deadline) -> Result<Vec<Freed>> {
     let mut freed = store.remove_halves()?;
     freed.extend(backup::retain(&pilot.state, pilot.manifest.limits.keep_backups)?);
     freed.extend(source::remove_worktrees(pilot)?);
@@ -27,7 +27,7 @@ pub fn free(pilot: &Pilot, engine: &dyn Engine, store: &Store, deadline: Deadlin
     if broken.is_empty() {
         let keep: Vec<String> =
             releases.iter().flat_map(|r| r.images.values()).map(|image| image.id.clone()).collect();
-        freed.extend(engine.clean_up(&keep, deadline)?);
+        freed.extend(images.forget(&keep, deadline)?);
     }
     Ok(freed)
 }

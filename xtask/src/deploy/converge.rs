@@ -183,7 +183,8 @@ impl Session {
         let smoke = verify(&view.target()?, deadline.within(view.pilot.manifest.limits.ready));
         self.out.event(&Event::Smoke { smoke: &smoke });
         let reason = smoke.summary();
-        let sick = |service: &str| Difference::Sick { service: service.to_owned(), reason: reason.clone() };
+        let sick =
+            |service: &str| Difference::Unhealthy { service: service.to_owned(), reason: reason.clone() };
         let found = if smoke.passed { Vec::new() } else { view.pilot.services().map(sick).collect() };
         measured.smoke = Some(smoke);
         Ok(found)
@@ -211,8 +212,11 @@ impl Session {
     /// be recorded (it would go on to an older release); a new release that cannot be promoted fails.
     fn record(&self, goal: &Goal<'_>, run: &Run) -> Result<()> {
         let limit = Deadline::after(self.pilot.manifest.limits.engine);
-        let promoted = self.engine.observe(limit).and_then(|stack| {
-            let settings = stack.services.into_iter().map(|(name, state)| (name, state.settings)).collect();
+        let promoted = self.engine.services(limit).and_then(|services| {
+            let settings = services
+                .into_iter()
+                .filter_map(|(name, service)| Some((name, service.0.into_iter().next()?.settings)))
+                .collect();
             self.store.promote(&goal.release.id, settings, state_dir::number(&run.id))
         });
         match promoted {

@@ -3,11 +3,11 @@
 
 use crate::base::fact::Fact;
 use crate::base::next::Next;
-use crate::checks::health::Health;
 use crate::deploy::observe::{Observation, TreeEnv};
 use crate::host::HostCheck;
 use crate::release::description::{COMPOSE_FILE, Release};
-use crate::stack::model::{ServiceState, Stack};
+use crate::stack::model::Health;
+use crate::stack::model::{Instance, Service};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -88,7 +88,8 @@ pub enum Difference {
         service: String,
     },
     /// It runs and is not healthy.
-    Sick {
+    #[serde(alias = "sick")]
+    Unhealthy {
         /// Which service.
         service: String,
         /// What it, or its silence, said.
@@ -147,7 +148,7 @@ impl fmt::Display for Difference {
             Self::EnvFile { keys, .. } => write!(f, "env file has other {}", keys.join(", ")),
             Self::Down { service, state } => write!(f, "{service} does not run: {state}"),
             Self::Extra { service } => write!(f, "{service} runs, and the release does not have it"),
-            Self::Sick { service, reason } => write!(f, "{service} is not healthy: {reason}"),
+            Self::Unhealthy { service, reason } => write!(f, "{service} is not healthy: {reason}"),
             Self::StoreCorrupt { service, reason } => write!(f, "{service}: {reason}"),
             Self::DataMissing { service } => write!(f, "{service}: its stored data is gone"),
             Self::ImageLost { service } => write!(f, "{service}: the engine has lost the release's image"),
@@ -156,6 +157,22 @@ impl fmt::Display for Difference {
             Self::Release { deployed: None } => write!(f, "no deployment is recorded"),
             Self::ComposeFile => write!(f, "the tree's compose file is not the release's (left as it is)"),
             Self::Unknown { what, why } => write!(f, "cannot tell {what}: {why}"),
+        }
+    }
+}
+
+impl Difference {
+    /// The service that has to be started anew for it.
+    pub fn restarts(&self) -> Option<&str> {
+        match self {
+            Self::Image { service, .. }
+            | Self::Env { service, .. }
+            | Self::Settings { service }
+            | Self::Down { service, .. }
+            | Self::Unhealthy { service, .. }
+            | Self::StoreCorrupt { service, .. }
+            | Self::DataMissing { service } => Some(service),
+            _ => None,
         }
     }
 }
@@ -219,30 +236,30 @@ fn service_drift(
     found: &mut Vec<Difference>,
 ) {
     let service = service.to_owned();
-    let Some(state) = now.service(&service) else {
+    let Some(seen) = now.service(&service).filter(|seen| !seen.0.is_empty()) else {
         found.push(Difference::Down { service, state: "missing".into() });
         return;
     };
-    let other = content(state, &service, release, env);
+    let other = content(seen, &service, release, env);
     let same_env = !other.iter().any(|d| matches!(d, Difference::Env { .. }));
     found.extend(other);
     if same_env
-        && release.settings.get(&service).is_some_and(|known| *known != state.settings)
+        && release.settings.get(&service).is_some_and(|known| seen.0.iter().any(|one| *known != one.settings))
         && !found.iter().any(|d| matches!(d, Difference::Image { service: s, .. } if *s == service))
     {
         found.push(Difference::Settings { service: service.clone() });
     }
-    if !state.is_running() {
-        found.push(Difference::Down { service, state: state.state.clone() });
+    if !seen.is_running() {
+        found.push(Difference::Down { service, state: seen.state().to_owned() });
         return;
     }
-    match now.health.get(&service) {
+    match now.health(&service) {
         Some(Health::Healthy { .. }) => {}
         Some(Health::StoreCorrupt(reason)) => {
             found.push(Difference::StoreCorrupt { service, reason: reason.clone() });
         }
         Some(Health::Unhealthy(reason) | Health::Silent(reason)) => {
-            found.push(Difference::Sick { service, reason: reason.clone() });
+            found.push(Difference::Unhealthy { service, reason: reason.clone() });
         }
         None => {
             let why = "no published port to ask".to_owned();
@@ -255,17 +272,22 @@ fn service_drift(
 /// names? A service also has what its image and the compose file set; those do not count. A name that the
 /// tree added shows in the tree's file.
 fn content(
-    state: &ServiceState,
+    seen: &Service,
     service: &str,
     release: &Release,
     env: &BTreeMap<String, String>,
 ) -> Vec<Difference> {
     let mut found = Vec::new();
-    if let Some(image) = release.images.get(service).filter(|image| image.id != state.image) {
-        let (running, release) = (state.image.clone(), image.id.clone());
+    let image = release.images.get(service);
+    let other = |instance: &&Instance| image.is_some_and(|image| image.id != instance.image);
+    if let (Some(image), Some(instance)) = (image, seen.0.iter().find(other)) {
+        let (running, release) = (instance.image.clone(), image.id.clone());
         found.push(Difference::Image { service: service.into(), running, release });
     }
-    let keys = differing(&state.env, env, false);
+    let mut keys: Vec<String> =
+        seen.0.iter().flat_map(|instance| differing(&instance.env, env, false)).collect();
+    keys.sort();
+    keys.dedup();
     if !keys.is_empty() {
         found.push(Difference::Env { service: service.into(), keys });
     }
@@ -274,10 +296,14 @@ fn content(
 
 /// What runs, held against the release that was just applied: every service is there, with the release's
 /// image and settings. Empty when it is so.
-pub fn applied(stack: &Stack, release: &Release, env: &BTreeMap<String, String>) -> Vec<Difference> {
-    let service = |service: &String| match stack.services.get(service) {
+pub fn applied(
+    services: &BTreeMap<String, Service>,
+    release: &Release,
+    env: &BTreeMap<String, String>,
+) -> Vec<Difference> {
+    let service = |service: &String| match services.get(service).filter(|seen| !seen.0.is_empty()) {
         None => vec![Difference::Down { service: service.clone(), state: "missing".into() }],
-        Some(state) => content(state, service, release, env),
+        Some(seen) => content(seen, service, release, env),
     };
     release.images.keys().flat_map(service).collect()
 }
@@ -306,7 +332,7 @@ pub fn scenarios(drift: &[Difference]) -> Vec<Scenario> {
         .collect();
     // Down or sick with a changed image or setting: that is why. With nothing changed: the host.
     let ill = |d: &Difference| {
-        matches!(d, Difference::Down { .. } | Difference::Sick { .. } | Difference::Unknown { .. })
+        matches!(d, Difference::Down { .. } | Difference::Unhealthy { .. } | Difference::Unknown { .. })
     };
     if all.is_empty() && drift.iter().any(ill) {
         all.push(Scenario::Host);
@@ -324,7 +350,9 @@ pub mod tests {
     use super::*;
     use crate::deploy::gate::Gate;
     use crate::release::description::Image;
-    use crate::stack::model::{ServiceState, Stack};
+    use crate::stack::model::Stack;
+    use crate::stack::model::{Instance, Service};
+    use std::net::SocketAddr;
 
     /// A release of two services and an observation that matches it; used by the plan's tests too.
     pub fn matching() -> (Observation, Release, BTreeMap<String, String>) {
@@ -336,26 +364,30 @@ pub mod tests {
         let mut release = Release::unrecorded("v1", "compose", images);
         release.id = "r1".into();
         release.files.insert(COMPOSE_FILE.into(), "sum".into());
-        let state = |image: &str| ServiceState {
-            state: "running".into(),
-            image: image.into(),
-            env: env.clone(),
-            port: Some(1),
-            settings: "s".into(),
-            state_dir: None,
-            restarts: 0,
-            handle: "h".into(),
-            inspect: String::new(),
+        let healthy = || Health::Healthy { version: "v1".into() };
+        let service = |image: &str| {
+            Service(vec![Instance {
+                state: "running".into(),
+                image: image.into(),
+                env: env.clone(),
+                address: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
+                node: None,
+                health: Some(healthy()),
+                settings: "s".into(),
+                state_dir: None,
+                restarts: 0,
+                handle: "h".into(),
+                inspect: String::new(),
+            }])
         };
         let services =
-            BTreeMap::from([("engine".to_owned(), state("e1")), ("gateway".to_owned(), state("g1"))]);
+            BTreeMap::from([("engine".to_owned(), service("e1")), ("gateway".to_owned(), service("g1"))]);
         release.settings =
             BTreeMap::from([("engine".to_owned(), "s".to_owned()), ("gateway".to_owned(), "s".to_owned())]);
         let data = ["engine".to_owned(), "gateway".to_owned()].into();
-        let healthy = || Health::Healthy { version: "v1".into() };
         let now = Observation {
             stack: Fact::Known(Stack { services, images: vec!["e1".into(), "g1".into()], data }),
-            health: BTreeMap::from([("engine".to_owned(), healthy()), ("gateway".to_owned(), healthy())]),
+            unseen: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             gate: Gate::Open,
             holds: Fact::Known(Vec::new()),
@@ -366,10 +398,18 @@ pub mod tests {
         (now, release, env)
     }
 
-    /// Changes one service of an observation.
-    pub fn change(now: &mut Observation, service: &str, how: impl FnOnce(&mut ServiceState)) {
+    /// Changes the instance of a service in an observation.
+    pub fn change(now: &mut Observation, service: &str, how: impl FnOnce(&mut Instance)) {
         if let Fact::Known(stack) = &mut now.stack {
-            how(stack.services.get_mut(service).unwrap());
+            how(&mut stack.services.get_mut(service).unwrap().0[0]);
+        }
+    }
+
+    /// What a service says, where the engine says what runs and where it does not.
+    pub fn says(now: &mut Observation, service: &str, health: Health) {
+        match &now.stack {
+            Fact::Known(_) => change(now, service, |instance| instance.health = Some(health)),
+            Fact::Unknown(_) => drop(now.unseen.insert(service.into(), health)),
         }
     }
 
@@ -396,8 +436,8 @@ pub mod tests {
         assert_eq!(case(&|n| n.stack = Fact::Unknown("hung".into())), [Scenario::Host]);
         let ill = |reason: &str| Health::Unhealthy(reason.to_owned());
         let corrupt = || Health::StoreCorrupt("noise".to_owned());
-        assert_eq!(case(&|n| drop(n.health.insert("engine".into(), corrupt()))), [Scenario::Reset]);
-        assert_eq!(case(&|n| drop(n.health.insert("engine".into(), ill("tired")))), [Scenario::Host]);
+        assert_eq!(case(&|n| says(n, "engine", corrupt())), [Scenario::Reset]);
+        assert_eq!(case(&|n| says(n, "engine", ill("tired"))), [Scenario::Host]);
         let stack = |n: &mut Observation, how: &dyn Fn(&mut Stack)| {
             if let Fact::Known(stack) = &mut n.stack {
                 how(stack);
@@ -411,7 +451,7 @@ pub mod tests {
         assert_eq!(
             case(&|n| {
                 change(n, "engine", |s| s.image = "e2".into());
-                n.health.insert("engine".into(), ill("tired"));
+                says(n, "engine", ill("tired"));
                 n.tree_env = Fact::Known(TreeEnv::Malformed("x:1:2".into()));
             }),
             [Scenario::Config, Scenario::Version]

@@ -9,8 +9,9 @@ use crate::base::files;
 use crate::base::files::Mode;
 use crate::base::secrets;
 use crate::base::threads::joined;
+use crate::deploy::backup::numbered;
 use crate::deploy::observe::Observation;
-use crate::engine::roles::Engine;
+use crate::engine::roles::Inspect;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -49,7 +50,7 @@ pub fn item<'a>(name: impl Into<String>, get: impl FnOnce() -> Result<String> + 
 /// What every bundle has, quickly.
 pub fn items<'a>(
     pilot: &'a Pilot,
-    engine: &'a dyn Engine,
+    engine: &'a dyn Inspect,
     now: &'a Observation,
     deadline: Deadline,
 ) -> Vec<Item<'a>> {
@@ -61,9 +62,15 @@ pub fn items<'a>(
         }),
     ];
     for service in pilot.services() {
-        let state = move || now.state(service);
-        items.push(item(format!("{service}.log"), move || engine.logs(state()?, Some(LOG_LINES), deadline)));
-        items.push(item(format!("{service}.inspect.json"), move || Ok(state()?.inspect.clone())));
+        // Where there is none, what is missed is told with the reason.
+        for n in 0..now.service(service).map_or(1, |seen| seen.0.len().max(1)) {
+            let instance = move || now.instances(service)?.get(n).context("it is gone");
+            let name = numbered(service, n);
+            items.push(item(format!("{name}.log"), move || {
+                engine.logs(instance()?, Some(LOG_LINES), deadline)
+            }));
+            items.push(item(format!("{name}.inspect.json"), move || Ok(instance()?.inspect.clone())));
+        }
         items.push(item(format!("{service}.metrics.txt"), move || {
             ask(pilot, now, service, "/metrics", deadline)
         }));

@@ -7,7 +7,8 @@ use crate::deploy::event::{Event, Progress};
 use crate::deploy::execution::{Done, Execution, Measured, Stale, Stance};
 use crate::deploy::gate::Gate;
 use crate::deploy::lockout;
-use crate::deploy::plan::{Plan, Step};
+use crate::deploy::plan::Plan;
+use crate::deploy::step::Step;
 use crate::engine::roles::Extent;
 use anyhow::{Result, bail, ensure};
 use std::path::Path;
@@ -84,13 +85,13 @@ impl Execution<'_> {
             Step::Preserve { data } => return self.preserve(data),
             Step::TearDown => {
                 self.running.engine.down(Extent::Data, deploy)?;
-                let left = engine.belongings(question)?;
+                let left = engine.resources(question)?;
                 ensure!(left.is_empty(), "still there after the teardown: {}", left.join(", "));
             }
             Step::LoadImages { services } => self.load(services, deploy)?,
-            Step::PointTags => {
+            Step::Retag => {
                 self.store.set_current(&self.release.id)?;
-                engine.point_tags(self.release, question)?;
+                engine.retag(self.release, question)?;
             }
             Step::RestoreEnvFile => self.restore_env_file()?,
             Step::RemoveData { services } => {
@@ -103,7 +104,7 @@ impl Execution<'_> {
                     self.out.note("the services answer and are healthy: their gate is left open");
                     measured.stance = Stance::LeftServed;
                 }
-                engine.observe(self.deadline.within(ASK))?;
+                engine.services(self.deadline.within(ASK))?;
                 bail!(Stale("the engine answers again".into()));
             }
             Step::CloseGateOnDisk => {
@@ -111,7 +112,7 @@ impl Execution<'_> {
                 measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
             }
             Step::RemoveServices { services } => engine.remove(services, question)?,
-            Step::Replace { force } => self.replace(&dir, force, deploy)?,
+            Step::Apply { force, .. } => self.apply(&dir, force, deploy)?,
             Step::Seed => self.seed()?,
             Step::Watch => return self.watch(question),
             Step::Verify => self.verify(measured)?,

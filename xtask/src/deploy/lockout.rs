@@ -16,9 +16,11 @@ use crate::release::store::Store;
 use crate::stack::hold;
 use crate::stack::hold::Hold;
 use crate::stack::ledger::Ledger;
+use crate::stack::model::Service;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
 /// Longest that one request to the gate takes; it is asked while the public waits.
@@ -101,12 +103,12 @@ fn stop(view: &View, now: &Observation, deadline: Deadline) -> Result<Vec<String
     };
     let lets_in = |name: &str| view.release.is_none() || name == view.pilot.gateway();
     let live =
-        stack.services.iter().filter(|(_, s)| s.is_live() && (s.port.is_some() || view.release.is_some()));
+        stack.services.iter().filter(|(_, s)| s.is_live() && (s.is_published() || view.release.is_some()));
     let services: Vec<String> = live.map(|(name, _)| name.clone()).filter(|name| lets_in(name)).collect();
     services.iter().try_for_each(|service| view.engine.stop(service, deadline))?;
     if !services.is_empty() {
-        let after = view.engine.observe(deadline)?;
-        let up = |name: &&String| after.services.get(*name).is_some_and(|state| state.is_live());
+        let after = view.engine.services(deadline)?;
+        let up = |name: &&String| after.get(*name).is_some_and(Service::is_live);
         let left: Vec<&str> = services.iter().filter(up).map(String::as_str).collect();
         ensure!(left.is_empty(), "still up after stopping it: {}", left.join(", "));
     }
@@ -190,14 +192,11 @@ pub fn stay_closed(view: &View, gateway: &Client, hold: &Hold, deadline: Deadlin
 /// the public. One that cannot prove it is stopped at once. True when it had come up open.
 pub fn closed_after_start(view: &View, reason: &str, deadline: Deadline) -> Result<bool> {
     let gateway = view.gateway(REQUEST)?;
-    let (open, proved) = loop {
-        match gate::position(&gateway) {
-            Gate::Closed(_) => break (false, gate::prove_closed(&gateway)),
-            Gate::Open => break (true, gate::close(&gateway, reason)),
-            Gate::Unknown(why) if deadline.passed() => bail!("the gateway does not answer: {why}"),
-            Gate::Unknown(_) => std::thread::sleep(Duration::from_millis(5)),
-        }
-    };
+    let (open, proved) = deadline.poll(Duration::from_millis(5), || match gate::position(&gateway) {
+        Gate::Closed(_) => Break((false, gate::prove_closed(&gateway))),
+        Gate::Open => Break((true, gate::close(&gateway, reason))),
+        Gate::Unknown(why) => Continue(anyhow!("the gateway does not answer: {why}")),
+    })?;
     let Err(error) = proved else { return Ok(open) };
     let limit = Deadline::after(view.pilot.manifest.limits.engine);
     let how = match view.engine.stop(view.pilot.gateway(), limit) {
@@ -229,7 +228,7 @@ pub fn seen(view: &View, now: &Observation) -> Public {
         let published: Vec<&str> = stack
             .services
             .iter()
-            .filter(|(_, state)| state.is_live() && state.port.is_some())
+            .filter(|(_, service)| service.is_published())
             .map(|(name, _)| name.as_str())
             .collect();
         if published.is_empty() {

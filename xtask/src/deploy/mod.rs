@@ -15,5 +15,6 @@ pub mod observe;
 pub mod plan;
 pub mod run;
 pub mod session;
+pub mod step;
 mod steps;
 pub mod view;

@@ -5,11 +5,12 @@ use crate::base::deadline::Deadline;
 use crate::base::fact::Fact;
 use crate::base::files;
 use crate::base::http::Client;
+use crate::base::threads::joined;
 use crate::checks::endpoint::{Endpoint, endpoints};
-use crate::checks::health::{Health, health};
+use crate::checks::health::health;
 use crate::deploy::gate;
 use crate::deploy::gate::Gate;
-use crate::engine::roles::Engine;
+use crate::engine::roles::{Engine, Runtime};
 use crate::host;
 use crate::host::HostCheck;
 use crate::release::description::{ENV_FILE, Release};
@@ -18,9 +19,10 @@ use crate::stack::envfile::EnvFile;
 use crate::stack::hold;
 use crate::stack::hold::Hold;
 use crate::stack::ledger::Ledger;
-use crate::stack::model::{ServiceState, Stack};
+use crate::stack::model::Health;
+use crate::stack::model::{Instance, Service, Stack};
 use crate::stack::pilot::Pilot;
-use anyhow::Context;
+use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -44,8 +46,8 @@ pub struct Observation {
     /// Where the services answer: as the engine says, or where it says nothing, by the env file.
     #[serde(skip)]
     pub endpoints: BTreeMap<String, Endpoint>,
-    /// What the services say; those that do not run are left out.
-    pub health: BTreeMap<String, Health>,
+    /// What the services say where the engine says nothing; elsewhere each instance has its own health.
+    pub unseen: BTreeMap<String, Health>,
     /// The kill switch.
     pub gate: Gate,
     /// Who holds the gate closed.
@@ -61,16 +63,27 @@ pub struct Observation {
 
 impl Observation {
     /// A service as the engine has it.
-    pub fn service(&self, name: &str) -> Option<&ServiceState> {
+    pub fn service(&self, name: &str) -> Option<&Service> {
         self.stack.known()?.services.get(name)
     }
 
-    /// The same where it is missed: the error is why there is none.
-    pub fn state(&self, name: &str) -> anyhow::Result<&ServiceState> {
-        match &self.stack {
-            Fact::Known(stack) => stack.services.get(name).with_context(|| format!("{name} is not there")),
-            Fact::Unknown(why) => anyhow::bail!("{why}"),
-        }
+    /// The instances of a service that is missed: the error is why there is none.
+    pub fn instances(&self, name: &str) -> Result<&[Instance]> {
+        let stack = match &self.stack {
+            Fact::Known(stack) => stack,
+            Fact::Unknown(why) => bail!("{why}"),
+        };
+        let found = stack.services.get(name).map(|service| service.0.as_slice()).unwrap_or_default();
+        ensure!(!found.is_empty(), "{name} is not there");
+        Ok(found)
+    }
+
+    /// What a service says: the first of its instances that is not well, else the first.
+    pub fn health(&self, name: &str) -> Option<&Health> {
+        let seen = self.service(name).into_iter().flat_map(|service| &service.0);
+        let mut all = seen.filter_map(|instance| instance.health.as_ref()).chain(self.unseen.get(name));
+        let first = all.clone().next();
+        all.find(|health| !matches!(health, Health::Healthy { .. })).or(first)
     }
 
     /// A client for the running gateway.
@@ -79,39 +92,82 @@ impl Observation {
     }
 }
 
-/// Looks at everything. `env` says where to ask when the engine says nothing.
-pub fn observe(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: Deadline) -> Observation {
-    let limit = deadline.within(pilot.manifest.limits.engine);
-    let stack = Fact::from(engine.observe(limit));
+/// Looks at everything. `env` says where to ask when the engine says nothing; `stored` is the engine that is asked
+/// for images and data.
+pub fn observe(
+    pilot: &Pilot,
+    runtime: &dyn Runtime,
+    stored: &dyn Engine,
+    env: Option<&EnvFile>,
+    deadline: Deadline,
+) -> Observation {
+    let mut stack = Fact::from(stack(runtime, stored, deadline.within(pilot.manifest.limits.engine)));
     let endpoints: BTreeMap<String, Endpoint> = match &stack {
         Fact::Known(stack) => {
-            let own = |name: &str| Some((name.to_owned(), Endpoint::of(stack.services.get(name)?)?));
+            let own = |name: &str| Some((name.to_owned(), Endpoint::any_of(stack.services.get(name)?)?));
             pilot.services().filter_map(own).collect()
         }
         Fact::Unknown(_) => env.and_then(|env| endpoints(pilot, env).ok()).unwrap_or_default(),
     };
-    let client = &|endpoint: &Endpoint| endpoint.client(pilot, pilot.manifest.limits.probe);
-    let (health, gate) = std::thread::scope(|scope| {
-        let jobs: Vec<_> = endpoints
-            .iter()
-            .map(|(name, endpoint)| (name.clone(), scope.spawn(move || health(&client(endpoint)))))
-            .collect();
-        let gate = match endpoints.get(pilot.gateway()) {
+    let client = |endpoint: &Endpoint| endpoint.client(pilot, pilot.manifest.limits.probe);
+    let mut unseen = BTreeMap::new();
+    let gate = std::thread::scope(|scope| {
+        let gate = scope.spawn(|| match endpoints.get(pilot.gateway()) {
             Some(endpoint) => gate::position(&client(endpoint)),
             None => Gate::Unknown("the gateway does not run".into()),
-        };
-        let silent = |_| Health::Silent("the probe panicked".into());
-        let health = jobs.into_iter().map(|(name, job)| (name, job.join().unwrap_or_else(silent)));
-        (health.collect(), gate)
+        });
+        match &mut stack {
+            Fact::Known(stack) => ask(pilot, stack, client),
+            Fact::Unknown(_) => {
+                let jobs: Vec<_> = endpoints
+                    .iter()
+                    .map(|(name, endpoint)| (name, scope.spawn(|| health(&client(endpoint)))))
+                    .collect();
+                let told =
+                    jobs.into_iter().map(|(name, job)| (name.clone(), job.join().unwrap_or_else(lost)));
+                unseen = told.collect();
+            }
+        }
+        gate.join().unwrap_or_else(|_| Gate::Unknown("the look at it panicked".into()))
     });
     let (tree_env, tree_compose) = (tree_env(pilot).into(), compose(pilot).into());
     let mut shortages = host::quick(pilot);
     shortages.retain(|check| check.ok == Some(false));
     let holds = hold::standing(&Ledger::new(&pilot.state)).into();
-    Observation { stack, endpoints, health, gate, holds, tree_env, tree_compose, shortages }
+    Observation { stack, endpoints, unseen, gate, holds, tree_env, tree_compose, shortages }
 }
 
-fn tree_env(pilot: &Pilot) -> anyhow::Result<TreeEnv> {
+/// What the engine has of the whole stack, asked side by side.
+fn stack(runtime: &dyn Runtime, stored: &dyn Engine, deadline: Deadline) -> Result<Stack> {
+    std::thread::scope(|scope| {
+        let images = scope.spawn(|| stored.images(deadline));
+        let data = scope.spawn(|| stored.stored(deadline));
+        let services = runtime.services(deadline)?;
+        Ok(Stack { services, images: joined(images)?, data: joined(data)? })
+    })
+}
+
+/// Asks every instance of the stack's own services how it is, side by side.
+fn ask(pilot: &Pilot, stack: &mut Stack, client: impl Fn(&Endpoint) -> Client + Sync) {
+    let own = stack.services.iter_mut().filter(|(name, _)| pilot.services().any(|own| own == name.as_str()));
+    let instances = own.flat_map(|(_, service)| &mut service.0);
+    let client = &client;
+    std::thread::scope(|scope| {
+        let jobs: Vec<_> = instances
+            .filter_map(|instance| Some((Endpoint::of(instance)?, instance)))
+            .map(|(endpoint, instance)| (scope.spawn(move || health(&client(&endpoint))), instance))
+            .collect();
+        for (job, instance) in jobs {
+            instance.health = Some(job.join().unwrap_or_else(lost));
+        }
+    });
+}
+
+fn lost(_: Box<dyn std::any::Any + Send>) -> Health {
+    Health::Silent("the probe panicked".into())
+}
+
+fn tree_env(pilot: &Pilot) -> Result<TreeEnv> {
     Ok(match files::read_if_there(&pilot.env_path)? {
         None => TreeEnv::Missing,
         Some(bytes) => match EnvFile::parse(&pilot.env_path.display().to_string(), &bytes) {
@@ -121,13 +177,13 @@ fn tree_env(pilot: &Pilot) -> anyhow::Result<TreeEnv> {
     })
 }
 
-fn compose(pilot: &Pilot) -> anyhow::Result<Option<String>> {
+fn compose(pilot: &Pilot) -> Result<Option<String>> {
     let path = pilot.pack.join(&pilot.manifest.compose_file);
     Ok(files::read_if_there(&path)?.map(|bytes| files::sha256_bytes(&bytes)))
 }
 
 /// Settings of a release's env file.
-pub fn release_env(store: &Store, release: &Release) -> anyhow::Result<EnvFile> {
+pub fn release_env(store: &Store, release: &Release) -> Result<EnvFile> {
     let path = store.file(&release.id, ENV_FILE);
     let bytes = files::read(&path)?;
     EnvFile::parse(&path.display().to_string(), &bytes)

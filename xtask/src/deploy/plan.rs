@@ -1,132 +1,15 @@
-//! The ordered steps of a deployment or a rollback, as plain data. `make` is pure: it decides all that
+//! The plan of a deployment or a rollback: its steps, in order. `make` is pure: it decides all that
 //! is to be decided, and `--plan` prints the very value that `execute` runs.
 
 use crate::base::fact::Fact;
-use crate::checks::health::Health;
 use crate::deploy::drift::{Difference, Scenario};
 use crate::deploy::gate::Gate;
 use crate::deploy::observe::Observation;
+use crate::deploy::step::Step;
 use crate::release::description::Release;
-use serde::{Deserialize, Serialize};
-use std::fmt;
+use crate::stack::model::Health;
+use serde::Serialize;
 use std::path::PathBuf;
-
-/// One step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "step")]
-pub enum Step {
-    /// Close the gate over HTTP and prove it; where that fails, stop the gateway (Option B).
-    CloseGate,
-    /// Stop the gateway, which does not answer (Option B), so that the public is out at once.
-    StopGateway,
-    /// Stop every service that is published: what runs belongs to no release that is known, so nobody can
-    /// tell how its gate is closed.
-    StopPublished {
-        /// Which.
-        services: Vec<String>,
-    },
-    /// Free what is the pilot's own and no longer needed.
-    FreeSpace,
-    /// Evidence and backup, side by side: logs, inspect output and metrics before anything is replaced,
-    /// and a verified copy of the env file and of stored state that will be removed. Evidence that
-    /// cannot be had is recorded as missed; without the backup nothing goes on.
-    Preserve {
-        /// Services whose stored data is backed up.
-        data: Vec<String>,
-    },
-    /// Remove the project's containers, volumes and network, and check that nothing of it is left.
-    TearDown,
-    /// Take images in from the release, which the engine has lost.
-    LoadImages {
-        /// Services whose image is missing.
-        services: Vec<String>,
-    },
-    /// Move the image tags to the release.
-    PointTags,
-    /// Put the release's env file in place of the tree's.
-    RestoreEnvFile,
-    /// Remove the stored data of these services; a verified backup exists.
-    RemoveData {
-        /// Which.
-        services: Vec<String>,
-    },
-    /// Bring back the stored data that `Preserve` has copied.
-    ReturnData {
-        /// Services whose data stays out: it is corrupt.
-        except: Vec<String>,
-    },
-    /// Bring stored data from a backup.
-    RestoreData {
-        /// Its folder.
-        from: PathBuf,
-        /// Whose.
-        services: Vec<String>,
-    },
-    /// See whether the engine answers again: without it nothing can be changed, with it the plan is another.
-    AskEngine,
-    /// Close the gate on disk, so that the gateway comes up closed.
-    CloseGateOnDisk,
-    /// Remove services that the release does not have.
-    RemoveServices {
-        /// Which.
-        services: Vec<String>,
-    },
-    /// Bring the services to the release.
-    Replace {
-        /// Services that are replaced even though the engine sees no difference.
-        force: Vec<String>,
-    },
-    /// Load the release's demo scenario, which is there already unless the store is new.
-    Seed,
-    /// Watch restarts, memory and the host until they are steady.
-    Watch,
-    /// The new gateway proves that it is closed; what runs is compared with the release; all smoke checks.
-    Verify,
-    /// Open the gate and wait for a public stream's first token.
-    OpenGate,
-    /// Leave the gate closed, and prove it: a person holds it.
-    KeepClosed {
-        /// Who, since when and why.
-        hold: String,
-    },
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CloseGate => write!(f, "close the gate and prove it"),
-            Self::StopGateway => write!(f, "stop the gateway, which does not answer"),
-            Self::StopPublished { services } => {
-                write!(f, "stop all that is published: {}", services.join(", "))
-            }
-            Self::RemoveServices { services } => {
-                write!(f, "remove what the release does not have: {}", services.join(", "))
-            }
-            Self::KeepClosed { hold } => write!(f, "leave the gate closed, {hold}"),
-            Self::Preserve { data } if data.is_empty() => write!(f, "capture evidence, back up the env file"),
-            Self::Preserve { data } => {
-                write!(f, "capture evidence, back up {}", data.join(", "))
-            }
-            Self::FreeSpace => write!(f, "free what is the pilot's own and not needed"),
-            Self::TearDown => write!(f, "tear the project down, check that nothing is left"),
-            Self::ReturnData { except } if except.is_empty() => write!(f, "bring the data back"),
-            Self::ReturnData { except } => write!(f, "bring the data back, but not of {}", except.join(", ")),
-            Self::RestoreData { services, .. } => write!(f, "restore data of {}", services.join(", ")),
-            Self::AskEngine => write!(f, "see whether the engine answers again"),
-            Self::Watch => write!(f, "watch resources until they are steady"),
-            Self::LoadImages { services } => write!(f, "load lost images of {}", services.join(", ")),
-            Self::PointTags => write!(f, "move the image tags"),
-            Self::RestoreEnvFile => write!(f, "restore the env file"),
-            Self::RemoveData { services } => write!(f, "remove the data of {}", services.join(", ")),
-            Self::CloseGateOnDisk => write!(f, "close the gate on disk"),
-            Self::Replace { force } if force.is_empty() => write!(f, "replace what differs"),
-            Self::Replace { force } => write!(f, "replace what differs, and {}", force.join(", ")),
-            Self::Seed => write!(f, "load the demo scenario"),
-            Self::Verify => write!(f, "verify behind the closed gate"),
-            Self::OpenGate => write!(f, "open the gate, first public token"),
-        }
-    }
-}
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -189,109 +72,173 @@ pub fn make(
     intent: &Intent<'_>,
     gateways: Gateways<'_>,
 ) -> Plan {
-    let Intent { purpose, named, data, lift } = intent;
-    let rollback = *purpose == Purpose::Rollback;
-    let hold = now.holds.held(lift);
+    let rollback = intent.purpose == Purpose::Rollback;
     let mut scenarios = if rollback { crate::deploy::drift::scenarios(drift) } else { Vec::new() };
-    scenarios.extend(*named);
+    scenarios.extend(intent.named);
     scenarios.sort_unstable();
     scenarios.dedup();
-    let mut plan = Plan { release: release.id.clone(), scenarios, steps: Vec::new() };
-    let matters = |d: &&Difference| !matches!(d, Difference::ComposeFile);
-    // A commit names the target; it is not a reason to roll back.
-    let as_found = named.iter().all(|s| *s == Scenario::Commit) && *data == Data::AsFound;
-    let gate_is_right = match &now.gate {
-        Gate::Open => hold.is_none(),
-        Gate::Closed(_) => hold.is_some(),
-        Gate::Unknown(_) => false,
+    let way = Way { now, drift, release, intent, gateways, rollback };
+    let steps = match &now.stack {
+        _ if way.is_there() => Vec::new(),
+        Fact::Unknown(_) => way.ask_the_engine(),
+        Fact::Known(_) => [way.close(), way.keep(), way.change(), way.verify_and_open()].concat(),
     };
-    // A new release is always gone to: it has yet to be verified.
-    let proven = rollback || release.is_known_good();
-    if proven && drift.iter().find(matters).is_none() && as_found && gate_is_right {
-        return plan;
+    Plan { release: release.id.clone(), scenarios, steps }
+}
+
+/// What the parts of a plan are made from.
+struct Way<'a> {
+    now: &'a Observation,
+    drift: &'a [Difference],
+    release: &'a Release,
+    intent: &'a Intent<'a>,
+    gateways: Gateways<'a>,
+    rollback: bool,
+}
+
+impl Way<'_> {
+    fn names(&self, scenario: Scenario) -> bool {
+        self.rollback && self.intent.named.contains(&scenario)
     }
-    let steps = &mut plan.steps;
-    if let Fact::Unknown(_) = now.stack {
-        // Services that answer and are healthy are not shut out because of an engine that does not.
+
+    /// A whole reset: everything of the project goes.
+    fn is_reset(&self) -> bool {
+        self.names(Scenario::Reset)
+    }
+
+    fn hold(&self) -> Option<String> {
+        self.now.holds.held(self.intent.lift)
+    }
+
+    /// Is there nothing to do? A new release is always gone to: it has yet to be verified.
+    fn is_there(&self) -> bool {
+        let matters = |d: &&Difference| !matches!(d, Difference::ComposeFile);
+        // A commit names the target; it is not a reason to roll back.
+        let as_found = self.intent.named.iter().all(|s| *s == Scenario::Commit);
+        let gate_is_right = match &self.now.gate {
+            Gate::Open => self.hold().is_none(),
+            Gate::Closed(_) => self.hold().is_some(),
+            Gate::Unknown(_) => false,
+        };
+        (self.rollback || self.release.is_known_good())
+            && self.drift.iter().find(matters).is_none()
+            && as_found
+            && self.intent.data == Data::AsFound
+            && gate_is_right
+    }
+
+    /// For an engine that does not answer. Services that answer and are healthy are not shut out because of it.
+    fn ask_the_engine(&self) -> Vec<Step> {
         let healthy = |health: &Health| matches!(health, Health::Healthy { .. });
-        let well = now.gate == Gate::Open && now.health.values().all(healthy);
-        if !well {
-            steps.push(Step::CloseGate);
+        let well = self.now.gate == Gate::Open && self.now.unseen.values().all(healthy);
+        let close = (!well).then_some(Step::CloseGate);
+        let keep = self.rollback.then(|| Step::Preserve { data: Vec::new() });
+        close.into_iter().chain(keep).chain([Step::AskEngine]).collect()
+    }
+
+    /// The public is shut out.
+    fn close(&self) -> Vec<Step> {
+        closable(self.now, self.gateways.running).into_iter().collect()
+    }
+
+    /// What there is is kept before anything of it is changed.
+    fn keep(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let short = self.drift.iter().any(|d| matches!(d, Difference::Shortage { .. }));
+        if self.rollback && (short || self.names(Scenario::Host)) {
+            steps.push(Step::FreeSpace);
         }
-        if rollback {
-            steps.push(Step::Preserve { data: Vec::new() });
+        if self.rollback {
+            steps.push(Step::Preserve { data: self.removed() });
         }
-        steps.push(Step::AskEngine);
-        return plan;
+        // Before anything is removed: an image that cannot be had ends the run here.
+        let lost = self.lost_images();
+        if !lost.is_empty() {
+            steps.push(Step::LoadImages { services: lost });
+        }
+        steps
     }
-    let closable = closable(now, gateways.running);
-    let whole = rollback && named.contains(&Scenario::Reset);
-    let removed = removed(now, drift, intent, whole);
-    // Only a gateway that keeps its data comes up as it was left.
-    let kept = closable == Some(Step::CloseGate)
-        && gateways.running == Some(gateways.release)
-        && !removed.iter().any(|service| service == gateways.release);
-    let on_disk = whole || !kept;
-    steps.extend(closable);
-    let short = drift.iter().any(|d| matches!(d, Difference::Shortage { .. }));
-    if rollback && (short || named.contains(&Scenario::Host)) {
-        steps.push(Step::FreeSpace);
+
+    /// If the engine does not answer, assume that its images exist.
+    fn lost_images(&self) -> Vec<String> {
+        let has = |id: &String| self.now.stack.known().is_none_or(|stack| stack.images.contains(id));
+        let lost = self.release.images.iter().filter(|(_, image)| !has(&image.id));
+        lost.map(|(service, _)| service.clone()).collect()
     }
-    if rollback {
-        steps.push(Step::Preserve { data: removed.clone() });
+
+    /// The stack is brought to the release, behind the closed gate.
+    fn change(&self) -> Vec<Step> {
+        let (reset, removed) = (self.is_reset(), self.removed());
+        // Only a gateway that keeps its data comes up as it was left.
+        let stays_closed = self.close() == [Step::CloseGate]
+            && self.gateways.running == Some(self.gateways.release)
+            && !removed.iter().any(|service| service == self.gateways.release);
+        let mut steps = Vec::new();
+        steps.extend(reset.then_some(Step::TearDown));
+        steps.push(Step::Retag);
+        if self.drift.iter().any(|d| matches!(d, Difference::EnvFile { .. })) {
+            steps.push(Step::RestoreEnvFile);
+        }
+        if !reset && !removed.is_empty() {
+            steps.push(Step::RemoveData { services: removed });
+        }
+        match &self.intent.data {
+            Data::AsFound => {}
+            Data::ThroughReset => steps.push(Step::ReturnData { except: corrupt(self.drift) }),
+            Data::From(_, services) if services.is_empty() => {}
+            Data::From(dir, services) => {
+                steps.push(Step::RestoreData { from: dir.clone(), services: services.clone() });
+            }
+        }
+        steps.extend((reset || !stays_closed).then_some(Step::CloseGateOnDisk));
+        let extra = extra(self.drift);
+        if !reset && !extra.is_empty() {
+            steps.push(Step::RemoveServices { services: extra });
+        }
+        steps.push(Step::Apply { services: self.restarted(), force: unhealthy(self.drift) });
+        steps
     }
-    // Before anything is removed: an image that cannot be had ends the run here. What an engine has that says
-    // nothing is unknown, not lost.
-    let has = |id: &String| now.stack.known().is_none_or(|stack| stack.images.contains(id));
-    let lost = release.images.iter().filter(|(_, image)| !has(&image.id));
-    let lost: Vec<String> = lost.map(|(service, _)| service.clone()).collect();
-    if !lost.is_empty() {
-        steps.push(Step::LoadImages { services: lost });
+
+    /// Services that the engine will start anew, as far as the drift tells.
+    fn restarted(&self) -> Vec<String> {
+        let concerns = |name: &String| self.drift.iter().any(|d| d.restarts().is_some_and(|s| s == name));
+        self.release.images.keys().filter(|name| self.is_reset() || concerns(name)).cloned().collect()
     }
-    if whole {
-        steps.push(Step::TearDown);
+
+    /// The new gateway is closed, everything is checked, and only then the public is let in.
+    fn verify_and_open(&self) -> Vec<Step> {
+        // Always: a store that was reset by a rollback which was then cut off looks like any other.
+        let mut steps = vec![Step::Seed];
+        steps.extend(self.names(Scenario::Host).then_some(Step::Watch));
+        steps.push(Step::Verify);
+        steps.push(match self.hold() {
+            None => Step::OpenGate,
+            Some(hold) => Step::KeepClosed { hold },
+        });
+        steps
     }
-    steps.push(Step::PointTags);
-    if drift.iter().any(|d| matches!(d, Difference::EnvFile { .. })) {
-        steps.push(Step::RestoreEnvFile);
-    }
-    if !whole && !removed.is_empty() {
-        steps.push(Step::RemoveData { services: removed });
-    }
-    match data {
-        Data::AsFound => {}
-        Data::ThroughReset => steps.push(Step::ReturnData { except: corrupt(drift) }),
-        Data::From(_, services) if services.is_empty() => {}
-        Data::From(dir, services) => {
-            steps.push(Step::RestoreData { from: dir.clone(), services: services.clone() });
+
+    /// Services whose stored data is backed up and removed: all that there is in a whole reset; what will
+    /// come from a backup; what is corrupt. A deployment removes nothing: it has no place for a backup.
+    fn removed(&self) -> Vec<String> {
+        let there =
+            |service: &String| self.now.stack.known().is_none_or(|stack| stack.data.contains(service));
+        match &self.intent.data {
+            _ if !self.rollback => Vec::new(),
+            _ if self.is_reset() => {
+                self.now.stack.known().into_iter().flat_map(|stack| &stack.data).cloned().collect()
+            }
+            Data::From(_, services) => services.iter().filter(|s| there(s)).cloned().collect(),
+            _ => corrupt(self.drift),
         }
     }
-    if on_disk {
-        steps.push(Step::CloseGateOnDisk);
-    }
-    let extra = extra(drift);
-    if !whole && !extra.is_empty() {
-        steps.push(Step::RemoveServices { services: extra });
-    }
-    steps.push(Step::Replace { force: sick(drift) });
-    // Always: a store that was reset by a rollback which was then cut off looks like any other.
-    steps.push(Step::Seed);
-    if rollback && named.contains(&Scenario::Host) {
-        steps.push(Step::Watch);
-    }
-    steps.push(Step::Verify);
-    steps.push(match hold {
-        None => Step::OpenGate,
-        Some(hold) => Step::KeepClosed { hold },
-    });
-    plan
 }
 
 /// How the public is shut out before anything changes; nothing where nothing serves it.
 fn closable(now: &Observation, gateway: Option<&str>) -> Option<Step> {
     let Some(gateway) = gateway else {
         let all = now.stack.known().into_iter().flat_map(|stack| &stack.services);
-        let published = all.filter(|(_, state)| state.is_live() && state.port.is_some());
+        let published = all.filter(|(_, service)| service.is_published());
         let services: Vec<String> = published.map(|(name, _)| name.clone()).collect();
         return (!services.is_empty()).then_some(Step::StopPublished { services });
     };
@@ -313,18 +260,6 @@ fn extra(drift: &[Difference]) -> Vec<String> {
     drift.iter().filter_map(extra).collect()
 }
 
-/// Services whose stored data is backed up and removed: all that there is in a whole reset; what will
-/// come from a backup; what is corrupt. A deployment removes nothing: it has no place for a backup.
-fn removed(now: &Observation, drift: &[Difference], intent: &Intent<'_>, whole: bool) -> Vec<String> {
-    let there = |service: &String| now.stack.known().is_none_or(|stack| stack.data.contains(service));
-    match &intent.data {
-        _ if intent.purpose == Purpose::Deploy => Vec::new(),
-        _ if whole => now.stack.known().into_iter().flat_map(|stack| &stack.data).cloned().collect(),
-        Data::From(_, services) => services.iter().filter(|s| there(s)).cloned().collect(),
-        _ => corrupt(drift),
-    }
-}
-
 fn corrupt(drift: &[Difference]) -> Vec<String> {
     let corrupt = |d: &Difference| match d {
         Difference::StoreCorrupt { service, .. } => Some(service.clone()),
@@ -335,7 +270,7 @@ fn corrupt(drift: &[Difference]) -> Vec<String> {
 
 /// Services that look as the release wants them and are not well. The engine replaces the others by
 /// itself.
-fn sick(drift: &[Difference]) -> Vec<String> {
+fn unhealthy(drift: &[Difference]) -> Vec<String> {
     let differs = |name: &str| {
         drift.iter().any(|d| match d {
             Difference::Image { service, .. }
@@ -347,7 +282,7 @@ fn sick(drift: &[Difference]) -> Vec<String> {
     drift
         .iter()
         .filter_map(|d| match d {
-            Difference::Sick { service, .. } => Some(service.clone()),
+            Difference::Unhealthy { service, .. } => Some(service.clone()),
             Difference::Down { service, state } if state != "missing" => Some(service.clone()),
             _ => None,
         })
@@ -359,7 +294,7 @@ fn sick(drift: &[Difference]) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::deploy::drift::drift;
-    use crate::deploy::drift::tests::{change, matching};
+    use crate::deploy::drift::tests::{change, matching, says};
     use crate::host::HostCheck;
     use crate::release::description::State;
     use crate::stack::hold::Hold;
@@ -384,10 +319,10 @@ mod tests {
             assert_eq!(held, plan.steps[end] != Step::OpenGate, "{:?}", plan.steps);
             assert_eq!(plan.steps[end - 1], Step::Verify);
             let changes = |s: &Step| {
-                use Step::{RemoveData, RemoveServices, Replace, RestoreEnvFile, TearDown};
+                use Step::{Apply, RemoveData, RemoveServices, RestoreEnvFile, TearDown};
                 matches!(
                     s,
-                    RestoreEnvFile | RemoveData { .. } | RemoveServices { .. } | Replace { .. } | TearDown
+                    RestoreEnvFile | RemoveData { .. } | RemoveServices { .. } | Apply { .. } | TearDown
                 )
             };
             let preserved = position(&plan, |s| matches!(s, Step::Preserve { .. }));
@@ -427,7 +362,7 @@ mod tests {
         let p = plan(|n| n.gate = Gate::Unknown("timeout".into()), &[]);
         assert_eq!(p.steps.first(), Some(&Step::StopGateway));
         let on_disk = position(&p, |s| *s == Step::CloseGateOnDisk);
-        assert!(on_disk < position(&p, |s| matches!(s, Step::Replace { .. })));
+        assert!(on_disk < position(&p, |s| matches!(s, Step::Apply { .. })));
     }
 
     #[test]
@@ -446,7 +381,7 @@ mod tests {
     #[test]
     fn data_is_removed_only_after_its_backup_and_only_where_it_is_corrupt() {
         let corrupt = Health::StoreCorrupt("noise".into());
-        let p = plan(|n| drop(n.health.insert("engine".into(), corrupt)), &[]);
+        let p = plan(|n| says(n, "engine", corrupt), &[]);
         let engine = vec!["engine".to_owned()];
         let backup = position(&p, |s| *s == Step::Preserve { data: engine.clone() });
         let removed = position(&p, |s| *s == Step::RemoveData { services: engine.clone() });
@@ -483,7 +418,7 @@ mod tests {
         let kept = position(&p, |s| *s == Step::Preserve { data: engine.clone() });
         let gone = position(&p, |s| *s == Step::RemoveData { services: engine.clone() });
         let back = position(&p, |s| matches!(s, Step::RestoreData { .. }));
-        assert!(kept < gone && gone < back && back < position(&p, |s| matches!(s, Step::Replace { .. })));
+        assert!(kept < gone && gone < back && back < position(&p, |s| matches!(s, Step::Apply { .. })));
     }
 
     #[test]
@@ -494,7 +429,7 @@ mod tests {
         let sick = plan(
             |n| {
                 gone(n);
-                n.health.insert("engine".into(), Health::Unhealthy("tired".into()));
+                says(n, "engine", Health::Unhealthy("tired".into()));
             },
             &[],
         );
@@ -528,12 +463,13 @@ mod tests {
         let p = plan(
             |n| {
                 change(n, "engine", |s| s.image = "e2".into());
-                n.health.insert("engine".into(), Health::Silent("timeout".into()));
-                n.health.insert("gateway".into(), Health::Silent("timeout".into()));
+                says(n, "engine", Health::Silent("timeout".into()));
+                says(n, "gateway", Health::Silent("timeout".into()));
             },
             &[],
         );
-        assert!(p.steps.contains(&Step::Replace { force: vec!["gateway".into()] }), "{:?}", p.steps);
+        let (services, force) = (vec!["engine".into(), "gateway".into()], vec!["gateway".into()]);
+        assert!(p.steps.contains(&Step::Apply { services, force }), "{:?}", p.steps);
     }
 
     #[test]
@@ -568,7 +504,7 @@ mod tests {
     #[test]
     fn what_belongs_to_no_known_release_is_stopped_where_it_is_published() {
         let (mut now, release, _) = matching();
-        change(&mut now, "engine", |s| s.port = None);
+        change(&mut now, "engine", |s| s.address = None);
         let p = make(&now, &[], &release, &PLAIN, Gateways { running: None, ..SAME });
         // Nothing differs and yet nobody knows what runs.
         assert_eq!(p.steps, []);
@@ -596,7 +532,7 @@ mod tests {
     #[test]
     fn a_deployment_removes_no_data() {
         let (mut now, release, env) = matching();
-        now.health.insert("engine".into(), Health::StoreCorrupt("noise".into()));
+        says(&mut now, "engine", Health::StoreCorrupt("noise".into()));
         let found = drift(&now, &release, &env, &[]);
         let p = make(&now, &found, &release, &Intent { purpose: Purpose::Deploy, ..PLAIN }, SAME);
         assert!(!p.steps.iter().any(|s| matches!(s, Step::RemoveData { .. })), "{:?}", p.steps);
@@ -634,6 +570,6 @@ mod tests {
             &[],
         );
         let loaded = position(&p, |s| matches!(s, Step::LoadImages { services } if services.len() == 2));
-        assert!(loaded < position(&p, |s| *s == Step::PointTags));
+        assert!(loaded < position(&p, |s| *s == Step::Retag));
     }
 }

@@ -8,7 +8,7 @@ use crate::base::files;
 use crate::base::files::Mode;
 use crate::deploy::drift::Scenario;
 use crate::deploy::gate;
-use crate::deploy::plan::Step;
+use crate::deploy::step::Step;
 use crate::stack::hold;
 use crate::stack::hold::Hold;
 use crate::stack::ledger::Ledger;

@@ -24,8 +24,10 @@ use crate::deploy::run::Past;
 use crate::deploy::view::View;
 use crate::host;
 use crate::release::description::{ENV_FILE, SEED_FILE};
+use crate::stack::model::Service;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
+use std::ops::ControlFlow::{Break, Continue};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -180,7 +182,7 @@ impl Execution<'_> {
             let archive = backup.archive(from, service)?;
             // Cut off halfway and taken up again, there may be half of it.
             engine.remove_data(service, deadline)?;
-            let restored = engine.restore_data(dir, service, &archive, deadline);
+            let restored = engine.restore(dir, service, &archive, deadline);
             let restored = restored.with_context(|| format!("bringing the data of {service} back"));
             match restored {
                 // Prometheus and Grafana data must not fail a rollback.
@@ -197,9 +199,11 @@ impl Execution<'_> {
     /// limits. What never gets steady is told, and left to the verification to judge.
     pub(super) fn watch(&self, deadline: Deadline) -> Result<Done> {
         let mut last: Option<BTreeMap<String, (u64, f64)>> = None;
-        let mut why = "nothing could be measured".to_owned();
-        while !deadline.passed() {
-            let now = self.sample(deadline)?;
+        let steady = deadline.poll(WATCH, || {
+            let now = match self.sample(deadline) {
+                Ok(now) => now,
+                Err(error) => return Break(Err(error)),
+            };
             let moved = |(name, (restarts, memory)): (&String, &(u64, f64))| {
                 let (old_restarts, old_memory) = last.as_ref()?.get(name)?;
                 let grown = (memory - old_memory).abs() > old_memory * 0.1;
@@ -207,27 +211,30 @@ impl Execution<'_> {
             };
             let moved: Vec<String> = now.iter().filter_map(moved).collect();
             let short = host::quick(&self.target.pilot).into_iter().find(|check| check.ok == Some(false));
-            why = match (&last, short) {
+            let why = match (&last, short) {
                 (_, Some(check)) => format!("{}: {}", check.name, check.detail),
                 (Some(_), None) if moved.is_empty() => {
                     let each = now
                         .iter()
                         .map(|(name, (_, bytes))| format!("{name} {}", files::human(*bytes as u64)));
                     self.out.note(format!("steady: {}", each.collect::<Vec<_>>().join(", ")));
-                    return Ok(Done::default());
+                    return Break(Ok(()));
                 }
                 (Some(_), None) => format!("not steady: {}", moved.join(", ")),
-                (None, None) => why,
+                (None, None) => "nothing to compare with yet".to_owned(),
             };
             last = Some(now);
-            std::thread::sleep(WATCH);
+            Continue(why)
+        });
+        match steady {
+            Ok(steady) => steady.map(|()| Done::default()),
+            Err(why) => Ok(Done::missing(why)),
         }
-        Ok(Done::missing(why))
     }
 
     /// Restarts and resident memory of each service.
     pub(super) fn sample(&self, deadline: Deadline) -> Result<BTreeMap<String, (u64, f64)>> {
-        let stack = self.target.engine.observe(deadline)?;
+        let services = self.target.engine.services(deadline)?;
         let clients = endpoint::clients(&self.target.pilot, self.env, lockout::REQUEST)?;
         let mut sample = BTreeMap::new();
         for (name, client) in clients {
@@ -235,25 +242,26 @@ impl Execution<'_> {
             let memory = text.lines().find_map(|line| line.strip_prefix("scenario_resident_memory_bytes "));
             let memory = memory.and_then(|value| value.trim().parse().ok());
             let memory = memory.with_context(|| format!("{name} does not tell its memory"))?;
-            sample.insert(name.clone(), (stack.services.get(&name).map_or(0, |s| s.restarts), memory));
+            sample.insert(name.clone(), (services.get(&name).map_or(0, Service::restarts), memory));
         }
         Ok(sample)
     }
 
     /// Applies until it holds: a client that was killed before may have left an engine at work.
-    pub(super) fn replace(&self, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
+    pub(super) fn apply(&self, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
         let mut tries = 0;
-        loop {
+        let applied = deadline.poll(Duration::from_millis(300), || {
             tries += 1;
             match self.target.engine.apply(self.release, dir, force, deadline) {
-                Ok(()) => return Ok(()),
-                Err(error) if exit_of(&error) == Exit::Host || tries == 3 || deadline.passed() => {
-                    return Err(self.name_port_owner(error));
+                Ok(()) => Break(Ok(())),
+                Err(error) if exit_of(&error) == Exit::Host || tries == 3 => Break(Err(error)),
+                Err(error) => {
+                    self.out.note(format!("trying again: {error:#}"));
+                    Continue(error)
                 }
-                Err(error) => self.out.note(format!("trying again: {error:#}")),
             }
-            std::thread::sleep(Duration::from_millis(300));
-        }
+        });
+        applied.flatten().map_err(|error| self.name_port_owner(error))
     }
 
     /// A port that is taken is the host's trouble; whoever has it is named.
@@ -265,7 +273,7 @@ impl Execution<'_> {
         let View { pilot, engine, .. } = self.target;
         let taken = pilot.services().filter_map(|service| {
             let port = pilot.port(service, self.env).ok()?;
-            let ours = engine.observe(self.deadline).ok()?.services.get(service)?.is_running();
+            let ours = engine.services(self.deadline).ok()?.get(service)?.is_running();
             let owner = crate::base::ports::owner_of(port).filter(|_| !ours)?;
             Some(format!("port {port} of {service} is taken by {owner}"))
         });
@@ -289,9 +297,9 @@ impl Execution<'_> {
         let ready = self.deadline.within(limits.ready);
         let target = self.target.target()?;
         let (smoke, differs) = std::thread::scope(|scope| {
-            let looked = scope.spawn(|| self.target.engine.observe(self.deadline.within(limits.engine)));
+            let looked = scope.spawn(|| self.target.engine.services(self.deadline.within(limits.engine)));
             let smoke = smoke::verify(&target, ready);
-            (smoke, joined(looked).map(|stack| drift::applied(&stack, self.release, &self.env.map())))
+            (smoke, joined(looked).map(|services| drift::applied(&services, self.release, &self.env.map())))
         });
         self.out.event(&Event::Smoke { smoke: &smoke });
         let summary = smoke.summary();

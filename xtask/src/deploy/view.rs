@@ -5,17 +5,17 @@
 use crate::base::deadline::Deadline;
 use crate::base::http::Client;
 use crate::checks::endpoint;
-use crate::checks::smoke::Target;
+use crate::checks::target::Target;
 use crate::deploy::observe;
 use crate::deploy::observe::Observation;
-use crate::engine;
 use crate::engine::roles::Engine;
 use crate::release::description::{MANIFEST_FILE, Release};
 use crate::release::store::Store;
 use crate::stack::envfile::EnvFile;
-use crate::stack::model::Stack;
+use crate::stack::model::Service;
 use crate::stack::pilot::{Manifest, Pilot};
 use anyhow::{Context, Result};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A stack by one manifest.
@@ -35,14 +35,14 @@ impl View {
     pub fn of(pilot: &Pilot, engine: &dyn Engine, store: &Store, release: &Release) -> Result<Self> {
         let manifest = Manifest::load(&store.file(&release.id, MANIFEST_FILE))?;
         let pilot = Pilot { manifest, ..pilot.clone() };
-        let engine = engine::choose(&pilot, Some(engine.kind()))?;
+        let engine = engine.for_stack(&pilot)?;
         let env = observe::release_env(store, release)?;
         Ok(Self { pilot, engine, release: Some(release.clone()), env: Some(env) })
     }
 
     /// By the tree's manifest, or what stands in for it.
     pub fn tree(pilot: &Pilot, engine: &dyn Engine) -> Result<Self> {
-        let engine = engine::choose(pilot, Some(engine.kind()))?;
+        let engine = engine.for_stack(pilot)?;
         Ok(Self { pilot: pilot.clone(), engine, release: None, env: pilot.env().ok() })
     }
 
@@ -54,9 +54,9 @@ impl View {
             return Ok(view);
         }
         let limit = deadline.within(pilot.manifest.limits.engine);
-        let stack = engine.observe(limit).unwrap_or_default();
+        let services = engine.services(limit).unwrap_or_default();
         let releases = store.list().map(|(all, _)| all).unwrap_or_default();
-        let found = releases.iter().rev().filter(|release| runs(&stack, release)).find_map(by);
+        let found = releases.iter().rev().filter(|release| runs(&services, release)).find_map(by);
         found.map_or_else(|| Self::tree(pilot, engine), Ok)
     }
 
@@ -79,14 +79,14 @@ impl View {
     /// Looks at the stack with the eyes of this view. `stored` is the engine that says whose data there is: that
     /// of the release gone to has names of its own for volumes.
     pub fn observe(&self, stored: &dyn Engine, deadline: Deadline) -> Observation {
-        observe::observe(&self.pilot, stored, self.env.as_ref(), deadline)
+        observe::observe(&self.pilot, self.engine.as_ref(), stored, self.env.as_ref(), deadline)
     }
 }
 
 /// Do the very images of this release run, and nothing else?
-fn runs(stack: &Stack, release: &Release) -> bool {
+fn runs(services: &BTreeMap<String, Service>, release: &Release) -> bool {
     let same = |(service, image): (&String, &crate::release::description::Image)| {
-        stack.services.get(service).is_some_and(|state| state.image == image.id)
+        services.get(service).is_some_and(|service| service.has_image(&image.id))
     };
     !release.images.is_empty() && release.images.iter().all(same)
 }

@@ -14,7 +14,7 @@ use crate::stack::pilot::Pilot;
 use anyhow::Result;
 use clap::ValueEnum;
 
-pub use process::supervise;
+pub use process::supervise::supervise;
 
 /// The engine for a pilot: the one asked for, else the one that the running release was made with,
 /// else `compose` where Docker answers, else `process`. Docker that hangs is an error, not a no.
@@ -25,9 +25,9 @@ pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
     };
     let kind = match asked.or_else(recorded) {
         Some(kind) => kind,
-        None => match compose::answers(Deadline::after(pilot.manifest.limits.engine)) {
+        None => match compose::client::answers(Deadline::after(pilot.manifest.limits.engine)) {
             Ok(()) => Kind::Compose,
-            Err(error) if compose::is_hung(&error) => {
+            Err(error) if compose::client::is_hung(&error) => {
                 let next = "--engine process, or docker version to see what is wrong";
                 return Err(fail(Exit::Host, format!("{error:#}"), next));
             }
@@ -35,7 +35,7 @@ pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
         },
     };
     Ok(match kind {
-        Kind::Compose => Box::new(compose::Compose::new(pilot)?),
-        Kind::Process => Box::new(process::Processes::new(pilot)),
+        Kind::Compose => Box::new(compose::client::Compose::new(pilot)?),
+        Kind::Process => Box::new(process::home::Processes::new(pilot)),
     })
 }

@@ -1,15 +1,15 @@
-//! What runs a release: `compose` where a Docker engine answers, `process` elsewhere. The trait speaks
-//! of a whole stack, so that a swarm could be a third. Engines do what a plan says; they decide
-//! nothing. Called by `observe` and `execute`, and by `up`, `down` and `drill` around them.
+//! What an engine does, as four small roles: a caller asks for those that it needs. They speak of a stack and of
+//! its named data, not of containers, so that a swarm could be a third engine. An engine decides nothing.
 
 use crate::base::deadline::Deadline;
 use crate::base::files::Freed;
 use crate::release::description::{Image, Release};
-use crate::stack::model::{ServiceState, Stack};
+use crate::stack::model::{Instance, Service};
+use crate::stack::pilot::Pilot;
 use anyhow::Result;
 use clap::ValueEnum;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -85,35 +85,19 @@ pub struct Build<'a> {
     pub fault: &'a str,
 }
 
-/// Something that runs a release.
-pub trait Engine: Sync {
-    /// Which one.
+/// Runs the services of a stack.
+pub trait Runtime: Sync {
+    /// Which engine it is.
     fn kind(&self) -> Kind;
 
     /// With versions, for people.
     fn describe(&self, deadline: Deadline) -> String;
 
-    /// The stack as it is. Read-only.
-    fn observe(&self, deadline: Deadline) -> Result<Stack>;
+    /// The same engine for a stack as another manifest has it.
+    fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>>;
 
-    /// Wraps the binary for each service.
-    fn build(&self, build: &Build<'_>, deadline: Deadline) -> Result<BTreeMap<String, Image>>;
-
-    /// Content ids of existing images with this tag, by service.
-    fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>>;
-
-    /// Gives images this tag, as `build` does.
-    fn tag(&self, images: &BTreeMap<String, Image>, tag: &str, deadline: Deadline) -> Result<()>;
-
-    /// Writes an image to an archive.
-    fn save(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()>;
-
-    /// Takes an image in from an archive.
-    fn load(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()>;
-
-    /// Moves the tags that the compose file names, and gives each image a tag of the release, so that
-    /// a clean-up of untagged images leaves it.
-    fn point_tags(&self, release: &Release, deadline: Deadline) -> Result<()>;
+    /// The services as they are. Read-only.
+    fn services(&self, deadline: Deadline) -> Result<BTreeMap<String, Service>>;
 
     /// Brings the stack to a release whose files are in `dir`. What is as it should be is left alone,
     /// but for the services in `force`. Does not wait for stop graces nor for health.
@@ -132,42 +116,81 @@ pub trait Engine: Sync {
     /// Stops one service at once and keeps what is left of it for evidence.
     fn stop(&self, service: &str, deadline: Deadline) -> Result<()>;
 
-    /// Log lines of a service: the last so many, or all that there are.
-    fn logs(&self, state: &ServiceState, lines: Option<usize>, deadline: Deadline) -> Result<String>;
-
-    /// Copies the data of a service, as of one moment, into an archive.
-    fn save_data(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;
-
-    /// Fills the data of a service, which has none, from an archive. The release's files are in `dir`.
-    fn restore_data(&self, dir: &Path, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;
-
-    /// Removes a service and its data.
-    fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()>;
+    /// Starts a service again that was stopped.
+    fn start(&self, service: &str, deadline: Deadline) -> Result<()>;
 
     /// Removes services; their data stays.
     fn remove(&self, services: &[String], deadline: Deadline) -> Result<()>;
 
-    /// Starts a service again that was stopped.
-    fn start(&self, service: &str, deadline: Deadline) -> Result<()>;
-
     /// Starts services beside the pilot's own (prometheus, grafana) from the files in `dir`.
     fn add(&self, dir: &Path, services: &[String], deadline: Deadline) -> Result<()>;
-
-    /// Names of all that the project has on this host, images apart.
-    fn belongings(&self, deadline: Deadline) -> Result<Vec<String>>;
 
     /// Takes the project down.
     fn down(&self, extent: Extent, deadline: Deadline) -> Result<()>;
 
+    /// Names of all that the project has on this host, images apart.
+    fn resources(&self, deadline: Deadline) -> Result<Vec<String>>;
+}
+
+/// Has images, by their content ids.
+pub trait Images: Sync {
+    /// Content ids of those that there are.
+    fn images(&self, deadline: Deadline) -> Result<Vec<String>>;
+
+    /// Wraps the binary for each service.
+    fn build(&self, build: &Build<'_>, deadline: Deadline) -> Result<BTreeMap<String, Image>>;
+
+    /// Existing images with this tag, by service.
+    fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>>;
+
+    /// Gives images this tag, as `build` does.
+    fn tag(&self, images: &BTreeMap<String, Image>, tag: &str, deadline: Deadline) -> Result<()>;
+
+    /// Moves the tags that the compose file names, and gives each image a tag of the release, so that
+    /// a clean-up of untagged images leaves it.
+    fn retag(&self, release: &Release, deadline: Deadline) -> Result<()>;
+
+    /// Writes an image to an archive.
+    fn save(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()>;
+
+    /// Takes an image in from an archive.
+    fn load(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()>;
+
+    /// Removes what is the project's own and neither runs nor is among the images to keep.
+    fn forget(&self, keep: &[String], deadline: Deadline) -> Result<Vec<Freed>>;
+}
+
+/// Has the stored data of services.
+pub trait Data: Sync {
+    /// Services whose stored data exists; data of none goes by its own name.
+    fn stored(&self, deadline: Deadline) -> Result<BTreeSet<String>>;
+
+    /// Copies the data of a service, as of one moment, into an archive.
+    fn snapshot(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;
+
+    /// Fills the data of a service, which has none, from an archive. The release's files are in `dir`.
+    fn restore(&self, dir: &Path, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;
+
+    /// Removes a service and its data.
+    fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()>;
+}
+
+/// Tells of what runs. Read-only.
+pub trait Inspect: Sync {
+    /// Log lines of an instance: the last so many, or all that there are.
+    fn logs(&self, instance: &Instance, lines: Option<usize>, deadline: Deadline) -> Result<String>;
+
     /// What the running services use.
     fn usage(&self, deadline: Deadline) -> Result<Vec<Usage>>;
 
-    /// What there is around the services (networks, volumes), by name, as the engine tells it.
-    fn surroundings(&self, deadline: Deadline) -> Result<BTreeMap<String, String>>;
+    /// What there is around the services, by name, as the engine tells it.
+    fn networks_and_volumes(&self, deadline: Deadline) -> Result<BTreeMap<String, String>>;
 
-    /// The engine itself.
+    /// The engine as a part of the host.
     fn host(&self, deadline: Deadline) -> Result<EngineHost>;
-
-    /// Removes what is the project's own and neither runs nor is among the images to keep.
-    fn clean_up(&self, keep: &[String], deadline: Deadline) -> Result<Vec<Freed>>;
 }
+
+/// All four. Whoever needs one or two asks for those alone.
+pub trait Engine: Runtime + Images + Data + Inspect {}
+
+impl<T: Runtime + Images + Data + Inspect> Engine for T {}

@@ -119,11 +119,11 @@ fn ports(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: De
         let why = anyhow::anyhow!("there is no env file that can be read");
         return vec![check("ports", Err(why), Next::xtask("rollback").so("restores it"))];
     };
-    let stack = engine.observe(deadline.within(pilot.manifest.limits.engine));
+    let services = engine.services(deadline.within(pilot.manifest.limits.engine));
     let one = |service: &str| {
         let port = pilot.port(service, env)?;
-        let stack = stack.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?;
-        let ours = stack.services.get(service).is_some_and(|s| s.is_live() && s.port == Some(port));
+        let services = services.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?;
+        let ours = services.get(service).is_some_and(|s| s.is_live() && s.port() == Some(port));
         Ok(match ports::owner_of(port) {
             _ if ours => (true, format!("{port}: the pilot's own")),
             None => (true, format!("{port}: free")),

@@ -120,7 +120,7 @@ fn made_before(
         return Ok(None);
     }
     made.sort_by_key(|release| std::cmp::Reverse((release.verified_ms, release.created_ms)));
-    let there = engine.observe(deadline.within(session.pilot.manifest.limits.engine))?.images;
+    let there = engine.images(deadline.within(session.pilot.manifest.limits.engine))?;
     for release in made {
         let mut lost = release.images.values().filter(|image| !there.contains(&image.id));
         match lost.try_for_each(|image| engine.load(image, &store.check_archive(image)?, deadline)) {

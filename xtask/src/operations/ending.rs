@@ -8,8 +8,8 @@ use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::files;
 use crate::base::files::Mode;
 use crate::base::next::Next;
-use crate::checks::health::Health;
-use crate::checks::smoke::{Target, verify};
+use crate::checks::smoke::verify;
+use crate::checks::target::Target;
 use crate::deploy::backup;
 use crate::deploy::drift;
 use crate::deploy::event::{Event, Finished, Outcome};
@@ -19,15 +19,16 @@ use crate::deploy::gate::Gate;
 use crate::deploy::lockout;
 use crate::deploy::lockout::Public;
 use crate::deploy::observe::Observation;
-use crate::deploy::plan::Step;
 use crate::deploy::run;
 use crate::deploy::run::{CutOff, Past, Run};
 use crate::deploy::session::Session;
+use crate::deploy::step::Step;
 use crate::deploy::view::View;
 use crate::operations::report;
 use crate::stack::envfile::EnvFile;
 use crate::stack::escalation;
 use crate::stack::hold;
+use crate::stack::model::Health;
 use crate::stack::state_dir::RunDir;
 use anyhow::{Result, bail, ensure};
 use std::collections::BTreeMap;
@@ -170,7 +171,7 @@ fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) 
     ensure!(now.gate == Gate::Open || now.holds.held(&[]).is_some(), "the gate is not open");
     for service in view.pilot.services() {
         ensure!(stack.services.contains_key(service), "{service} does not run");
-        match now.health.get(service) {
+        match now.health(service) {
             Some(Health::Healthy { .. }) => {}
             Some(Health::StoreCorrupt(why) | Health::Unhealthy(why) | Health::Silent(why)) => {
                 bail!("{service}: {why}")
@@ -182,11 +183,11 @@ fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) 
         // Settings that were altered in the store say nothing of what runs; the images are in the release itself.
         let whole = session.store.check_files(release).is_ok();
         let env = if whole { view.env()?.map() } else { BTreeMap::new() };
-        let differs = drift::applied(stack, release, &env);
+        let differs = drift::applied(&stack.services, release, &env);
         let all: Vec<String> = differs.iter().map(ToString::to_string).collect();
         ensure!(all.is_empty(), "{}", all.join("; "));
     }
-    let env = EnvFile::of(&now.state(view.pilot.gateway())?.env);
+    let env = EnvFile::of(&now.instances(view.pilot.gateway())?[0].env);
     let smoke = verify(&Target::new(&view.pilot, &env)?, deadline.within(view.pilot.manifest.limits.probe));
     ensure!(smoke.passed, "{}", smoke.summary());
     Ok(())

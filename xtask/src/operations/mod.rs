@@ -2,6 +2,7 @@
 
 pub mod candidate;
 pub mod ending;
+pub mod look;
 pub mod report;
 pub mod rollback;
 pub mod up;

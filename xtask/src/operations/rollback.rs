@@ -107,7 +107,7 @@ pub fn confirmed(request: &Request, yes: bool, session: &Session, deadline: Dead
     if targets(request, session).is_err() {
         return Ok(Duration::ZERO);
     }
-    let all = session.engine.belongings(deadline.within(session.pilot.manifest.limits.engine))?;
+    let all = session.engine.resources(deadline.within(session.pilot.manifest.limits.engine))?;
     let list: Vec<String> = all.iter().map(|name| format!("  {name}")).collect();
     let back = if request.keep_data {
         "the data is brought back from it"
@@ -386,8 +386,9 @@ fn no_release(session: &Session) -> anyhow::Error {
     let mut what = format!("there is no known-good release in {}", session.pilot.state.path().display());
     let mut next = Next::xtask("up").so("makes one from the tree");
     // The pilot may have been started from another clone, whose state has the releases.
-    if let Ok(stack) = session.engine.observe(Deadline::after(session.pilot.manifest.limits.engine))
-        && let Some(state) = stack.services.values().find_map(|s| s.state_dir.as_ref())
+    if let Ok(services) = session.engine.services(Deadline::after(session.pilot.manifest.limits.engine))
+        && let Some(state) =
+            services.values().flat_map(|service| &service.0).find_map(|s| s.state_dir.as_ref())
         && Path::new(state) != session.pilot.state.path()
     {
         what = format!("{what}; the running pilot was deployed from {state}");

@@ -172,8 +172,8 @@ fn go_back(failed: Finished, session: &Session, deadline: Deadline) -> Result<Fi
 fn check_ports(session: &Session) -> Result<()> {
     let pilot = &session.pilot;
     let env = pilot.env()?;
-    let stack = session.engine.observe(Deadline::after(pilot.manifest.limits.engine))?;
-    let ours: Vec<u16> = stack.services.values().filter(|s| s.is_live()).filter_map(|s| s.port).collect();
+    let services = session.engine.services(Deadline::after(pilot.manifest.limits.engine))?;
+    let ours: Vec<u16> = services.values().filter(|s| s.is_live()).filter_map(|s| s.port()).collect();
     for service in pilot.services() {
         let port = pilot.port(service, &env)?;
         if ours.contains(&port) {

@@ -124,7 +124,7 @@ impl Rehearsal {
         files::copy(&pilot.pack.join(&pilot.manifest.compose_file), &dir.join(COMPOSE_FILE), Mode::Plain)?;
         let bad = Release::unrecorded("by-hand", engine.kind().word(), images);
         let deadline = Deadline::after(PART);
-        engine.point_tags(&bad, deadline)?;
+        engine.retag(&bad, deadline)?;
         engine.apply(&bad, &dir, &[], deadline)
     }
 

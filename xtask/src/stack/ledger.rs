@@ -9,10 +9,11 @@ use crate::base::files::Mode;
 use crate::base::lock;
 use crate::base::lock::Lock;
 use crate::stack::state_dir::StateDir;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
+use std::ops::ControlFlow::{Break, Continue};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -67,18 +68,14 @@ impl Ledger {
             .custom_flags(files::flags(OFlags::NOFOLLOW | OFlags::NONBLOCK))
             .open(&path);
         let Ok(file) = made else { return Ok(Opening(None)) };
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Opening(Some(file))),
-                Err(TryLockError::WouldBlock) if !deadline.passed() => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(TryLockError::WouldBlock) => bail!("somebody is still opening the gate"),
-                Err(TryLockError::Error(error)) => {
-                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
-                }
+        let locked = deadline.poll(Duration::from_millis(5), || match file.try_lock() {
+            Ok(()) => Break(Ok(())),
+            Err(TryLockError::WouldBlock) => Continue(anyhow!("somebody is still opening the gate")),
+            Err(TryLockError::Error(error)) => {
+                Break(Err(error).with_context(|| format!("cannot lock {}", path.display())))
             }
-        }
+        });
+        locked.flatten().map(|()| Opening(Some(file)))
     }
 
     /// Writes a record unless there is one; false where there is. Synced before it returns.

@@ -5,24 +5,19 @@
 mod rules;
 mod spelling;
 
-use rules::Place;
+use rules::{Place, SHORTEST_PART};
 use serde_json::Value;
 use spelling::Spelled;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock};
 
-pub use rules::Rules;
-
-/// What stands where a secret was.
-pub const MASK: &str = "********";
+pub use rules::{MASK, Rules};
 
 /// Fewer characters than these would mask half the text. They are masked where their name stands before them.
 const SHORTEST: usize = 4;
 /// A number is easily part of another one.
 const SHORTEST_NUMBER: usize = 6;
-/// A part of a value that is looked for by itself: one of several keys, one line of many.
-const SHORTEST_PART: usize = 8;
 
 /// Words of the journal, which is read again: a password like these is no better than none.
 const OWN: [&str; 24] = [

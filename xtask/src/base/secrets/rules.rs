@@ -4,6 +4,12 @@
 use serde::Deserialize;
 use std::ops::Range;
 
+/// What stands where a secret was.
+pub const MASK: &str = "********";
+
+/// A part of a value that is looked for by itself: one of several keys, one line of many.
+pub const SHORTEST_PART: usize = 8;
+
 /// The `[secrets]` part of the manifest.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -109,7 +115,7 @@ impl Rules {
         let told = upper
             || plain.iter().any(|word| lower.ends_with(word))
             || self.variables.iter().any(|v| v == name);
-        told && value != super::MASK && !value.starts_with('(') && self.hides(name, value)
+        told && value != MASK && !value.starts_with('(') && self.hides(name, value)
     }
 
     /// The secrets within a value: a URL's password, what a connection string assigns, a bearer's token.
@@ -117,7 +123,7 @@ impl Rules {
         let mut found: Vec<Range<usize>> = user_info(value);
         found.extend(self.assigned(value));
         for scheme in ["Bearer ", "Basic "] {
-            let long = value.len() >= scheme.len() + super::SHORTEST_PART;
+            let long = value.len() >= scheme.len() + SHORTEST_PART;
             found.extend((long && value.starts_with(scheme)).then_some(scheme.len()..value.len()));
         }
         let parts = found.into_iter().map(|range| value[range].to_owned());
@@ -189,14 +195,14 @@ pub fn user_info(text: &str) -> Vec<Range<usize>> {
             None => return None,
         };
         let range = start + from..start + end;
-        (!range.is_empty() && text[range.clone()] != *super::MASK).then_some(range)
+        (!range.is_empty() && text[range.clone()] != *MASK).then_some(range)
     };
     text.match_indices("://").filter_map(|(at, _)| one(at)).collect()
 }
 
 /// Lines of a value with several, keys of a list, texts of a JSON document: programs repeat them one by one.
 pub fn pieces(value: &str) -> Vec<String> {
-    let long = |piece: &&str| piece.len() >= super::SHORTEST_PART && !piece.starts_with("-----");
+    let long = |piece: &&str| piece.len() >= SHORTEST_PART && !piece.starts_with("-----");
     let mut pieces: Vec<String> = Vec::new();
     for separators in [['\n', '\r'], [',', ';']] {
         if value.contains(separators) {

@@ -106,20 +106,20 @@ fn side(session: &Session, name: &str) -> Result<Side> {
             seed: Some(pilot.pack.join(&pilot.manifest.seed_file)),
         }),
         "running" => {
-            let stack = session.engine.observe(Deadline::after(pilot.manifest.limits.engine))?;
-            if stack.services.is_empty() {
+            let services = session.engine.services(Deadline::after(pilot.manifest.limits.engine))?;
+            if services.is_empty() {
                 return Err(fail(Exit::Usage, "nothing runs", Next::xtask("status")));
             }
             let mut env: BTreeMap<String, String> = BTreeMap::new();
             for name in pilot.services() {
-                for (key, value) in stack.services.get(name).into_iter().flat_map(|s| &s.env) {
+                for (key, value) in services.get(name).into_iter().flat_map(|s| &s.0).flat_map(|i| &i.env) {
                     let known = env.entry(key.clone()).or_insert_with(|| value.clone());
                     if known != value {
                         *known = "(not the same in all services)".into();
                     }
                 }
             }
-            let image = |name: &str| Some((name.to_owned(), stack.services.get(name)?.image.clone()));
+            let image = |name: &str| Some((name.to_owned(), services.get(name)?.0.first()?.image.clone()));
             Ok(Side {
                 env: Some(env),
                 images: Some(pilot.services().filter_map(image).collect()),

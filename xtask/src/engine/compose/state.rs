@@ -2,13 +2,32 @@
 //! container was deployed from. Pure but for the environment; called by `compose` alone.
 
 use crate::base::secrets;
-use crate::stack::model::ServiceState;
+use crate::stack::model::{Instance, Service};
 use anyhow::{Result, bail};
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// One container of `docker inspect`.
-pub fn service_state(container: &Value) -> Result<(String, ServiceState)> {
+/// The services that these containers of `docker inspect` are instances of. Two with the same number of one
+/// service (a recreate was cut off) are one instance: the running one counts.
+pub fn services(containers: &[Value]) -> Result<BTreeMap<String, Service>> {
+    let mut found: BTreeMap<(String, String), Instance> = BTreeMap::new();
+    for container in containers {
+        let (key, instance) = instance(container)?;
+        if found.get(&key).is_none_or(|other| !other.is_running()) {
+            found.insert(key, instance);
+        }
+    }
+    let mut services: BTreeMap<String, Service> = BTreeMap::new();
+    for ((name, _), instance) in found {
+        services.entry(name).or_default().0.push(instance);
+    }
+    Ok(services)
+}
+
+/// One container, with its service and its number in that.
+fn instance(container: &Value) -> Result<((String, String), Instance)> {
     let text = |pointer: &str| container.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let label = |name: &str| {
         let labels = container.pointer("/Config/Labels").and_then(|l| l.get(name));
@@ -27,18 +46,20 @@ pub fn service_state(container: &Value) -> Result<(String, ServiceState)> {
     }
     let env = env.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     secrets::learn(&env);
-    let state = ServiceState {
+    let instance = Instance {
         state: text("/State/Status").to_owned(),
         image: text("/Image").to_owned(),
         env,
-        port,
+        address: port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        node: None,
+        health: None,
         settings: label("com.docker.compose.config-hash"),
         state_dir: state_dir(&label("com.docker.compose.project.config_files")),
         restarts: container.pointer("/RestartCount").and_then(Value::as_u64).unwrap_or(0),
         handle: text("/Id").to_owned(),
         inspect: serde_json::to_string_pretty(container)?,
     };
-    Ok((service, state))
+    Ok(((service, label("com.docker.compose.container-number")), instance))
 }
 
 /// Where the client looks for plugins (docker/cli, `cli-plugins/manager`).

@@ -1,16 +1,39 @@
-//! Stored data of local processes, into archives and back, and what the processes of a service use.
+//! Stored data of local processes, into archives and back.
 
-use super::members::Member;
 use crate::base::deadline::Deadline;
 use crate::base::files;
 use crate::base::proc::{Cmd, cmd};
-use crate::engine::roles::Usage;
+use crate::engine::process::home::Processes;
+use crate::engine::roles::{Data, Runtime};
 use crate::engine::still;
 use anyhow::Result;
+use std::collections::BTreeSet;
 use std::path::Path;
 
+impl Data for Processes {
+    fn stored(&self, _: Deadline) -> Result<BTreeSet<String>> {
+        // All that there is, also of services that the manifest does not name: a teardown takes it too.
+        let mut data = files::names(&self.home.join("volumes"))?;
+        data.retain(|name| self.data(name).is_dir());
+        Ok(data.into_iter().collect())
+    }
+
+    fn snapshot(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
+        save(&self.data(service), archive, deadline)
+    }
+
+    fn restore(&self, _: &Path, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
+        restore(&self.data(service), archive, deadline)
+    }
+
+    fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()> {
+        self.stop(service, deadline)?;
+        self.remove_whole(&self.data(service))
+    }
+}
+
 /// Copies a folder that may be written to meanwhile, as of one moment.
-pub fn save(from: &Path, archive: &Path, deadline: Deadline) -> Result<()> {
+fn save(from: &Path, archive: &Path, deadline: Deadline) -> Result<()> {
     let tar = tar("--create", archive, from).args(["."]);
     still::copy(&from.display().to_string(), archive, || tar.clone().run(deadline).map(drop))
 }
@@ -23,21 +46,10 @@ fn tar(what: &str, archive: &Path, folder: &Path) -> Cmd {
 }
 
 /// Fills a folder from an archive.
-pub fn restore(to: &Path, archive: &Path, deadline: Deadline) -> Result<()> {
+fn restore(to: &Path, archive: &Path, deadline: Deadline) -> Result<()> {
     files::make_folder(to)?;
     let restored = tar("--extract", archive, to).run(deadline).map(drop);
     restored.map_err(|error| still::told(&archive.display().to_string(), to, error))
-}
-
-/// Memory and threads of a service and its supervisor.
-pub fn usage(service: &str, members: &[Member]) -> Usage {
-    let stats: Vec<_> = members.iter().filter_map(|member| member.process.stat()).collect();
-    Usage {
-        name: service.to_owned(),
-        cpu: "not told".into(),
-        memory: files::human(stats.iter().map(|stat| stat.memory).sum()),
-        processes: stats.iter().map(|stat| stat.threads).sum::<u64>().to_string(),
-    }
 }
 
 #[cfg(test)]

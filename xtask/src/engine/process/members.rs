@@ -3,15 +3,16 @@
 //! started with tells. Nothing depends on an id that somebody wrote down, so there is no moment at which a
 //! command may be killed and leave a member that the next one does not find.
 
-use super::Processes;
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::proctable;
 use crate::base::proctable::Process;
+use crate::engine::process::home::Processes;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fs::{Metadata, TryLockError};
+use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub fn run_well(members: &[Member]) -> bool {
 
 impl Processes {
     /// The members that there are now, by service.
-    pub(super) fn members(&self) -> Result<BTreeMap<String, Vec<Member>>> {
+    pub fn members(&self) -> Result<BTreeMap<String, Vec<Member>>> {
         let alive = self.alive_files()?;
         let mut all: BTreeMap<String, Vec<Member>> = BTreeMap::new();
         let me = std::process::id().cast_signed();
@@ -50,7 +51,7 @@ impl Processes {
     }
 
     /// Services of the manifest, and those that have a folder from before it was changed.
-    pub(super) fn known_services(&self) -> Result<Vec<String>> {
+    pub fn known_services(&self) -> Result<Vec<String>> {
         let mut all: Vec<String> = self.pilot.services().map(str::to_owned).collect();
         let more = files::names(&self.home.join("services"))?;
         all.extend(more.into_iter().filter(|name| self.pilot.services().all(|known| known != name)));
@@ -94,9 +95,9 @@ impl Processes {
     }
 
     /// Ends every member of these services, and does not come back before their locks are free.
-    pub(super) fn end(&self, services: &[String], deadline: Deadline) -> Result<()> {
+    pub fn end(&self, services: &[String], deadline: Deadline) -> Result<()> {
         let unseen = deadline.within(UNSEEN);
-        loop {
+        let ask = || {
             let mut members = self.members()?;
             members.retain(|service, _| services.contains(service));
             let alive = self.alive_files()?;
@@ -108,22 +109,24 @@ impl Processes {
             if members.is_empty() {
                 let held: Vec<&String> = services.iter().filter(|s| self.is_held(s)).collect();
                 match held.first() {
-                    None => return Ok(()),
+                    None => return Ok(None),
                     Some(service) if unseen.passed() => return Err(self.held_by_a_stranger(service)),
                     Some(_) => {}
                 }
             }
-            if deadline.passed() {
-                let left: Vec<String> = members
-                    .iter()
-                    .map(|(service, all)| {
-                        format!("{service} {:?}", all.iter().map(|m| m.process.id()).collect::<Vec<_>>())
-                    })
-                    .collect();
-                bail!("still there after SIGKILL: {}", left.join(", "));
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
+            Ok(Some(members))
+        };
+        let ended = deadline.poll(Duration::from_millis(2), || match ask() {
+            Ok(None) => Break(Ok(())),
+            Ok(Some(members)) => Continue(members),
+            Err(error) => Break(Err(error)),
+        });
+        ended.unwrap_or_else(|members| {
+            let ids = |all: &[Member]| all.iter().map(|m| m.process.id()).collect::<Vec<_>>();
+            let left: Vec<String> =
+                members.iter().map(|(service, all)| format!("{service} {:?}", ids(all))).collect();
+            bail!("still there after SIGKILL: {}", left.join(", "))
+        })
     }
 
     /// Is anybody there, seen or not? Whoever only asks keeps nobody from starting the service: that takes a

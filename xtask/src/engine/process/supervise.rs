@@ -1,9 +1,9 @@
 //! `xtask supervise FILE`: keeps one service running until its group is ended. Hidden from `--help`: only
 //! `apply` starts it, with the locked `alive` file as standard input.
 
-use super::Spec;
 use crate::base::files;
 use crate::base::files::Mode;
+use crate::engine::process::home::Spec;
 use anyhow::Result;
 use std::io::Write;
 use std::path::Path;

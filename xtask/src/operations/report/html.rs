@@ -1,8 +1,8 @@
 //! `report.html`: one file, no script, nothing fetched.
 
-use super::{checks, escape, gate, of, outcome, plain, seconds, steps, title};
 use crate::deploy::drift::Difference;
 use crate::deploy::event::{Finished, Outcome};
+use crate::operations::report::told::{checks, escape, gate, of, outcome, plain, seconds, steps, title};
 use anyhow::Result;
 use serde_json::Value;
 use std::fmt::Write;

@@ -1,7 +1,7 @@
 //! `report.xml`: the steps and the checks as test cases, in the JUnit form that CI systems read.
 
-use super::{checks, escape, plain, steps, title};
 use crate::deploy::event::Finished;
+use crate::operations::report::told::{checks, escape, plain, steps, title};
 use anyhow::Result;
 use serde_json::Value;
 use std::fmt::Write;

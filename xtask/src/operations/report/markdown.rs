@@ -1,8 +1,8 @@
 //! `report.md`: the story of a run, to paste into an incident's page.
 
-use super::{checks, gate, of, outcome, plain, seconds, steps, title};
 use crate::deploy::drift::Difference;
 use crate::deploy::event::Finished;
+use crate::operations::report::told::{checks, gate, of, outcome, plain, seconds, steps, title};
 use anyhow::Result;
 use serde_json::Value;
 use std::fmt::Write;

@@ -1,11 +1,11 @@
 //! A thousand streams through one gateway: what they cost in memory, and how fast they end when the
 //! gate closes.
 
-use super::Row;
 use crate::base::threads::joined;
 use crate::checks::endpoint;
 use crate::deploy::gate;
 use crate::rehearsal::Rehearsal;
+use crate::rehearsal::bench::row::Row;
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;

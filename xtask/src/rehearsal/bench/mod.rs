@@ -2,19 +2,21 @@
 //! ratios, because machines are noisy. Each row names what is reached for; none is a test.
 
 mod load;
+mod row;
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::output::Output;
 use crate::base::proc::{Cmd, cmd};
-use crate::deploy::event::{Event, Finished};
+use crate::checks::smoke::wait_healthy;
+use crate::deploy::event::Finished;
 use crate::engine::roles::Kind;
+use crate::rehearsal::bench::row::{Row, show};
 use crate::rehearsal::{PART, Rehearsal};
 use crate::release::description::{COMPOSE_FILE, ENV_FILE, Image, Release};
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -26,24 +28,6 @@ pub struct Args {
     /// Times that each thing is measured; the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: u32,
-}
-
-/// One line of the table.
-struct Row {
-    what: &'static str,
-    ours: f64,
-    unit: &'static str,
-    /// What it is held against, and its figure.
-    against: Option<(&'static str, f64)>,
-    /// What is reached for: the largest ratio, or the largest figure where nothing is held against it.
-    reach: Option<f64>,
-}
-
-impl Row {
-    /// A figure that is held against a limit alone.
-    fn plain(what: &'static str, ours: f64, unit: &'static str, reach: f64) -> Self {
-        Self { what, ours, unit, against: None, reach: Some(reach) }
-    }
 }
 
 /// Measures everything; exit 1 when something is not reached.
@@ -91,7 +75,7 @@ fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<(
     };
     let bare = |images| -> Result<f64> {
         broken(rehearsal, images, &[])?;
-        session.engine.point_tags(&good, Deadline::after(PART))?;
+        session.engine.retag(&good, Deadline::after(PART))?;
         timed(compose(rehearsal, &["up", "--detach", "--wait"])?)
     };
     let book = |images, settings, script| -> Result<f64> {
@@ -143,19 +127,11 @@ fn broken(rehearsal: &Rehearsal, images: BTreeMap<String, Image>, settings: &[(&
 /// Every service answers that it is healthy.
 fn wait_ready(rehearsal: &Rehearsal) -> Result<()> {
     let session = &rehearsal.session;
-    let limit = Deadline::after(session.pilot.manifest.limits.ready);
-    loop {
-        let now = crate::deploy::observe::observe(&session.pilot, session.engine.as_ref(), None, limit);
-        let healthy =
-            |h: &crate::checks::health::Health| matches!(h, crate::checks::health::Health::Healthy { .. });
-        if now.health.len() == session.pilot.manifest.services.len() && now.health.values().all(healthy) {
-            return Ok(());
-        }
-        if limit.passed() {
-            return Err(fail(Exit::NotRestored, "the services do not become healthy", "docker ps"));
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    let target = session.running(Deadline::after(session.pilot.manifest.limits.engine))?.target()?;
+    let ready = Deadline::after(session.pilot.manifest.limits.ready);
+    wait_healthy(&target, ready)
+        .map(drop)
+        .map_err(|error| fail(Exit::NotRestored, format!("{error:#}"), "docker ps"))
 }
 
 /// Plain Compose on the files that were deployed by hand, with the env file as it is now.
@@ -222,30 +198,4 @@ fn itself(pilot: &Pilot, rounds: usize, rows: &mut Vec<Row>) -> Result<()> {
     let seconds = timed(cold)? / 1e3;
     rows.push(Row::plain("cold debug build of xtask", seconds, "s", 30.0));
     Ok(())
-}
-
-/// Prints the table; true when everything is reached.
-fn show(out: &Output, rows: &[Row]) -> bool {
-    let mut all = true;
-    out.say(format!("\n{:<29} {:>9}   {:<38} {:>6}  {:>7}", "what", "median", "against", "ratio", "reach"));
-    for row in rows {
-        let ratio = row.against.map(|(_, figure)| row.ours / figure);
-        let good = row.reach.map(|reach| ratio.unwrap_or(row.ours) <= reach);
-        all &= good != Some(false);
-        let against =
-            row.against.map_or(String::new(), |(name, figure)| format!("{name} {figure:.0} {}", row.unit));
-        let ratio_text = ratio.map_or(String::new(), |r| format!("{r:.2}"));
-        let reach = row.reach.map_or(String::new(), |r| match ratio {
-            Some(_) => format!("≤ {r}"),
-            None => format!("≤ {r:.0}"),
-        });
-        let mark = good.map_or(" ", |good| out.mark(Some(good)));
-        let ours = format!("{:.1} {}", row.ours, row.unit);
-        out.say(format!("{:<29} {ours:>9}   {against:<38} {ratio_text:>6}  {reach:>7} {mark}", row.what));
-        out.event(&Event::Result {
-            value: &json!({"what": row.what, "median": row.ours, "unit": row.unit, "against": row.against,
-                "ratio": ratio, "reach": row.reach, "reached": good}),
-        });
-    }
-    all
 }

@@ -1,0 +1,55 @@
+//! What the checks are held against: the services of a release, by its own env file, and the limits in that.
+
+use crate::base::http::Client;
+use crate::checks::endpoint;
+use crate::stack::envfile::EnvFile;
+use crate::stack::pilot::{Flags, Pilot};
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Longest that any single request of a check takes.
+const REQUEST: Duration = Duration::from_secs(5);
+
+/// What the checks are held against.
+pub struct Target {
+    /// Services of the pilot, each with the admin token.
+    pub clients: BTreeMap<String, Client>,
+    /// The gateway among them.
+    pub gateway: Client,
+    /// Scenario of the report.
+    pub scenario: String,
+    /// Seed of everything.
+    pub seed: String,
+    /// Limit for the first token, in milliseconds.
+    pub first_token_ms: f64,
+    /// Limit for a cancel, in milliseconds.
+    pub cancel_ms: f64,
+    /// Limit for a comparison of all options, in seconds.
+    pub comparison_s: f64,
+    /// Flags that must be off, and on.
+    pub flags: Flags,
+}
+
+impl Target {
+    /// From the env file that the services were deployed with. Errors name what is missing in it.
+    pub fn new(pilot: &Pilot, env: &EnvFile) -> Result<Self> {
+        let clients = endpoint::clients(pilot, env, REQUEST)?;
+        let gateway = clients.get(pilot.gateway()).cloned().context("pilot.toml names no gateway")?;
+        let text = |key: &str| env.get(key).with_context(|| format!("{key} is missing in the env file"));
+        let number = |key: &str| -> Result<f64> {
+            let value = text(key)?;
+            value.parse().with_context(|| format!("{key}={value} is not a number"))
+        };
+        Ok(Self {
+            clients,
+            gateway,
+            scenario: text("DEMO_SCENARIO_ID")?.to_owned(),
+            seed: text("DEMO_SEED")?.to_owned(),
+            first_token_ms: number("TTFF_TARGET_MS")?,
+            cancel_ms: number("CANCEL_TARGET_MS")?,
+            comparison_s: number("COMPARISON_TARGET_S")?,
+            flags: pilot.manifest.flags.clone(),
+        })
+    }
+}

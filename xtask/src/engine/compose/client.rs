@@ -1,0 +1,222 @@
+//! Docker's client and Compose, for one project. Every command names the project or an id that was found by it;
+//! there is no prune here and no removal by pattern.
+
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::files;
+use crate::base::next::Next;
+use crate::base::proc::{Cmd, RunError, cmd};
+use crate::engine::compose::state::plugin_folders;
+use crate::release::description::{COMPOSE_FILE, ENV_FILE};
+use crate::stack::pilot::Pilot;
+use anyhow::{Context, Result};
+use std::ops::ControlFlow::{Break, Continue};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// Profile of the compose file with prometheus and grafana.
+pub const PROFILE: &str = "observability";
+
+/// Times that a question is asked when what it is about goes away meanwhile, and the time between.
+const ASKED: u32 = 10;
+const BETWEEN: Duration = Duration::from_millis(50);
+
+/// Docker Compose for one project.
+pub struct Compose {
+    /// The stack.
+    pub pilot: Pilot,
+    /// The client.
+    pub docker: PathBuf,
+    /// Which Compose there is, once that was asked.
+    pub generation: OnceLock<Generation>,
+}
+
+/// Which Compose there is, by how it is called.
+#[derive(Clone, Debug)]
+pub enum Generation {
+    /// `docker compose`.
+    Two,
+    /// `docker-compose`.
+    One(PathBuf),
+}
+
+/// Does a Docker engine answer? An error when not; `is_hung` tells the two ways apart.
+pub fn answers(deadline: Deadline) -> Result<()> {
+    let docker = which::which("docker").context("docker is not on the PATH")?;
+    cmd(docker, &["version", "--format", "{{.Server.Version}}"]).run(deadline).map(drop)
+}
+
+/// Did the engine not answer in time (rather than refuse)?
+pub fn is_hung(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(RunError::Deadline(_)))
+}
+
+/// Does the engine say that what was asked for is not there?
+fn is_gone(error: &anyhow::Error) -> bool {
+    let said = format!("{error:#}").to_lowercase();
+    ["no such container", "no such object", "no such volume", "no such network"]
+        .iter()
+        .any(|s| said.contains(s))
+}
+
+/// A docker command failed: whose fault is it? Anything that says that the daemon is not there, or
+/// says nothing in time, is the host's (exit 4); but not what the run's budget cut short.
+pub fn classify(error: anyhow::Error) -> anyhow::Error {
+    if exit_of(&error) == Exit::OverBudget {
+        return error;
+    }
+    let text = format!("{error:#}");
+    let host = [
+        "Cannot connect to the Docker daemon",
+        "error during connect",
+        "failed to connect",
+        "Is the docker daemon running",
+    ];
+    if is_hung(&error) || host.iter().any(|mark| text.contains(mark)) {
+        let next = Next::xtask("host").so("to see what is wrong; host --restart-engine restarts Docker");
+        return fail(Exit::Host, format!("the Docker engine does not answer: {text}"), next);
+    }
+    error
+}
+
+impl Compose {
+    /// Errors where there is no docker client (exit 4); whether the engine answers shows later.
+    pub fn new(pilot: &Pilot) -> Result<Self> {
+        let docker = which::which("docker").map_err(|e| {
+            let next = "install Docker, or --engine process for the embedded engine";
+            fail(Exit::Host, format!("the compose engine needs the docker client: {e}"), next)
+        })?;
+        Ok(Self { pilot: pilot.clone(), docker, generation: OnceLock::new() })
+    }
+
+    /// A docker command.
+    pub fn docker(&self, args: &[&str], deadline: Deadline) -> Result<String> {
+        cmd(&self.docker, args).run(deadline).map_err(classify)
+    }
+
+    /// Compose 2 where the client has it, else Compose 1. Found by the plugin's file where that is in
+    /// one of Docker's folders, because asking the client costs a tenth of a second.
+    fn generation(&self, deadline: Deadline) -> Result<Generation> {
+        if let Some(known) = self.generation.get() {
+            return Ok(known.clone());
+        }
+        let found = if plugin_folders().iter().any(|folder| folder.join("docker-compose").exists()) {
+            Generation::Two
+        } else {
+            let two = cmd(&self.docker, &["compose", "version", "--short"]).run(deadline);
+            match (two, which::which("docker-compose")) {
+                (Ok(_), _) => Generation::Two,
+                (Err(_), Ok(path)) => Generation::One(path),
+                (Err(error), Err(_)) => {
+                    let what = format!("there is neither `docker compose` nor `docker-compose`: {error:#}");
+                    let next = "install the docker compose plugin, or --engine process";
+                    return Err(fail(Exit::Host, what, next));
+                }
+            }
+        };
+        Ok(self.generation.get_or_init(|| found).clone())
+    }
+
+    /// The command of the Compose there is.
+    pub fn compose_command(&self, deadline: Deadline) -> Result<Cmd> {
+        Ok(match self.generation(deadline)? {
+            Generation::Two => cmd(&self.docker, &["compose"]),
+            Generation::One(path) => cmd(path, &[]),
+        })
+    }
+
+    /// Compose on the files in `dir`. What the shell exports must not win over the env file, so every
+    /// variable that the file sets, or that steers Compose itself, is taken out.
+    pub fn compose(&self, dir: &Path, deadline: Deadline) -> Result<Cmd> {
+        let mut unset: Vec<String> = std::env::vars_os()
+            .map(|(name, _)| name.to_string_lossy().into_owned())
+            .filter(|name| name.starts_with("COMPOSE_") || name.starts_with("PILOT_"))
+            .collect();
+        let env_file = dir.join(ENV_FILE);
+        if let Some(bytes) = files::read_if_there(&env_file)? {
+            let env = crate::stack::envfile::EnvFile::parse(&env_file.display().to_string(), &bytes)?;
+            unset.extend(env.keys().map(str::to_owned));
+        }
+        Ok(self
+            .compose_command(deadline)?
+            .args(["--project-name", &self.pilot.project])
+            .args(["--file", &dir.join(COMPOSE_FILE).display().to_string()])
+            .args(["--env-file", &env_file.display().to_string()])
+            .env_remove(unset))
+    }
+
+    /// The filter that finds what Compose made for this project.
+    pub fn label(&self) -> String {
+        format!("label=com.docker.compose.project={}", self.pilot.project)
+    }
+
+    /// Compose 1 has no such option.
+    pub fn no_pull(&self, deadline: Deadline) -> Result<&'static [&'static str]> {
+        Ok(match self.generation(deadline)? {
+            Generation::Two => &["--pull", "never"],
+            Generation::One(_) => &[],
+        })
+    }
+
+    /// Ids of the project's containers, one-off ones left out. `-a` includes the stopped.
+    pub fn containers(&self, deadline: Deadline) -> Result<Vec<String>> {
+        let project = self.label();
+        let found = self.docker(
+            &[
+                "ps",
+                "-a",
+                "--no-trunc",
+                "--quiet",
+                "--filter",
+                &project,
+                "--filter",
+                "label=com.docker.compose.oneoff=False",
+            ],
+            deadline,
+        )?;
+        Ok(found.lines().map(str::to_owned).collect())
+    }
+
+    /// A docker command on each of these; nothing where there are none.
+    pub fn each(&self, words: &[&str], names: &[String], deadline: Deadline) -> Result<Option<String>> {
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.docker(&[words, &names].concat(), deadline).map(Some)
+    }
+
+    /// The answer to a question of two parts: what there is, and what each of it is like. What goes away between
+    /// the two, as in the middle of a deployment, is no failure: then it is asked again.
+    pub fn steady<T>(&self, deadline: Deadline, ask: impl Fn() -> Result<T>) -> Result<T> {
+        let mut asked = 0;
+        let found = deadline.poll(BETWEEN, || {
+            asked += 1;
+            match ask() {
+                Err(error) if is_gone(&error) && asked < ASKED => Continue(error),
+                other => Break(other),
+            }
+        });
+        found.flatten()
+    }
+
+    /// Content ids of images.
+    pub fn ids(&self, references: &[String], deadline: Deadline) -> Result<Vec<String>> {
+        let mut args = vec!["image", "inspect", "--format", "{{.Id}}"];
+        args.extend(references.iter().map(String::as_str));
+        Ok(self.docker(&args, deadline)?.lines().map(str::to_owned).collect())
+    }
+
+    /// The tag of a service's image.
+    pub fn tag_of(&self, service: &str, tag: &str) -> String {
+        format!("{}:{tag}", self.pilot.image_name(service))
+    }
+
+    /// What a listing command tells of the project, a line each.
+    pub fn listed(&self, words: &[&str], deadline: Deadline) -> Result<Vec<String>> {
+        let label = self.label();
+        let text = self.docker(&[words, &["--filter", &label]].concat(), deadline)?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+}

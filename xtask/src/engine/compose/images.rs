@@ -1,0 +1,190 @@
+//! The images of a project, by its own names and the label that its builds carry.
+
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::files::{self, Freed};
+use crate::base::next::Next;
+use crate::base::proc::{Cmd, cmd};
+use crate::base::threads::joined;
+use crate::engine::compose::client::{Compose, classify};
+use crate::engine::roles::{Build, Images};
+use crate::release::description::{Image, Release};
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+impl Images for Compose {
+    fn images(&self, deadline: Deadline) -> Result<Vec<String>> {
+        let listed = self.docker(&["images", "--no-trunc", "--quiet"], deadline)?;
+        Ok(listed.lines().map(str::to_owned).collect())
+    }
+
+    fn build(&self, build: &Build<'_>, deadline: Deadline) -> Result<BTreeMap<String, Image>> {
+        let Build { binary, dockerfile, label, fault } = *build;
+        let context = files::Scratch::new("build")?;
+        files::make_folder(&context.path().join("data"))?;
+        std::fs::copy(binary, context.path().join("scenario"))
+            .with_context(|| format!("cannot copy {}", binary.display()))?;
+        let built: Vec<Result<(String, Image)>> = std::thread::scope(|scope| {
+            let context = context.path().display().to_string();
+            let jobs: Vec<_> = self
+                .pilot
+                .services()
+                .map(|service| {
+                    let build = cmd(&self.docker, &["build", "--quiet", "--force-rm"])
+                        .args(["--file", &dockerfile.display().to_string()])
+                        .args(["--build-arg", &format!("PROJECT={}", self.pilot.project)])
+                        .args(["--build-arg", &format!("ROLE={service}")])
+                        .args(["--build-arg", &format!("VERSION={label}")])
+                        .args(["--build-arg", &format!("FAULT={fault}")])
+                        .args(["--tag", &self.tag_of(service, label), &context])
+                        .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
+                    scope.spawn(move || {
+                        persist(&build, deadline)?;
+                        let tag = self.tag_of(service, label);
+                        let id = self.ids(&[tag], deadline)?.pop().context("a built image has no id")?;
+                        let tag = self.tag_of(service, "latest");
+                        Ok((service.to_owned(), Image { id, tag, archive: None }))
+                    })
+                })
+                .collect();
+            jobs.into_iter().map(joined).collect()
+        });
+        built.into_iter().collect()
+    }
+
+    fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>> {
+        let names: Vec<&str> = self.pilot.services().collect();
+        let references: Vec<String> = names.iter().map(|s| self.tag_of(s, tag)).collect();
+        let ids = self.ids(&references, deadline).map_err(|e| match exit_of(&e) {
+            Exit::Host | Exit::OverBudget => e,
+            _ => {
+                let what = format!("not all images are there with the tag {tag}: {e:#}");
+                fail(Exit::Usage, what, Next::shell(format!("docker images '{}'", self.tag_of("*", "*"))))
+            }
+        })?;
+        Ok(names
+            .into_iter()
+            .zip(ids)
+            .map(|(s, id)| (s.to_owned(), Image { id, tag: self.tag_of(s, "latest"), archive: None }))
+            .collect())
+    }
+
+    fn tag(&self, images: &BTreeMap<String, Image>, tag: &str, deadline: Deadline) -> Result<()> {
+        let there = self.tagged(tag, deadline).unwrap_or_default();
+        let same = |service: &String, image: &Image| there.get(service).is_some_and(|t| t.id == image.id);
+        for (service, image) in images.iter().filter(|(service, image)| !same(service, image)) {
+            self.docker(&["tag", &image.id, &self.tag_of(service, tag)], deadline)?;
+        }
+        Ok(())
+    }
+
+    fn save(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()> {
+        self.docker(&["save", "--output", &archive.display().to_string(), &image.id], deadline).map(drop)
+    }
+
+    fn load(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()> {
+        self.docker(&["load", "--quiet", "--input", &archive.display().to_string()], deadline)?;
+        match self.ids(std::slice::from_ref(&image.id), deadline)?.first() {
+            Some(id) if *id == image.id => Ok(()),
+            other => bail!("loading {} gave {other:?} instead of {}", archive.display(), image.id),
+        }
+    }
+
+    fn retag(&self, release: &Release, deadline: Deadline) -> Result<()> {
+        std::thread::scope(|scope| {
+            let mut jobs = Vec::new();
+            for (service, image) in &release.images {
+                let kept = self.tag_of(service, &format!("{}-{}", release.label, release.id));
+                for tag in [image.tag.clone(), kept] {
+                    jobs.push(scope.spawn(move || self.docker(&["tag", &image.id, &tag], deadline)));
+                }
+            }
+            jobs.into_iter().try_for_each(|job| joined(job).map(drop))
+        })
+    }
+
+    fn forget(&self, keep: &[String], deadline: Deadline) -> Result<Vec<Freed>> {
+        let mut freed = Vec::new();
+        let oneoff = "label=com.docker.compose.oneoff=True";
+        let format = "{{.ID}}\t{{.Names}}";
+        let ended = [
+            "ps",
+            "-a",
+            "--filter",
+            &self.label(),
+            "--filter",
+            oneoff,
+            "--filter",
+            "status=exited",
+            "--format",
+            format,
+        ];
+        for (id, name) in self.docker(&ended, deadline)?.lines().filter_map(|line| line.split_once('\t')) {
+            self.docker(&["rm", id], deadline)?;
+            freed.push(Freed { what: format!("stopped container {name}"), bytes: 0 });
+        }
+        let used = self.used_images(deadline)?;
+        let label = format!("label=pilot.project={}", self.pilot.project);
+        // By name and by the label that the Dockerfile sets: an image of that name that was not built here has no other copy, and one
+        // of another name that was built on ours has the label too.
+        let built = self.docker(&["images", "--no-trunc", "--quiet", "--filter", &label], deadline)?;
+        let built: Vec<&str> = built.lines().collect();
+        for tag in self.own_tags(deadline)? {
+            let [id, size] = self.image(&tag, deadline)?;
+            if keep.contains(&id) || used.contains(&id) || !built.contains(&id.as_str()) {
+                continue;
+            }
+            let others =
+                self.docker(&["image", "inspect", "--format", "{{len .RepoTags}}", &id], deadline)?;
+            self.docker(&["rmi", &tag], deadline)?;
+            let last = others.trim().parse::<u32>().is_ok_and(|n| n <= 1);
+            let bytes = if last { size.parse().unwrap_or(0) } else { 0 };
+            freed.push(Freed { what: format!("image {tag}"), bytes });
+        }
+        Ok(freed)
+    }
+}
+
+impl Compose {
+    /// The tags of the project's own image names.
+    pub fn own_tags(&self, deadline: Deadline) -> Result<Vec<String>> {
+        let mut all = Vec::new();
+        for service in self.pilot.services() {
+            let format = "{{.Repository}}:{{.Tag}}";
+            let tags =
+                self.docker(&["images", "--format", format, &self.pilot.image_name(service)], deadline)?;
+            all.extend(tags.lines().filter(|tag| !tag.ends_with(":<none>")).map(str::to_owned));
+        }
+        Ok(all)
+    }
+
+    /// Content id and size in bytes.
+    fn image(&self, name: &str, deadline: Deadline) -> Result<[String; 2]> {
+        let text = self.docker(&["image", "inspect", "--format", "{{.Id}} {{.Size}}", name], deadline)?;
+        let (id, size) = text.trim().split_once(' ').context("cannot understand docker image inspect")?;
+        Ok([id.to_owned(), size.to_owned()])
+    }
+
+    /// Content ids that the project's containers, stopped ones included, were made from.
+    fn used_images(&self, deadline: Deadline) -> Result<Vec<String>> {
+        let text = self.steady(deadline, || {
+            let ids = self.listed(&["ps", "-a", "--quiet"], deadline)?;
+            self.each(&["inspect", "--type", "container", "--format", "{{.Image}}"], &ids, deadline)
+        })?;
+        Ok(text.unwrap_or_default().lines().map(str::to_owned).collect())
+    }
+}
+
+/// Runs a build. The builder without BuildKit shares layers between projects, and loses hold of one that
+/// another project's clean-up removes at that moment: then, and only then, it is run again.
+fn persist(build: &Cmd, deadline: Deadline) -> Result<()> {
+    let lost = ["failed to get digest", "No such image", "unknown parent"];
+    for _ in 0..2 {
+        match build.clone().run(deadline) {
+            Err(error) if lost.iter().any(|text| format!("{error:#}").contains(text)) => {}
+            other => return other.map(drop).map_err(classify),
+        }
+    }
+    build.clone().run(deadline).map(drop).map_err(classify)
+}

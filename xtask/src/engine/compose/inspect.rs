@@ -1,0 +1,76 @@
+//! What Docker tells of the project's containers, networks and volumes, and of itself.
+
+use crate::base::deadline::Deadline;
+use crate::base::proc::cmd;
+use crate::engine::compose::client::{Compose, classify};
+use crate::engine::roles::{EngineHost, Inspect, Usage};
+use crate::stack::model::Instance;
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+impl Inspect for Compose {
+    fn logs(&self, instance: &Instance, lines: Option<usize>, deadline: Deadline) -> Result<String> {
+        // The services' own output is on both streams.
+        let script = "exec \"$0\" logs --timestamps --tail \"$1\" \"$2\" 2>&1";
+        let docker = self.docker.display().to_string();
+        let lines = lines.map_or("all".to_owned(), |n| n.to_string());
+        cmd("sh", &["-c", script, &docker, &lines, &instance.handle]).run(deadline).map_err(classify)
+    }
+
+    fn usage(&self, deadline: Deadline) -> Result<Vec<Usage>> {
+        let format = "{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.PIDs}}";
+        let text = self.steady(deadline, || {
+            let ids = self.listed(&["ps", "--quiet"], deadline)?;
+            self.each(&["stats", "--no-stream", "--format", format], &ids, deadline)
+        })?;
+        let usage = |line: &str| {
+            let mut fields = line.split('\t').map(str::to_owned);
+            Some(Usage {
+                name: fields.next()?,
+                cpu: fields.next()?,
+                memory: fields.next()?,
+                processes: fields.next()?,
+            })
+        };
+        Ok(text.unwrap_or_default().lines().filter_map(usage).collect())
+    }
+
+    fn networks_and_volumes(&self, deadline: Deadline) -> Result<BTreeMap<String, String>> {
+        self.steady(deadline, || {
+            let mut all = BTreeMap::new();
+            for kind in ["network", "volume"] {
+                for name in self.listed(&[kind, "ls", "--format", "{{.Name}}"], deadline)? {
+                    let told = self.docker(&[kind, "inspect", &name], deadline)?;
+                    all.insert(format!("{kind} {name}"), told);
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    fn host(&self, deadline: Deadline) -> Result<EngineHost> {
+        let before = SystemTime::now();
+        let info = self.docker(&["info", "--format", "{{json .}}"], deadline)?;
+        let asked = before.elapsed().unwrap_or_default() / 2;
+        let info: Value = serde_json::from_str(&info).context("cannot understand docker info")?;
+        let clock = info["SystemTime"].as_str().and_then(|text| humantime::parse_rfc3339(text).ok());
+        let skew = clock.map(|engine| {
+            let ours = before + asked;
+            engine.duration_since(ours).unwrap_or_else(|behind| behind.duration())
+        });
+        let used = self.docker(
+            &["system", "df", "--format", "{{.Type}}: {{.Size}}, {{.Reclaimable}} reclaimable"],
+            deadline,
+        )?;
+        Ok(EngineHost {
+            version: info["ServerVersion"].as_str().unwrap_or("?").to_owned(),
+            root: info["DockerRootDir"].as_str().map(PathBuf::from),
+            skew,
+            running: info["ContainersRunning"].as_u64(),
+            used: used.lines().map(str::to_owned).collect(),
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! The services of a project as Docker and Compose run them: seen by Compose's labels, which both of its
+//! generations write alike; applied, stopped, taken down.
+
+use crate::base::deadline::Deadline;
+use crate::engine::compose::client::{Compose, PROFILE, classify};
+use crate::engine::compose::state::services;
+use crate::engine::roles::{Engine, Extent, Kind, Runtime};
+use crate::release::description::Release;
+use crate::stack::model::Service;
+use crate::stack::pilot::Pilot;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+impl Runtime for Compose {
+    fn kind(&self) -> Kind {
+        Kind::Compose
+    }
+
+    fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>> {
+        let (docker, generation) = (self.docker.clone(), self.generation.clone());
+        Ok(Box::new(Self { pilot: pilot.clone(), docker, generation }))
+    }
+
+    fn services(&self, deadline: Deadline) -> Result<BTreeMap<String, Service>> {
+        let containers = self.steady(deadline, || {
+            let ids = self.containers(deadline)?;
+            self.each(&["inspect", "--type", "container"], &ids, deadline)
+        })?;
+        let list: Vec<Value> = match containers {
+            Some(text) => serde_json::from_str(&text).context("cannot understand docker inspect")?,
+            None => Vec::new(),
+        };
+        services(&list)
+    }
+
+    fn describe(&self, deadline: Deadline) -> String {
+        let version = || {
+            let command = self.compose_command(deadline)?;
+            let version = command.clone().args(["version", "--short"]).run(deadline)?;
+            Ok::<_, anyhow::Error>(format!("{command} {}", version.trim().trim_start_matches('v')))
+        };
+        version().unwrap_or_else(|error| format!("compose ({error:#})"))
+    }
+
+    fn apply(&self, _: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
+        let compose = self.compose(dir, deadline)?;
+        if !force.is_empty() {
+            // Compose leaves a container alone whose settings fit, however unwell it is.
+            let unwell = self.handles(force, deadline)?;
+            self.each(&["rm", "--force"], &unwell, deadline)?;
+        }
+        // No stop grace: in an emergency nobody waits ten seconds for a service that ignores SIGTERM.
+        let up = compose.args(["up", "--detach", "--timeout", "0", "--no-build"]);
+        up.args(self.no_pull(deadline)?).run(deadline).map(drop).map_err(classify)
+    }
+
+    fn run_once(
+        &self,
+        _: &Release,
+        dir: &Path,
+        service: &str,
+        words: &[&str],
+        deadline: Deadline,
+    ) -> Result<String> {
+        let run = self.compose(dir, deadline)?.args(["run", "--rm", "--no-deps", "-T", service]).args(words);
+        run.run(deadline).map_err(classify)
+    }
+
+    fn stop(&self, service: &str, deadline: Deadline) -> Result<()> {
+        let ids = self.existing(service, deadline)?;
+        // `stop` and not `kill`: a container that was told to stop is not started again by its policy.
+        self.each(&["stop", "--time", "0"], &ids, deadline).map(drop)
+    }
+
+    fn remove(&self, services: &[String], deadline: Deadline) -> Result<()> {
+        let ids = self.handles(services, deadline)?;
+        self.each(&["rm", "--force"], &ids, deadline).map(drop)
+    }
+
+    fn start(&self, service: &str, deadline: Deadline) -> Result<()> {
+        self.each(&["start"], &self.existing(service, deadline)?, deadline).map(drop)
+    }
+
+    fn add(&self, dir: &Path, services: &[String], deadline: Deadline) -> Result<()> {
+        let up = self.compose(dir, deadline)?.args(["--profile", PROFILE, "up", "--detach", "--no-deps"]);
+        up.args(services).run(deadline).map(drop).map_err(classify)
+    }
+
+    fn down(&self, extent: Extent, deadline: Deadline) -> Result<()> {
+        // By label and not by `compose down`: that needs a compose file, and the tree's may be broken.
+        self.each(&["rm", "--force"], &self.every_container(deadline)?, deadline)?;
+        let kinds: &[&str] = if extent == Extent::Services { &["network"] } else { &["network", "volume"] };
+        for kind in kinds {
+            let found = self.docker(&[kind, "ls", "--quiet", "--filter", &self.label()], deadline)?;
+            for name in found.lines() {
+                self.docker(&[kind, "rm", name], deadline)?;
+            }
+        }
+        if extent == Extent::Everything {
+            for tag in self.own_tags(deadline)? {
+                self.docker(&["rmi", &tag], deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn resources(&self, deadline: Deadline) -> Result<Vec<String>> {
+        let mut all = Vec::new();
+        for (kind, args) in [
+            ("container", ["ps", "-a", "--format", "{{.Names}}"].as_slice()),
+            ("volume", &["volume", "ls", "--format", "{{.Name}}"]),
+            ("network", &["network", "ls", "--format", "{{.Name}}"]),
+        ] {
+            let found = self.docker(&[args, &["--filter", &self.label()]].concat(), deadline)?;
+            let mut names: Vec<String> = found.lines().map(|name| format!("{kind} {name}")).collect();
+            names.sort_unstable();
+            all.append(&mut names);
+        }
+        Ok(all)
+    }
+}
+
+impl Compose {
+    /// Containers of these services.
+    fn handles(&self, services: &[String], deadline: Deadline) -> Result<Vec<String>> {
+        let there = self.services(deadline)?;
+        let all = services.iter().filter_map(|service| there.get(service)).flat_map(|service| &service.0);
+        Ok(all.map(|instance| instance.handle.clone()).collect())
+    }
+
+    /// Containers of a service that has any.
+    fn existing(&self, service: &str, deadline: Deadline) -> Result<Vec<String>> {
+        let found = self.handles(&[service.to_owned()], deadline)?;
+        ensure!(!found.is_empty(), "{service} has no container in project {}", self.pilot.project);
+        Ok(found)
+    }
+
+    /// One-off containers too.
+    fn every_container(&self, deadline: Deadline) -> Result<Vec<String>> {
+        let found =
+            self.docker(&["ps", "-a", "--no-trunc", "--quiet", "--filter", &self.label()], deadline)?;
+        Ok(found.lines().map(str::to_owned).collect())
+    }
+}

@@ -1,0 +1,172 @@
+//! The images of local processes: programs that were taken in by their content, and the tags that lead to them.
+//! Nothing is started here.
+
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, fail};
+use crate::base::files;
+use crate::base::files::{Freed, Mode};
+use crate::base::next::Next;
+use crate::engine::process::home::Processes;
+use crate::engine::roles::{Build, Images};
+use crate::release::description::{Image, Release};
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// First line of an image archive; the program follows. The content id is the checksum of both.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Head {
+    /// Of this format.
+    pub version: u32,
+    /// Environment that is built in.
+    pub env: BTreeMap<String, String>,
+}
+
+impl Images for Processes {
+    fn images(&self, _: Deadline) -> Result<Vec<String>> {
+        self.taken_in()
+    }
+
+    fn build(&self, build: &Build<'_>, deadline: Deadline) -> Result<BTreeMap<String, Image>> {
+        let Build { binary, label, fault, .. } = *build;
+        let program = std::fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
+        let mut images = BTreeMap::new();
+        for service in self.pilot.services() {
+            let env = [("SCENARIO_ROLE", service), ("SCENARIO_VERSION", label), ("SCENARIO_FAULT", fault)];
+            let env = env.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+            let mut archive = serde_json::to_vec(&Head { version: 1, env })?;
+            archive.push(b'\n');
+            archive.extend_from_slice(&program);
+            let id = self.take_in(&archive)?;
+            let tag = format!("{}:latest", self.pilot.image_name(service));
+            images.insert(service.to_owned(), Image { id, tag, archive: None });
+        }
+        self.tag(&images, label, deadline)?;
+        Ok(images)
+    }
+
+    fn tagged(&self, tag: &str, _: Deadline) -> Result<BTreeMap<String, Image>> {
+        let tags = self.tags()?;
+        let mut images = BTreeMap::new();
+        for service in self.pilot.services() {
+            let name = self.pilot.image_name(service);
+            let Some(id) = tags.get(&format!("{name}:{tag}")) else {
+                let known: Vec<&str> = tags.keys().map(String::as_str).collect();
+                let what = format!("there is no image {name}:{tag}; there are {}", known.join(", "));
+                return Err(fail(Exit::Usage, what, Next::xtask("up").so("builds the tree")));
+            };
+            images.insert(
+                service.to_owned(),
+                Image { id: id.clone(), tag: format!("{name}:latest"), archive: None },
+            );
+        }
+        Ok(images)
+    }
+
+    fn tag(&self, images: &BTreeMap<String, Image>, tag: &str, _: Deadline) -> Result<()> {
+        let name = |service: &str| format!("{}:{tag}", self.pilot.image_name(service));
+        self.add_tags(images.iter().map(|(service, image)| (name(service), image.id.clone())))
+    }
+
+    fn save(&self, image: &Image, archive: &Path, _: Deadline) -> Result<()> {
+        let program = self.program(&image.id);
+        let mut bytes = std::fs::read(program.with_extension("head"))
+            .with_context(|| format!("there is no image {}", image.id))?;
+        bytes.extend(std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?);
+        files::write(archive, &bytes, Mode::Plain)
+    }
+
+    fn load(&self, image: &Image, archive: &Path, _: Deadline) -> Result<()> {
+        let bytes = std::fs::read(archive).with_context(|| format!("cannot read {}", archive.display()))?;
+        let id = self.take_in(&bytes)?;
+        if id != image.id {
+            bail!("{} holds {id} and not {}", archive.display(), image.id);
+        }
+        Ok(())
+    }
+
+    fn retag(&self, release: &Release, _: Deadline) -> Result<()> {
+        self.add_tags(release.images.values().map(|image| (image.tag.clone(), image.id.clone())))
+    }
+
+    fn forget(&self, keep: &[String], _: Deadline) -> Result<Vec<Freed>> {
+        let mut keep = keep.to_vec();
+        for service in self.pilot.services() {
+            keep.extend(self.read_spec(service)?.map(|spec| spec.image));
+        }
+        let old: Vec<String> = self.taken_in()?.into_iter().filter(|id| !keep.contains(id)).collect();
+        let mut tags = self.tags()?;
+        tags.retain(|_, id| !old.contains(id));
+        files::write_json(&self.tags_path(), &tags, Mode::Plain)?;
+        let mut freed = Vec::new();
+        for id in old {
+            let program = self.program(&id);
+            let bytes = files::size(&program)?;
+            for path in [program.clone(), program.with_extension("head")] {
+                std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+            freed.push(Freed { what: format!("program {}", program.display()), bytes });
+        }
+        freed.extend(self.remove_halves()?);
+        Ok(freed)
+    }
+}
+
+impl Processes {
+    /// Programs that were taken in, by image id.
+    pub fn program(&self, image: &str) -> PathBuf {
+        self.home.join("images").join(image.trim_start_matches("sha256:"))
+    }
+
+    fn tags_path(&self) -> PathBuf {
+        self.home.join("tags.json")
+    }
+
+    fn tags(&self) -> Result<BTreeMap<String, String>> {
+        let path = self.tags_path();
+        if path.exists() { files::read_json(&path) } else { Ok(BTreeMap::new()) }
+    }
+
+    fn add_tags(&self, more: impl IntoIterator<Item = (String, String)>) -> Result<()> {
+        let before = self.tags()?;
+        let mut tags = before.clone();
+        tags.extend(more);
+        if tags == before { Ok(()) } else { files::write_json(&self.tags_path(), &tags, Mode::Plain) }
+    }
+
+    /// Takes a program in under its content id.
+    fn take_in(&self, archive: &[u8]) -> Result<String> {
+        let id = format!("sha256:{}", files::sha256_bytes(archive));
+        let path = self.program(&id);
+        let end = archive.iter().position(|b| *b == b'\n').context("not an image archive")?;
+        let _: Head = serde_json::from_slice(&archive[..end]).context("not an image archive")?;
+        files::write(&path, &archive[end + 1..], Mode::Program)?;
+        files::write(&path.with_extension("head"), &archive[..=end], Mode::Plain)?;
+        Ok(id)
+    }
+
+    /// Content ids of the programs that were taken in.
+    fn taken_in(&self) -> Result<Vec<String>> {
+        let names = files::names(&self.home.join("images"))?;
+        Ok(names.iter().filter_map(|name| Some(format!("sha256:{}", name.strip_suffix(".head")?))).collect())
+    }
+
+    /// What was being taken in when a command was killed: it has no head.
+    fn remove_halves(&self) -> Result<Vec<Freed>> {
+        let folder = self.home.join("images");
+        let whole = self.taken_in()?;
+        let mut names = files::names(&folder)?;
+        names.retain(|name| !whole.contains(&format!("sha256:{}", name.trim_end_matches(".head"))));
+        let remove = |name: String| {
+            let bytes = files::remove(&folder.join(&name))?;
+            Ok(Freed { what: format!("half a program, {name}"), bytes })
+        };
+        names.into_iter().map(remove).collect()
+    }
+
+    /// What the image was made with.
+    pub fn head(&self, image: &str) -> Result<Head> {
+        files::read_json(&self.program(image).with_extension("head"))
+    }
+}

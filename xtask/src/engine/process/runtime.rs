@@ -1,0 +1,242 @@
+//! The services as local processes: seen by their members, started under a supervisor each, ended.
+
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, fail};
+use crate::base::files::{self, Mode};
+use crate::base::proc::cmd;
+use crate::base::{ports, secrets};
+use crate::engine::process::home::{Processes, Spec};
+use crate::engine::process::members::{Member, new_alive, run_well};
+use crate::engine::process::supervise;
+use crate::engine::roles::{Engine, Extent, Kind, Runtime};
+use crate::release::description::{ENV_FILE, Release};
+use crate::stack::envfile::EnvFile;
+use crate::stack::model::{Instance, Service};
+use crate::stack::pilot::Pilot;
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+impl Runtime for Processes {
+    fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>> {
+        Ok(Box::new(Self::new(pilot)))
+    }
+
+    fn services(&self, _: Deadline) -> Result<BTreeMap<String, Service>> {
+        let mut services = BTreeMap::new();
+        let members = self.members()?;
+        // Those too that the manifest does not name: another release has started them.
+        for service in self.known_services()? {
+            let members = members.get(&service).map_or(&[][..], Vec::as_slice);
+            if let Some(instance) = self.instance(&service, members)? {
+                secrets::learn(&instance.env);
+                services.insert(service, Service(vec![instance]));
+            }
+        }
+        Ok(services)
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Process
+    }
+
+    fn describe(&self, _: Deadline) -> String {
+        "local processes".into()
+    }
+
+    fn apply(&self, release: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
+        let mut fresh = Vec::new();
+        let members = self.members()?;
+        for service in self.pilot.services() {
+            let spec = self.spec(release, dir, service)?;
+            let now = self.read_spec(service).ok().flatten();
+            let same = now.is_some_and(|now| now.settings == spec.settings)
+                && members.get(service).is_some_and(|members| run_well(members))
+                && !force.iter().any(|f| f == service);
+            if !same {
+                fresh.push((service.to_owned(), spec));
+            }
+        }
+        // All ports are given up before the first is taken: two services may have swapped theirs.
+        let names: Vec<String> = fresh.iter().map(|(service, _)| service.clone()).collect();
+        self.end(&names, deadline)?;
+        fresh.iter().try_for_each(|(service, spec)| self.begin(service, spec))
+    }
+
+    fn run_once(
+        &self,
+        release: &Release,
+        dir: &Path,
+        service: &str,
+        words: &[&str],
+        deadline: Deadline,
+    ) -> Result<String> {
+        let spec = self.spec(release, dir, service)?;
+        files::make_folder(&self.data(service))?;
+        let run = spec.env.iter().fold(cmd(&spec.program, words), |run, (k, v)| run.env(k, v));
+        run.run(deadline)
+    }
+
+    fn stop(&self, service: &str, deadline: Deadline) -> Result<()> {
+        self.end(&[service.to_owned()], deadline)
+    }
+
+    fn start(&self, service: &str, deadline: Deadline) -> Result<()> {
+        let spec = self.read_spec(service)?.with_context(|| format!("{service} was never started"))?;
+        if self.members()?.get(service).is_some_and(|members| run_well(members)) {
+            return Ok(());
+        }
+        self.stop(service, deadline)?;
+        self.begin(service, &spec)
+    }
+
+    fn remove(&self, services: &[String], deadline: Deadline) -> Result<()> {
+        services.iter().try_for_each(|service| {
+            self.stop(service, deadline)?;
+            files::remove(&self.dir(service).join("service.json")).map(drop)
+        })
+    }
+
+    fn add(&self, _: &Path, services: &[String], _: Deadline) -> Result<()> {
+        let what = format!("{} run on Docker alone", services.join(" and "));
+        Err(fail(Exit::Usage, what, "the same with --engine compose, where Docker is"))
+    }
+
+    fn down(&self, extent: Extent, deadline: Deadline) -> Result<()> {
+        let mut services = self.known_services()?;
+        services.extend(self.members()?.into_keys());
+        self.end(&services, deadline)?;
+        for service in services {
+            // Where it cannot be removed (a disk that was made read-only) it is told as what has ended.
+            files::remove(&self.dir(&service).join("service.json")).ok();
+        }
+        match extent {
+            Extent::Services => Ok(()),
+            Extent::Data => self.remove_whole(&self.home.join("volumes")),
+            Extent::Everything => files::remove(&self.home).map(drop),
+        }
+    }
+
+    fn resources(&self, _: Deadline) -> Result<Vec<String>> {
+        let mut all: Vec<String> =
+            self.members()?.into_keys().map(|service| format!("processes of {service}")).collect();
+        let data = self.pilot.services().map(|service| self.data(service)).filter(|path| path.exists());
+        all.extend(data.map(|path| format!("data {}", path.display())));
+        Ok(all)
+    }
+}
+
+impl Processes {
+    /// Settings of a service under a release: the image's, the env file's, then the engine's own.
+    fn spec(&self, release: &Release, dir: &Path, service: &str) -> Result<Spec> {
+        let path = dir.join(ENV_FILE);
+        let bytes = files::read(&path)?;
+        let file = EnvFile::parse(&path.display().to_string(), &bytes)?;
+        let image = release.images.get(service).with_context(|| format!("the release has no {service}"))?;
+        let mut env = self.head(&image.id)?.env;
+        env.extend(file.map());
+        let url = |service: &str| {
+            Ok::<_, anyhow::Error>(format!("http://127.0.0.1:{}", self.pilot.port(service, &file)?))
+        };
+        let port = self.pilot.port(service, &file)?;
+        env.insert("SCENARIO_PROJECT".into(), self.pilot.project.clone());
+        env.insert("SCENARIO_LISTEN".into(), format!("127.0.0.1:{port}"));
+        env.insert("SCENARIO_DATA".into(), self.data(service).display().to_string());
+        for other in self.pilot.services().skip(1) {
+            env.insert(format!("SCENARIO_{}_URL", other.to_uppercase()), url(other)?);
+        }
+        let settings = files::sha256_bytes(serde_json::to_string(&(&image.id, &env))?.as_bytes());
+        Ok(Spec {
+            image: image.id.clone(),
+            program: self.program(&image.id),
+            role: service.to_owned(),
+            env,
+            port,
+            settings,
+            log: self.dir(service).join("log"),
+            alive: self.dir(service).join("alive"),
+        })
+    }
+
+    fn begin(&self, service: &str, spec: &Spec) -> Result<()> {
+        if let Some(owner) = ports::owner_of(spec.port) {
+            let what = format!("port {} of {service} is taken by {owner}", spec.port);
+            return Err(fail(Exit::Host, what, "end that process, or change the port in the env file"));
+        }
+        files::make_folder(&self.data(service))?;
+        let path = self.dir(service).join("service.json");
+        files::clear_way(&path)?;
+        files::write_json(&path, spec, Mode::Private)?;
+        // Locked here and handed over: from now on somebody holds it until the last member is gone.
+        let alive = new_alive(&spec.alive)?;
+        let mut note = alive.try_clone().context("cannot share a file")?;
+        let me = files::this_program()?;
+        files::clear_way(&spec.log)?;
+        let supervisor = Command::new(me)
+            .args(["supervise", &path.display().to_string()])
+            .process_group(0)
+            .stdin(alive)
+            .stdout(Stdio::null())
+            .stderr(supervise::open_log(&spec.log))
+            .spawn()
+            .context("cannot start a supervisor")?;
+        // An older version could not end it without; nothing here reads it.
+        writeln!(note, "{}", supervisor.id()).ok();
+        Ok(())
+    }
+
+    /// What is known of a service; nothing where there is none.
+    fn instance(&self, service: &str, members: &[Member]) -> Result<Option<Instance>> {
+        let spec = match self.read_spec(service) {
+            Ok(Some(spec)) => Ok(spec),
+            Ok(None) if members.is_empty() => return Ok(None),
+            Ok(None) => Err(anyhow::anyhow!("its description is gone")),
+            Err(error) => Err(error),
+        };
+        let supervised = members.iter().any(|member| member.supervisor);
+        let restarts = files::read_if_there(&self.dir(service).join("restarts")).ok().flatten();
+        let restarts = restarts.and_then(|text| String::from_utf8_lossy(&text).trim().parse().ok());
+        let state = match &spec {
+            _ if members.is_empty() => "exited",
+            Ok(_) if supervised => "running",
+            Ok(_) => "unsupervised",
+            Err(_) => "left over",
+        };
+        let found = Instance {
+            state: state.to_owned(),
+            image: "unknown".into(),
+            env: BTreeMap::new(),
+            address: None,
+            node: None,
+            health: None,
+            settings: "unknown".into(),
+            state_dir: None,
+            restarts: restarts.unwrap_or(0),
+            handle: self.dir(service).display().to_string(),
+            inspect: String::new(),
+        };
+        Ok(Some(match spec {
+            Ok(spec) => {
+                let inspect = serde_json::to_string_pretty(&spec)?;
+                let Spec { image, env, port, settings, .. } = spec;
+                Instance { image, env, address: Some(local(port)), settings, inspect, ..found }
+            }
+            // What is still there tells the most of it.
+            Err(error) => {
+                let envs = members.iter().filter(|m| !m.supervisor).map(|m| m.process.env());
+                let env: BTreeMap<String, String> = envs.flatten().collect();
+                let listen = env.get("SCENARIO_LISTEN").and_then(|address| address.rsplit(':').next());
+                let address = listen.and_then(|port| port.parse().ok()).map(local);
+                Instance { env, address, inspect: format!("{error:#}"), ..found }
+            }
+        }))
+    }
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}

@@ -1,0 +1,149 @@
+//! The one look that `status`, `assess`, `diagnose`, `preflight` and `evidence` start from, so that all of them see
+//! the same: what is, how it differs from where a rollback would go, and what that would do. Changes nothing.
+
+use crate::base::deadline::Deadline;
+use crate::base::fact::Fact;
+use crate::base::failure::Exit;
+use crate::base::next::Next;
+use crate::base::secrets;
+use crate::base::threads::joined;
+use crate::deploy::converge::Goal;
+use crate::deploy::converge::Outlook;
+use crate::deploy::drift::{Difference, Scenario, scenarios};
+use crate::deploy::gate::Gate;
+use crate::deploy::observe::{Observation, observe};
+use crate::deploy::plan::{Plan, Purpose};
+use crate::deploy::session::Session;
+use crate::operations::rollback;
+use crate::release::description::Release;
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// What was seen.
+pub struct Look {
+    /// The release that is deployed, if any is recorded.
+    pub current: Option<Release>,
+    /// The release that a rollback would go to, if there is one.
+    pub target: Option<Release>,
+    /// What is.
+    pub now: Observation,
+    /// What differs from the release; nothing where there is none.
+    pub drift: Vec<Difference>,
+    /// What a rollback would do.
+    pub plan: Option<Plan>,
+    /// Streams that run.
+    pub sessions: Fact<Value>,
+    /// Last log lines of each service, secrets masked; of none where none were asked for.
+    pub logs: BTreeMap<String, Fact<Vec<String>>>,
+}
+
+/// Looks at the pilot and reads so many log lines of each service, which may be none.
+pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
+    let (current, target, trouble) = releases(session);
+    let plain = |release| session.outlook(&Goal::plain(release, Purpose::Rollback), deadline);
+    let outlook = target.as_ref().or(current.as_ref()).map(plain);
+    let (now, mut drift, plan) = match outlook {
+        Some(Ok(Outlook { now, drift, plan, .. })) => (now, drift, target.is_some().then_some(plan)),
+        other => {
+            let env = session.pilot.env().ok();
+            let now = observe(
+                &session.pilot,
+                session.engine.as_ref(),
+                session.engine.as_ref(),
+                env.as_ref(),
+                deadline,
+            );
+            let why = other.and_then(Result::err).map(|error| cannot_tell("what the release has", &error));
+            (now, why.into_iter().collect(), None)
+        }
+    };
+    drift.extend(trouble);
+    let sessions = now
+        .gateway(&session.pilot, session.pilot.manifest.limits.probe)
+        .context("the gateway does not run")
+        .and_then(|gateway| Ok(gateway.get("/admin/sessions")?.json()))
+        .into();
+    let logs = std::thread::scope(|scope| {
+        let read = |name: &str| -> Result<Vec<String>> {
+            let mut all = Vec::new();
+            for instance in now.instances(name)? {
+                let text = session.engine.logs(instance, Some(lines), deadline)?;
+                all.extend(secrets::mask(&text).lines().map(str::to_owned));
+            }
+            Ok(all)
+        };
+        let services = session.pilot.services().filter(|_| lines > 0);
+        let jobs: Vec<_> = services.map(|name| (name.to_owned(), scope.spawn(move || read(name)))).collect();
+        jobs.into_iter().map(|(name, job)| (name, joined(job).into())).collect()
+    });
+    Look { current, target, now, drift, plan, sessions, logs }
+}
+
+/// The release that is deployed, the one that a rollback would go to, and what cannot be told of them.
+fn releases(session: &Session) -> (Option<Release>, Option<Release>, Vec<Difference>) {
+    let mut trouble = Vec::new();
+    let current = session.store.current().unwrap_or_else(|error| {
+        trouble.push(cannot_tell("which release is deployed", &error));
+        None
+    });
+    let target = rollback::default_target(session).unwrap_or_else(|error| {
+        trouble.push(cannot_tell("where a rollback would go", &error));
+        None
+    });
+    (current, target, trouble)
+}
+
+fn cannot_tell(what: &str, error: &anyhow::Error) -> Difference {
+    Difference::Unknown { what: what.into(), why: format!("{error:#}") }
+}
+
+impl Look {
+    /// The release that the drift is from: where a rollback would go, else what is deployed.
+    pub fn against(&self) -> Option<&Release> {
+        self.target.as_ref().or(self.current.as_ref())
+    }
+
+    /// How a look ends: 0 when all is well, 1 when not, 4 when the engine does not answer; and what to run next.
+    pub fn verdict(&self) -> (Exit, Option<Next>) {
+        let same = self.drift.iter().all(|d| *d == Difference::ComposeFile);
+        let held = self.now.holds.held(&[]).is_some();
+        let well = self.current.as_ref().is_some_and(Release::is_known_good)
+            && self.now.gate == Gate::Open
+            && !held
+            && same;
+        match &self.now.stack {
+            Fact::Unknown(_) => (Exit::Host, Some(Next::xtask("host"))),
+            Fact::Known(_) if well => (Exit::Ok, None),
+            Fact::Known(_) if self.target.is_none() => (Exit::NotRestored, Some(Next::xtask("up"))),
+            // As it should be, but for a person who holds the gate closed.
+            Fact::Known(_) if held && same => (Exit::NotRestored, Some(Next::xtask("kill-switch off"))),
+            Fact::Known(_) => (Exit::NotRestored, Some(Next::xtask("rollback"))),
+        }
+    }
+
+    /// In JSON, with what else a command tells.
+    pub fn told(&self, more: Value) -> Value {
+        let mut told = json!({
+            "release": self.current.as_ref().map(|release| &release.id),
+            "target": self.target.as_ref().map(|release| &release.id),
+            "drift_from": self.against().map(|release| &release.id),
+            "observation": self.now,
+            "drift": self.drift,
+        });
+        if let (Value::Object(told), Value::Object(more)) = (&mut told, more) {
+            told.extend(more);
+        }
+        told
+    }
+
+    /// The scenarios that a rollback would choose, with the differences that make each.
+    pub fn reasons(&self) -> Vec<(Scenario, String)> {
+        let all = scenarios(&self.drift);
+        let why = |scenario: &Scenario| {
+            let own = |d: &&Difference| scenarios(std::slice::from_ref(*d)).contains(scenario);
+            self.drift.iter().filter(own).map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        };
+        all.iter().map(|scenario| (*scenario, why(scenario))).collect()
+    }
+}
