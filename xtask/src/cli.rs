@@ -46,7 +46,7 @@ pub enum Command {
     Status(status::Args),
     /// The 60-second look: status, sessions, errors, and what a rollback would choose
     Assess(assess::Args),
-    /// The deep look: also resources, logs, networks, volumes, host, and what mends each finding
+    /// The deep look: also resources, logs, networks, volumes, host, and what fixes each finding
     Diagnose(diagnose::Args),
     /// Keep what there is, secrets masked, as a folder and an archive
     Evidence(evidence::Args),
@@ -94,7 +94,7 @@ impl Cli {
         let state = std::env::var_os("PILOT_STATE_DIR").filter(|dir| !dir.is_empty());
         let state = state.and_then(|dir| std::path::absolute(dir).ok());
         let project = Some(self.project.as_str()).filter(|project| *project != DEFAULT_PROJECT);
-        Context::new(project, state.as_deref(), self.engine.map(Kind::word))
+        Context::new(project, state.as_deref(), self.engine.map(Kind::as_str))
     }
 }
 

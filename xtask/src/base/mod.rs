@@ -4,12 +4,12 @@
 pub mod archive;
 pub mod ask;
 pub mod deadline;
-pub mod fact;
 pub mod failure;
 pub mod files;
 pub mod http;
 pub mod lock;
 pub mod next;
+pub mod observed;
 pub mod output;
 pub mod ports;
 pub mod proc;

@@ -4,8 +4,8 @@
 
 use super::status;
 use crate::base::deadline::Deadline;
-use crate::base::fact::Fact;
 use crate::base::failure::Exit;
+use crate::base::observed::Observed;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::session::Session;
 use crate::operations::look::{Look, look};
@@ -52,10 +52,10 @@ pub fn run(session: &Session) -> Result<Finished> {
     show_sessions(session, &look);
     for (name, lines) in &look.logs {
         match lines {
-            Fact::Unknown(why) => {
+            Observed::Unknown(why) => {
                 out.say(out.marked(None, &format!("{:<10} cannot read the log: {why}", name)))
             }
-            Fact::Known(lines) => {
+            Observed::Known(lines) => {
                 let bad: Vec<&String> = lines.iter().filter(|line| is_error(line)).collect();
                 if let Some(last) = bad.last() {
                     let text =
@@ -73,7 +73,7 @@ pub fn run(session: &Session) -> Result<Finished> {
         let why =
             if why.is_empty() { "nothing differs from the release, and services are not well" } else { &why };
         let to = look.target.as_ref().map_or("none", |release| &release.id);
-        out.say(format!("\na rollback, to release {to}, would choose `{}`: {why}", scenario.word()));
+        out.say(format!("\na rollback, to release {to}, would choose `{}`: {why}", scenario.as_str()));
     }
     let (exit, next) = look.verdict();
     if exit == Exit::Ok {
@@ -86,11 +86,11 @@ pub fn run(session: &Session) -> Result<Finished> {
 pub fn show_sessions(session: &Session, look: &Look) {
     let out = &session.out;
     out.say(match &look.sessions {
-        Fact::Known(value) if value["active"].is_u64() => {
+        Observed::Known(value) if value["active"].is_u64() => {
             out.marked(Some(true), &format!("{:<10} {} active", "sessions", value["active"]))
         }
-        Fact::Known(value) => out.marked(None, &format!("{:<10} cannot tell: {value}", "sessions")),
-        Fact::Unknown(why) => out.marked(None, &format!("{:<10} cannot tell: {why}", "sessions")),
+        Observed::Known(value) => out.marked(None, &format!("{:<10} cannot tell: {value}", "sessions")),
+        Observed::Unknown(why) => out.marked(None, &format!("{:<10} cannot tell: {why}", "sessions")),
     });
 }
 

@@ -1,13 +1,13 @@
 //! `diagnose`: the deep look. What `assess` tells, and resource use, log lines, networks and volumes,
-//! prometheus targets and the host; and for every finding the command that would mend it.
+//! prometheus targets and the host; and for every finding the command that would fix it.
 
 use super::assess::{self, is_error};
 use super::status;
 use crate::base::deadline::Deadline;
-use crate::base::fact::Fact;
 use crate::base::failure::Exit;
 use crate::base::http::Client;
 use crate::base::next::Next;
+use crate::base::observed::Observed;
 use crate::deploy::backup;
 use crate::deploy::drift::Difference;
 use crate::deploy::event::{Event, Finished};
@@ -48,24 +48,26 @@ pub fn run(session: &Session) -> Result<Finished> {
     // The engine is asked by all of them; one after the other is what makes it slow.
     let (look, usage, around, host, targets) = std::thread::scope(|scope| {
         let engine = session.engine.as_ref();
-        let usage = scope.spawn(|| Fact::from(engine.usage(deadline.within(pilot.manifest.limits.engine))));
-        let around = scope
-            .spawn(|| Fact::from(engine.networks_and_volumes(deadline.within(pilot.manifest.limits.engine))));
+        let usage =
+            scope.spawn(|| Observed::from(engine.usage(deadline.within(pilot.manifest.limits.engine))));
+        let around = scope.spawn(|| {
+            Observed::from(engine.networks_and_volumes(deadline.within(pilot.manifest.limits.engine)))
+        });
         let host = scope.spawn(|| host::checks(pilot, engine, env.as_ref(), deadline));
-        let targets = scope.spawn(|| Fact::from(prometheus_targets(session)));
+        let targets = scope.spawn(|| Observed::from(prometheus_targets(session)));
         let look = look(session, LINES, deadline);
         let lost = || "the look at it panicked".to_owned();
         (
             look,
-            usage.join().unwrap_or_else(|_| Fact::Unknown(lost())),
-            around.join().unwrap_or_else(|_| Fact::Unknown(lost())),
+            usage.join().unwrap_or_else(|_| Observed::Unknown(lost())),
+            around.join().unwrap_or_else(|_| Observed::Unknown(lost())),
             host.join().unwrap_or_default(),
-            targets.join().unwrap_or_else(|_| Fact::Unknown(lost())),
+            targets.join().unwrap_or_else(|_| Observed::Unknown(lost())),
         )
     });
     let findings = findings(session, &look, &host, &targets);
     let more = json!({
-        "sessions": look.sessions, "logs": look.logs, "usage": usage, "surroundings": around, "host": host,
+        "sessions": look.sessions, "logs": look.logs, "usage": usage, "networks_and_volumes": around, "host": host,
         "prometheus": targets, "findings": findings,
     });
     session.out.event(&Event::Result { value: &look.told(more) });
@@ -81,19 +83,19 @@ pub fn run(session: &Session) -> Result<Finished> {
 fn show(
     session: &Session,
     look: &Look,
-    usage: &Fact<Vec<Usage>>,
-    around: &Fact<BTreeMap<String, String>>,
+    usage: &Observed<Vec<Usage>>,
+    around: &Observed<BTreeMap<String, String>>,
     host: &[HostCheck],
-    targets: &Fact<Vec<(String, String)>>,
+    targets: &Observed<Vec<(String, String)>>,
 ) {
     let out = &session.out;
     status::show(session, look);
     assess::show_sessions(session, look);
     out.say("\nresource use");
     match usage {
-        Fact::Unknown(why) => out.say(out.marked(None, &format!("cannot tell: {why}"))),
-        Fact::Known(all) if all.is_empty() => out.say("  nothing runs"),
-        Fact::Known(all) => all.iter().for_each(|u| {
+        Observed::Unknown(why) => out.say(out.marked(None, &format!("cannot tell: {why}"))),
+        Observed::Known(all) if all.is_empty() => out.say("  nothing runs"),
+        Observed::Known(all) => all.iter().for_each(|u| {
             out.say(format!(
                 "  {:<28} cpu {:<9} memory {:<22} processes {}",
                 u.name, u.cpu, u.memory, u.processes
@@ -103,8 +105,8 @@ fn show(
     out.say(format!("\nlogs, last {LINES} lines of each"));
     for (name, lines) in &look.logs {
         match lines {
-            Fact::Unknown(why) => out.say(out.marked(None, &format!("{name}: cannot tell: {why}"))),
-            Fact::Known(lines) => {
+            Observed::Unknown(why) => out.say(out.marked(None, &format!("{name}: cannot tell: {why}"))),
+            Observed::Known(lines) => {
                 let bad = lines.iter().filter(|line| is_error(line)).count();
                 out.say(out.marked(Some(bad == 0), &format!("{name}: {} lines, {bad} errors", lines.len())));
                 // All of them where something is wrong; else there is nothing to read in them.
@@ -115,13 +117,15 @@ fn show(
     }
     out.say("\nnetworks and volumes");
     match around {
-        Fact::Unknown(why) => out.say(out.marked(None, &format!("cannot tell: {why}"))),
-        Fact::Known(all) => all.iter().for_each(|(name, text)| out.say(format!("  {name}  {}", brief(text)))),
+        Observed::Unknown(why) => out.say(out.marked(None, &format!("cannot tell: {why}"))),
+        Observed::Known(all) => {
+            all.iter().for_each(|(name, text)| out.say(format!("  {name}  {}", brief(text))))
+        }
     }
     out.say("\nprometheus targets");
     match targets {
-        Fact::Unknown(why) => out.say(format!("  {why}")),
-        Fact::Known(all) => all.iter().for_each(|(name, health)| {
+        Observed::Unknown(why) => out.say(format!("  {why}")),
+        Observed::Known(all) => all.iter().for_each(|(name, health)| {
             out.say(out.marked(Some(health == "up"), &format!("{name}: {health}")));
         }),
     }
@@ -171,7 +175,7 @@ fn findings(
     session: &Session,
     look: &Look,
     host: &[HostCheck],
-    targets: &Fact<Vec<(String, String)>>,
+    targets: &Observed<Vec<(String, String)>>,
 ) -> Vec<Finding> {
     let repair = if look.target.is_some() { Next::xtask("rollback") } else { Next::xtask("up") };
     let then = format!("then {}", session.out.context().line(&repair));

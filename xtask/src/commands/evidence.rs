@@ -3,11 +3,11 @@
 //! last journal. What could not be had is listed with its reason.
 
 use crate::base::deadline::Deadline;
-use crate::base::fact::Fact;
 use crate::base::failure::Exit;
 use crate::base::files;
 use crate::base::files::Mode;
 use crate::base::next::Next;
+use crate::base::observed::Observed;
 use crate::base::proc::cmd;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::evidence;
@@ -46,7 +46,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let mut items = evidence::items(pilot, engine, &look.now, limit);
     let pretty = |value: serde_json::Value| Ok(serde_json::to_string_pretty(&value)?);
     items.push(item("stats.json", move || pretty(json!(engine.usage(limit)?))));
-    items.push(item("surroundings.json", move || {
+    items.push(item("networks-and-volumes.json", move || {
         let all = engine.networks_and_volumes(limit)?.into_iter();
         let parsed = all.map(|(k, v)| (k, serde_json::from_str(&v).unwrap_or(serde_json::Value::String(v))));
         pretty(json!(parsed.collect::<serde_json::Map<_, _>>()))
@@ -72,7 +72,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     for (what, why) in &manifest.missed {
         out.say(out.marked(None, &format!("no {what}: {why}")));
     }
-    let exit = if matches!(look.now.stack, Fact::Unknown(_)) { Exit::Host } else { Exit::Ok };
+    let exit = if matches!(look.now.stack, Observed::Unknown(_)) { Exit::Host } else { Exit::Ok };
     let next = (exit == Exit::Host).then(|| Next::xtask("host"));
     let finished = Finished { evidence: Some(to.display().to_string()), ..Finished::plain(exit) };
     Ok(finished.then(next.as_ref(), out.context()))
@@ -81,17 +81,17 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
 /// The folder as one archive beside it, as private as the folder; there whole or not at all.
 fn pack(folder: &Path, deadline: Deadline) -> Result<PathBuf> {
     let archive = PathBuf::from(format!("{}.tar", folder.display()));
-    let half = PathBuf::from(format!("{}.tar.{}.new", folder.display(), std::process::id()));
+    let staging = PathBuf::from(format!("{}.tar.{}.new", folder.display(), std::process::id()));
     let (parent, name) = folder.parent().zip(folder.file_name()).context("a folder needs a parent")?;
     // Before anything is in it.
-    files::write(&half, b"", Mode::Private)?;
-    let tar = cmd("tar", &["--create", "--file", &half.display().to_string(), "--directory"]);
+    files::write(&staging, b"", Mode::Private)?;
+    let tar = cmd("tar", &["--create", "--file", &staging.display().to_string(), "--directory"]);
     let packed =
         tar.args([&parent.to_string_lossy(), &*name.to_string_lossy()]).run(deadline).and_then(|_| {
-            std::fs::rename(&half, &archive).with_context(|| format!("cannot write {}", archive.display()))
+            std::fs::rename(&staging, &archive).with_context(|| format!("cannot write {}", archive.display()))
         });
     if packed.is_err() {
-        files::remove(&half).ok();
+        files::remove(&staging).ok();
     }
     packed.map(|()| archive)
 }

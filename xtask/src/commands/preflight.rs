@@ -1,9 +1,9 @@
 //! `preflight`: go or no-go before a demo. Every row is looked at now; a row that cannot be told is a no-go.
 
 use crate::base::deadline::Deadline;
-use crate::base::fact::Fact;
 use crate::base::failure::Exit;
 use crate::base::next::Next;
+use crate::base::observed::Observed;
 use crate::checks::smoke::verify;
 use crate::checks::target::Target;
 use crate::deploy::backup;
@@ -49,9 +49,9 @@ pub fn run(session: &Session) -> Result<Finished> {
     }
     out.say(if go { "\nGO" } else { "\nNO-GO" });
     let exit = match &look.now.stack {
-        Fact::Unknown(_) => Exit::Host,
-        Fact::Known(_) if go => Exit::Ok,
-        Fact::Known(_) => Exit::NotRestored,
+        Observed::Unknown(_) => Exit::Host,
+        Observed::Known(_) if go => Exit::Ok,
+        Observed::Known(_) => Exit::NotRestored,
     };
     let next = rows.iter().find(|row| !row.go).map(|row| row.fix.clone());
     Ok(Finished { next, ..Finished::plain(exit) })
@@ -80,15 +80,17 @@ fn rows(session: &Session, look: &Look) -> Vec<Row> {
 
 fn engine(session: &Session, look: &Look) -> Result<String> {
     match &look.now.stack {
-        Fact::Known(_) => Ok(session.engine.describe(Deadline::after(session.pilot.manifest.limits.engine))),
-        Fact::Unknown(why) => bail!("{why}"),
+        Observed::Known(_) => {
+            Ok(session.engine.describe(Deadline::after(session.pilot.manifest.limits.engine)))
+        }
+        Observed::Unknown(why) => bail!("{why}"),
     }
 }
 
 fn deployed(look: &Look) -> Result<String> {
     match &look.current {
         Some(release) if release.is_known_good() => Ok(format!("{} ({})", release.id, release.label)),
-        Some(release) => bail!("{} is {}", release.id, release.state.word()),
+        Some(release) => bail!("{} is {}", release.id, release.state.as_str()),
         None => bail!("none is recorded"),
     }
 }

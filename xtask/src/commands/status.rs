@@ -1,7 +1,7 @@
 //! `status`: what runs, where the gate stands and what differs from the release, on one screen.
 
 use crate::base::deadline::Deadline;
-use crate::base::fact::Fact;
+use crate::base::observed::Observed;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::gate::Gate;
 use crate::deploy::session::Session;
@@ -30,11 +30,11 @@ pub fn show(session: &Session, look: &Look) {
     let Look { now, current, drift, .. } = look;
     let out = &session.out;
     let release =
-        current.as_ref().map_or("none".into(), |r| format!("{} ({}, {})", r.id, r.label, r.state.word()));
+        current.as_ref().map_or("none".into(), |r| format!("{} ({}, {})", r.id, r.label, r.state.as_str()));
     out.say(format!("{}  release {release}", session.pilot.project));
     for name in session.pilot.services() {
         let state = match (&now.stack, now.service(name)) {
-            (Fact::Unknown(_), _) => "unknown",
+            (Observed::Unknown(_), _) => "unknown",
             (_, None) => "missing",
             (_, Some(service)) => service.state(),
         };
@@ -58,8 +58,8 @@ pub fn show(session: &Session, look: &Look) {
     };
     out.say(out.marked(good, &format!("{:<10} {words}", "gate")));
     match &now.holds {
-        Fact::Known(holds) => holds.iter().for_each(|hold| out.say(format!("             {hold}"))),
-        Fact::Unknown(why) => out.say(format!("             cannot tell whether it is held: {why}")),
+        Observed::Known(holds) => holds.iter().for_each(|hold| out.say(format!("             {hold}"))),
+        Observed::Unknown(why) => out.say(format!("             cannot tell whether it is held: {why}")),
     }
     let from = look.against().map(|release| format!("drift from {}", release.id));
     for difference in drift {

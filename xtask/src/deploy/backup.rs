@@ -184,14 +184,14 @@ pub fn numbered(service: &str, n: usize) -> String {
 /// Makes a backup by itself: listed once it is whole.
 pub fn keep(pilot: &Pilot, engine: &dyn Engine, what: Contents<'_>, deadline: Deadline) -> Result<Kept> {
     let id = pilot.state.next_id()?;
-    let half = pilot.state.backups().join(format!(".{id}"));
-    let made = create(pilot, engine, what, &half, deadline);
+    let staging = pilot.state.backups().join(format!(".{id}"));
+    let made = create(pilot, engine, what, &staging, deadline);
     if made.is_err() {
-        files::remove(&half).ok();
+        files::remove(&staging).ok();
     }
     let backup = made?;
     let dir = pilot.state.backups().join(&id);
-    std::fs::rename(&half, &dir).with_context(|| format!("cannot publish {}", dir.display()))?;
+    std::fs::rename(&staging, &dir).with_context(|| format!("cannot publish {}", dir.display()))?;
     Ok(Kept { id, dir, backup, run: None })
 }
 
@@ -258,11 +258,11 @@ pub fn retain(state: &StateDir, keep: usize) -> Result<Vec<Freed>> {
         sort.truncate(sort.len().saturating_sub(keep.max(1)));
         for kept in sort {
             // Out of the list first: a removal that is cut off leaves no half backup in it.
-            let half = kept.dir.with_file_name(format!(".old-{}", kept.id));
-            if let Err(error) = std::fs::rename(&kept.dir, &half) {
+            let staging = kept.dir.with_file_name(format!(".old-{}", kept.id));
+            if let Err(error) = std::fs::rename(&kept.dir, &staging) {
                 bail!("cannot remove {}: {error}", kept.dir.display());
             }
-            freed.push(Freed { what: format!("backup {}", kept.id), bytes: files::remove(&half)? });
+            freed.push(Freed { what: format!("backup {}", kept.id), bytes: files::remove(&staging)? });
         }
     }
     let folder = state.backups();

@@ -14,7 +14,7 @@ use anyhow::Result;
 /// Frees what is the pilot's own: images and builds that no release names, one-off containers that have
 /// ended, backups beyond retention, and what was cut off while it was made.
 pub fn free(pilot: &Pilot, images: &dyn Images, store: &Store, deadline: Deadline) -> Result<Vec<Freed>> {
-    let mut freed = store.remove_halves()?;
+    let mut freed = store.remove_unfinished()?;
     freed.extend(backup::retain(&pilot.state, pilot.manifest.limits.keep_backups)?);
     freed.extend(source::remove_worktrees(pilot)?);
     let other_commits = source::target_dir(pilot, Some(source::OTHER_COMMITS));

@@ -2,8 +2,8 @@
 //! particular to either stays with it.
 
 use crate::base::deadline::Deadline;
-use crate::base::fact::Fact;
 use crate::base::failure::{Failure, over_budget};
+use crate::base::observed::Observed;
 use crate::checks::smoke::verify;
 use crate::deploy::drift;
 use crate::deploy::drift::{Difference, Scenario};
@@ -45,7 +45,7 @@ impl<'a> Goal<'a> {
 }
 
 /// What an observation means for a goal.
-pub struct Outlook {
+pub struct Preview {
     /// What is.
     pub now: Observation,
     /// What differs.
@@ -58,11 +58,11 @@ pub struct Outlook {
     pub target: View,
 }
 
-impl Outlook {
+impl Preview {
     /// What was not seen because the budget ended is nobody's fault, and no reason to plan anything.
     pub fn in_time(self, deadline: Deadline) -> Result<Self> {
         match &self.now.stack {
-            Fact::Unknown(_) if deadline.passed() => {
+            Observed::Unknown(_) if deadline.passed() => {
                 let what = "the budget was used up before it was seen what runs".into();
                 Err(Failure { what, ..over_budget() }.into())
             }
@@ -73,7 +73,7 @@ impl Outlook {
 
 impl Session {
     /// Looks and plans; changes nothing.
-    pub fn outlook(&self, goal: &Goal<'_>, deadline: Deadline) -> Result<Outlook> {
+    pub fn preview(&self, goal: &Goal<'_>, deadline: Deadline) -> Result<Preview> {
         let target = self.by(goal.release)?;
         let running = self.running(deadline)?;
         let now = running.observe(target.engine.as_ref(), deadline);
@@ -81,7 +81,7 @@ impl Session {
     }
 
     /// What an observation means.
-    fn judge(&self, goal: &Goal<'_>, now: Observation, running: View, target: View) -> Outlook {
+    fn judge(&self, goal: &Goal<'_>, now: Observation, running: View, target: View) -> Preview {
         let env = target.env.as_ref().map(|env| env.map()).unwrap_or_default();
         let beside: Vec<&str> =
             target.pilot.manifest.observability.iter().map(|service| service.name.as_str()).collect();
@@ -98,27 +98,27 @@ impl Session {
             release: target.pilot.gateway(),
         };
         let plan = plan::make(&now, &drift, goal.release, &goal.intent, gateways);
-        Outlook { now, drift, plan, running, target }
+        Preview { now, drift, plan, running, target }
     }
 
     /// Brings the stack to the release and records that it is verified. Returns the plan that was executed; it
     /// is empty when there was nothing to do, which the checks have shown: the engine cannot see all.
-    pub fn bring_to(
+    pub fn converge(
         &self,
         goal: &mut Goal<'_>,
         run: &Run,
         deadline: Deadline,
         measured: &mut Measured,
     ) -> Result<Plan> {
-        let plan = self.converge(goal, run, deadline, measured)?;
+        let plan = self.plan_and_execute(goal, run, deadline, measured)?;
         if !plan.steps.is_empty() {
             return Ok(plan);
         }
         goal.known = self.look_closer(goal.release, deadline, measured)?;
-        if goal.known.is_empty() { Ok(plan) } else { self.converge(goal, run, deadline, measured) }
+        if goal.known.is_empty() { Ok(plan) } else { self.plan_and_execute(goal, run, deadline, measured) }
     }
 
-    fn converge(
+    fn plan_and_execute(
         &self,
         goal: &Goal<'_>,
         run: &Run,
@@ -130,12 +130,12 @@ impl Session {
         // gate could not be closed, so the gateway was stopped; a service that did not run turned out,
         // once it ran, to have a corrupt store.
         for attempt in 1..=PLANS {
-            let mut outlook = self.outlook(goal, deadline)?.in_time(deadline)?;
-            if self.takes_over_a_hold(&mut outlook.now, run) {
-                let Outlook { now, running, target, .. } = outlook;
-                outlook = self.judge(goal, now, running, target);
+            let mut preview = self.preview(goal, deadline)?.in_time(deadline)?;
+            if self.takes_over_a_hold(&mut preview.now, run) {
+                let Preview { now, running, target, .. } = preview;
+                preview = self.judge(goal, now, running, target);
             }
-            let Outlook { now, drift, mut plan, running, target } = outlook;
+            let Preview { now, drift, mut plan, running, target } = preview;
             scenarios.extend(&plan.scenarios);
             scenarios.sort_unstable();
             scenarios.dedup();
@@ -203,7 +203,7 @@ impl Session {
         if let Err(error) = hold.place(&self.ledger()) {
             self.out.note(format!("that hold is not recorded: {error:#}"));
         }
-        now.holds = Fact::Known(vec![hold]);
+        now.holds = Observed::Known(vec![hold]);
         true
     }
 

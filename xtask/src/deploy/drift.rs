@@ -1,8 +1,8 @@
 //! What differs between an observation and a release, and which scenarios that makes. Pure: values
 //! in, values out. Names of settings are told, their values never: some are secrets.
 
-use crate::base::fact::Fact;
 use crate::base::next::Next;
+use crate::base::observed::Observed;
 use crate::deploy::observe::{Observation, TreeEnv};
 use crate::host::HostCheck;
 use crate::release::description::{COMPOSE_FILE, Release};
@@ -32,7 +32,7 @@ pub enum Scenario {
 
 impl Scenario {
     /// As it is written.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Config => "config",
             Self::Version => "version",
@@ -187,8 +187,10 @@ pub fn drift(
 ) -> Vec<Difference> {
     let mut found = Vec::new();
     match &now.stack {
-        Fact::Unknown(why) => found.push(Difference::Unknown { what: "what runs".into(), why: why.clone() }),
-        Fact::Known(stack) => {
+        Observed::Unknown(why) => {
+            found.push(Difference::Unknown { what: "what runs".into(), why: why.clone() })
+        }
+        Observed::Known(stack) => {
             for (service, image) in &release.images {
                 service_drift(now, release, env, service, &mut found);
                 if !stack.data.contains(service) {
@@ -210,17 +212,17 @@ pub fn drift(
     found.extend(now.shortages.iter().map(short));
     let whole = |trouble: String| Difference::EnvFile { keys: Vec::new(), trouble: Some(trouble) };
     match &now.tree_env {
-        Fact::Known(TreeEnv::Fine(tree)) => {
+        Observed::Known(TreeEnv::Fine(tree)) => {
             let keys = differing(tree, env, true);
             if !keys.is_empty() {
                 found.push(Difference::EnvFile { keys, trouble: None });
             }
         }
-        Fact::Known(TreeEnv::Missing) => found.push(whole("missing".into())),
-        Fact::Known(TreeEnv::Malformed(why)) => found.push(whole(why.clone())),
-        Fact::Unknown(why) => found.push(whole(why.clone())),
+        Observed::Known(TreeEnv::Missing) => found.push(whole("missing".into())),
+        Observed::Known(TreeEnv::Malformed(why)) => found.push(whole(why.clone())),
+        Observed::Unknown(why) => found.push(whole(why.clone())),
     }
-    if let Fact::Known(tree) = &now.tree_compose
+    if let Observed::Known(tree) = &now.tree_compose
         && tree.as_ref() != release.files.get(COMPOSE_FILE)
     {
         found.push(Difference::ComposeFile);
@@ -386,13 +388,13 @@ pub mod tests {
             BTreeMap::from([("engine".to_owned(), "s".to_owned()), ("gateway".to_owned(), "s".to_owned())]);
         let data = ["engine".to_owned(), "gateway".to_owned()].into();
         let now = Observation {
-            stack: Fact::Known(Stack { services, images: vec!["e1".into(), "g1".into()], data }),
+            stack: Observed::Known(Stack { services, images: vec!["e1".into(), "g1".into()], data }),
             unseen: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             gate: Gate::Open,
-            holds: Fact::Known(Vec::new()),
-            tree_env: Fact::Known(TreeEnv::Fine(env.clone())),
-            tree_compose: Fact::Known(Some("sum".into())),
+            holds: Observed::Known(Vec::new()),
+            tree_env: Observed::Known(TreeEnv::Fine(env.clone())),
+            tree_compose: Observed::Known(Some("sum".into())),
             shortages: Vec::new(),
         };
         (now, release, env)
@@ -400,7 +402,7 @@ pub mod tests {
 
     /// Changes the instance of a service in an observation.
     pub fn change(now: &mut Observation, service: &str, how: impl FnOnce(&mut Instance)) {
-        if let Fact::Known(stack) = &mut now.stack {
+        if let Observed::Known(stack) = &mut now.stack {
             how(&mut stack.services.get_mut(service).unwrap().0[0]);
         }
     }
@@ -408,8 +410,8 @@ pub mod tests {
     /// What a service says, where the engine says what runs and where it does not.
     pub fn says(now: &mut Observation, service: &str, health: Health) {
         match &now.stack {
-            Fact::Known(_) => change(now, service, |instance| instance.health = Some(health)),
-            Fact::Unknown(_) => drop(now.unseen.insert(service.into(), health)),
+            Observed::Known(_) => change(now, service, |instance| instance.health = Some(health)),
+            Observed::Unknown(_) => drop(now.unseen.insert(service.into(), health)),
         }
     }
 
@@ -431,15 +433,15 @@ pub mod tests {
         assert_eq!(case(&|n| change(n, "engine", |s| s.image = "e2".into())), [Scenario::Version]);
         assert_eq!(case(&|n| change(n, "engine", |s| drop(s.env.remove("A")))), [Scenario::Config]);
         assert_eq!(case(&|n| change(n, "engine", |s| s.settings = "t".into())), [Scenario::Config]);
-        assert_eq!(case(&|n| n.tree_env = Fact::Known(TreeEnv::Missing)), [Scenario::Config]);
+        assert_eq!(case(&|n| n.tree_env = Observed::Known(TreeEnv::Missing)), [Scenario::Config]);
         assert_eq!(case(&|n| change(n, "engine", |s| s.state = "exited".into())), [Scenario::Host]);
-        assert_eq!(case(&|n| n.stack = Fact::Unknown("hung".into())), [Scenario::Host]);
+        assert_eq!(case(&|n| n.stack = Observed::Unknown("hung".into())), [Scenario::Host]);
         let ill = |reason: &str| Health::Unhealthy(reason.to_owned());
         let corrupt = || Health::StoreCorrupt("noise".to_owned());
         assert_eq!(case(&|n| says(n, "engine", corrupt())), [Scenario::Reset]);
         assert_eq!(case(&|n| says(n, "engine", ill("tired"))), [Scenario::Host]);
         let stack = |n: &mut Observation, how: &dyn Fn(&mut Stack)| {
-            if let Fact::Known(stack) = &mut n.stack {
+            if let Observed::Known(stack) = &mut n.stack {
                 how(stack);
             }
         };
@@ -452,7 +454,7 @@ pub mod tests {
             case(&|n| {
                 change(n, "engine", |s| s.image = "e2".into());
                 says(n, "engine", ill("tired"));
-                n.tree_env = Fact::Known(TreeEnv::Malformed("x:1:2".into()));
+                n.tree_env = Observed::Known(TreeEnv::Malformed("x:1:2".into()));
             }),
             [Scenario::Config, Scenario::Version]
         );
@@ -464,7 +466,7 @@ pub mod tests {
         let mut tree = env.clone();
         tree.insert("NEW".into(), "x".into());
         tree.insert("SECRET".into(), "other-hush".into());
-        now.tree_env = Fact::Known(TreeEnv::Fine(tree));
+        now.tree_env = Observed::Known(TreeEnv::Fine(tree));
         let found = drift(&now, &release, &env, &[]);
         let text = format!("{} {}", found[0], serde_json::to_string(&found).unwrap());
         assert!(text.contains("SECRET") && text.contains("NEW"), "{text}");

@@ -247,7 +247,7 @@ impl Tell for Event<'_> {
                 format!("drift from release {release}:\n{}", lines.join("\n"))
             }
             Self::Planned { plan } => {
-                let words: Vec<&str> = plan.scenarios.iter().map(|s| s.word()).collect();
+                let words: Vec<&str> = plan.scenarios.iter().map(|s| s.as_str()).collect();
                 let why = if words.is_empty() { String::new() } else { format!(" ({})", words.join(" + ")) };
                 format!("to release {}{why}:", plan.release)
             }

@@ -73,29 +73,31 @@ impl Execution<'_> {
     /// One step.
     fn run(&self, step: &Step, measured: &mut Measured) -> Result<Done> {
         let limits = &self.target.pilot.manifest.limits;
-        let question = self.deadline.within(limits.engine);
+        let query_deadline = self.deadline.within(limits.engine);
         let deploy = self.deadline.within(limits.deploy);
         let engine = self.target.engine.as_ref();
         let dir = self.store.dir(&self.release.id);
         match step {
-            Step::CloseGate => self.close_gate(question, measured)?,
-            Step::StopGateway => self.stop(&[self.running.pilot.gateway().to_owned()], question, measured)?,
-            Step::StopPublished { services } => self.stop(services, question, measured)?,
+            Step::CloseGate => self.close_gate(query_deadline, measured)?,
+            Step::StopGateway => {
+                self.stop(&[self.running.pilot.gateway().to_owned()], query_deadline, measured)?
+            }
+            Step::StopPublished { services } => self.stop(services, query_deadline, measured)?,
             Step::FreeSpace => return self.free_space(deploy),
             Step::Preserve { data } => return self.preserve(data),
             Step::TearDown => {
                 self.running.engine.down(Extent::Data, deploy)?;
-                let left = engine.resources(question)?;
+                let left = engine.resources(query_deadline)?;
                 ensure!(left.is_empty(), "still there after the teardown: {}", left.join(", "));
             }
             Step::LoadImages { services } => self.load(services, deploy)?,
             Step::Retag => {
                 self.store.set_current(&self.release.id)?;
-                engine.retag(self.release, question)?;
+                engine.retag(self.release, query_deadline)?;
             }
             Step::RestoreEnvFile => self.restore_env_file()?,
             Step::RemoveData { services } => {
-                services.iter().try_for_each(|s| self.running.engine.remove_data(s, question))?;
+                services.iter().try_for_each(|s| self.running.engine.remove_data(s, query_deadline))?;
             }
             Step::ReturnData { except } => self.return_data(&dir, except, &measured.past, deploy)?,
             Step::RestoreData { from, services } => self.restore_data(&dir, from, services, deploy)?,
@@ -111,10 +113,10 @@ impl Execution<'_> {
                 lockout::close_on_disk(self.target, self.store, &self.reason(), deploy)?;
                 measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
             }
-            Step::RemoveServices { services } => engine.remove(services, question)?,
+            Step::RemoveServices { services } => engine.remove(services, query_deadline)?,
             Step::Apply { force, .. } => self.apply(&dir, force, deploy)?,
             Step::Seed => self.seed()?,
-            Step::Watch => return self.watch(question),
+            Step::Watch => return self.watch(query_deadline),
             Step::Verify => self.verify(measured)?,
             Step::OpenGate => self.open_gate(measured)?,
             Step::KeepClosed { hold } => {

@@ -4,10 +4,10 @@
 //! closed again. What is said of the gate is what was seen. Called by `execute`, `rollback` and `kill-switch`.
 
 use crate::base::deadline::Deadline;
-use crate::base::fact::Fact;
 use crate::base::failure::{Exit, fail};
 use crate::base::http::Client;
 use crate::base::next::Next;
+use crate::base::observed::Observed;
 use crate::deploy::gate;
 use crate::deploy::gate::{Closer, Gate};
 use crate::deploy::observe::Observation;
@@ -97,7 +97,7 @@ pub fn shut(view: &View, now: &Observation, reason: &str, deadline: Deadline) ->
 /// Stops what lets the public in, and looks whether it is down: the gateway, or every published service where
 /// nobody knows which one that is.
 fn stop(view: &View, now: &Observation, deadline: Deadline) -> Result<Vec<String>> {
-    let Fact::Known(stack) = &now.stack else {
+    let Observed::Known(stack) = &now.stack else {
         let what = format!("the engine does not tell what runs: {}", now.stack.why());
         return Err(fail(Exit::Host, what, Next::xtask("host")));
     };
@@ -224,7 +224,7 @@ pub fn public(view: &View, deadline: Deadline) -> Public {
 
 /// The same from an observation that was just made.
 pub fn seen(view: &View, now: &Observation) -> Public {
-    if let Fact::Known(stack) = &now.stack {
+    if let Observed::Known(stack) = &now.stack {
         let published: Vec<&str> = stack
             .services
             .iter()

@@ -2,9 +2,9 @@
 //! the reason; nothing is guessed. Called by every command that looks.
 
 use crate::base::deadline::Deadline;
-use crate::base::fact::Fact;
 use crate::base::files;
 use crate::base::http::Client;
+use crate::base::observed::Observed;
 use crate::base::threads::joined;
 use crate::checks::endpoint::{Endpoint, endpoints};
 use crate::checks::health::health;
@@ -42,7 +42,7 @@ pub enum TreeEnv {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Observation {
     /// What the engine says.
-    pub stack: Fact<Stack>,
+    pub stack: Observed<Stack>,
     /// Where the services answer: as the engine says, or where it says nothing, by the env file.
     #[serde(skip)]
     pub endpoints: BTreeMap<String, Endpoint>,
@@ -51,12 +51,12 @@ pub struct Observation {
     /// The kill switch.
     pub gate: Gate,
     /// Who holds the gate closed.
-    pub holds: Fact<Vec<Hold>>,
+    pub holds: Observed<Vec<Hold>>,
     /// The env file in the tree; holds secrets.
     #[serde(skip)]
-    pub tree_env: Fact<TreeEnv>,
+    pub tree_env: Observed<TreeEnv>,
     /// Is the tree's compose file that of the running release?
-    pub tree_compose: Fact<Option<String>>,
+    pub tree_compose: Observed<Option<String>>,
     /// What is outside its limits on the host, as far as it costs nothing to know.
     pub shortages: Vec<HostCheck>,
 }
@@ -70,8 +70,8 @@ impl Observation {
     /// The instances of a service that is missed: the error is why there is none.
     pub fn instances(&self, name: &str) -> Result<&[Instance]> {
         let stack = match &self.stack {
-            Fact::Known(stack) => stack,
-            Fact::Unknown(why) => bail!("{why}"),
+            Observed::Known(stack) => stack,
+            Observed::Unknown(why) => bail!("{why}"),
         };
         let found = stack.services.get(name).map(|service| service.0.as_slice()).unwrap_or_default();
         ensure!(!found.is_empty(), "{name} is not there");
@@ -101,13 +101,13 @@ pub fn observe(
     env: Option<&EnvFile>,
     deadline: Deadline,
 ) -> Observation {
-    let mut stack = Fact::from(stack(runtime, stored, deadline.within(pilot.manifest.limits.engine)));
+    let mut stack = Observed::from(stack(runtime, stored, deadline.within(pilot.manifest.limits.engine)));
     let endpoints: BTreeMap<String, Endpoint> = match &stack {
-        Fact::Known(stack) => {
+        Observed::Known(stack) => {
             let own = |name: &str| Some((name.to_owned(), Endpoint::any_of(stack.services.get(name)?)?));
             pilot.services().filter_map(own).collect()
         }
-        Fact::Unknown(_) => env.and_then(|env| endpoints(pilot, env).ok()).unwrap_or_default(),
+        Observed::Unknown(_) => env.and_then(|env| endpoints(pilot, env).ok()).unwrap_or_default(),
     };
     let client = |endpoint: &Endpoint| endpoint.client(pilot, pilot.manifest.limits.probe);
     let mut unseen = BTreeMap::new();
@@ -117,8 +117,8 @@ pub fn observe(
             None => Gate::Unknown("the gateway does not run".into()),
         });
         match &mut stack {
-            Fact::Known(stack) => ask(pilot, stack, client),
-            Fact::Unknown(_) => {
+            Observed::Known(stack) => ask(pilot, stack, client),
+            Observed::Unknown(_) => {
                 let jobs: Vec<_> = endpoints
                     .iter()
                     .map(|(name, endpoint)| (name, scope.spawn(|| health(&client(endpoint)))))

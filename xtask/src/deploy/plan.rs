@@ -1,7 +1,7 @@
 //! The plan of a deployment or a rollback: its steps, in order. `make` is pure: it decides all that
 //! is to be decided, and `--plan` prints the very value that `execute` runs.
 
-use crate::base::fact::Fact;
+use crate::base::observed::Observed;
 use crate::deploy::drift::{Difference, Scenario};
 use crate::deploy::gate::Gate;
 use crate::deploy::observe::Observation;
@@ -80,8 +80,8 @@ pub fn make(
     let way = Way { now, drift, release, intent, gateways, rollback };
     let steps = match &now.stack {
         _ if way.is_there() => Vec::new(),
-        Fact::Unknown(_) => way.ask_the_engine(),
-        Fact::Known(_) => [way.close(), way.keep(), way.change(), way.verify_and_open()].concat(),
+        Observed::Unknown(_) => way.ask_the_engine(),
+        Observed::Known(_) => [way.close(), way.keep(), way.change(), way.verify_and_open()].concat(),
     };
     Plan { release: release.id.clone(), scenarios, steps }
 }
@@ -395,7 +395,7 @@ mod tests {
     fn a_whole_reset_backs_up_all_that_there_is_and_tears_down_before_anything_is_made() {
         let p = plan(
             |n| {
-                if let Fact::Known(stack) = &mut n.stack {
+                if let Observed::Known(stack) = &mut n.stack {
                     stack.data.insert("prometheus".into());
                 }
             },
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn with_the_engine_gone_the_gate_is_closed_only_where_something_is_wrong() {
-        let gone = |n: &mut Observation| n.stack = Fact::Unknown("hung".into());
+        let gone = |n: &mut Observation| n.stack = Observed::Unknown("hung".into());
         let well = plan(gone, &[]);
         assert_eq!(well.steps, [Step::Preserve { data: Vec::new() }, Step::AskEngine]);
         let sick = plan(
@@ -475,7 +475,7 @@ mod tests {
     #[test]
     fn a_hold_keeps_the_gate_closed_and_is_lifted_only_where_it_stood() {
         let hold = Hold::mine("bad answers");
-        let held = |n: &mut Observation| n.holds = Fact::Known(vec![hold.clone()]);
+        let held = |n: &mut Observation| n.holds = Observed::Known(vec![hold.clone()]);
         let closed = |n: &mut Observation| {
             held(n);
             n.gate = Gate::Closed("bad answers".into());
@@ -486,7 +486,7 @@ mod tests {
         let p = plan(held, &[]);
         assert_eq!(p.steps[0], Step::CloseGate);
         assert!(matches!(p.steps.last(), Some(Step::KeepClosed { hold }) if hold.contains("bad answers")));
-        let p = plan(|n| n.holds = Fact::Unknown("no such disk".into()), &[]);
+        let p = plan(|n| n.holds = Observed::Unknown("no such disk".into()), &[]);
         assert!(matches!(p.steps.last(), Some(Step::KeepClosed { hold }) if hold.contains("no such disk")));
         // Lifted by its id, and no other with it.
         let (mut now, release, _) = matching();
@@ -496,7 +496,7 @@ mod tests {
         assert_eq!(make(&now, &[], &release, &intent, SAME).steps.last(), Some(&Step::OpenGate));
         let mut other = Hold::mine("another");
         other.id = "another".into();
-        now.holds = Fact::Known(vec![hold, other]);
+        now.holds = Observed::Known(vec![hold, other]);
         let p = make(&now, &[], &release, &Intent { named: &[Scenario::Config], ..intent }, SAME);
         assert!(matches!(p.steps.last(), Some(Step::KeepClosed { hold }) if hold.contains("another")));
     }
@@ -518,7 +518,7 @@ mod tests {
     fn a_service_that_the_release_does_not_have_is_removed_after_the_evidence() {
         let p = plan(
             |n| {
-                if let Fact::Known(stack) = &mut n.stack {
+                if let Observed::Known(stack) = &mut n.stack {
                     let more = stack.services["engine"].clone();
                     stack.services.insert("search".into(), more);
                 }
@@ -555,14 +555,14 @@ mod tests {
         };
         assert!(!changed(&|n| n.gate = Gate::Closed("maintenance".into())).is_empty());
         assert!(!changed(&|n| change(n, "engine", |s| s.state = "exited".into())).is_empty());
-        assert!(!changed(&|n| n.stack = Fact::Unknown("hung".into())).is_empty());
+        assert!(!changed(&|n| n.stack = Observed::Unknown("hung".into())).is_empty());
     }
 
     #[test]
     fn lost_images_are_loaded_before_the_tags_move() {
         let p = plan(
             |n| {
-                if let Fact::Known(stack) = &mut n.stack {
+                if let Observed::Known(stack) = &mut n.stack {
                     stack.images.clear();
                     stack.services.clear();
                 }

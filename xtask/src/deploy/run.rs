@@ -3,9 +3,9 @@
 //! the clock. Here a run begins, or one that was cut off is taken up again, and its journal is read for what
 //! it proves: was the gate opened, which originals are gone, where their copies are. Nothing is executed here.
 
-use crate::base::fact::Fact;
 use crate::base::files;
 use crate::base::files::Mode;
+use crate::base::observed::Observed;
 use crate::deploy::drift::Scenario;
 use crate::deploy::gate;
 use crate::deploy::step::Step;
@@ -40,7 +40,7 @@ pub enum Command {
 
 impl Command {
     /// As the user types it.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Rollback => "rollback",
             Self::Reset => "reset",
@@ -97,12 +97,12 @@ impl Request {
 
     /// The words that ask for it again.
     pub fn words(&self) -> Vec<String> {
-        let mut words: Vec<String> = self.command.word().split(' ').map(str::to_owned).collect();
+        let mut words: Vec<String> = self.command.as_str().split(' ').map(str::to_owned).collect();
         if let Some(to) = self.to.as_ref().filter(|_| self.command == Command::Rollback) {
             words.extend(["--to".to_owned(), to.clone()]);
         }
         for scenario in self.scenarios.iter().filter(|_| self.command == Command::Rollback) {
-            words.extend(["--scenario".to_owned(), scenario.word().to_owned()]);
+            words.extend(["--scenario".to_owned(), scenario.as_str().to_owned()]);
         }
         if self.keep_data {
             words.push("--keep-data".into());
@@ -305,7 +305,7 @@ impl Run {
     }
 
     /// The same while somebody holds the gate: what that person gave as the reason stays.
-    pub fn reason_under(&self, holds: &Fact<Vec<Hold>>) -> String {
+    pub fn reason_under(&self, holds: &Observed<Vec<Hold>>) -> String {
         let hold = holds.known().and_then(|holds| Hold::first_of(holds, &self.request.lift));
         hold.map_or_else(|| self.reason(), |hold| hold.reason.clone())
     }

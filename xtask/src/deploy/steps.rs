@@ -35,11 +35,11 @@ use std::time::Duration;
 const WATCH: Duration = Duration::from_secs(1);
 
 impl Execution<'_> {
-    pub(super) fn close_gate(&self, question: Deadline, measured: &mut Measured) -> Result<()> {
+    pub(super) fn close_gate(&self, query_deadline: Deadline, measured: &mut Measured) -> Result<()> {
         let client = self.now.gateway(&self.running.pilot, lockout::REQUEST);
         // Closed already: whoever closed it gave a reason, which stays.
         if client.is_none_or(|client| gate::prove_closed(&client).is_err()) {
-            let closed = lockout::shut(self.running, self.now, &self.reason(), question)?;
+            let closed = lockout::shut(self.running, self.now, &self.reason(), query_deadline)?;
             if let Closed::Stopped { .. } = closed {
                 measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
                 bail!(Stale(closed.to_string()));
@@ -52,10 +52,10 @@ impl Execution<'_> {
     pub(super) fn stop(
         &self,
         services: &[String],
-        question: Deadline,
+        query_deadline: Deadline,
         measured: &mut Measured,
     ) -> Result<()> {
-        services.iter().try_for_each(|service| self.running.engine.stop(service, question))?;
+        services.iter().try_for_each(|service| self.running.engine.stop(service, query_deadline))?;
         measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
         Ok(())
     }

@@ -25,7 +25,7 @@ pub enum Kind {
 
 impl Kind {
     /// As it is written.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Compose => "compose",
             Self::Process => "process",

@@ -88,7 +88,7 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
         }
     };
     let files = pack_files(&root.join("pilot-deploy"), env)?;
-    record(session, Parts { label, commit, engine: session.engine.kind().word(), images, inputs, files })
+    record(session, Parts { label, commit, engine: session.engine.kind().as_str(), images, inputs, files })
 }
 
 /// Checksum of all that goes into the images: the program, how it is wrapped, what is baked in.
@@ -114,7 +114,7 @@ fn made_before(
     let Session { engine, store, .. } = session;
     let (mut made, _) = store.list()?;
     made.retain(|release| {
-        release.engine == engine.kind().word() && release.inputs.as_deref() == Some(inputs)
+        release.engine == engine.kind().as_str() && release.inputs.as_deref() == Some(inputs)
     });
     if made.is_empty() {
         return Ok(None);
@@ -155,7 +155,7 @@ pub fn variant(session: &Session, base: &Release, replaced: BTreeMap<String, Pat
         base.files.keys().map(|name| (name.clone(), session.store.file(&base.id, name))).collect();
     files.extend(replaced);
     let base = base.clone();
-    let engine = session.engine.kind().word();
+    let engine = session.engine.kind().as_str();
     let Release { label, commit, images, inputs, .. } = base;
     record(session, Parts { label, commit, engine, images, inputs, files })
 }

@@ -3,11 +3,11 @@
 //! written. Also the end of a command that could not even begin because it has nowhere to go.
 
 use crate::base::deadline::Deadline;
-use crate::base::fact::Fact;
 use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::files;
 use crate::base::files::Mode;
 use crate::base::next::Next;
+use crate::base::observed::Observed;
 use crate::checks::smoke::verify;
 use crate::checks::target::Target;
 use crate::deploy::backup;
@@ -59,7 +59,7 @@ pub fn conclude(
         finished = finished.then(Some(&next), session.out.context());
         finished.public =
             Some(secure(session, run, measured).unwrap_or_else(|e| Public::Unknown(format!("{e:#}"))));
-        finished.hold = Fact::from(hold::standing(&session.ledger())).held(&[]);
+        finished.hold = Observed::from(hold::standing(&session.ledger())).held(&[]);
         match run.owes(&measured.past) {
             Ok(Some(cut)) => tell_where_data_is(session, &cut),
             Ok(None) => {}
@@ -151,7 +151,7 @@ pub fn nowhere_to_go(session: &Session, request: &run::Request, error: anyhow::E
     }
     session.out.note(format!("what runs is not well, and there is no release to go back to: {wrong:#}"));
     let exit = match exit_of(&error) {
-        _ if matches!(now.stack, Fact::Unknown(_)) => Exit::Host,
+        _ if matches!(now.stack, Observed::Unknown(_)) => Exit::Host,
         Exit::Usage => Exit::NotRestored,
         exit => exit,
     };
@@ -165,8 +165,8 @@ pub fn nowhere_to_go(session: &Session, request: &run::Request, error: anyhow::E
 /// error says what is wrong, or what cannot be told.
 fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) -> Result<()> {
     let stack = match &now.stack {
-        Fact::Known(stack) => stack,
-        Fact::Unknown(why) => bail!("the engine does not tell what runs: {why}"),
+        Observed::Known(stack) => stack,
+        Observed::Unknown(why) => bail!("the engine does not tell what runs: {why}"),
     };
     ensure!(now.gate == Gate::Open || now.holds.held(&[]).is_some(), "the gate is not open");
     for service in view.pilot.services() {

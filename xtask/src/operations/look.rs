@@ -2,13 +2,13 @@
 //! the same: what is, how it differs from where a rollback would go, and what that would do. Changes nothing.
 
 use crate::base::deadline::Deadline;
-use crate::base::fact::Fact;
 use crate::base::failure::Exit;
 use crate::base::next::Next;
+use crate::base::observed::Observed;
 use crate::base::secrets;
 use crate::base::threads::joined;
 use crate::deploy::converge::Goal;
-use crate::deploy::converge::Outlook;
+use crate::deploy::converge::Preview;
 use crate::deploy::drift::{Difference, Scenario, scenarios};
 use crate::deploy::gate::Gate;
 use crate::deploy::observe::{Observation, observe};
@@ -33,18 +33,18 @@ pub struct Look {
     /// What a rollback would do.
     pub plan: Option<Plan>,
     /// Streams that run.
-    pub sessions: Fact<Value>,
+    pub sessions: Observed<Value>,
     /// Last log lines of each service, secrets masked; of none where none were asked for.
-    pub logs: BTreeMap<String, Fact<Vec<String>>>,
+    pub logs: BTreeMap<String, Observed<Vec<String>>>,
 }
 
 /// Looks at the pilot and reads so many log lines of each service, which may be none.
 pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
     let (current, target, trouble) = releases(session);
-    let plain = |release| session.outlook(&Goal::plain(release, Purpose::Rollback), deadline);
-    let outlook = target.as_ref().or(current.as_ref()).map(plain);
-    let (now, mut drift, plan) = match outlook {
-        Some(Ok(Outlook { now, drift, plan, .. })) => (now, drift, target.is_some().then_some(plan)),
+    let plain = |release| session.preview(&Goal::plain(release, Purpose::Rollback), deadline);
+    let preview = target.as_ref().or(current.as_ref()).map(plain);
+    let (now, mut drift, plan) = match preview {
+        Some(Ok(Preview { now, drift, plan, .. })) => (now, drift, target.is_some().then_some(plan)),
         other => {
             let env = session.pilot.env().ok();
             let now = observe(
@@ -113,12 +113,12 @@ impl Look {
             && !held
             && same;
         match &self.now.stack {
-            Fact::Unknown(_) => (Exit::Host, Some(Next::xtask("host"))),
-            Fact::Known(_) if well => (Exit::Ok, None),
-            Fact::Known(_) if self.target.is_none() => (Exit::NotRestored, Some(Next::xtask("up"))),
+            Observed::Unknown(_) => (Exit::Host, Some(Next::xtask("host"))),
+            Observed::Known(_) if well => (Exit::Ok, None),
+            Observed::Known(_) if self.target.is_none() => (Exit::NotRestored, Some(Next::xtask("up"))),
             // As it should be, but for a person who holds the gate closed.
-            Fact::Known(_) if held && same => (Exit::NotRestored, Some(Next::xtask("kill-switch off"))),
-            Fact::Known(_) => (Exit::NotRestored, Some(Next::xtask("rollback"))),
+            Observed::Known(_) if held && same => (Exit::NotRestored, Some(Next::xtask("kill-switch off"))),
+            Observed::Known(_) => (Exit::NotRestored, Some(Next::xtask("rollback"))),
         }
     }
 

@@ -170,10 +170,10 @@ fn begin(run: &Run, session: &Session) {
     }
     session.out.event(&Event::Started {
         version: 1,
-        command: run.request.command.word(),
+        command: run.request.command.as_str(),
         rollback: Some(&run.id),
         project: &session.pilot.project,
-        engine: session.engine.kind().word(),
+        engine: session.engine.kind().as_str(),
         at_ms: now_ms(),
         resumed: run.resumed(),
     });
@@ -301,7 +301,7 @@ impl Attempt<'_> {
 
     fn try_release(&mut self, mut goal: Goal<'_>) -> Result<()> {
         let session = self.session;
-        let plan = session.bring_to(&mut goal, self.run, self.deadline, &mut self.measured)?;
+        let plan = session.converge(&mut goal, self.run, self.deadline, &mut self.measured)?;
         if plan.steps.is_empty() {
             self.finished.outcome = Some(Outcome::NothingToDo);
             return Ok(());
@@ -371,7 +371,7 @@ fn targets(request: &Request, session: &Session) -> Result<Targets> {
     };
     if release.state != State::KnownGood && request.backup.is_none() {
         let reason = release.reason.as_deref().unwrap_or("it was never verified");
-        let what = format!("release {} is {}: {reason}", release.id, release.state.word());
+        let what = format!("release {} is {}: {reason}", release.id, release.state.as_str());
         return Err(fail(Exit::Usage, what, Next::xtask("releases list")));
     }
     if let Err(error) = session.store.check_files(&release) {
@@ -393,7 +393,7 @@ fn no_release(session: &Session) -> anyhow::Error {
     {
         what = format!("{what}; the running pilot was deployed from {state}");
         let project = &session.pilot.project;
-        let engine = session.engine.kind().word();
+        let engine = session.engine.kind().as_str();
         let whose = Whose::new(Some(project), Some(Path::new(state)), Some(engine));
         next = Next::shell(whose.xtask("rollback"));
     }
@@ -414,23 +414,23 @@ fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result
     let named = named(request, session)?;
     let intent =
         Intent { purpose: Purpose::Rollback, named: &named, data: data(request), lift: &request.lift };
-    let outlook = session.outlook(&Goal { release, intent, known: Vec::new() }, deadline)?;
-    let outlook = outlook.in_time(deadline)?;
-    session.out.event(&Event::Drift { release: &release.id, differences: &outlook.drift });
-    session.out.event(&Event::Planned { plan: &outlook.plan });
-    for (n, step) in outlook.plan.steps.iter().enumerate() {
+    let preview = session.preview(&Goal { release, intent, known: Vec::new() }, deadline)?;
+    let preview = preview.in_time(deadline)?;
+    session.out.event(&Event::Drift { release: &release.id, differences: &preview.drift });
+    session.out.event(&Event::Planned { plan: &preview.plan });
+    for (n, step) in preview.plan.steps.iter().enumerate() {
         session.out.say(format!("  {}. {step}", n + 1));
     }
-    if outlook.plan.steps.is_empty() {
+    if preview.plan.steps.is_empty() {
         session.out.say("  nothing to do");
     }
-    let hold = outlook.now.holds.held(&[]);
+    let hold = preview.now.holds.held(&[]);
     if let Some(hold) = &hold {
         session.out.say(format!("  the gate is {hold}"));
     }
     Ok(Finished {
         release: Some(release.id.clone()),
-        scenarios: outlook.plan.scenarios,
+        scenarios: preview.plan.scenarios,
         held: hold.is_some(),
         hold,
         ..Finished::plain(Exit::Ok)

@@ -9,7 +9,7 @@ use crate::base::next::Next;
 use crate::base::ports;
 use crate::deploy::backup;
 use crate::deploy::converge::Goal;
-use crate::deploy::converge::Outlook;
+use crate::deploy::converge::Preview;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::execution::Measured;
 use crate::deploy::plan::Purpose;
@@ -71,13 +71,13 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     })?;
     let deadline = Deadline::from(Instant::now(), pilot.manifest.limits.budget);
     let mut goal = Goal::plain(&release, Purpose::Deploy);
-    let outlook = session.outlook(&goal, deadline)?.in_time(deadline)?;
-    if outlook.plan.steps.is_empty() {
+    let preview = session.preview(&goal, deadline)?.in_time(deadline)?;
+    if preview.plan.steps.is_empty() {
         // The release that was made is the one that runs: it is looked at, and left alone where it is well.
         let mut measured = Measured::default();
         goal.known = session.look_closer(&release, deadline, &mut measured)?;
         if goal.known.is_empty() {
-            return nothing_changed(&release, &outlook, &measured);
+            return nothing_changed(&release, &preview, &measured);
         }
     }
     deploy(goal, args, &engine, session, deadline)
@@ -86,7 +86,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
 fn started<'a>(session: &'a Session, engine: &'a str, run: Option<&'a Run>) -> Event<'a> {
     Event::Started {
         version: 1,
-        command: Command::Up.word(),
+        command: Command::Up.as_str(),
         rollback: run.map(|run| run.id.as_str()),
         project: &session.pilot.project,
         engine,
@@ -95,8 +95,8 @@ fn started<'a>(session: &'a Session, engine: &'a str, run: Option<&'a Run>) -> E
     }
 }
 
-fn nothing_changed(release: &Release, outlook: &Outlook, measured: &Measured) -> Result<Finished> {
-    let hold = outlook.now.holds.held(&[]);
+fn nothing_changed(release: &Release, preview: &Preview, measured: &Measured) -> Result<Finished> {
+    let hold = preview.now.holds.held(&[]);
     let exit = if hold.is_some() { Exit::Held } else { Exit::Ok };
     Ok(Finished {
         outcome: Some(Outcome::NothingToDo),
@@ -125,7 +125,7 @@ fn deploy(
     session.out.record(&started(session, engine, Some(&run)));
     ending::tell_of_cut_off(session, &run);
     let mut measured = Measured { past: run.past.clone().unwrap_or_default(), ..Measured::default() };
-    let ended = session.bring_to(&mut goal, &run, deadline, &mut measured);
+    let ended = session.converge(&mut goal, &run, deadline, &mut measured);
     let nothing = ended.as_ref().is_ok_and(|plan| plan.steps.is_empty());
     let ended = ended.map(drop);
     let finished = Finished {

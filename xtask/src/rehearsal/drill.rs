@@ -51,7 +51,7 @@ enum FaultName {
 }
 
 impl FaultName {
-    fn word(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::IgnoreSigterm => "ignore-sigterm",
             Self::CrashLoop => "crash-loop",
@@ -70,7 +70,7 @@ pub fn run(args: &Args, asked: Option<Kind>, real: &Pilot, out: Output) -> Resul
     out.say("1. a good release, in a project of its own");
     let rehearsal = Rehearsal::begin(real, asked, out, args.keep)?;
     let session = &rehearsal.session;
-    let fault = args.fault.unwrap_or(FaultName::Error5xx).word();
+    let fault = args.fault.unwrap_or(FaultName::Error5xx).as_str();
     let bad_env: &[(&str, &str)] = match args.fault {
         None => &[("USE_SIMULATION", "false"), ("ENABLE_CACHE", "true")],
         Some(_) => &[],

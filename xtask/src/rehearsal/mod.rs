@@ -79,7 +79,7 @@ impl Rehearsal {
         clear_old(&pilot)?;
         let alive = Ledger::new(&pilot.state.drill()).lock("drill")?;
         let engine = engine::choose(&pilot, asked)?;
-        files::write(&pilot.state.drill_engine(), engine.kind().word().as_bytes(), Mode::Plain)?;
+        files::write(&pilot.state.drill_engine(), engine.kind().as_str().as_bytes(), Mode::Plain)?;
         if keep {
             files::write(&pilot.state.drill_kept(), b"", Mode::Plain)?;
         } else {
@@ -90,7 +90,7 @@ impl Rehearsal {
                 }
             });
         }
-        let word = Some(engine.kind().word());
+        let word = Some(engine.kind().as_str());
         let out = out.of(Whose::new(Some(&pilot.project), Some(pilot.state.path()), word));
         let store = Store::new(&pilot.state);
         let rehearsal = Self { session: Session { pilot, engine, store, out }, keep, _alive: alive };
@@ -122,7 +122,7 @@ impl Rehearsal {
         let dir = self.by_hand();
         files::copy(path, &dir.join(ENV_FILE), Mode::Private)?;
         files::copy(&pilot.pack.join(&pilot.manifest.compose_file), &dir.join(COMPOSE_FILE), Mode::Plain)?;
-        let bad = Release::unrecorded("by-hand", engine.kind().word(), images);
+        let bad = Release::unrecorded("by-hand", engine.kind().as_str(), images);
         let deadline = Deadline::after(PART);
         engine.retag(&bad, deadline)?;
         engine.apply(&bad, &dir, &[], deadline)
@@ -139,7 +139,7 @@ impl Rehearsal {
         let pilot = &self.session.pilot;
         let format = if self.session.out.is_json() { "json" } else { "text" };
         let me = files::this_program()?;
-        let kind = self.session.engine.kind().word();
+        let kind = self.session.engine.kind().as_str();
         let words = ["--project", &pilot.project, "--engine", kind, "--format", format, "rollback"];
         let command = proc::cmd(me, &words)
             .dir(&pilot.root)

@@ -33,7 +33,7 @@ pub enum State {
 
 impl State {
     /// As it is written in output.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Candidate => "candidate",
             Self::KnownGood => "known-good",

@@ -113,16 +113,16 @@ pub fn export(pilot: &Pilot, store: &Store, release: &Release, to: &Path) -> Res
         release: release.id.clone(),
         sizes: Some(sizes.clone()),
     };
-    let half = to.with_extension(format!("{}.new", std::process::id()));
-    files::write(&half, b"", Mode::Private)?;
-    let packed = pack(&half, &index, &paths, deadline).and_then(|()| {
-        let mut written = Archive::open(&half, deadline)?.sizes();
+    let staging = to.with_extension(format!("{}.new", std::process::id()));
+    files::write(&staging, b"", Mode::Private)?;
+    let packed = pack(&staging, &index, &paths, deadline).and_then(|()| {
+        let mut written = Archive::open(&staging, deadline)?.sizes();
         written.remove(INDEX);
         ensure!(written == sizes, "a file of release {} changed while it was packed", release.id);
-        std::fs::rename(&half, to).with_context(|| format!("cannot write {}", to.display()))
+        std::fs::rename(&staging, to).with_context(|| format!("cannot write {}", to.display()))
     });
     if packed.is_err() {
-        files::remove(&half).ok();
+        files::remove(&staging).ok();
     }
     packed
 }

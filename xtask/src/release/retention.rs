@@ -17,8 +17,8 @@ impl Store {
         for path in self.state.imports()? {
             let (known, broken) = self.list()?;
             let named = |id: &str| known.iter().any(|r| r.images.values().any(|image| image.id == id));
-            let half = Self::new(&StateDir::new(&path)).list()?.0;
-            for image in half.iter().flat_map(|r| r.images.values()).filter(|_| broken.is_empty()) {
+            let staging = Self::new(&StateDir::new(&path)).list()?.0;
+            for image in staging.iter().flat_map(|r| r.images.values()).filter(|_| broken.is_empty()) {
                 if !named(&image.id) {
                     files::remove(&self.archive(&image.id))?;
                 }
@@ -30,13 +30,13 @@ impl Store {
 
     /// Removes what was cut off while it was made: releases that were never published, archives that were
     /// not written to their end.
-    pub fn remove_halves(&self) -> Result<Vec<Freed>> {
+    pub fn remove_unfinished(&self) -> Result<Vec<Freed>> {
         let mut freed = self.remove_cut_off_imports()?;
-        for (folder, half) in [
-            (self.state.releases(), is_half_release as fn(&str) -> bool),
-            (self.state.images(), is_half_archive),
+        for (folder, is_staged) in [
+            (self.state.releases(), is_staged_release as fn(&str) -> bool),
+            (self.state.images(), is_staged_archive),
         ] {
-            for name in files::names(&folder)?.iter().filter(|name| half(name)) {
+            for name in files::names(&folder)?.iter().filter(|name| is_staged(name)) {
                 let path = folder.join(name);
                 freed.push(Freed {
                     what: format!("cut off: {}", path.display()),
@@ -67,9 +67,9 @@ impl Store {
         for release in &gone {
             let path = self.dir(&release.id);
             // Out of the list first: a removal that is cut off leaves no half release in it.
-            let half = self.dir(&format!(".{}-old", release.id));
-            std::fs::rename(&path, &half).with_context(|| format!("cannot remove {}", path.display()))?;
-            freed.push(Freed { what: format!("release {}", release.id), bytes: files::remove(&half)? });
+            let staging = self.dir(&format!(".{}-old", release.id));
+            std::fs::rename(&path, &staging).with_context(|| format!("cannot remove {}", path.display()))?;
+            freed.push(Freed { what: format!("release {}", release.id), bytes: files::remove(&staging)? });
         }
         let left: Vec<&Release> =
             good.iter().chain(&other).filter(|r| !gone.iter().any(|g| g.id == r.id)).collect();
@@ -103,11 +103,11 @@ fn surplus(releases: &[Release], keep: usize) -> Vec<Release> {
     gone
 }
 
-fn is_half_release(name: &str) -> bool {
+fn is_staged_release(name: &str) -> bool {
     name.starts_with('.')
 }
 
-fn is_half_archive(name: &str) -> bool {
+fn is_staged_archive(name: &str) -> bool {
     name.ends_with(".new")
 }
 

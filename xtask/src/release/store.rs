@@ -172,12 +172,12 @@ impl Store {
         save: impl Fn(&Image, &Path) -> Result<()> + Sync,
     ) -> Result<Release> {
         let id = self.free_id()?;
-        let half = self.dir(&format!(".{id}"));
-        files::remove(&half)?;
+        let staging = self.dir(&format!(".{id}"));
+        files::remove(&staging)?;
         let mut sums = BTreeMap::new();
         for (name, from) in &parts.files {
             let mode = if name == ENV_FILE { Mode::Private } else { Mode::Plain };
-            sums.insert(name.clone(), files::copy(from, &half.join(name), mode)?);
+            sums.insert(name.clone(), files::copy(from, &staging.join(name), mode)?);
         }
         let images = self.save_archives(parts.images, save)?;
         let release = Release {
@@ -188,8 +188,8 @@ impl Store {
             ..Release::unrecorded(&parts.label, parts.engine, images)
         };
         let release = Release { id: id.clone(), ..release };
-        files::write_json(&half.join(DESCRIPTION), &release, Mode::Plain)?;
-        std::fs::rename(&half, self.dir(&id)).with_context(|| format!("cannot publish release {id}"))?;
+        files::write_json(&staging.join(DESCRIPTION), &release, Mode::Plain)?;
+        std::fs::rename(&staging, self.dir(&id)).with_context(|| format!("cannot publish release {id}"))?;
         Ok(release)
     }
 
@@ -237,11 +237,11 @@ impl Store {
         let sum = if path.exists() { Some(files::sha256(&path)?) } else { None };
         if sum.is_none() || sum.as_deref() != recorded {
             files::make_folder(&self.state.images())?;
-            let half = path.with_extension(format!("{}.new", std::process::id()));
-            save(image, &half)?;
-            std::fs::File::open(&half)
+            let staging = path.with_extension(format!("{}.new", std::process::id()));
+            save(image, &staging)?;
+            std::fs::File::open(&staging)
                 .and_then(|f| f.sync_all())
-                .and_then(|()| std::fs::rename(&half, &path))
+                .and_then(|()| std::fs::rename(&staging, &path))
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         files::sha256(&path)
@@ -257,10 +257,10 @@ impl Store {
             files::copy(&me, &path, Mode::Program)?;
         }
         let link = self.state.newest_program();
-        let half = link.with_file_name(".xtask.new");
-        std::fs::remove_file(&half).ok();
-        std::os::unix::fs::symlink(Path::new("bin").join(&sum), &half)
-            .and_then(|()| std::fs::rename(&half, &link))
+        let staging = link.with_file_name(".xtask.new");
+        std::fs::remove_file(&staging).ok();
+        std::os::unix::fs::symlink(Path::new("bin").join(&sum), &staging)
+            .and_then(|()| std::fs::rename(&staging, &link))
             .with_context(|| format!("cannot make {}", link.display()))?;
         Ok(sum)
     }

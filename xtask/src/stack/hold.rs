@@ -3,8 +3,8 @@
 //! cannot be read still stands. Records are in the `ledger`; nothing here talks to a gateway.
 
 use crate::base::deadline::now_ms;
-use crate::base::fact::Fact;
 use crate::base::files;
+use crate::base::observed::Observed;
 use crate::stack::ledger::{Ledger, Record};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -134,7 +134,7 @@ pub fn standing(ledger: &Ledger) -> Result<Vec<Hold>> {
     Ok(all)
 }
 
-impl Fact<Vec<Hold>> {
+impl Observed<Vec<Hold>> {
     /// What keeps the gate closed, in words, but for holds that are to be lifted. A hold that cannot be told is one.
     pub fn held(&self, lift: &[String]) -> Option<String> {
         match self {

@@ -85,13 +85,13 @@ impl Ledger {
         files::make_folder(folder)?;
         // Written under another name first, and published by a link, which is never half there and never
         // replaces anything.
-        let half = folder.join(format!(".{}.{}.new", name(&path), std::process::id()));
-        files::remove(&half)?;
-        let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half);
+        let staging = folder.join(format!(".{}.{}.new", name(&path), std::process::id()));
+        files::remove(&staging)?;
+        let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staging);
         let published = written
             .and_then(|mut out| out.write_all(bytes).and_then(|()| out.sync_all()))
-            .and_then(|()| std::fs::hard_link(&half, &path));
-        files::remove(&half).ok();
+            .and_then(|()| std::fs::hard_link(&staging, &path));
+        files::remove(&staging).ok();
         match published {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),

@@ -135,7 +135,7 @@ fn import(session: &Session, file: &Path) -> Result<()> {
     let _lock = session.ledger().lock("releases import")?;
     let release = export::import(&session.pilot, &session.store, file)?;
     session.out.event(&Event::Result { value: &json!(release) });
-    let (id, state) = (&release.id, release.state.word());
+    let (id, state) = (&release.id, release.state.as_str());
     session.out.say(format!("{} is here as release {id} ({}, {state})", file.display(), release.label));
     session.out.say(format!("  to deploy the last known-good one: {}", session.out.xtask("rollback")));
     Ok(())
@@ -173,7 +173,7 @@ fn list(session: &Session) -> Result<()> {
             Some(commit) => commit.chars().take(12).collect(),
             None => "none".into(),
         };
-        let word = release.state.word();
+        let word = release.state.as_str();
         let made = time(release.created_ms);
         out.say(format!(
             "{running} {:<7}  {word:<10}  {:<8}  {commit:<13}  {made}",
@@ -189,7 +189,7 @@ fn show(session: &Session, id: &str) -> Result<()> {
     let release = session.store.named(id)?;
     out.event(&Event::Result { value: &json!(release) });
     let reason = release.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
-    out.say(format!("release  {} ({}), {}{reason}", release.id, release.label, release.state.word()));
+    out.say(format!("release  {} ({}), {}{reason}", release.id, release.label, release.state.as_str()));
     out.say(format!("made     {} on {}", time(release.created_ms), release.engine));
     out.say(format!("verified {}", release.verified_ms.map_or("never".into(), time)));
     out.say(format!("commit   {}", release.commit.as_deref().unwrap_or("none")));

@@ -108,7 +108,7 @@ impl Images for Processes {
             }
             freed.push(Freed { what: format!("program {}", program.display()), bytes });
         }
-        freed.extend(self.remove_halves()?);
+        freed.extend(self.remove_unfinished()?);
         Ok(freed)
     }
 }
@@ -153,7 +153,7 @@ impl Processes {
     }
 
     /// What was being taken in when a command was killed: it has no head.
-    fn remove_halves(&self) -> Result<Vec<Freed>> {
+    fn remove_unfinished(&self) -> Result<Vec<Freed>> {
         let folder = self.home.join("images");
         let whole = self.taken_in()?;
         let mut names = files::names(&folder)?;

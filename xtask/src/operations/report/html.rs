@@ -24,7 +24,7 @@ pub fn page(events: &[Value], finished: &Finished) -> Result<String> {
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
          <title>{title}</title><style>{STYLE}</style>\n<h1>{title}: <span class={class}>{outcome}</span></h1>\n"
     );
-    let scenarios: Vec<&str> = finished.scenarios.iter().map(|s| s.word()).collect();
+    let scenarios: Vec<&str> = finished.scenarios.iter().map(|s| s.as_str()).collect();
     writeln!(
         page,
         "<div class=figures><div><b>{}</b>gate proved closed</div><div><b>{}</b>first public token</div>\

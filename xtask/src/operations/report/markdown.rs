@@ -10,7 +10,7 @@ use std::fmt::Write;
 /// The page.
 pub fn page(events: &[Value], finished: &Finished) -> Result<String> {
     let mut page = format!("# {}: {}\n\n", title(events, finished), outcome(finished)?);
-    let scenarios: Vec<&str> = finished.scenarios.iter().map(|s| s.word()).collect();
+    let scenarios: Vec<&str> = finished.scenarios.iter().map(|s| s.as_str()).collect();
     writeln!(page, "- release: {}", finished.release.as_deref().unwrap_or("none"))?;
     writeln!(
         page,

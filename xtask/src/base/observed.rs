@@ -5,14 +5,14 @@ use serde::Serialize;
 /// Something that is known, or why it is not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Fact<T> {
+pub enum Observed<T> {
     /// Found out.
     Known(T),
     /// Could not be found out.
     Unknown(String),
 }
 
-impl<T> Fact<T> {
+impl<T> Observed<T> {
     /// The value, if it is known.
     pub fn known(&self) -> Option<&T> {
         match self {
@@ -30,7 +30,7 @@ impl<T> Fact<T> {
     }
 }
 
-impl<T> From<anyhow::Result<T>> for Fact<T> {
+impl<T> From<anyhow::Result<T>> for Observed<T> {
     fn from(result: anyhow::Result<T>) -> Self {
         match result {
             Ok(value) => Self::Known(value),
