@@ -5,6 +5,7 @@ use crate::base::secrets;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use ureq::http::HeaderMap;
 
@@ -23,13 +24,76 @@ const LINE: u64 = 64 << 10;
 /// Most events of a stream.
 const EVENTS: usize = 10_000;
 
-/// A service on 127.0.0.1, and what lets us in.
-#[derive(Clone, Debug)]
-pub struct Client {
+/// The header that tells a service whose deployment is meant: another one refuses.
+const PROJECT: &str = "x-pilot-project";
+
+/// What is asked of a service.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// `GET`, `HEAD` or `POST`.
+    pub method: &'a str,
+    /// With its query.
+    pub path: &'a str,
+    /// Names are lowercase.
+    pub headers: Vec<(&'a str, String)>,
+    /// JSON.
+    pub body: Option<String>,
+}
+
+/// What comes back; the body is still to be read.
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Names are lowercase.
+    pub headers: HeaderMap,
+    /// Read within bounds by the client.
+    pub body: Box<dyn Read>,
+}
+
+/// How a request reaches a service. There is one for HTTP, and the tests have one that leads to a fake pilot.
+pub trait Wire: Send + Sync {
+    /// Where it leads, for messages.
+    fn base(&self) -> &str;
+
+    /// Sends it. The answer, its body included, comes within the limit of the wire or is an error.
+    fn send(&self, request: &Request<'_>) -> Result<Reply>;
+}
+
+/// HTTP on 127.0.0.1.
+struct Http {
     base: String,
+    agent: ureq::Agent,
+}
+
+impl Wire for Http {
+    fn base(&self) -> &str {
+        &self.base
+    }
+
+    fn send(&self, request: &Request<'_>) -> Result<Reply> {
+        let uri = format!("{}{}", self.base, request.path);
+        let mut http = ureq::http::Request::builder().method(request.method).uri(uri);
+        for (name, value) in &request.headers {
+            http = http.header(*name, value);
+        }
+        let response = match &request.body {
+            Some(text) => {
+                self.agent.run(http.header("content-type", "application/json").body(text.clone())?)?
+            }
+            None => self.agent.run(http.body(())?)?,
+        };
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = Box::new(response.into_body().into_with_config().limit(BODY).reader());
+        Ok(Reply { status, headers, body })
+    }
+}
+
+/// A service, and what lets us in.
+#[derive(Clone)]
+pub struct Client {
+    wire: Arc<dyn Wire>,
     project: String,
     token: Option<String>,
-    agent: ureq::Agent,
 }
 
 /// An answer, read to its end.
@@ -67,12 +131,13 @@ impl Client {
             .timeout_global(Some(limit))
             .build()
             .new_agent();
-        Self {
-            base: format!("http://127.0.0.1:{port}"),
-            project: project.to_owned(),
-            token: token.filter(|t| !t.is_empty()).map(str::to_owned),
-            agent,
-        }
+        Self::over(Arc::new(Http { base: format!("http://127.0.0.1:{port}"), agent }), project, token)
+    }
+
+    /// One whose requests go over this wire.
+    pub fn over(wire: Arc<dyn Wire>, project: &str, token: Option<&str>) -> Self {
+        let token = token.filter(|t| !t.is_empty()).map(str::to_owned);
+        Self { wire, project: project.to_owned(), token }
     }
 
     /// Deployment that is asked.
@@ -87,63 +152,54 @@ impl Client {
 
     /// GET.
     pub fn get(&self, path: &str) -> Result<Answer> {
-        self.send(path, self.open("GET", path, &[], None))
+        self.read(path, self.send("GET", path, None, None))
     }
 
     /// HEAD.
     pub fn head(&self, path: &str) -> Result<Answer> {
-        self.send(path, self.open("HEAD", path, &[], None))
+        self.read(path, self.send("HEAD", path, None, None))
     }
 
     /// POST of JSON.
     pub fn post(&self, path: &str, body: &Value) -> Result<Answer> {
-        self.send(path, self.open("POST", path, &[], Some(body.to_string())))
+        self.read(path, self.send("POST", path, None, Some(body.to_string())))
     }
 
     /// GET of an event stream; an answer other than 200 is an error that repeats it.
     pub fn stream(&self, path: &str, last_event: Option<&str>) -> Result<Events> {
         let started = Instant::now();
-        let headers: Vec<(&str, &str)> = last_event.map(|id| ("last-event-id", id)).into_iter().collect();
-        let response = self.open("GET", path, &headers, None).with_context(|| self.tried(path))?;
-        if response.status() != 200 {
-            let answer = self.send(path, Ok(response))?;
+        let reply = self.send("GET", path, last_event, None).with_context(|| self.tried(path))?;
+        if reply.status != 200 {
+            let answer = self.read(path, Ok(reply))?;
             bail!("{}: {}", self.tried(path), answer.brief());
         }
-        let body = response.into_body().into_with_config().limit(BODY).reader();
-        let reader: Box<dyn BufRead> = Box::new(BufReader::new(body));
+        let reader: Box<dyn BufRead> = Box::new(BufReader::new(reply.body));
         Ok(Events { reader, started, what: self.tried(path), seen: 0 })
     }
 
     fn tried(&self, path: &str) -> String {
-        format!("{}{path}", self.base)
+        format!("{}{path}", self.wire.base())
     }
 
-    fn open(
+    fn send(
         &self,
         method: &str,
         path: &str,
-        headers: &[(&str, &str)],
+        last_event: Option<&str>,
         body: Option<String>,
-    ) -> Result<ureq::http::Response<ureq::Body>> {
-        let mut request = ureq::http::Request::builder().method(method).uri(self.tried(path));
-        request = request.header("x-pilot-project", &self.project);
-        if let Some(token) = &self.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        Ok(match body {
-            Some(text) => self.agent.run(request.header("content-type", "application/json").body(text)?)?,
-            None => self.agent.run(request.body(())?)?,
-        })
+    ) -> Result<Reply> {
+        let mut headers = vec![(PROJECT, self.project.clone())];
+        headers.extend(self.token.iter().map(|token| ("authorization", format!("Bearer {token}"))));
+        headers.extend(last_event.map(|id| ("last-event-id", id.to_owned())));
+        self.wire.send(&Request { method, path, headers, body })
     }
 
-    fn send(&self, path: &str, response: Result<ureq::http::Response<ureq::Body>>) -> Result<Answer> {
-        let mut response = response.with_context(|| self.tried(path))?;
-        let body = response.body_mut().with_config().limit(BODY).read_to_string();
-        let body = body.with_context(|| self.tried(path))?;
-        Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), body })
+    fn read(&self, path: &str, reply: Result<Reply>) -> Result<Answer> {
+        let mut reply = reply.with_context(|| self.tried(path))?;
+        let mut bytes = Vec::new();
+        reply.body.read_to_end(&mut bytes).with_context(|| self.tried(path))?;
+        let body = String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Answer { status: reply.status, headers: reply.headers, body })
     }
 }
 

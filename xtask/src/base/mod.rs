@@ -11,7 +11,6 @@ pub mod lock;
 pub mod next;
 pub mod observed;
 pub mod output;
-pub mod ports;
 pub mod proc;
 pub mod proctable;
 pub mod secrets;

@@ -1,6 +1,7 @@
 //! The safety flags of the running services, asked of each over HTTP, not read from a file.
 
 use crate::checks::target::Target;
+use crate::stack::contract;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
@@ -29,8 +30,7 @@ impl Flag {
 pub fn flags(target: &Target) -> Vec<Flag> {
     let mut all = Vec::new();
     for (service, client) in &target.clients {
-        let answer = client.get("/admin/config").ok().filter(|answer| answer.status == 200);
-        let body = answer.map(|answer| answer.json());
+        let body = contract::settings(client);
         let mut add = |name: &str, want: &str, is: Option<String>| {
             all.push(Flag { service: service.clone(), name: name.to_owned(), want: want.to_owned(), is });
         };

@@ -1,8 +1,6 @@
 //! What must hold before the gate opens, asked of the services themselves. Called by `deploy` and by the commands
 //! that look.
 
-pub mod endpoint;
 pub mod flags;
-pub mod health;
 pub mod smoke;
 pub mod target;

@@ -6,12 +6,11 @@ use crate::base::deadline::Deadline;
 use crate::base::http::Event;
 use crate::base::threads::joined;
 use crate::checks::flags;
-use crate::checks::health::health;
 use crate::checks::target::Target;
+use crate::stack::contract::{self, StreamOf, health};
 use crate::stack::model::Health;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
-use serde_json::json;
 use std::fmt;
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::{Duration, Instant};
@@ -253,11 +252,8 @@ fn session(kind: &str, n: usize) -> String {
 }
 
 fn first_tokens(target: &Target) -> Result<Latency> {
-    let path = format!("/stream?route=critique&seed={}&budget=1", target.seed);
-    let measure = |_| {
-        let mut events = target.gateway.stream(&path, None)?;
-        events.until("token").map(|event| event.after)
-    };
+    let stream = StreamOf { budget: Some(1), ..StreamOf::seed(&target.seed) };
+    let measure = |_| stream.open(&target.gateway, None)?.until(contract::TOKEN).map(|event| event.after);
     latency((0..FIRST_TOKENS).map(measure).collect::<Result<_>>()?)
 }
 
@@ -265,22 +261,14 @@ fn cancels(target: &Target) -> Result<Latency> {
     let measure = |n| {
         let id = session("cancel", n);
         // Long enough that it cannot end by itself first.
-        let path = format!("/stream?route=critique&seed={}&budget=500&sessionId={id}", target.seed);
-        let mut events = target.gateway.stream(&path, None)?;
-        events.until("token")?;
-        let wish = json!({"sessionId": id});
+        let stream = StreamOf { budget: Some(500), session: Some(&id), ..StreamOf::seed(&target.seed) };
+        let mut events = stream.open(&target.gateway, None)?;
+        events.until(contract::TOKEN)?;
         let sent = Instant::now();
-        let first = target.gateway.post("/cancel", &wish)?;
-        ensure!(
-            first.status == 202 && first.json()["status"] == "cancelling",
-            "cancel answered {}",
-            first.brief()
-        );
-        events.until("cancelled")?;
+        contract::cancel(&target.gateway, &id)?;
+        events.until(contract::CANCELLED)?;
         let took = sent.elapsed();
-        let second = target.gateway.post("/cancel", &wish)?;
-        let already = second.json()["status"] == "already_cancelled";
-        ensure!(second.status == 409 && already, "a second cancel answered {}", second.brief());
+        contract::cancel_again(&target.gateway, &id)?;
         Ok(took)
     };
     latency((0..CANCELS).map(measure).collect::<Result<_>>()?)
@@ -292,8 +280,8 @@ type Replay = (Result<String>, Result<String>);
 fn replay(target: &Target) -> Result<Replay> {
     let run = |n: usize, last: Option<&str>| -> Result<Vec<Event>> {
         let id = session("replay", n);
-        let path = format!("/stream?route=critique&seed={}&budget=4&sessionId={id}", target.seed);
-        target.gateway.stream(&path, last)?.rest()
+        let stream = StreamOf { budget: Some(4), session: Some(&id), ..StreamOf::seed(&target.seed) };
+        stream.open(&target.gateway, last)?.rest()
     };
     let (one, two, rest) = std::thread::scope(|scope| {
         let two = scope.spawn(|| run(1, None));
@@ -302,12 +290,12 @@ fn replay(target: &Target) -> Result<Replay> {
     });
     // All but the ends, which carry the session's own name.
     let tokens = |events: &[Event]| -> Vec<(String, String, String)> {
-        let inner = events.iter().filter(|e| e.name == "token" || e.name == "progress");
+        let inner = events.iter().filter(|e| e.name == contract::TOKEN || e.name == contract::PROGRESS);
         inner.map(|e| (e.id.clone(), e.name.clone(), e.data.clone())).collect()
     };
     let (one, two) = (one?, two?);
     let compare = || {
-        ensure!(one.last().is_some_and(|e| e.name == "done"), "the stream did not end with done");
+        ensure!(one.last().is_some_and(|e| e.name == contract::DONE), "the stream did not end with done");
         ensure!(tokens(&one) == tokens(&two), "two runs of seed {} differ", target.seed);
         Ok(format!("{} events twice", one.len()))
     };
@@ -321,43 +309,30 @@ fn replay(target: &Target) -> Result<Replay> {
             tokens(&rest).len()
         );
         ensure!(rest.iter().all(|e| e.id.as_str() > "msg_003"), "events were repeated");
-        ensure!(rest.last().is_some_and(|e| e.name == "done"), "the resumed stream did not end with done");
+        ensure!(
+            rest.last().is_some_and(|e| e.name == contract::DONE),
+            "the resumed stream did not end with done"
+        );
         Ok(format!("{} of {} events after msg_003", rest.len(), one.len()))
     };
     Ok((compare(), resumed()))
 }
 
 fn report(target: &Target) -> Result<String> {
-    let path = format!("/report?scenarioId={}&seed={}", target.scenario, target.seed);
-    let first = target.gateway.get(&path)?;
-    ensure!(first.status == 200, "{path} answered {}", first.brief());
-    let body = first.json();
-    for field in [
-        "/decision/title",
-        "/decision/options/0/score",
-        "/recommendation/primary",
-        "/analysis/confidence",
-        "/meta/seed",
-    ] {
-        ensure!(body.pointer(field).is_some_and(|v| !v.is_null()), "the report lacks {field}");
-    }
-    ensure!(target.gateway.get(&path)?.body == first.body, "two reports of the same seed differ");
-    let head = target.gateway.head(&path)?;
-    ensure!(head.status == 200, "HEAD {path} answered {}", head.brief());
-    let options = body["decision"]["options"].as_array().map_or(0, Vec::len);
+    let (first, options) = contract::report(&target.gateway, &target.scenario, &target.seed)?;
+    let (second, _) = contract::report(&target.gateway, &target.scenario, &target.seed)?;
+    ensure!(first == second, "two reports of the same seed differ");
+    contract::report_head(&target.gateway, &target.scenario, &target.seed)?;
     Ok(format!("{options} options, the same twice"))
 }
 
 fn job(target: &Target) -> Result<String> {
-    let path = format!("/jobs/stream?scenarioId={}", target.scenario);
-    let events = target.gateway.stream(&path, None)?.rest()?;
-    let last = events.last().map_or("nothing", |e| e.name.as_str());
-    ensure!(last == "job-completed", "the job ended with {last}");
-    Ok(format!("{} events", events.len()))
+    let events = contract::job(&target.gateway, &target.scenario)?;
+    Ok(format!("{events} events"))
 }
 
 fn headers(target: &Target) -> Result<String> {
-    let answer = target.gateway.get("/healthz")?;
+    let answer = contract::healthz(&target.gateway)?;
     let is = |answer: &crate::base::http::Answer, name: &str, value: &str| {
         let found = answer.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("nothing").to_owned();
         ensure!(found == value, "{name} is {found}, expected {value}");
@@ -367,7 +342,7 @@ fn headers(target: &Target) -> Result<String> {
     is(&answer, "x-content-type-options", "nosniff")?;
     is(&answer, "x-frame-options", "DENY")?;
     is(&answer, "referrer-policy", "no-referrer")?;
-    let stream = target.gateway.get(&format!("/stream?route=critique&seed={}&budget=1", target.seed))?;
+    let stream = StreamOf { budget: Some(1), ..StreamOf::seed(&target.seed) }.whole(&target.gateway)?;
     is(&stream, "cache-control", "no-store, no-cache, must-revalidate")?;
     Ok("5 headers".into())
 }

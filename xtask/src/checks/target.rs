@@ -1,7 +1,9 @@
 //! What the checks are held against: the services of a release, by its own env file, and the limits in that.
 
 use crate::base::http::Client;
-use crate::checks::endpoint;
+use crate::engine::reach::clients;
+use crate::engine::roles::Runtime;
+use crate::stack::contract::env as names;
 use crate::stack::envfile::EnvFile;
 use crate::stack::pilot::{Flags, Pilot};
 use anyhow::{Context, Result};
@@ -33,8 +35,8 @@ pub struct Target {
 
 impl Target {
     /// From the env file that the services were deployed with. Errors name what is missing in it.
-    pub fn new(pilot: &Pilot, env: &EnvFile) -> Result<Self> {
-        let clients = endpoint::clients(pilot, env, REQUEST)?;
+    pub fn new(pilot: &Pilot, runtime: &dyn Runtime, env: &EnvFile) -> Result<Self> {
+        let clients = clients(pilot, runtime, env, REQUEST)?;
         let gateway = clients.get(pilot.gateway()).cloned().context("pilot.toml names no gateway")?;
         let text = |key: &str| env.get(key).with_context(|| format!("{key} is missing in the env file"));
         let number = |key: &str| -> Result<f64> {
@@ -44,11 +46,11 @@ impl Target {
         Ok(Self {
             clients,
             gateway,
-            scenario: text("DEMO_SCENARIO_ID")?.to_owned(),
-            seed: text("DEMO_SEED")?.to_owned(),
-            first_token_ms: number("TTFF_TARGET_MS")?,
-            cancel_ms: number("CANCEL_TARGET_MS")?,
-            comparison_s: number("COMPARISON_TARGET_S")?,
+            scenario: text(names::SCENARIO)?.to_owned(),
+            seed: text(names::SEED)?.to_owned(),
+            first_token_ms: number(names::FIRST_TOKEN_MS)?,
+            cancel_ms: number(names::CANCEL_MS)?,
+            comparison_s: number(names::COMPARISON_S)?,
             flags: pilot.manifest.flags.clone(),
         })
     }

@@ -17,7 +17,7 @@ pub struct Args {}
 /// Exit 1 when a flag is not as it should be, or could not be asked for.
 pub fn run(session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
-    let flags = flags(&Target::new(pilot, &pilot.env()?)?);
+    let flags = flags(&Target::new(pilot, session.engine.as_ref(), &pilot.env()?)?);
     let out = &session.out;
     let violations = flags.iter().filter(|flag| !flag.ok()).count();
     out.event(&Event::Result { value: &json!({"flags": flags, "violations": violations}) });

@@ -129,7 +129,7 @@ fn close(session: &Session, reason: &str, deadline: Deadline) -> Result<Closed> 
             return Break(Ok(None));
         }
         let now = view.observe(view.engine.as_ref(), deadline);
-        if closes(now.gateway(&view.pilot, lockout::REQUEST)) {
+        if closes(now.gateway(&view.pilot, view.engine.as_ref(), lockout::REQUEST)) {
             return Break(Ok(None));
         }
         let at_work = session.ledger().is_locked();

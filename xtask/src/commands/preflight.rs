@@ -128,7 +128,10 @@ fn host(session: &Session) -> Result<String> {
 }
 
 fn smoke(session: &Session) -> Result<String> {
-    let smoke = verify(&Target::new(&session.pilot, &session.pilot.env()?)?, Deadline::after(READY));
+    let smoke = verify(
+        &Target::new(&session.pilot, session.engine.as_ref(), &session.pilot.env()?)?,
+        Deadline::after(READY),
+    );
     ensure!(smoke.passed, "{}", smoke.summary());
     Ok(smoke.summary())
 }

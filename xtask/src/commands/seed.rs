@@ -3,9 +3,10 @@
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::next::Next;
-use crate::checks::endpoint::clients;
 use crate::deploy::event::Finished;
 use crate::deploy::session::Session;
+use crate::engine::reach::clients;
+use crate::stack::contract;
 use anyhow::Result;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,11 +30,10 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let path = args.file.clone().unwrap_or_else(|| pilot.pack.join(&pilot.manifest.seed_file));
     let scenario: serde_json::Value = files::read_json(&path)
         .map_err(|error| fail(Exit::Usage, format!("{error:#}"), "name a file with a scenario in JSON"))?;
-    let mut clients = clients(pilot, &pilot.env()?, LIMIT)?;
+    let mut clients = clients(pilot, session.engine.as_ref(), &pilot.env()?, LIMIT)?;
     let gateway = clients.remove(pilot.gateway());
     let gateway = gateway.ok_or_else(|| fail(Exit::Usage, "pilot.toml names no gateway", ""))?;
-    let answer = gateway
-        .post("/admin/seed", &scenario)
+    let answer = contract::seed(&gateway, &scenario)
         .map_err(|error| fail(Exit::NotRestored, format!("{error:#}"), Next::xtask("status")))?;
     if answer.status != 200 {
         let exit = if answer.status == 400 { Exit::Usage } else { Exit::NotRestored };

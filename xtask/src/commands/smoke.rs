@@ -22,7 +22,7 @@ const READY: Duration = Duration::from_secs(5);
 /// Prints every check; exit 1 when one failed.
 pub fn run(session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
-    let smoke = verify(&Target::new(pilot, &pilot.env()?)?, Deadline::after(READY));
+    let smoke = verify(&Target::new(pilot, session.engine.as_ref(), &pilot.env()?)?, Deadline::after(READY));
     if session.out.is_json() {
         session.out.event(&Event::Smoke { smoke: &smoke });
     }

@@ -31,7 +31,7 @@ pub struct Args {
 /// Exit 1 when a limit did not hold; the file is written all the same.
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
-    let target = Target::new(pilot, &pilot.env()?)?;
+    let target = Target::new(pilot, session.engine.as_ref(), &pilot.env()?)?;
     let smoke = verify(&target, Deadline::after(pilot.manifest.limits.ready));
     let compared = comparison(&target);
     let check = |name: &str| smoke.checks.iter().find(|c| c.name == name).map(|c| c.ok);

@@ -11,9 +11,10 @@ use crate::base::secrets;
 use crate::base::threads::joined;
 use crate::deploy::backup::numbered;
 use crate::deploy::observe::Observation;
-use crate::engine::roles::Inspect;
+use crate::engine::roles::Engine;
+use crate::stack::contract;
 use crate::stack::pilot::Pilot;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -50,7 +51,7 @@ pub fn item<'a>(name: impl Into<String>, get: impl FnOnce() -> Result<String> + 
 /// What every bundle has, quickly.
 pub fn items<'a>(
     pilot: &'a Pilot,
-    engine: &'a dyn Inspect,
+    engine: &'a dyn Engine,
     now: &'a Observation,
     deadline: Deadline,
 ) -> Vec<Item<'a>> {
@@ -71,21 +72,28 @@ pub fn items<'a>(
             }));
             items.push(item(format!("{name}.inspect.json"), move || Ok(instance()?.inspect.clone())));
         }
-        items.push(item(format!("{service}.metrics.txt"), move || {
-            ask(pilot, now, service, "/metrics", deadline)
-        }));
+        for (name, route) in contract::OF_EACH {
+            let get = move || ask(pilot, engine, now, service, route, deadline);
+            items.push(item(format!("{service}.{name}"), get));
+        }
     }
-    for (path, name) in [("/admin/metrics", "metrics.json"), ("/admin/sessions", "sessions.json")] {
-        items.push(item(name, move || ask(pilot, now, pilot.gateway(), path, deadline)));
+    for (name, route) in contract::OF_GATEWAY {
+        items.push(item(name, move || ask(pilot, engine, now, pilot.gateway(), route, deadline)));
     }
     items
 }
 
-fn ask(pilot: &Pilot, now: &Observation, service: &str, path: &str, deadline: Deadline) -> Result<String> {
+fn ask(
+    pilot: &Pilot,
+    engine: &dyn Engine,
+    now: &Observation,
+    service: &str,
+    route: &str,
+    deadline: Deadline,
+) -> Result<String> {
     let endpoint = now.endpoints.get(service).with_context(|| format!("{service} does not run"))?;
-    let answer = endpoint.client(pilot, deadline.left().min(pilot.manifest.limits.probe)).get(path)?;
-    ensure!(answer.status == 200, "{path} answered {}", answer.brief());
-    Ok(answer.body)
+    let limit = deadline.left().min(pilot.manifest.limits.probe);
+    contract::document(&engine.reach(endpoint, limit), route)
 }
 
 /// Gathers the items side by side into `to`, masked. Errors are of the folder alone; what could not be

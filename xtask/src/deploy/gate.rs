@@ -3,12 +3,9 @@
 //! runs. Decides nothing about when; called by `observe` and `lockout`.
 
 use crate::base::http::Client;
+use crate::stack::contract::{self, Switch};
 use anyhow::{Result, bail};
 use serde::Serialize;
-use serde_json::json;
-
-/// A stream as the public asks for it.
-pub const PUBLIC_STREAM: &str = "/stream?route=critique&seed=42";
 
 /// Where the gate stands, as far as it can be told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -56,58 +53,41 @@ pub fn closer(reason: &str) -> Closer {
     };
     if id.is_some_and(is_id) || OLDER.contains(&reason) {
         Closer::Run
-    } else if ["GLOBAL_KILL_SWITCH is true", "gate file unreadable"].contains(&reason) {
+    } else if contract::OWN_REASONS.contains(&reason) {
         Closer::Gateway
     } else {
         Closer::Person
     }
 }
 
-/// Asks `healthz`.
+/// Asks the gateway.
 pub fn position(gateway: &Client) -> Gate {
-    let answer = match gateway.get("/healthz") {
-        Ok(answer) => answer,
-        Err(error) => return Gate::Unknown(format!("{error:#}")),
-    };
-    let body = answer.json();
-    match body["status"].as_str() {
-        Some("healthy") if answer.status == 200 => Gate::Open,
-        Some("disabled") => Gate::Closed(body["detail"].as_str().unwrap_or("no reason given").to_owned()),
-        _ => Gate::Unknown(format!("healthz answered {}", answer.brief())),
+    match contract::switch(gateway) {
+        Ok(Switch::Open) => Gate::Open,
+        Ok(Switch::Closed(reason)) => Gate::Closed(reason),
+        Ok(Switch::Other(what)) => Gate::Unknown(what),
+        Err(error) => Gate::Unknown(format!("{error:#}")),
     }
 }
 
 /// Closes the gate and proves it.
 pub fn close(gateway: &Client, reason: &str) -> Result<()> {
-    set(gateway, true, reason)?;
+    contract::set_switch(gateway, Some(reason))?;
     prove_closed(gateway)
 }
 
 /// Both halves of the proof.
 pub fn prove_closed(gateway: &Client) -> Result<()> {
     match position(gateway) {
-        Gate::Closed(_) => {}
+        Gate::Closed(_) => contract::refuses_public(gateway),
         other => bail!("healthz does not say disabled after closing: {other:?}"),
     }
-    let refused = gateway.public().get(PUBLIC_STREAM)?;
-    if refused.status != 503 || refused.headers.get("retry-after").is_none() {
-        bail!("a public stream is not refused while the gate is closed: {}", refused.brief());
-    }
-    Ok(())
 }
 
 /// Opens the gate and waits for the first token of a public stream: only then is service restored.
 pub fn open(gateway: &Client) -> Result<()> {
-    set(gateway, false, "")?;
-    gateway.public().stream(PUBLIC_STREAM, None)?.until("token").map(drop)
-}
-
-fn set(gateway: &Client, closed: bool, reason: &str) -> Result<()> {
-    let answer = gateway.post("/admin/kill-switch", &json!({"enabled": closed, "reason": reason}))?;
-    if answer.status != 200 {
-        bail!("POST /admin/kill-switch answered {}", answer.brief());
-    }
-    Ok(())
+    contract::set_switch(gateway, None)?;
+    contract::serves_public(gateway)
 }
 
 #[cfg(test)]

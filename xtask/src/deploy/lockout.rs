@@ -13,6 +13,7 @@ use crate::deploy::gate::{Closer, Gate};
 use crate::deploy::observe::Observation;
 use crate::deploy::view::View;
 use crate::release::store::Store;
+use crate::stack::contract;
 use crate::stack::hold;
 use crate::stack::hold::Hold;
 use crate::stack::ledger::Ledger;
@@ -84,7 +85,8 @@ impl fmt::Display for Public {
 
 /// Shuts the public out. Errors where neither could be done or seen.
 pub fn shut(view: &View, now: &Observation, reason: &str, deadline: Deadline) -> Result<Closed> {
-    let gateway = now.gateway(&view.pilot, REQUEST).context("the gateway's address is unknown");
+    let gateway =
+        now.gateway(&view.pilot, view.engine.as_ref(), REQUEST).context("the gateway's address is unknown");
     let Err(error) = gateway.and_then(|gateway| gate::close(&gateway, reason)) else {
         return Ok(Closed::Proved);
     };
@@ -118,10 +120,14 @@ fn stop(view: &View, now: &Observation, deadline: Deadline) -> Result<Vec<String
 /// Closes the gate of the release that runs on disk, so that whoever starts its gateway, it comes up closed.
 pub fn close_on_disk(view: &View, store: &Store, reason: &str, deadline: Deadline) -> Result<()> {
     let release = view.release.as_ref().context("no release is deployed")?;
-    let words = ["gate", "close", reason];
+    let words = contract::close_on_disk(reason);
     let dir = store.dir(&release.id);
     let said = view.engine.run_once(release, &dir, view.pilot.gateway(), &words, deadline)?;
-    ensure!(said.trim() == "closed", "the gate on disk is {:?} after closing it", said.trim());
+    ensure!(
+        said.trim() == contract::CLOSED_ON_DISK,
+        "the gate on disk is {:?} after closing it",
+        said.trim()
+    );
     Ok(())
 }
 
@@ -239,7 +245,7 @@ pub fn seen(view: &View, now: &Observation) -> Public {
         }
     }
     let proof = now
-        .gateway(&view.pilot, REQUEST)
+        .gateway(&view.pilot, view.engine.as_ref(), REQUEST)
         .ok_or_else(|| anyhow!("the gateway's address is unknown"))
         .and_then(|gateway| gate::prove_closed(&gateway));
     match (proof, &now.gate) {

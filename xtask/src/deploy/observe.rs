@@ -6,8 +6,6 @@ use crate::base::files;
 use crate::base::http::Client;
 use crate::base::observed::Observed;
 use crate::base::threads::joined;
-use crate::checks::endpoint::{Endpoint, endpoints};
-use crate::checks::health::health;
 use crate::deploy::gate;
 use crate::deploy::gate::Gate;
 use crate::engine::roles::{Engine, Runtime};
@@ -15,6 +13,8 @@ use crate::host;
 use crate::host::HostCheck;
 use crate::release::description::{ENV_FILE, Release};
 use crate::release::store::Store;
+use crate::stack::contract::health;
+use crate::stack::endpoint::{Endpoint, endpoints};
 use crate::stack::envfile::EnvFile;
 use crate::stack::hold;
 use crate::stack::hold::Hold;
@@ -87,8 +87,8 @@ impl Observation {
     }
 
     /// A client for the running gateway.
-    pub fn gateway(&self, pilot: &Pilot, limit: Duration) -> Option<Client> {
-        Some(self.endpoints.get(pilot.gateway())?.client(pilot, limit))
+    pub fn gateway(&self, pilot: &Pilot, runtime: &dyn Runtime, limit: Duration) -> Option<Client> {
+        Some(runtime.reach(self.endpoints.get(pilot.gateway())?, limit))
     }
 }
 
@@ -109,7 +109,7 @@ pub fn observe(
         }
         Observed::Unknown(_) => env.and_then(|env| endpoints(pilot, env).ok()).unwrap_or_default(),
     };
-    let client = |endpoint: &Endpoint| endpoint.client(pilot, pilot.manifest.limits.probe);
+    let client = |endpoint: &Endpoint| runtime.reach(endpoint, pilot.manifest.limits.probe);
     let mut unseen = BTreeMap::new();
     let gate = std::thread::scope(|scope| {
         let gate = scope.spawn(|| match endpoints.get(pilot.gateway()) {

@@ -7,7 +7,6 @@ use crate::base::files;
 use crate::base::files::Mode;
 use crate::base::next::Next;
 use crate::base::threads::joined;
-use crate::checks::endpoint;
 use crate::checks::smoke;
 use crate::checks::smoke::StoreCorrupt;
 use crate::deploy::backup;
@@ -22,10 +21,12 @@ use crate::deploy::lockout;
 use crate::deploy::lockout::{Closed, Lift, Opened};
 use crate::deploy::run::Past;
 use crate::deploy::view::View;
+use crate::engine::reach::clients;
 use crate::host;
 use crate::release::description::{ENV_FILE, SEED_FILE};
+use crate::stack::contract;
 use crate::stack::model::Service;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow::{Break, Continue};
 use std::path::{Path, PathBuf};
@@ -36,7 +37,7 @@ const WATCH: Duration = Duration::from_secs(1);
 
 impl Execution<'_> {
     pub(super) fn close_gate(&self, query_deadline: Deadline, measured: &mut Measured) -> Result<()> {
-        let client = self.now.gateway(&self.running.pilot, lockout::REQUEST);
+        let client = self.now.gateway(&self.running.pilot, self.running.engine.as_ref(), lockout::REQUEST);
         // Closed already: whoever closed it gave a reason, which stays.
         if client.is_none_or(|client| gate::prove_closed(&client).is_err()) {
             let closed = lockout::shut(self.running, self.now, &self.reason(), query_deadline)?;
@@ -92,9 +93,7 @@ impl Execution<'_> {
         let healthy = smoke::wait_healthy(&self.target.target()?, self.deadline.within(limits.ready));
         // A service that did not run could not tell that its store is corrupt.
         healthy.map_err(|e| if e.is::<StoreCorrupt>() { Stale(e.to_string()).into() } else { e })?;
-        let answer = self.target.gateway(limits.ready)?.post("/admin/seed", &seed)?;
-        ensure!(answer.status == 200, "POST /admin/seed answered {}", answer.brief());
-        Ok(())
+        contract::load_scenario(&self.target.gateway(limits.ready)?, &seed)
     }
 
     pub(super) fn open_gate(&self, measured: &mut Measured) -> Result<()> {
@@ -235,13 +234,11 @@ impl Execution<'_> {
     /// Restarts and resident memory of each service.
     pub(super) fn sample(&self, deadline: Deadline) -> Result<BTreeMap<String, (u64, f64)>> {
         let services = self.target.engine.services(deadline)?;
-        let clients = endpoint::clients(&self.target.pilot, self.env, lockout::REQUEST)?;
+        let View { pilot, engine, .. } = self.target;
+        let clients = clients(pilot, engine.as_ref(), self.env, lockout::REQUEST)?;
         let mut sample = BTreeMap::new();
         for (name, client) in clients {
-            let text = client.get("/metrics")?.body;
-            let memory = text.lines().find_map(|line| line.strip_prefix("scenario_resident_memory_bytes "));
-            let memory = memory.and_then(|value| value.trim().parse().ok());
-            let memory = memory.with_context(|| format!("{name} does not tell its memory"))?;
+            let memory = contract::memory(&client).with_context(|| name.clone())?;
             sample.insert(name.clone(), (services.get(&name).map_or(0, Service::restarts), memory));
         }
         Ok(sample)
@@ -274,7 +271,7 @@ impl Execution<'_> {
         let taken = pilot.services().filter_map(|service| {
             let port = pilot.port(service, self.env).ok()?;
             let ours = engine.services(self.deadline).ok()?.get(service)?.is_running();
-            let owner = crate::base::ports::owner_of(port).filter(|_| !ours)?;
+            let owner = crate::stack::ports::owner_of(port).filter(|_| !ours)?;
             Some(format!("port {port} of {service} is taken by {owner}"))
         });
         let taken: Vec<String> = taken.collect();

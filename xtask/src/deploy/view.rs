@@ -4,10 +4,10 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::http::Client;
-use crate::checks::endpoint;
 use crate::checks::target::Target;
 use crate::deploy::observe;
 use crate::deploy::observe::Observation;
+use crate::engine::reach::clients;
 use crate::engine::roles::Engine;
 use crate::release::description::{MANIFEST_FILE, Release};
 use crate::release::store::Store;
@@ -67,13 +67,13 @@ impl View {
 
     /// The gateway as these settings have it: their port, their token.
     pub fn gateway(&self, limit: Duration) -> Result<Client> {
-        let clients = endpoint::clients(&self.pilot, self.env()?, limit)?;
-        clients.get(self.pilot.gateway()).cloned().context("pilot.toml names no gateway")
+        let all = clients(&self.pilot, self.engine.as_ref(), self.env()?, limit)?;
+        all.get(self.pilot.gateway()).cloned().context("pilot.toml names no gateway")
     }
 
     /// What the smoke checks are held against.
     pub fn target(&self) -> Result<Target> {
-        Target::new(&self.pilot, self.env()?)
+        Target::new(&self.pilot, self.engine.as_ref(), self.env()?)
     }
 
     /// Looks at the stack with the eyes of this view. `stored` is the engine that says whose data there is: that

@@ -3,6 +3,7 @@
 
 mod compose;
 mod process;
+pub mod reach;
 pub mod roles;
 mod still;
 

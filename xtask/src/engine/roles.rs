@@ -3,7 +3,9 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::files::Freed;
+use crate::base::http::Client;
 use crate::release::description::{Image, Release};
+use crate::stack::endpoint::Endpoint;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
 use anyhow::Result;
@@ -98,6 +100,14 @@ pub trait Runtime: Sync {
 
     /// The services as they are. Read-only.
     fn services(&self, deadline: Deadline) -> Result<BTreeMap<String, Service>>;
+
+    /// A client for a service of the stack, whose requests take `limit` at most.
+    fn reach(&self, endpoint: &Endpoint, limit: Duration) -> Client {
+        Client::new(endpoint.port, self.project(), endpoint.token.as_deref(), limit)
+    }
+
+    /// Name of the stack's project.
+    fn project(&self) -> &str;
 
     /// Brings the stack to a release whose files are in `dir`. What is as it should be is left alone,
     /// but for the services in `force`. Does not wait for stop graces nor for health.

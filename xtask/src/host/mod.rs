@@ -5,10 +5,10 @@
 use crate::base::deadline::Deadline;
 use crate::base::files;
 use crate::base::next::Next;
-use crate::base::ports;
 use crate::engine::roles::Engine;
 use crate::stack::envfile::EnvFile;
 use crate::stack::pilot::Pilot;
+use crate::stack::ports;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::path::Path;

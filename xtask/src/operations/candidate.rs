@@ -7,14 +7,15 @@ use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files;
 use crate::base::files::Mode;
 use crate::base::next::Next;
-use crate::base::ports;
 use crate::base::secrets;
 use crate::deploy::session::Session;
 use crate::engine::roles::Build;
 use crate::release::description::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Parts, Release, SEED_FILE};
 use crate::release::source;
+use crate::stack::contract::env;
 use crate::stack::envfile::{EnvFile, with_value};
 use crate::stack::pilot::{DEFAULT_PROJECT, Manifest, Pilot, network_name};
+use crate::stack::ports;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -214,9 +215,9 @@ pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
         }
     };
     if existing.is_none() && pilot.project != DEFAULT_PROJECT {
-        text = with_value(&text, "PILOT_PROJECT", &pilot.project);
-        text = with_value(&text, "PILOT_IMAGES", &pilot.project);
-        text = with_value(&text, "PILOT_NETWORK", &network_name(&pilot.project));
+        text = with_value(&text, env::PROJECT, &pilot.project);
+        text = with_value(&text, env::IMAGES, &pilot.project);
+        text = with_value(&text, env::NETWORK, &network_name(&pilot.project));
         let ports = ports::free_ports(pilot.every_service().count(), &pilot.project)?;
         for (service, port) in pilot.every_service().zip(ports) {
             text = with_value(&text, &service.port, &port.to_string());

@@ -188,7 +188,10 @@ fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) 
         ensure!(all.is_empty(), "{}", all.join("; "));
     }
     let env = EnvFile::of(&now.instances(view.pilot.gateway())?[0].env);
-    let smoke = verify(&Target::new(&view.pilot, &env)?, deadline.within(view.pilot.manifest.limits.probe));
+    let smoke = verify(
+        &Target::new(&view.pilot, view.engine.as_ref(), &env)?,
+        deadline.within(view.pilot.manifest.limits.probe),
+    );
     ensure!(smoke.passed, "{}", smoke.summary());
     Ok(())
 }

@@ -16,6 +16,7 @@ use crate::deploy::plan::{Plan, Purpose};
 use crate::deploy::session::Session;
 use crate::operations::rollback;
 use crate::release::description::Release;
+use crate::stack::contract;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -60,9 +61,9 @@ pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
     };
     drift.extend(trouble);
     let sessions = now
-        .gateway(&session.pilot, session.pilot.manifest.limits.probe)
+        .gateway(&session.pilot, session.engine.as_ref(), session.pilot.manifest.limits.probe)
         .context("the gateway does not run")
-        .and_then(|gateway| Ok(gateway.get("/admin/sessions")?.json()))
+        .and_then(|gateway| contract::sessions(&gateway))
         .into();
     let logs = std::thread::scope(|scope| {
         let read = |name: &str| -> Result<Vec<String>> {

@@ -6,7 +6,6 @@ use crate::base::deadline::now_ms;
 use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::files;
 use crate::base::next::Next;
-use crate::base::ports;
 use crate::deploy::backup;
 use crate::deploy::converge::Goal;
 use crate::deploy::converge::Preview;
@@ -20,6 +19,7 @@ use crate::operations::candidate::Source;
 use crate::operations::{candidate, ending, rollback};
 use crate::release::description::Release;
 use crate::stack::escalation;
+use crate::stack::ports;
 use anyhow::Result;
 use std::time::Instant;
 

@@ -298,3 +298,30 @@ fn no_other_code_opens_the_records() {
         }
     }
 }
+
+/// What the pilot answers is named in one module.
+#[test]
+fn no_other_code_names_what_the_pilot_answers() {
+    for (name, text) in sources("xtask/src") {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let lines: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        for word in [
+            "\"/healthz",
+            "/admin/",
+            "/stream?",
+            "/report?",
+            "/jobs",
+            "\"/cancel",
+            "\"/metrics",
+            "\"SCENARIO_",
+            "\"ADMIN_TOKEN",
+            "\"DEMO_",
+            "_TARGET_",
+            "\"PILOT_PROJECT",
+            "scenario_resident",
+        ] {
+            let found = lines.iter().any(|line| line.contains(word));
+            assert!(name == "stack/contract.rs" || !found, "{name} names {word}");
+        }
+    }
+}

@@ -14,6 +14,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 impl Runtime for Compose {
+    fn project(&self) -> &str {
+        &self.pilot.project
+    }
+
     fn kind(&self) -> Kind {
         Kind::Compose
     }

@@ -9,6 +9,7 @@ use crate::base::next::Next;
 use crate::engine::process::home::Processes;
 use crate::engine::roles::{Build, Images};
 use crate::release::description::{Image, Release};
+use crate::stack::contract::env;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ impl Images for Processes {
         let program = std::fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
         let mut images = BTreeMap::new();
         for service in self.pilot.services() {
-            let env = [("SCENARIO_ROLE", service), ("SCENARIO_VERSION", label), ("SCENARIO_FAULT", fault)];
+            let env = [(env::ROLE, service), (env::VERSION, label), (env::FAULT, fault)];
             let env = env.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
             let mut archive = serde_json::to_vec(&Head { version: 1, env })?;
             archive.push(b'\n');

@@ -9,6 +9,7 @@ use crate::base::files;
 use crate::base::proctable;
 use crate::base::proctable::Process;
 use crate::engine::process::home::Processes;
+use crate::stack::contract::env;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fs::{Metadata, TryLockError};
@@ -86,8 +87,8 @@ impl Processes {
         match words {
             [_, word, path] if word == "supervise" => below(path, "services"),
             [_, role] => {
-                let service = below(&process.variable("SCENARIO_DATA")?, "volumes")?;
-                let ours = process.variable("SCENARIO_PROJECT")? == self.pilot.project;
+                let service = below(&process.variable(env::DATA)?, "volumes")?;
+                let ours = process.variable(env::OWNER)? == self.pilot.project;
                 (ours && service == *role).then_some(service)
             }
             _ => None,

@@ -4,15 +4,17 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
 use crate::base::proc::cmd;
-use crate::base::{ports, secrets};
+use crate::base::secrets;
 use crate::engine::process::home::{Processes, Spec};
 use crate::engine::process::members::{Member, new_alive, run_well};
 use crate::engine::process::supervise;
 use crate::engine::roles::{Engine, Extent, Kind, Runtime};
 use crate::release::description::{ENV_FILE, Release};
+use crate::stack::contract;
 use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
+use crate::stack::ports;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,6 +24,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 impl Runtime for Processes {
+    fn project(&self) -> &str {
+        &self.pilot.project
+    }
+
     fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>> {
         Ok(Box::new(Self::new(pilot)))
     }
@@ -143,11 +149,11 @@ impl Processes {
             Ok::<_, anyhow::Error>(format!("http://127.0.0.1:{}", self.pilot.port(service, &file)?))
         };
         let port = self.pilot.port(service, &file)?;
-        env.insert("SCENARIO_PROJECT".into(), self.pilot.project.clone());
-        env.insert("SCENARIO_LISTEN".into(), format!("127.0.0.1:{port}"));
-        env.insert("SCENARIO_DATA".into(), self.data(service).display().to_string());
+        env.insert(contract::env::OWNER.into(), self.pilot.project.clone());
+        env.insert(contract::env::LISTEN.into(), format!("127.0.0.1:{port}"));
+        env.insert(contract::env::DATA.into(), self.data(service).display().to_string());
         for other in self.pilot.services().skip(1) {
-            env.insert(format!("SCENARIO_{}_URL", other.to_uppercase()), url(other)?);
+            env.insert(contract::env::url_of(other), url(other)?);
         }
         let settings = files::sha256_bytes(serde_json::to_string(&(&image.id, &env))?.as_bytes());
         Ok(Spec {
@@ -229,7 +235,7 @@ impl Processes {
             Err(error) => {
                 let envs = members.iter().filter(|m| !m.supervisor).map(|m| m.process.env());
                 let env: BTreeMap<String, String> = envs.flatten().collect();
-                let listen = env.get("SCENARIO_LISTEN").and_then(|address| address.rsplit(':').next());
+                let listen = env.get(contract::env::LISTEN).and_then(|address| address.rsplit(':').next());
                 let address = listen.and_then(|port| port.parse().ok()).map(local);
                 Instance { env, address, inspect: format!("{error:#}"), ..found }
             }

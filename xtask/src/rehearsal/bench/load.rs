@@ -2,10 +2,11 @@
 //! gate closes.
 
 use crate::base::threads::joined;
-use crate::checks::endpoint;
 use crate::deploy::gate;
+use crate::engine::reach::clients;
 use crate::rehearsal::Rehearsal;
 use crate::rehearsal::bench::row::Row;
+use crate::stack::contract::{self, StreamOf};
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -21,13 +22,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
     let pilot = &rehearsal.session.pilot;
     let env = pilot.env()?;
-    let clients = endpoint::clients(pilot, &env, Duration::from_secs(5))?;
+    let clients = clients(pilot, rehearsal.session.engine.as_ref(), &env, Duration::from_secs(5))?;
     let gateway = clients.get(pilot.gateway()).context("no gateway")?;
     let resident = |service: &str| -> Result<f64> {
-        let page = clients.get(service).context("no such service")?.get("/metrics")?.body;
-        let line = page.lines().find_map(|l| l.strip_prefix("scenario_resident_memory_bytes "));
-        let bytes: f64 = line.context("the service does not tell its memory")?.parse()?;
-        Ok(bytes / 1e6)
+        Ok(contract::memory(clients.get(service).context("no such service")?)? / 1e6)
     };
     let idle = pilot.services().map(&resident).collect::<Result<Vec<f64>>>()?;
     let largest = idle.into_iter().fold(0.0, f64::max);
@@ -75,17 +73,17 @@ pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
 fn stream(port: u16, n: usize, started: &AtomicUsize) -> Result<Instant> {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).context("cannot connect")?;
     socket.set_read_timeout(Some(LIMIT)).context("cannot set a limit")?;
-    let request =
-        format!("GET /stream?route=critique&seed={n}&budget=4000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let path = StreamOf { budget: Some(4000), ..StreamOf::seed(&n.to_string()) }.path();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     socket.write_all(request.as_bytes()).context("cannot send")?;
     let mut counted = false;
     for line in BufReader::with_capacity(1 << 10, socket).lines() {
         let line = line.context("the stream broke off")?;
-        if !counted && line == "event: token" {
+        if !counted && line == format!("event: {}", contract::TOKEN) {
             counted = true;
             started.fetch_add(1, Ordering::Relaxed);
         }
-        if line == "event: cancelled" {
+        if line == format!("event: {}", contract::CANCELLED) {
             return Ok(Instant::now());
         }
     }

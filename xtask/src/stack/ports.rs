@@ -3,6 +3,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::proc::cmd;
 use crate::base::proctable;
+use crate::stack::contract;
 use anyhow::{Context, Result};
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
@@ -45,7 +46,7 @@ fn process_on(port: u16) -> Option<String> {
     let name = owner.name();
     let container = if name == "docker-proxy" { container_on(port) } else { None };
     // A pilot's own process says which pilot, so that somebody can go there and take it down.
-    let pilot = || Some((owner.variable("SCENARIO_PROJECT")?, owner.variable("SCENARIO_DATA")?));
+    let pilot = || Some((owner.variable(contract::env::OWNER)?, owner.variable(contract::env::DATA)?));
     let of = pilot().map(|(project, data)| format!(", of project {project}, data in {data}"));
     Some(format!("process {} ({}{})", owner.id(), container.unwrap_or(name), of.unwrap_or_default()))
 }
