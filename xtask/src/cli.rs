@@ -3,13 +3,12 @@
 use crate::base::failure::EXIT_TABLE;
 use crate::base::next::Context;
 use crate::base::output::Format;
+use crate::commands::values::{EngineName, FormatName};
 use crate::commands::{
-    assess, backup, ci, diagnose, down, evidence, flags, host, kill_switch, observe, preflight, releases,
-    reset, seed, smoke, snapshot, status,
+    assess, backup, bench, ci, diagnose, down, drill, evidence, flags, host, kill_switch, observe, preflight,
+    releases, reset, rollback, seed, smoke, snapshot, status, up,
 };
 use crate::engine::roles::Kind;
-use crate::operations::{rollback, up};
-use crate::rehearsal::{bench, drill};
 use crate::stack::pilot::{By, DEFAULT_PROJECT};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -23,10 +22,10 @@ pub struct Cli {
     pub project: String,
     /// What runs the services [default: compose where Docker answers, else process]
     #[arg(long, global = true, value_enum)]
-    pub engine: Option<Kind>,
+    engine: Option<EngineName>,
     /// Sentences, or one JSON event a line, the last one `finished`
     #[arg(long, global = true, value_enum, default_value = "text")]
-    pub format: Format,
+    format: FormatName,
     /// Yes to every question
     #[arg(long, global = true)]
     pub yes: bool,
@@ -89,12 +88,22 @@ pub enum Command {
 }
 
 impl Cli {
+    /// What runs the services, where the user says so.
+    pub fn engine(&self) -> Option<Kind> {
+        self.engine.map(Kind::from)
+    }
+
+    /// How the command says what it does.
+    pub fn format(&self) -> Format {
+        self.format.into()
+    }
+
     /// What a suggested command needs in front to act on the same stack.
     pub fn context(&self) -> Context {
         let state = std::env::var_os("PILOT_STATE_DIR").filter(|dir| !dir.is_empty());
         let state = state.and_then(|dir| std::path::absolute(dir).ok());
         let project = Some(self.project.as_str()).filter(|project| *project != DEFAULT_PROJECT);
-        Context::new(project, state.as_deref(), self.engine.map(Kind::as_str))
+        Context::new(project, state.as_deref(), self.engine().map(Kind::as_str))
     }
 }
 

@@ -19,8 +19,6 @@ use crate::base::output::{Format, Output};
 use crate::base::signals;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::session::Session;
-use crate::operations::{rollback, up};
-use crate::rehearsal::{bench, drill};
 use crate::release::store::Store;
 use crate::stack::escalation;
 use crate::stack::pilot::Pilot;
@@ -28,7 +26,7 @@ use anyhow::Result;
 use clap::Parser;
 use cli::{Cli, Command};
 use commands::{assess, diagnose, flags, preflight, seed, snapshot};
-use commands::{ci, down, kill_switch, releases, reset, smoke, status};
+use commands::{bench, ci, down, drill, kill_switch, releases, reset, rollback, smoke, status, up};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -48,14 +46,14 @@ fn main() -> ExitCode {
         };
     }
     let context = cli.context();
-    let out = Output::new(cli.format, start, context.clone());
-    let finished = listen(cli.format, start)
+    let out = Output::new(cli.format(), start, context.clone());
+    let finished = listen(cli.format(), start)
         .and_then(|()| run(&cli, start))
         .unwrap_or_else(|error| Finished::refused(&error, &context))
         .masked();
     signals::over();
     conclude(&out, &finished, matches!(cli.command, Command::Drill(_)));
-    ExitCode::from(finished.exit_code)
+    ExitCode::from(u8::from(finished.exit))
 }
 
 /// Help that was asked for, or a command line that nobody understands: then the last event says so too.
@@ -73,7 +71,7 @@ fn mistyped(error: &clap::Error, start: Instant) -> ExitCode {
     let context = Context::default();
     let finished = Finished::refused(&fail(Exit::Usage, text, Next::xtask("--help")), &context);
     Output::new(Format::Json, start, context).event(&Event::Finished(&finished));
-    ExitCode::from(finished.exit_code)
+    ExitCode::from(u8::from(finished.exit))
 }
 
 /// From here on a signal ends this command as interrupted.
@@ -90,22 +88,22 @@ fn listen(format: Format, start: Instant) -> Result<()> {
 
 fn run(cli: &Cli, start: Instant) -> Result<Finished> {
     let pilot = Pilot::find(&cli.project, cli.command.by())?;
-    let out = Output::new(cli.format, start, cli.context());
+    let out = Output::new(cli.format(), start, cli.context());
     match &cli.command {
         Command::Ci(_) => return ci::run(&pilot),
-        Command::Drill(args) => return drill::run(args, cli.engine, &pilot, out),
+        Command::Drill(args) => return drill::run(args, cli.engine(), &pilot, out),
         Command::Bench(args) => return bench::run(args, &pilot, &out),
         _ => {}
     }
-    let engine = engine::choose(&pilot, cli.engine).map_err(|error| nothing_done(cli, error))?;
+    let engine = engine::choose(&pilot, cli.engine()).map_err(|error| nothing_done(cli, error))?;
     let store = Store::new(&pilot.state);
     let session = Session { pilot, engine, store, out };
     let manifest = session.pilot.manifest.clone();
     let mut finished =
         dispatch(cli, &session).unwrap_or_else(|error| Finished::refused(&error, session.out.context()));
     let level = match cli.command {
-        Command::Rollback(_) | Command::Reset(_) => Some(escalation::of(finished.exit_code, &manifest)),
-        Command::Diagnose(_) => Some(escalation::of_a_look(finished.exit_code, &manifest)),
+        Command::Rollback(_) | Command::Reset(_) => Some(escalation::of(finished.exit, &manifest)),
+        Command::Diagnose(_) => Some(escalation::of_a_look(finished.exit, &manifest)),
         _ => None,
     };
     finished.escalation = finished.escalation.or(level);
@@ -153,7 +151,7 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
     out.event(&Event::Finished(finished));
     if drill && finished.rollback.is_some() {
         // The rollback in it has told the rest.
-        let good = finished.exit_code == 0;
+        let good = finished.exit == Exit::Ok;
         out.say(format!("\n{} drill {}", out.mark(Some(good)), if good { "passed" } else { "failed" }));
         return;
     }
@@ -196,10 +194,12 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
         out.say(format!("  report {report}"));
     }
     if let (Some(error), false) = (&finished.error, out.is_json()) {
-        let head = match finished.exit_code {
-            7 => "NOT DEPLOYED: ",
-            1 | 3 | 6 if finished.rollback.is_some() => "NOT RESTORED: ",
-            4 => "HOST OR ENGINE FAILURE (Level 3, infrastructure): ",
+        let head = match finished.exit {
+            Exit::RolledBack => "NOT DEPLOYED: ",
+            Exit::NotRestored | Exit::OverBudget | Exit::NoRelease if finished.rollback.is_some() => {
+                "NOT RESTORED: "
+            }
+            Exit::Host => "HOST OR ENGINE FAILURE (Level 3, infrastructure): ",
             _ => "error: ",
         };
         eprintln!("{} {head}{error}", out.mark(Some(false)));

@@ -7,7 +7,7 @@ use std::fmt;
 
 /// The exit codes; anything else is a bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(into = "u8", try_from = "u8")]
 pub enum Exit {
     /// Done and verified, or nothing to do.
     Ok = 0,
@@ -29,6 +29,41 @@ pub enum Exit {
     Held = 9,
     /// Interrupted; the same command takes it up.
     Interrupted = 130,
+}
+
+impl Exit {
+    const ALL: [Self; 10] = [
+        Self::Ok,
+        Self::NotRestored,
+        Self::Usage,
+        Self::OverBudget,
+        Self::Host,
+        Self::Locked,
+        Self::NoRelease,
+        Self::RolledBack,
+        Self::Held,
+        Self::Interrupted,
+    ];
+
+    /// Was what was asked for done and verified, whoever holds the gate?
+    pub fn is_good(self) -> bool {
+        matches!(self, Self::Ok | Self::Held)
+    }
+}
+
+impl From<Exit> for u8 {
+    fn from(exit: Exit) -> Self {
+        exit as Self
+    }
+}
+
+impl TryFrom<u8> for Exit {
+    type Error = String;
+
+    fn try_from(code: u8) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|exit| *exit as u8 == code);
+        found.ok_or_else(|| format!("{code} is no exit code of this program"))
+    }
 }
 
 /// The table as `--help` and the docs carry it.

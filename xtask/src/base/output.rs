@@ -7,7 +7,6 @@ use crate::base::next::Context as Whose;
 use crate::base::secrets;
 use crate::base::signals;
 use anyhow::{Context, Result};
-use clap::ValueEnum;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -17,14 +16,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// How a command says what it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Sentences for people.
     Text,
     /// One event a line.
     Json,
     /// Nothing: a part of something that tells its own story.
-    #[value(skip)]
     Silent,
 }
 

@@ -1,11 +1,12 @@
-//! The small commands, one file each: an args struct and `run`. The large ones (`up`, `rollback`,
-//! `drill`, `bench`) are modules of the crate.
+//! The commands, one file each: the words of the command line, and a few lines over the code that does it.
 
 pub mod assess;
 pub mod backup;
+pub mod bench;
 pub mod ci;
 pub mod diagnose;
 pub mod down;
+pub mod drill;
 pub mod evidence;
 pub mod flags;
 pub mod host;
@@ -14,7 +15,10 @@ pub mod observe;
 pub mod preflight;
 pub mod releases;
 pub mod reset;
+pub mod rollback;
 pub mod seed;
 pub mod smoke;
 pub mod snapshot;
 pub mod status;
+pub mod up;
+pub mod values;

@@ -1,12 +1,11 @@
 //! `reset`: a clean stack (scenario C). The same rollback with the scenario `reset` named: it asks, backs
 //! up, tears down, checks that nothing is left, and deploys the last known-good release with its seed.
 
-use crate::base::deadline::Deadline;
 use crate::deploy::drift::Scenario;
 use crate::deploy::event::Finished;
 use crate::deploy::run::{Command, Request};
 use crate::deploy::session::Session;
-use crate::operations::rollback;
+use crate::operations::rollback::{self, Options};
 use anyhow::Result;
 
 /// `cargo xtask reset`.
@@ -31,9 +30,5 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     if args.open {
         request.lift_standing(&session.ledger())?;
     }
-    let budget = session.pilot.manifest.limits.budget;
-    let deadline = Deadline::from(session.out.start(), budget);
-    let waited = rollback::confirmed(&request, yes, session, deadline)?;
-    let _lock = session.ledger().lock("reset")?;
-    rollback::locked(&request, session, Deadline::from(session.out.start(), budget + waited))
+    rollback::run(&Options { request, ..Options::default() }, yes, session)
 }

@@ -13,8 +13,7 @@ use crate::deploy::execution::{Execution, Measured, Stale};
 use crate::deploy::gate;
 use crate::deploy::gate::{Closer, Gate};
 use crate::deploy::observe::Observation;
-use crate::deploy::plan;
-use crate::deploy::plan::{Data, Gateways, Intent, Plan, Purpose};
+use crate::deploy::plan::{self, Gateways, Goal, Plan, Purpose};
 use crate::deploy::run::Run;
 use crate::deploy::session::Session;
 use crate::deploy::view::View;
@@ -25,24 +24,6 @@ use anyhow::Result;
 
 /// Plans that are made for one release before it is given up.
 const PLANS: usize = 3;
-
-/// Where to, and why.
-pub struct Goal<'a> {
-    /// The release.
-    pub release: &'a Release,
-    /// What is wanted beyond what the drift says.
-    pub intent: Intent<'a>,
-    /// Differences found by other means than an observation.
-    pub known: Vec<Difference>,
-}
-
-impl<'a> Goal<'a> {
-    /// A release, for this purpose, with nothing particular about it.
-    pub fn plain(release: &'a Release, purpose: Purpose) -> Self {
-        let intent = Intent { purpose, named: &[], data: Data::AsFound, lift: &[] };
-        Self { release, intent, known: Vec::new() }
-    }
-}
 
 /// What an observation means for a goal.
 pub struct Preview {
@@ -93,11 +74,11 @@ impl Session {
         drift.extend(goal.known.iter().cloned());
         let gateways = Gateways {
             // A deployment goes by the tree's manifest where there is no other.
-            running: (running.release.is_some() || goal.intent.purpose == Purpose::Deploy)
+            running: (running.release.is_some() || goal.purpose == Purpose::Deploy)
                 .then(|| running.pilot.gateway()),
             release: target.pilot.gateway(),
         };
-        let plan = plan::make(&now, &drift, goal.release, &goal.intent, gateways);
+        let plan = plan::make(&now, &drift, goal, gateways);
         Preview { now, drift, plan, running, target }
     }
 
@@ -140,7 +121,7 @@ impl Session {
             scenarios.sort_unstable();
             scenarios.dedup();
             plan.scenarios = scenarios.clone();
-            if goal.intent.purpose == Purpose::Rollback {
+            if goal.purpose == Purpose::Rollback {
                 self.out.event(&Event::Drift { release: &goal.release.id, differences: &drift });
             }
             if plan.steps.is_empty() {
@@ -220,7 +201,7 @@ impl Session {
             self.store.promote(&goal.release.id, settings, state_dir::number(&run.id))
         });
         match promoted {
-            Err(error) if goal.intent.purpose == Purpose::Deploy => return Err(error),
+            Err(error) if goal.purpose == Purpose::Deploy => return Err(error),
             Err(error) => self.out.note(format!("not recorded: {error:#}")),
             Ok(()) => {}
         }

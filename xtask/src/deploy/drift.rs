@@ -8,13 +8,12 @@ use crate::host::HostCheck;
 use crate::release::description::{COMPOSE_FILE, Release};
 use crate::stack::model::Health;
 use crate::stack::model::{Instance, Service};
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// Why we roll back: the runbook's scenarios.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scenario {
     /// A: the settings are not those of the release.
@@ -26,7 +25,6 @@ pub enum Scenario {
     /// D: nothing changed, but services are gone or do not answer; or the host is short of something.
     Host,
     /// A commit, or a label of `known-good.toml`, that the user named with `--to`.
-    #[value(skip)]
     Commit,
 }
 

@@ -43,8 +43,10 @@ pub enum Progress {
     Done,
     /// It failed and the rollback with it.
     Failed,
-    /// It failed, is recorded, and the rollback goes on.
-    Missed,
+    /// It ended well but for something that does no harm.
+    Warned,
+    /// There was nothing to do.
+    Skipped,
 }
 
 /// One line of the journal.
@@ -123,7 +125,8 @@ pub struct Finished {
     /// How it ended.
     pub outcome: Option<Outcome>,
     /// Code of the process.
-    pub exit_code: u8,
+    #[serde(rename = "exit_code")]
+    pub exit: Exit,
     /// Id of the rollback.
     pub rollback: Option<String>,
     /// Why it was rolled back.
@@ -168,7 +171,7 @@ impl Finished {
     pub fn plain(exit: Exit) -> Self {
         Self {
             outcome: None,
-            exit_code: exit as u8,
+            exit,
             rollback: None,
             scenarios: Vec::new(),
             release: None,
@@ -254,7 +257,7 @@ impl Tell for Event<'_> {
             Self::Step { progress: Progress::Started, .. } => return None,
             Self::Step { step, progress, at_ms, took_ms, detail, .. } => {
                 let mark = out.mark(match progress {
-                    Progress::Done => Some(true),
+                    Progress::Done | Progress::Skipped => Some(true),
                     Progress::Failed => Some(false),
                     _ => None,
                 });

@@ -4,18 +4,12 @@
 
 use crate::base::failure::{Exit, exit_of, fail, next_of, over_budget};
 use crate::deploy::event::{Event, Progress};
-use crate::deploy::execution::{Done, Execution, Measured, Stale, Stance};
-use crate::deploy::gate::Gate;
-use crate::deploy::lockout;
+use crate::deploy::execution::{End, Execution, Measured, Stale};
 use crate::deploy::plan::Plan;
 use crate::deploy::step::Step;
-use crate::engine::roles::Extent;
-use anyhow::{Result, bail, ensure};
+use anyhow::Result;
 use std::path::Path;
-use std::time::{Duration, Instant};
-
-/// An engine that did not answer a moment ago is not waited for again.
-const ASK: Duration = Duration::from_secs(2);
+use std::time::Instant;
 
 /// Runs the steps in order; the first that fails ends it.
 pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) -> Result<()> {
@@ -40,13 +34,18 @@ pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) 
             execution.run(step, measured)
         };
         match done {
-            Ok(Done { missed, folder }) => {
-                let progress = if missed.is_some() { Progress::Missed } else { Progress::Done };
-                say(progress, missed, folder.as_deref());
+            Ok(end) => {
+                let (progress, detail, folder) = match end {
+                    End::Done => (Progress::Done, None, None),
+                    End::Filled(folder) => (Progress::Done, None, Some(folder)),
+                    End::Warned(what, folder) => (Progress::Warned, Some(what), folder),
+                    End::Skipped(why) => (Progress::Skipped, Some(format!("skipped: {why}")), None),
+                };
+                say(progress, detail, folder.as_deref());
                 measured.past.ends(step, folder.map(|folder| execution.run.dir.path().join(folder)));
             }
             Err(error) if error.is::<Stale>() => {
-                say(Progress::Missed, Some(error.to_string()), None);
+                say(Progress::Warned, Some(error.to_string()), None);
                 return Err(error);
             }
             Err(error) => {
@@ -70,60 +69,32 @@ impl Execution<'_> {
         }
     }
 
-    /// One step.
-    fn run(&self, step: &Step, measured: &mut Measured) -> Result<Done> {
+    /// One step: a call each.
+    fn run(&self, step: &Step, measured: &mut Measured) -> Result<End> {
         let limits = &self.target.pilot.manifest.limits;
-        let query_deadline = self.deadline.within(limits.engine);
-        let deploy = self.deadline.within(limits.deploy);
-        let engine = self.target.engine.as_ref();
-        let dir = self.store.dir(&self.release.id);
+        let (ask, deploy) = (self.deadline.within(limits.engine), self.deadline.within(limits.deploy));
         match step {
-            Step::CloseGate => self.close_gate(query_deadline, measured)?,
-            Step::StopGateway => {
-                self.stop(&[self.running.pilot.gateway().to_owned()], query_deadline, measured)?
-            }
-            Step::StopPublished { services } => self.stop(services, query_deadline, measured)?,
-            Step::FreeSpace => return self.free_space(deploy),
-            Step::Preserve { data } => return self.preserve(data),
-            Step::TearDown => {
-                self.running.engine.down(Extent::Data, deploy)?;
-                let left = engine.resources(query_deadline)?;
-                ensure!(left.is_empty(), "still there after the teardown: {}", left.join(", "));
-            }
-            Step::LoadImages { services } => self.load(services, deploy)?,
-            Step::Retag => {
-                self.store.set_current(&self.release.id)?;
-                engine.retag(self.release, query_deadline)?;
-            }
-            Step::RestoreEnvFile => self.restore_env_file()?,
-            Step::RemoveData { services } => {
-                services.iter().try_for_each(|s| self.running.engine.remove_data(s, query_deadline))?;
-            }
-            Step::ReturnData { except } => self.return_data(&dir, except, &measured.past, deploy)?,
-            Step::RestoreData { from, services } => self.restore_data(&dir, from, services, deploy)?,
-            Step::AskEngine => {
-                if self.now.gate == Gate::Open && measured.gate_closed_ms.is_none() {
-                    self.out.note("the services answer and are healthy: their gate is left open");
-                    measured.stance = Stance::LeftServed;
-                }
-                engine.services(self.deadline.within(ASK))?;
-                bail!(Stale("the engine answers again".into()));
-            }
-            Step::CloseGateOnDisk => {
-                lockout::close_on_disk(self.target, self.store, &self.reason(), deploy)?;
-                measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
-            }
-            Step::RemoveServices { services } => engine.remove(services, query_deadline)?,
-            Step::Apply { force, .. } => self.apply(&dir, force, deploy)?,
-            Step::Seed => self.seed()?,
-            Step::Watch => return self.watch(query_deadline),
-            Step::Verify => self.verify(measured)?,
-            Step::OpenGate => self.open_gate(measured)?,
-            Step::KeepClosed { hold } => {
-                self.wait_for_gateway()?;
-                measured.held = Some(hold.clone());
-            }
+            Step::CloseGate => self.close_gate(ask, measured),
+            Step::StopGateway => self.stop(&[self.running.pilot.gateway().to_owned()], ask, measured),
+            Step::StopPublished { services } => self.stop(services, ask, measured),
+            Step::FreeSpace => self.free_space(deploy),
+            Step::Preserve { data } => self.preserve(data),
+            Step::TearDown => self.tear_down(ask, deploy),
+            Step::LoadImages { services } => self.load(services, deploy),
+            Step::Retag => self.retag(ask),
+            Step::RestoreEnvFile => self.restore_env_file(),
+            Step::RemoveData { services } => self.remove_data(services, ask),
+            Step::ReturnData { except } => self.return_data(except, &measured.past, deploy),
+            Step::RestoreData { from, services } => self.restore_data(from, services, deploy),
+            Step::AskEngine => self.ask_engine(measured),
+            Step::CloseGateOnDisk => self.close_gate_on_disk(deploy, measured),
+            Step::RemoveServices { services } => self.remove_services(services, ask),
+            Step::Apply { force, .. } => self.apply(force, deploy),
+            Step::Seed => self.seed(),
+            Step::Watch => self.watch(ask),
+            Step::Verify => self.verify(measured),
+            Step::OpenGate => self.open_gate(measured),
+            Step::KeepClosed { hold } => self.keep_closed(hold, measured),
         }
-        Ok(Done::default())
     }
 }

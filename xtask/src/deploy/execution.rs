@@ -66,19 +66,16 @@ pub enum Stance {
 }
 
 /// How a step ended, when it did not fail.
-#[derive(Debug, Default)]
-pub struct Done {
-    /// What was missed without harm.
-    pub missed: Option<String>,
-    /// Folder, within the run's, that the step has filled.
-    pub folder: Option<PathBuf>,
-}
-
-impl Done {
-    /// Ended, with something missed.
-    pub fn missing(what: impl Into<String>) -> Self {
-        Self { missed: Some(what.into()), folder: None }
-    }
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was done.
+    Done,
+    /// The same, and it filled this folder within the run's.
+    Filled(PathBuf),
+    /// It was done but for something that does no harm: what. It may have filled a folder.
+    Warned(String, Option<PathBuf>),
+    /// There was nothing to do: why.
+    Skipped(String),
 }
 
 /// The world is no longer what the plan was made from; make a new one.

@@ -42,9 +42,11 @@ pub enum Data {
     From(PathBuf, Vec<String>),
 }
 
-/// What is wanted, beyond what the drift says.
+/// Where to, and what is wanted beyond what the drift says.
 #[derive(Clone, Debug)]
-pub struct Intent<'a> {
+pub struct Goal<'a> {
+    /// The release.
+    pub release: &'a Release,
     /// Go back, or deploy.
     pub purpose: Purpose,
     /// Scenarios that the user named.
@@ -53,6 +55,15 @@ pub struct Intent<'a> {
     pub data: Data,
     /// Holds that the user wants lifted, by id.
     pub lift: &'a [String],
+    /// Differences found by other means than an observation.
+    pub known: Vec<Difference>,
+}
+
+impl<'a> Goal<'a> {
+    /// A release, for this purpose, with nothing particular about it.
+    pub fn plain(release: &'a Release, purpose: Purpose) -> Self {
+        Self { release, purpose, named: &[], data: Data::AsFound, lift: &[], known: Vec::new() }
+    }
 }
 
 /// Who has the gate: what runs by its own manifest, and the release gone to by its own.
@@ -64,41 +75,34 @@ pub struct Gateways<'a> {
     pub release: &'a str,
 }
 
-/// Plans the way from `now` to `release`.
-pub fn make(
-    now: &Observation,
-    drift: &[Difference],
-    release: &Release,
-    intent: &Intent<'_>,
-    gateways: Gateways<'_>,
-) -> Plan {
-    let rollback = intent.purpose == Purpose::Rollback;
+/// Plans the way from `now` to the goal.
+pub fn make(now: &Observation, drift: &[Difference], goal: &Goal<'_>, gateways: Gateways<'_>) -> Plan {
+    let rollback = goal.purpose == Purpose::Rollback;
     let mut scenarios = if rollback { crate::deploy::drift::scenarios(drift) } else { Vec::new() };
-    scenarios.extend(intent.named);
+    scenarios.extend(goal.named);
     scenarios.sort_unstable();
     scenarios.dedup();
-    let way = Way { now, drift, release, intent, gateways, rollback };
+    let way = Way { now, drift, goal, gateways, rollback };
     let steps = match &now.stack {
         _ if way.is_there() => Vec::new(),
         Observed::Unknown(_) => way.ask_the_engine(),
         Observed::Known(_) => [way.close(), way.keep(), way.change(), way.verify_and_open()].concat(),
     };
-    Plan { release: release.id.clone(), scenarios, steps }
+    Plan { release: goal.release.id.clone(), scenarios, steps }
 }
 
 /// What the parts of a plan are made from.
 struct Way<'a> {
     now: &'a Observation,
     drift: &'a [Difference],
-    release: &'a Release,
-    intent: &'a Intent<'a>,
+    goal: &'a Goal<'a>,
     gateways: Gateways<'a>,
     rollback: bool,
 }
 
 impl Way<'_> {
     fn names(&self, scenario: Scenario) -> bool {
-        self.rollback && self.intent.named.contains(&scenario)
+        self.rollback && self.goal.named.contains(&scenario)
     }
 
     /// A whole reset: everything of the project goes.
@@ -107,23 +111,23 @@ impl Way<'_> {
     }
 
     fn hold(&self) -> Option<String> {
-        self.now.holds.held(self.intent.lift)
+        self.now.holds.held(self.goal.lift)
     }
 
     /// Is there nothing to do? A new release is always gone to: it has yet to be verified.
     fn is_there(&self) -> bool {
         let matters = |d: &&Difference| !matches!(d, Difference::ComposeFile);
         // A commit names the target; it is not a reason to roll back.
-        let as_found = self.intent.named.iter().all(|s| *s == Scenario::Commit);
+        let as_found = self.goal.named.iter().all(|s| *s == Scenario::Commit);
         let gate_is_right = match &self.now.gate {
             Gate::Open => self.hold().is_none(),
             Gate::Closed(_) => self.hold().is_some(),
             Gate::Unknown(_) => false,
         };
-        (self.rollback || self.release.is_known_good())
+        (self.rollback || self.goal.release.is_known_good())
             && self.drift.iter().find(matters).is_none()
             && as_found
-            && self.intent.data == Data::AsFound
+            && self.goal.data == Data::AsFound
             && gate_is_right
     }
 
@@ -162,7 +166,7 @@ impl Way<'_> {
     /// If the engine does not answer, assume that its images exist.
     fn lost_images(&self) -> Vec<String> {
         let has = |id: &String| self.now.stack.known().is_none_or(|stack| stack.images.contains(id));
-        let lost = self.release.images.iter().filter(|(_, image)| !has(&image.id));
+        let lost = self.goal.release.images.iter().filter(|(_, image)| !has(&image.id));
         lost.map(|(service, _)| service.clone()).collect()
     }
 
@@ -182,7 +186,7 @@ impl Way<'_> {
         if !reset && !removed.is_empty() {
             steps.push(Step::RemoveData { services: removed });
         }
-        match &self.intent.data {
+        match &self.goal.data {
             Data::AsFound => {}
             Data::ThroughReset => steps.push(Step::ReturnData { except: corrupt(self.drift) }),
             Data::From(_, services) if services.is_empty() => {}
@@ -202,7 +206,7 @@ impl Way<'_> {
     /// Services that the engine will start anew, as far as the drift tells.
     fn restarted(&self) -> Vec<String> {
         let concerns = |name: &String| self.drift.iter().any(|d| d.restarts().is_some_and(|s| s == name));
-        self.release.images.keys().filter(|name| self.is_reset() || concerns(name)).cloned().collect()
+        self.goal.release.images.keys().filter(|name| self.is_reset() || concerns(name)).cloned().collect()
     }
 
     /// The new gateway is closed, everything is checked, and only then the public is let in.
@@ -223,7 +227,7 @@ impl Way<'_> {
     fn removed(&self) -> Vec<String> {
         let there =
             |service: &String| self.now.stack.known().is_none_or(|stack| stack.data.contains(service));
-        match &self.intent.data {
+        match &self.goal.data {
             _ if !self.rollback => Vec::new(),
             _ if self.is_reset() => {
                 self.now.stack.known().into_iter().flat_map(|stack| &stack.data).cloned().collect()
@@ -300,14 +304,16 @@ mod tests {
     use crate::stack::hold::Hold;
 
     const SAME: Gateways<'_> = Gateways { running: Some("gateway"), release: "gateway" };
-    const PLAIN: Intent<'_> =
-        Intent { purpose: Purpose::Rollback, named: &[], data: Data::AsFound, lift: &[] };
+
+    fn back(release: &Release) -> Goal<'_> {
+        Goal::plain(release, Purpose::Rollback)
+    }
 
     fn plan(how: impl FnOnce(&mut Observation), named: &[Scenario]) -> Plan {
         let (mut now, release, env) = matching();
         how(&mut now);
-        let intent = Intent { named, ..PLAIN };
-        let plan = make(&now, &drift(&now, &release, &env, &[]), &release, &intent, SAME);
+        let goal = Goal { named, ..back(&release) };
+        let plan = make(&now, &drift(&now, &release, &env, &[]), &goal, SAME);
         // Of every plan: the gate opens once, at the very end, right after the verification, or it stays closed
         // under a hold; and nothing is overwritten or removed before it is preserved.
         if let Some(end) = plan.steps.len().checked_sub(1).filter(|_| !plan.steps.contains(&Step::AskEngine))
@@ -412,7 +418,7 @@ mod tests {
     fn data_from_a_backup_takes_the_place_of_what_was_preserved() {
         let (now, release, _) = matching();
         let data = Data::From("/b".into(), vec!["engine".into(), "jobs".into()]);
-        let p = make(&now, &[], &release, &Intent { data, ..PLAIN }, SAME);
+        let p = make(&now, &[], &Goal { data, ..back(&release) }, SAME);
         // There is none of jobs, so there is none to remove.
         let engine = vec!["engine".to_owned()];
         let kept = position(&p, |s| *s == Step::Preserve { data: engine.clone() });
@@ -492,12 +498,12 @@ mod tests {
         let (mut now, release, _) = matching();
         closed(&mut now);
         let lift = [hold.id.clone()];
-        let intent = Intent { lift: &lift, ..PLAIN };
-        assert_eq!(make(&now, &[], &release, &intent, SAME).steps.last(), Some(&Step::OpenGate));
+        let goal = Goal { lift: &lift, ..back(&release) };
+        assert_eq!(make(&now, &[], &goal, SAME).steps.last(), Some(&Step::OpenGate));
         let mut other = Hold::mine("another");
         other.id = "another".into();
         now.holds = Observed::Known(vec![hold, other]);
-        let p = make(&now, &[], &release, &Intent { named: &[Scenario::Config], ..intent }, SAME);
+        let p = make(&now, &[], &Goal { named: &[Scenario::Config], ..goal }, SAME);
         assert!(matches!(p.steps.last(), Some(Step::KeepClosed { hold }) if hold.contains("another")));
     }
 
@@ -505,11 +511,11 @@ mod tests {
     fn what_belongs_to_no_known_release_is_stopped_where_it_is_published() {
         let (mut now, release, _) = matching();
         change(&mut now, "engine", |s| s.address = None);
-        let p = make(&now, &[], &release, &PLAIN, Gateways { running: None, ..SAME });
+        let p = make(&now, &[], &back(&release), Gateways { running: None, ..SAME });
         // Nothing differs and yet nobody knows what runs.
         assert_eq!(p.steps, []);
-        let named = Intent { named: &[Scenario::Version], ..PLAIN };
-        let p = make(&now, &[], &release, &named, Gateways { running: None, ..SAME });
+        let named = Goal { named: &[Scenario::Version], ..back(&release) };
+        let p = make(&now, &[], &named, Gateways { running: None, ..SAME });
         assert_eq!(p.steps[0], Step::StopPublished { services: vec!["gateway".into()] });
         position(&p, |s| *s == Step::CloseGateOnDisk);
     }
@@ -534,16 +540,15 @@ mod tests {
         let (mut now, release, env) = matching();
         says(&mut now, "engine", Health::StoreCorrupt("noise".into()));
         let found = drift(&now, &release, &env, &[]);
-        let p = make(&now, &found, &release, &Intent { purpose: Purpose::Deploy, ..PLAIN }, SAME);
+        let p = make(&now, &found, &Goal::plain(&release, Purpose::Deploy), SAME);
         assert!(!p.steps.iter().any(|s| matches!(s, Step::RemoveData { .. })), "{:?}", p.steps);
     }
 
     #[test]
     fn a_deployment_of_what_runs_and_is_known_to_be_good_does_nothing() {
         let (now, mut release, env) = matching();
-        let intent = Intent { purpose: Purpose::Deploy, ..PLAIN };
         let steps = |now: &Observation, release: &Release| {
-            make(now, &drift(now, release, &env, &[]), release, &intent, SAME).steps
+            make(now, &drift(now, release, &env, &[]), &Goal::plain(release, Purpose::Deploy), SAME).steps
         };
         assert!(!steps(&now, &release).is_empty(), "it was never verified");
         release.state = State::KnownGood;

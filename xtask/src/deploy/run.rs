@@ -171,7 +171,8 @@ impl Past {
                         self.at = Some(step.to_string());
                         self.begins(&step);
                     }
-                    Some("done" | "missed") => {
+                    // Older versions wrote `missed` for `warned`.
+                    Some("done" | "warned" | "skipped" | "missed") => {
                         self.ends(&step, event["folder"].as_str().map(|f| dir.join(f)))
                     }
                     _ => {}

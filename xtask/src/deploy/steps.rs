@@ -15,64 +15,120 @@ use crate::deploy::cleanup;
 use crate::deploy::drift;
 use crate::deploy::event::Event;
 use crate::deploy::evidence;
-use crate::deploy::execution::{Done, Execution, Measured, Stale};
+use crate::deploy::execution::{End, Execution, Measured, Stale, Stance};
 use crate::deploy::gate;
+use crate::deploy::gate::Gate;
 use crate::deploy::lockout;
 use crate::deploy::lockout::{Closed, Lift, Opened};
 use crate::deploy::run::Past;
 use crate::deploy::view::View;
 use crate::engine::reach::clients;
+use crate::engine::roles::Extent;
 use crate::host;
 use crate::release::description::{ENV_FILE, SEED_FILE};
 use crate::stack::contract;
 use crate::stack::model::Service;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow::{Break, Continue};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// An engine that did not answer a moment ago is not waited for again.
+const ASK: Duration = Duration::from_secs(2);
+
 /// Between two looks at what the services use.
 const WATCH: Duration = Duration::from_secs(1);
 
 impl Execution<'_> {
-    pub(super) fn close_gate(&self, query_deadline: Deadline, measured: &mut Measured) -> Result<()> {
+    pub(super) fn close_gate(&self, deadline: Deadline, measured: &mut Measured) -> Result<End> {
         let client = self.now.gateway(&self.running.pilot, self.running.engine.as_ref(), lockout::REQUEST);
-        // Closed already: whoever closed it gave a reason, which stays.
-        if client.is_none_or(|client| gate::prove_closed(&client).is_err()) {
-            let closed = lockout::shut(self.running, self.now, &self.reason(), query_deadline)?;
-            if let Closed::Stopped { .. } = closed {
-                measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
-                bail!(Stale(closed.to_string()));
-            }
+        // Whoever closed it already gave a reason, which stays.
+        if client.is_some_and(|client| gate::prove_closed(&client).is_ok()) {
+            measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
+            return Ok(End::Skipped("it is closed already, proved".into()));
         }
+        let closed = lockout::shut(self.running, self.now, &self.reason(), deadline)?;
         measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
-        Ok(())
+        if let Closed::Stopped { .. } = closed {
+            bail!(Stale(closed.to_string()));
+        }
+        Ok(End::Done)
     }
 
     pub(super) fn stop(
         &self,
         services: &[String],
-        query_deadline: Deadline,
+        deadline: Deadline,
         measured: &mut Measured,
-    ) -> Result<()> {
-        services.iter().try_for_each(|service| self.running.engine.stop(service, query_deadline))?;
+    ) -> Result<End> {
+        services.iter().try_for_each(|service| self.running.engine.stop(service, deadline))?;
         measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
-        Ok(())
+        Ok(End::Done)
     }
 
-    pub(super) fn load(&self, services: &[String], deadline: Deadline) -> Result<()> {
+    pub(super) fn close_gate_on_disk(&self, deadline: Deadline, measured: &mut Measured) -> Result<End> {
+        lockout::close_on_disk(self.target, self.store, &self.reason(), deadline)?;
+        measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
+        Ok(End::Done)
+    }
+
+    pub(super) fn tear_down(&self, ask: Deadline, deadline: Deadline) -> Result<End> {
+        self.running.engine.down(Extent::Data, deadline)?;
+        let left = self.target.engine.resources(ask)?;
+        ensure!(left.is_empty(), "still there after the teardown: {}", left.join(", "));
+        Ok(End::Done)
+    }
+
+    /// Only asks: where the engine answers again, the plan has to be made anew.
+    pub(super) fn ask_engine(&self, measured: &mut Measured) -> Result<End> {
+        if self.now.gate == Gate::Open && measured.gate_closed_ms.is_none() {
+            self.out.note("the services answer and are healthy: their gate is left open");
+            measured.stance = Stance::LeftServed;
+        }
+        self.target.engine.services(self.deadline.within(ASK))?;
+        bail!(Stale("the engine answers again".into()))
+    }
+
+    pub(super) fn retag(&self, deadline: Deadline) -> Result<End> {
+        self.store.set_current(&self.release.id)?;
+        self.target.engine.retag(self.release, deadline)?;
+        Ok(End::Done)
+    }
+
+    pub(super) fn remove_data(&self, services: &[String], deadline: Deadline) -> Result<End> {
+        services.iter().try_for_each(|service| self.running.engine.remove_data(service, deadline))?;
+        Ok(End::Done)
+    }
+
+    pub(super) fn remove_services(&self, services: &[String], deadline: Deadline) -> Result<End> {
+        self.target.engine.remove(services, deadline)?;
+        Ok(End::Done)
+    }
+
+    pub(super) fn keep_closed(&self, hold: &str, measured: &mut Measured) -> Result<End> {
+        self.wait_for_gateway()?;
+        measured.held = Some(hold.to_owned());
+        Ok(End::Done)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.store.dir(&self.release.id)
+    }
+
+    pub(super) fn load(&self, services: &[String], deadline: Deadline) -> Result<End> {
         services.iter().try_for_each(|service| {
             let image = &self.release.images[service];
             let archive = self.store.check_archive(image)?;
             self.target.engine.load(image, &archive, deadline)
-        })
+        })?;
+        Ok(End::Done)
     }
 
     /// What was edited since the backup was made is kept beside it.
-    pub(super) fn restore_env_file(&self) -> Result<()> {
+    pub(super) fn restore_env_file(&self) -> Result<End> {
         let (to, from) = (&self.target.pilot.env_path, self.store.file(&self.release.id, ENV_FILE));
-        let Some(old) = files::exchange(&from, to, Mode::Private)? else { return Ok(()) };
+        let Some(old) = files::exchange(&from, to, Mode::Private)? else { return Ok(End::Done) };
         let mut copies = self.run.copies_of(ENV_FILE);
         copies.push(from);
         // A copy that cannot be read is none.
@@ -82,10 +138,10 @@ impl Execution<'_> {
             let (file, kept) = (to.display(), kept.display());
             self.out.note(format!("{file} was edited since its backup was made; that is kept in {kept}"));
         }
-        Ok(())
+        Ok(End::Done)
     }
 
-    pub(super) fn seed(&self) -> Result<()> {
+    pub(super) fn seed(&self) -> Result<End> {
         let path = self.store.file(&self.release.id, SEED_FILE);
         let seed = files::read_json(&path)?;
         self.wait_for_gateway()?;
@@ -93,10 +149,11 @@ impl Execution<'_> {
         let healthy = smoke::wait_healthy(&self.target.target()?, self.deadline.within(limits.ready));
         // A service that did not run could not tell that its store is corrupt.
         healthy.map_err(|e| if e.is::<StoreCorrupt>() { Stale(e.to_string()).into() } else { e })?;
-        contract::load_scenario(&self.target.gateway(limits.ready)?, &seed)
+        contract::load_scenario(&self.target.gateway(limits.ready)?, &seed)?;
+        Ok(End::Done)
     }
 
-    pub(super) fn open_gate(&self, measured: &mut Measured) -> Result<()> {
+    pub(super) fn open_gate(&self, measured: &mut Measured) -> Result<End> {
         let ledger = self.store.ledger();
         let lift = Lift { holds: &self.run.request.lift, by_hand: self.run.request.open };
         match lockout::open(self.target, &ledger, lift, &self.run.reason(), self.deadline)? {
@@ -106,11 +163,11 @@ impl Execution<'_> {
                 measured.held = Some(hold.to_string());
             }
         }
-        Ok(())
+        Ok(End::Done)
     }
 
     /// Evidence and backup side by side. What evidence missed is no failure.
-    pub(super) fn preserve(&self, data: &[String]) -> Result<Done> {
+    pub(super) fn preserve(&self, data: &[String]) -> Result<End> {
         let View { pilot, engine, .. } = self.running;
         let limits = &pilot.manifest.limits;
         let limit = self.deadline.within(limits.evidence);
@@ -129,59 +186,49 @@ impl Execution<'_> {
             (joined(evidence), backup)
         });
         backup.context("nothing was changed, because there is no backup")?;
-        let mut done = match evidence {
-            Ok(manifest) if manifest.missed.is_empty() => Done::default(),
+        let folder = to.file_name().map(PathBuf::from).unwrap_or_default();
+        Ok(match evidence {
+            Ok(manifest) if manifest.missed.is_empty() => End::Filled(folder),
             Ok(manifest) => {
                 let names: Vec<&str> = manifest.missed.keys().map(String::as_str).collect();
-                Done::missing(format!("missed {} (why: evidence/{})", names.join(", "), evidence::INDEX))
+                let what = format!("missed {} (why: evidence/{})", names.join(", "), evidence::INDEX);
+                End::Warned(what, Some(folder))
             }
-            Err(error) => Done::missing(format!("no evidence: {error:#}")),
-        };
-        done.folder = to.file_name().map(PathBuf::from);
-        Ok(done)
-    }
-
-    /// Brings back what this run has copied while it was whole, each service from its own copy.
-    pub(super) fn return_data(
-        &self,
-        dir: &Path,
-        except: &[String],
-        past: &Past,
-        deadline: Deadline,
-    ) -> Result<()> {
-        let mut copies = past.copies.iter().filter(|(service, _)| !except.contains(service));
-        copies.try_for_each(|(service, from)| {
-            self.restore_data(dir, from, std::slice::from_ref(service), deadline)
+            Err(error) => End::Warned(format!("no evidence: {error:#}"), Some(folder)),
         })
     }
 
+    /// Brings back what this run has copied while it was whole, each service from its own copy.
+    pub(super) fn return_data(&self, except: &[String], past: &Past, deadline: Deadline) -> Result<End> {
+        let mut copies = past.copies.iter().filter(|(service, _)| !except.contains(service));
+        copies.try_for_each(|(service, from)| {
+            self.restore_data(from, std::slice::from_ref(service), deadline).map(drop)
+        })?;
+        Ok(End::Done)
+    }
+
     /// What could not be freed is no failure: it shows in what comes next.
-    pub(super) fn free_space(&self, deadline: Deadline) -> Result<Done> {
+    pub(super) fn free_space(&self, deadline: Deadline) -> Result<End> {
         let View { pilot, engine, .. } = self.running;
         match cleanup::free(pilot, engine.as_ref(), self.store, deadline) {
+            Ok(freed) if freed.is_empty() => Ok(End::Skipped("there was nothing to free".into())),
             Ok(freed) => {
                 let bytes = freed.iter().map(|f| f.bytes).sum();
                 self.out.note(format!("freed {} in {} places", files::human(bytes), freed.len()));
-                Ok(Done::default())
+                Ok(End::Done)
             }
-            Err(error) => Ok(Done::missing(format!("{error:#}"))),
+            Err(error) => Ok(End::Warned(format!("{error:#}"), None)),
         }
     }
 
-    pub(super) fn restore_data(
-        &self,
-        dir: &Path,
-        from: &Path,
-        services: &[String],
-        deadline: Deadline,
-    ) -> Result<()> {
+    pub(super) fn restore_data(&self, from: &Path, services: &[String], deadline: Deadline) -> Result<End> {
         let backup = Backup::read(from)?.with_context(|| format!("{} has no backup", from.display()))?;
         let View { pilot, engine, .. } = self.target;
         for service in services {
             let archive = backup.archive(from, service)?;
             // Cut off halfway and taken up again, there may be half of it.
             engine.remove_data(service, deadline)?;
-            let restored = engine.restore(dir, service, &archive, deadline);
+            let restored = engine.restore(&self.folder(), service, &archive, deadline);
             let restored = restored.with_context(|| format!("bringing the data of {service} back"));
             match restored {
                 // Prometheus and Grafana data must not fail a rollback.
@@ -191,12 +238,12 @@ impl Execution<'_> {
                 other => other?,
             }
         }
-        Ok(())
+        Ok(End::Done)
     }
 
     /// Steady: no service was started anew, memory changed by less than a tenth, and the host is within its
     /// limits. What never gets steady is told, and left to the verification to judge.
-    pub(super) fn watch(&self, deadline: Deadline) -> Result<Done> {
+    pub(super) fn watch(&self, deadline: Deadline) -> Result<End> {
         let mut last: Option<BTreeMap<String, (u64, f64)>> = None;
         let steady = deadline.poll(WATCH, || {
             let now = match self.sample(deadline) {
@@ -226,13 +273,13 @@ impl Execution<'_> {
             Continue(why)
         });
         match steady {
-            Ok(steady) => steady.map(|()| Done::default()),
-            Err(why) => Ok(Done::missing(why)),
+            Ok(steady) => steady.map(|()| End::Done),
+            Err(why) => Ok(End::Warned(why, None)),
         }
     }
 
     /// Restarts and resident memory of each service.
-    pub(super) fn sample(&self, deadline: Deadline) -> Result<BTreeMap<String, (u64, f64)>> {
+    fn sample(&self, deadline: Deadline) -> Result<BTreeMap<String, (u64, f64)>> {
         let services = self.target.engine.services(deadline)?;
         let View { pilot, engine, .. } = self.target;
         let clients = clients(pilot, engine.as_ref(), self.env, lockout::REQUEST)?;
@@ -245,11 +292,11 @@ impl Execution<'_> {
     }
 
     /// Applies until it holds: a client that was killed before may have left an engine at work.
-    pub(super) fn apply(&self, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
-        let mut tries = 0;
+    pub(super) fn apply(&self, force: &[String], deadline: Deadline) -> Result<End> {
+        let (dir, mut tries) = (self.folder(), 0);
         let applied = deadline.poll(Duration::from_millis(300), || {
             tries += 1;
-            match self.target.engine.apply(self.release, dir, force, deadline) {
+            match self.target.engine.apply(self.release, &dir, force, deadline) {
                 Ok(()) => Break(Ok(())),
                 Err(error) if exit_of(&error) == Exit::Host || tries == 3 => Break(Err(error)),
                 Err(error) => {
@@ -258,11 +305,12 @@ impl Execution<'_> {
                 }
             }
         });
-        applied.flatten().map_err(|error| self.name_port_owner(error))
+        applied.flatten().map_err(|error| self.name_port_owner(error))?;
+        Ok(End::Done)
     }
 
     /// A port that is taken is the host's trouble; whoever has it is named.
-    pub(super) fn name_port_owner(&self, error: anyhow::Error) -> anyhow::Error {
+    fn name_port_owner(&self, error: anyhow::Error) -> anyhow::Error {
         let text = format!("{error:#}");
         if !text.contains("port is already allocated") && !text.contains("address already in use") {
             return error;
@@ -279,7 +327,7 @@ impl Execution<'_> {
         fail(Exit::Host, what, "end that process, or change the port in the env file, and run this again")
     }
 
-    pub(super) fn wait_for_gateway(&self) -> Result<()> {
+    fn wait_for_gateway(&self) -> Result<()> {
         let ready = self.deadline.within(self.target.pilot.manifest.limits.ready);
         if lockout::closed_after_start(self.target, &self.reason(), ready)? {
             self.out.note("the gate came up open; it was closed before anything else");
@@ -288,7 +336,7 @@ impl Execution<'_> {
     }
 
     /// Everything is checked behind the closed gate; meanwhile what runs is compared with the release.
-    pub(super) fn verify(&self, measured: &mut Measured) -> Result<()> {
+    pub(super) fn verify(&self, measured: &mut Measured) -> Result<End> {
         self.wait_for_gateway()?;
         let limits = &self.target.pilot.manifest.limits;
         let ready = self.deadline.within(limits.ready);
@@ -312,6 +360,6 @@ impl Execution<'_> {
             let what = format!("release {} is not verified: {summary}", self.release.id);
             return Err(fail(Exit::NotRestored, what, Next::xtask("status")));
         }
-        Ok(())
+        Ok(End::Done)
     }
 }

@@ -2,6 +2,8 @@
 //! `roles`. Engines do what a plan says; they decide nothing.
 
 mod compose;
+#[cfg(test)]
+pub mod fake;
 mod process;
 pub mod reach;
 pub mod roles;
@@ -13,7 +15,6 @@ use crate::engine::roles::{Engine, Kind};
 use crate::release::store::Store;
 use crate::stack::pilot::Pilot;
 use anyhow::Result;
-use clap::ValueEnum;
 
 pub use process::supervise::supervise;
 
@@ -22,7 +23,7 @@ pub use process::supervise::supervise;
 pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
     let recorded = || {
         let current = Store::new(&pilot.state).current().ok().flatten()?;
-        Kind::from_str(&current.engine, true).ok()
+        Kind::named(&current.engine)
     };
     let kind = match asked.or_else(recorded) {
         Some(kind) => kind,

@@ -9,14 +9,13 @@ use crate::stack::endpoint::Endpoint;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
 use anyhow::Result;
-use clap::ValueEnum;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Which engine; the word of `--engine` and of `release.json`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Docker Compose, 1 or 2.
@@ -26,6 +25,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Compose, Self::Process].into_iter().find(|kind| kind.as_str() == name)
+    }
+
     /// As it is written.
     pub fn as_str(self) -> &'static str {
         match self {

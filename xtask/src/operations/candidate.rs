@@ -25,9 +25,10 @@ use std::time::Duration;
 const IMAGES: Duration = Duration::from_secs(300);
 
 /// What a release is made of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub enum Source<'a> {
     /// The tree as it is.
+    #[default]
     Tree,
     /// Existing images with this tag, and the tree's files.
     Tag(&'a str),

@@ -11,7 +11,7 @@ use crate::base::observed::Observed;
 use crate::checks::smoke::verify;
 use crate::checks::target::Target;
 use crate::deploy::backup;
-use crate::deploy::drift;
+use crate::deploy::drift::{self, Scenario};
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::evidence;
 use crate::deploy::execution::{Measured, Stance};
@@ -33,27 +33,46 @@ use crate::stack::state_dir::RunDir;
 use anyhow::{Result, bail, ensure};
 use std::collections::BTreeMap;
 
-/// Ends a run and writes its report. `finished` has what only the caller knows.
-pub fn conclude(
-    session: &Session,
-    run: &Run,
-    ended: &Result<()>,
-    measured: &Measured,
-    mut finished: Finished,
-) -> Finished {
-    finished.rollback = Some(run.id.clone());
-    finished.gate_closed_ms = measured.gate_closed_ms;
-    finished.restored_ms = measured.restored_ms;
-    finished.downtime_ms =
-        measured.restored_ms.zip(measured.gate_closed_ms).map(|(end, start)| end.saturating_sub(start));
-    finished.smoke = measured.smoke.as_ref().and_then(|smoke| serde_json::to_value(smoke).ok());
-    finished.hold = measured.held.clone();
-    if measured.held.is_some() && finished.exit_code == Exit::Ok as u8 {
-        finished.exit_code = Exit::Held as u8;
+/// What a run came to.
+pub struct Ended {
+    /// The release that runs now, or that was tried last.
+    pub release: Option<String>,
+    /// Why it was gone to.
+    pub scenarios: Vec<Scenario>,
+    /// How it ended.
+    pub result: Result<Outcome>,
+}
+
+impl Ended {
+    /// A run that failed before it went anywhere.
+    pub fn failed(error: anyhow::Error) -> Self {
+        Self { release: None, scenarios: Vec::new(), result: Err(error) }
     }
-    if let Err(error) = ended {
-        finished.outcome = Some(Outcome::NotRestored);
-        finished.exit_code = exit_of(error) as u8;
+}
+
+/// Ends a run and writes its report: the one place where its last event is made.
+pub fn conclude(session: &Session, run: &Run, ended: Ended, measured: &Measured) -> Finished {
+    let exit = match &ended.result {
+        Ok(_) if measured.held.is_some() => Exit::Held,
+        Ok(_) => Exit::Ok,
+        Err(error) => exit_of(error),
+    };
+    let mut finished = Finished {
+        outcome: Some(*ended.result.as_ref().unwrap_or(&Outcome::NotRestored)),
+        rollback: Some(run.id.clone()),
+        scenarios: ended.scenarios,
+        release: ended.release,
+        hold: measured.held.clone(),
+        gate_closed_ms: measured.gate_closed_ms,
+        restored_ms: measured.restored_ms,
+        downtime_ms: measured
+            .restored_ms
+            .zip(measured.gate_closed_ms)
+            .map(|(end, start)| end.saturating_sub(start)),
+        smoke: measured.smoke.as_ref().and_then(|smoke| serde_json::to_value(smoke).ok()),
+        ..Finished::plain(exit)
+    };
+    if let Err(error) = &ended.result {
         finished.error = Some(format!("{error:#}"));
         let next = next_of(error).cloned().unwrap_or_else(|| Next::xtask("diagnose"));
         finished = finished.then(Some(&next), session.out.context());
@@ -71,7 +90,7 @@ pub fn conclude(
     finished.evidence = evidence.exists().then(|| evidence.display().to_string());
     let level =
         if run.request.command == run::Command::Up { escalation::of_a_deployment } else { escalation::of };
-    finished.escalation = Some(level(finished.exit_code, &session.pilot.manifest));
+    finished.escalation = Some(level(finished.exit, &session.pilot.manifest));
     finished.report = Some(run.dir.page().display().to_string());
     finished = finished.masked();
     // `main` tells it to the user when all else is done; the journal has it now.
@@ -156,9 +175,9 @@ pub fn nowhere_to_go(session: &Session, request: &run::Request, error: anyhow::E
         exit => exit,
     };
     let next = next_of(&error).cloned().unwrap_or_else(|| Next::xtask("diagnose"));
-    let ended = Err(fail(exit, format!("{error:#}"), next));
+    let ended = Ended::failed(fail(exit, format!("{error:#}"), next));
     let measured = Measured { stance: Stance::Wrong, ..Measured::default() };
-    Ok(conclude(session, &run, &ended, &measured, Finished::plain(exit)))
+    Ok(conclude(session, &run, ended, &measured))
 }
 
 /// Is what runs as its release has it, and does it pass every check, by the settings it was started with? The

@@ -7,51 +7,33 @@ use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::next::{Context as Whose, Next};
-use crate::deploy::converge::Goal;
 use crate::deploy::drift::Scenario;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::execution::Measured;
 use crate::deploy::lockout;
-use crate::deploy::plan::{Data, Intent, Purpose};
+use crate::deploy::plan::{Data, Goal, Purpose};
 use crate::deploy::run;
-use crate::deploy::run::{Command, Request, Run};
+use crate::deploy::run::{Request, Run};
 use crate::deploy::session::Session;
 use crate::operations::candidate;
 use crate::operations::candidate::Source;
-use crate::operations::ending;
+use crate::operations::ending::{self, Ended};
 use crate::release::description::{ENV_FILE, Release, State};
 use crate::release::source;
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// `cargo xtask rollback`.
-#[derive(clap::Args, Debug, Default)]
-#[command(
-    after_help = "Examples:\n  cargo xtask rollback\n  cargo xtask rollback --plan\n  cargo xtask rollback --to previous\n  cargo xtask rollback --to HEAD~1\n  cargo xtask rollback --open"
-)]
-pub struct Args {
-    /// Release to go back to: r3 or `previous`; or a commit, or a label of known-good.toml, which is built
-    /// when no release was made from it [default: the last known-good]
-    #[arg(long, value_name = "RELEASE|REV")]
-    pub to: Option<String>,
-    /// Why, when you know better than the drift; can be given more than once
-    #[arg(long, value_enum)]
-    pub scenario: Vec<Scenario>,
-    /// Show what would be done and touch nothing
-    #[arg(long)]
-    pub plan: bool,
-    /// Time it may take [default: the budget in pilot.toml]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+/// What a rollback or a reset from the command line is asked to do, beyond its request.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// What to do.
+    pub request: Request,
+    /// Time it may take; the manifest's where none is given.
     pub budget: Option<Duration>,
-    /// Also switch your checkout to that commit; refused over uncommitted work
-    #[arg(long, requires = "to")]
+    /// Switch the user's checkout to the commit that was gone to.
     pub checkout: bool,
-    /// Open the gate at the end, whoever holds it closed; lifts the holds that stand now
-    #[arg(long)]
-    pub open: bool,
-    /// Give up runs that were cut off, and begin anew; their backups stay
-    #[arg(long)]
+    /// Give up runs that were cut off.
     pub abandon: bool,
 }
 
@@ -61,34 +43,27 @@ enum Targets {
     Commit(String),
 }
 
-/// A rollback from the command line.
-pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
-    let mut request =
-        Request { to: args.to.clone(), scenarios: args.scenario.clone(), ..Request::by(Command::Rollback) };
-    if args.open {
-        request.lift_standing(&session.ledger())?;
-    }
-    let budget = args.budget.unwrap_or(session.pilot.manifest.limits.budget);
+/// A rollback or a reset from the command line.
+pub fn run(options: &Options, yes: bool, session: &Session) -> Result<Finished> {
+    let Options { request, budget, checkout, abandon } = options;
+    let budget = budget.unwrap_or(session.pilot.manifest.limits.budget);
     let deadline = Deadline::from(session.out.start(), budget);
-    if args.plan {
-        return show_plan(&request, session, deadline);
-    }
-    let checkout = match (&args.to, args.checkout) {
+    let checkout = match (&request.to, checkout) {
         (Some(rev), true) => Some(source::checkout_of(&session.pilot, rev)?),
         _ => None,
     };
-    let waited = confirmed(&request, yes, session, deadline)?;
+    let waited = confirmed(request, yes, session, deadline)?;
     let deadline = Deadline::from(session.out.start(), budget + waited);
-    let _lock = session.ledger().lock("rollback")?;
-    if args.abandon {
+    let _lock = session.ledger().lock(request.command.as_str())?;
+    if *abandon {
         for cut in run::all_cut_off(&session.pilot.state, None)? {
             run::give_up(&cut)?;
             session.out.note(format!("run {} is given up", cut.id));
             ending::tell_where_data_is(session, &cut);
         }
     }
-    let finished = locked(&request, session, deadline)?;
-    if let Some(checkout) = checkout.filter(|_| finished.exit_code == 0) {
+    let finished = locked(request, session, deadline)?;
+    if let Some(checkout) = checkout.filter(|_| finished.exit == Exit::Ok) {
         session.out.note(match checkout.switch(&session.pilot) {
             Ok(()) => format!("your checkout is at {}", checkout.rev),
             Err(error) => format!("your checkout was not switched: {error:#}"),
@@ -99,7 +74,7 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
 
 /// A whole reset deletes what may be fine: it is asked for, with the names of what goes. Gives the time that
 /// the answer took, which is not the run's.
-pub fn confirmed(request: &Request, yes: bool, session: &Session, deadline: Deadline) -> Result<Duration> {
+fn confirmed(request: &Request, yes: bool, session: &Session, deadline: Deadline) -> Result<Duration> {
     if !request.scenarios.contains(&Scenario::Reset) || yes {
         return Ok(Duration::ZERO);
     }
@@ -142,15 +117,12 @@ pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Resul
         let ids: Vec<String> = releases.iter().map(|release| release.id.clone()).collect();
         session.out.event(&Event::Targets { releases: &ids });
     }
-    let measured = Measured { past: run.past.clone().unwrap_or_default(), ..Measured::default() };
-    let finished = Finished::plain(Exit::Ok);
-    let mut attempt = Attempt { session, run: &run, deadline, measured, finished };
+    let mut measured = Measured { past: run.past.clone().unwrap_or_default(), ..Measured::default() };
     let ended = match &targets {
-        Targets::Releases(releases) => attempt.try_releases(releases),
-        Targets::Commit(rev) => attempt.try_commit(rev),
+        Targets::Releases(releases) => try_releases(session, &run, releases, deadline, &mut measured),
+        Targets::Commit(rev) => try_commit(session, &run, rev, deadline, &mut measured),
     };
-    let Attempt { measured, finished, .. } = attempt;
-    Ok(ending::conclude(session, &run, &ended, &measured, finished))
+    Ok(ending::conclude(session, &run, ended, &measured))
 }
 
 /// Says that the run begins, or that it is taken up, and what others have left behind.
@@ -227,97 +199,109 @@ fn in_order(good: Vec<Release>, current: Option<&Release>) -> Vec<Release> {
     first
 }
 
-/// What the attempts of one rollback share.
-struct Attempt<'a> {
-    session: &'a Session,
-    run: &'a Run,
-    deadline: Deadline,
-    measured: Measured,
-    finished: Finished,
+/// The gate is closed before anything is built: that takes a minute, and the pilot is broken.
+fn try_commit(session: &Session, run: &Run, rev: &str, deadline: Deadline, measured: &mut Measured) -> Ended {
+    let release = match release_of(session, run, rev, deadline, measured) {
+        Ok(release) => release,
+        Err(error) => return Ended::failed(error),
+    };
+    session.out.note(format!("release {} ({}) is made of {rev}", release.id, release.label));
+    let mut ended = try_releases(session, run, std::slice::from_ref(&release), deadline, measured);
+    if let Err(error) = &ended.result
+        && let Err(error) = session.store.mark_failed(&release.id, &format!("{error:#}"))
+    {
+        ended.result = Err(error);
+    }
+    ended
 }
 
-impl Attempt<'_> {
-    /// The gate is closed before anything is built: that takes a minute, and the pilot is broken.
-    fn try_commit(&mut self, rev: &str) -> Result<()> {
-        let session = self.session;
-        let good = session.store.known_good()?;
-        let env = match good.first() {
-            Some(release) => session.store.file(&release.id, ENV_FILE),
-            None => {
-                candidate::ensure_env(&session.pilot)?;
-                session.pilot.env_path.clone()
-            }
-        };
-        let view = session.running(self.deadline)?;
-        let mut now = view.observe(view.engine.as_ref(), self.deadline);
-        session.takes_over_a_hold(&mut now, self.run);
-        // What a person gave as the reason stays.
-        let closed = lockout::shut(&view, &now, &self.run.reason_under(&now.holds), self.deadline)?;
-        session.out.note(format!("while the commit is built: {closed}"));
-        self.measured.gate_closed_ms = Some(session.out.elapsed_ms());
-        let release = candidate::make(Source::Commit(rev), &env, session).map_err(|error| {
-            let what = format!("no release could be made of {rev}: {error:#}");
-            fail(Exit::NotRestored, what, Next::xtask("rollback"))
-        })?;
-        session.out.note(format!("release {} ({}) is made of {rev}", release.id, release.label));
-        let tried = self.try_releases(std::slice::from_ref(&release));
-        if let Err(error) = &tried {
-            session.store.mark_failed(&release.id, &format!("{error:#}"))?;
+fn release_of(
+    session: &Session,
+    run: &Run,
+    rev: &str,
+    deadline: Deadline,
+    measured: &mut Measured,
+) -> Result<Release> {
+    let good = session.store.known_good()?;
+    let env = match good.first() {
+        Some(release) => session.store.file(&release.id, ENV_FILE),
+        None => {
+            candidate::ensure_env(&session.pilot)?;
+            session.pilot.env_path.clone()
         }
-        tried
-    }
+    };
+    let view = session.running(deadline)?;
+    let mut now = view.observe(view.engine.as_ref(), deadline);
+    session.takes_over_a_hold(&mut now, run);
+    // What a person gave as the reason stays.
+    let closed = lockout::shut(&view, &now, &run.reason_under(&now.holds), deadline)?;
+    session.out.note(format!("while the commit is built: {closed}"));
+    measured.gate_closed_ms = Some(session.out.elapsed_ms());
+    candidate::make(Source::Commit(rev), &env, session).map_err(|error| {
+        let what = format!("no release could be made of {rev}: {error:#}");
+        fail(Exit::NotRestored, what, Next::xtask("rollback"))
+    })
+}
 
-    /// Tries one release after the other.
-    fn try_releases(&mut self, releases: &[Release]) -> Result<()> {
-        let session = self.session;
-        let request = &self.run.request;
-        let mut first_error = None;
-        let named = named(request, session)?;
-        for release in releases {
-            self.finished.release = Some(release.id.clone());
-            if let Err(error) = session.admissible(release) {
-                session.out.note(format!("passing over release {}: {error:#}", release.id));
+/// Tries one release after the other.
+fn try_releases(
+    session: &Session,
+    run: &Run,
+    releases: &[Release],
+    deadline: Deadline,
+    measured: &mut Measured,
+) -> Ended {
+    let named = match named(&run.request, session) {
+        Ok(named) => named,
+        Err(error) => return Ended::failed(error),
+    };
+    let mut first_error = None;
+    let mut last = None;
+    for release in releases {
+        last = Some(release.id.clone());
+        if let Err(error) = session.admissible(release) {
+            session.out.note(format!("passing over release {}: {error:#}", release.id));
+            first_error.get_or_insert(error);
+            continue;
+        }
+        match try_release(session, run, release, &named, deadline, measured) {
+            Ok((outcome, scenarios)) => return Ended { release: last, scenarios, result: Ok(outcome) },
+            // Another release does not fix a host, and there is no time for one past the budget.
+            Err(error) if matches!(exit_of(&error), Exit::Host | Exit::OverBudget) => {
+                return Ended { release: last, ..Ended::failed(error) };
+            }
+            Err(error) => {
+                session.out.note(format!("release {}: {error:#}", release.id));
                 first_error.get_or_insert(error);
-                continue;
-            }
-            let intent = Intent {
-                purpose: Purpose::Rollback,
-                named: &named,
-                data: data(request),
-                lift: &request.lift,
-            };
-            match self.try_release(Goal { release, intent, known: Vec::new() }) {
-                Ok(()) => return Ok(()),
-                // Another release does not fix a host, and there is no time for one past the budget.
-                Err(error) if matches!(exit_of(&error), Exit::Host | Exit::OverBudget) => return Err(error),
-                Err(error) => {
-                    session.out.note(format!("release {}: {error:#}", release.id));
-                    first_error.get_or_insert(error);
-                }
             }
         }
-        Err(first_error.unwrap_or_else(|| no_release(session)))
     }
+    Ended { release: last, ..Ended::failed(first_error.unwrap_or_else(|| no_release(session))) }
+}
 
-    fn try_release(&mut self, mut goal: Goal<'_>) -> Result<()> {
-        let session = self.session;
-        let plan = session.converge(&mut goal, self.run, self.deadline, &mut self.measured)?;
-        if plan.steps.is_empty() {
-            self.finished.outcome = Some(Outcome::NothingToDo);
-            return Ok(());
-        }
-        self.finished.outcome = Some(Outcome::Restored);
-        self.finished.scenarios = plan.scenarios;
-        let request = &self.run.request;
-        if self.finished.scenarios.contains(&Scenario::Reset)
-            && !request.keep_data
-            && request.backup.is_none()
-        {
-            let whole = request.scenarios.contains(&Scenario::Reset);
-            ending::tell_of_old_data(session, self.run, &self.measured.past, whole);
-        }
-        Ok(())
+/// How it ended, and why the release was gone to.
+fn try_release(
+    session: &Session,
+    run: &Run,
+    release: &Release,
+    named: &[Scenario],
+    deadline: Deadline,
+    measured: &mut Measured,
+) -> Result<(Outcome, Vec<Scenario>)> {
+    let request = &run.request;
+    let plan = session.converge(&mut goal(request, release, named), run, deadline, measured)?;
+    if plan.steps.is_empty() {
+        return Ok((Outcome::NothingToDo, Vec::new()));
     }
+    if plan.scenarios.contains(&Scenario::Reset) && !request.keep_data && request.backup.is_none() {
+        let whole = request.scenarios.contains(&Scenario::Reset);
+        ending::tell_of_old_data(session, run, &measured.past, whole);
+    }
+    Ok((Outcome::Restored, plan.scenarios))
+}
+
+fn goal<'a>(request: &'a Request, release: &'a Release, named: &'a [Scenario]) -> Goal<'a> {
+    Goal { named, data: data(request), lift: &request.lift, ..Goal::plain(release, Purpose::Rollback) }
 }
 
 /// What the user named, and `commit` where it was one.
@@ -400,7 +384,8 @@ fn no_release(session: &Session) -> anyhow::Error {
     fail(Exit::NoRelease, what, next)
 }
 
-fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result<Finished> {
+/// Shows what would be done and touches nothing.
+pub fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result<Finished> {
     let releases = match admitted(targets(request, session)?, session)? {
         Targets::Releases(releases) => releases,
         Targets::Commit(rev) => {
@@ -412,10 +397,7 @@ fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result
     };
     let release = releases.first().context("no release")?;
     let named = named(request, session)?;
-    let intent =
-        Intent { purpose: Purpose::Rollback, named: &named, data: data(request), lift: &request.lift };
-    let preview = session.preview(&Goal { release, intent, known: Vec::new() }, deadline)?;
-    let preview = preview.in_time(deadline)?;
+    let preview = session.preview(&goal(request, release, &named), deadline)?.in_time(deadline)?;
     session.out.event(&Event::Drift { release: &release.id, differences: &preview.drift });
     session.out.event(&Event::Planned { plan: &preview.plan });
     for (n, step) in preview.plan.steps.iter().enumerate() {

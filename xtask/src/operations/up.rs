@@ -7,15 +7,15 @@ use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::deploy::backup;
-use crate::deploy::converge::Goal;
 use crate::deploy::converge::Preview;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::execution::Measured;
-use crate::deploy::plan::Purpose;
+use crate::deploy::plan::{Goal, Purpose};
 use crate::deploy::run;
 use crate::deploy::run::{Command, Request, Run};
 use crate::deploy::session::Session;
 use crate::operations::candidate::Source;
+use crate::operations::ending::Ended;
 use crate::operations::{candidate, ending, rollback};
 use crate::release::description::Release;
 use crate::stack::escalation;
@@ -23,31 +23,22 @@ use crate::stack::ports;
 use anyhow::Result;
 use std::time::Instant;
 
-/// `cargo xtask up`.
-#[derive(clap::Args, Debug, Default)]
-#[command(
-    after_help = "Examples:\n  cargo xtask up\n  cargo xtask up --tag v1.1.0\n  cargo xtask up --from main~1 --rollback-on-failure"
-)]
-pub struct Args {
-    /// Use existing images with this tag instead of building the tree
-    #[arg(long, conflicts_with = "from")]
-    pub tag: Option<String>,
-    /// Build this commit (or label of known-good.toml) in a worktree of its own
-    #[arg(long, value_name = "REV")]
-    pub from: Option<String>,
-    /// Make the env file anew from .env.poc.example; the old one is backed up
-    #[arg(long)]
+/// What is asked for.
+#[derive(Debug, Default)]
+pub struct Options<'a> {
+    /// What the release is made of.
+    pub source: Source<'a>,
+    /// Make the env file anew; the old one is backed up.
     pub defaults: bool,
-    /// Go back to the last known-good release when this one fails its checks
-    #[arg(long)]
+    /// Go back to the last known-good release when this one fails.
     pub rollback_on_failure: bool,
 }
 
 /// From the command line.
-pub fn run(args: &Args, session: &Session) -> Result<Finished> {
+pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
     let _lock = session.ledger().lock("up")?;
     let pilot = &session.pilot;
-    if args.defaults && pilot.env_path.exists() {
+    if options.defaults && pilot.env_path.exists() {
         let what = backup::Contents { release: None, data: &[], logs: false };
         let limit = Deadline::after(pilot.manifest.limits.deploy);
         let kept = backup::keep(pilot, session.engine.as_ref(), what, limit)?;
@@ -58,12 +49,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     check_ports(session)?;
     let engine = session.engine.describe(Deadline::after(pilot.manifest.limits.engine));
     session.out.event(&started(session, &engine, None));
-    let source = match (&args.tag, &args.from) {
-        (Some(tag), _) => Source::Tag(tag),
-        (None, Some(rev)) => Source::Commit(rev),
-        (None, None) => Source::Tree,
-    };
-    let release = candidate::make(source, &pilot.env_path, session)?;
+    let release = candidate::make(options.source, &pilot.env_path, session)?;
     session.out.say(format!("  release {} ({})", release.id, release.label));
     session.admissible(&release).map_err(|error| {
         let what = format!("release {} cannot be deployed: {error:#}", release.id);
@@ -80,7 +66,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
             return nothing_changed(&release, &preview, &measured);
         }
     }
-    deploy(goal, args, &engine, session, deadline)
+    deploy(goal, options.rollback_on_failure, &engine, session, deadline)
 }
 
 fn started<'a>(session: &'a Session, engine: &'a str, run: Option<&'a Run>) -> Event<'a> {
@@ -109,9 +95,9 @@ fn nothing_changed(release: &Release, preview: &Preview, measured: &Measured) ->
 }
 
 /// Starts a release and judges it.
-fn deploy(
+pub fn deploy(
     mut goal: Goal<'_>,
-    args: &Args,
+    rollback_on_failure: bool,
     engine: &str,
     session: &Session,
     deadline: Deadline,
@@ -125,17 +111,19 @@ fn deploy(
     session.out.record(&started(session, engine, Some(&run)));
     ending::tell_of_cut_off(session, &run);
     let mut measured = Measured { past: run.past.clone().unwrap_or_default(), ..Measured::default() };
-    let ended = session.converge(&mut goal, &run, deadline, &mut measured);
-    let nothing = ended.as_ref().is_ok_and(|plan| plan.steps.is_empty());
-    let ended = ended.map(drop);
-    let finished = Finished {
-        outcome: Some(if nothing { Outcome::NothingToDo } else { Outcome::Deployed }),
-        release: Some(release.id.clone()),
-        ..Finished::plain(Exit::Ok)
+    let result = match session.converge(&mut goal, &run, deadline, &mut measured) {
+        Ok(plan) if plan.steps.is_empty() => Ok(Outcome::NothingToDo),
+        Ok(_) => Ok(Outcome::Deployed),
+        Err(error) => Err(failed(release, session, &error)),
     };
-    let Err(error) = &ended else {
-        return Ok(ending::conclude(session, &run, &ended, &measured, finished));
-    };
+    let back = rollback_on_failure && result.is_err();
+    let ended = Ended { release: Some(release.id.clone()), scenarios: Vec::new(), result };
+    let finished = ending::conclude(session, &run, ended, &measured);
+    if back { go_back(finished, session, deadline) } else { Ok(finished) }
+}
+
+/// Records that a release failed. The error says what to do: go back, where there is a way back.
+fn failed(release: &Release, session: &Session, error: &anyhow::Error) -> anyhow::Error {
     if let Err(error) = session.store.mark_failed(&release.id, &format!("{error:#}")) {
         session.out.note(format!("release {} is not recorded as failed: {error:#}", release.id));
     }
@@ -143,10 +131,7 @@ fn deploy(
         Some(_) => Next::xtask("rollback"),
         None => next_of(error).cloned().unwrap_or_else(|| Next::xtask("up").so("once it is fixed")),
     };
-    let what = format!("release {} failed: {error:#}", release.id);
-    let ended = Err(fail(exit_of(error), what, next));
-    let failed = ending::conclude(session, &run, &ended, &measured, finished);
-    if args.rollback_on_failure { go_back(failed, session, deadline) } else { Ok(failed) }
+    fail(exit_of(error), format!("release {} failed: {error:#}", release.id), next)
 }
 
 /// The release that served before serves again, and still the one that was asked for does not run.
@@ -154,17 +139,17 @@ fn go_back(failed: Finished, session: &Session, deadline: Deadline) -> Result<Fi
     let why = failed.error.clone().unwrap_or_default();
     session.out.note(format!("{why}; going back"));
     let mut back = rollback::locked(&Request::by(Command::Rollback), session, deadline)?;
-    if !matches!(back.exit_code, 0 | 9) {
+    if !back.exit.is_good() {
         back.error = Some(format!("{why}; and going back failed: {}", back.error.unwrap_or_default()));
         return Ok(back);
     }
     let serves = if back.held { "would serve again, but for a hold" } else { "serves again" };
     let (new, old) = (failed.release.unwrap_or_default(), back.release.clone().unwrap_or_default());
     back.outcome = Some(Outcome::RolledBack);
-    back.exit_code = Exit::RolledBack as u8;
+    back.exit = Exit::RolledBack;
     back.error = Some(format!("{why}; release {old} {serves}"));
     let next = Next::xtask(&format!("releases show {new}"));
-    back.escalation = Some(escalation::of(back.exit_code, &session.pilot.manifest));
+    back.escalation = Some(escalation::of(back.exit, &session.pilot.manifest));
     Ok(back.then(Some(&next), session.out.context()))
 }
 

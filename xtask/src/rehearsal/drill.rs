@@ -8,73 +8,27 @@ use crate::engine::roles::Kind;
 use crate::rehearsal::Rehearsal;
 use crate::stack::pilot::Pilot;
 use anyhow::Result;
-use clap::ValueEnum;
 use std::time::Duration;
 
 /// Label of the broken version.
 const BAD: &str = "v9.9.9-bad";
 
-/// `cargo xtask drill`.
-#[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Examples:\n  cargo xtask drill\n  cargo xtask drill --fault ignore-sigterm\n  cargo xtask drill --keep"
-)]
-pub struct Args {
-    /// What is wrong with the bad version [default: error-5xx, and a bad env file with it]
-    #[arg(long, value_enum)]
-    fault: Option<FaultName>,
-    /// Leave the drill's pilot running afterwards, and say how to end it
-    #[arg(long)]
+/// Runs the rehearsal with this fault of the bad version, or with the default and a bad env file; the result is that of the rollback in it.
+pub fn run(
+    fault: Option<&str>,
     keep: bool,
-}
-
-/// The faults that an image can be built with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum FaultName {
-    /// SIGTERM is swallowed
-    IgnoreSigterm,
-    /// The services end, again and again
-    CrashLoop,
-    /// The first token comes seconds late
-    SlowFirstToken,
-    /// Public routes answer 500
-    #[value(name = "error-5xx")]
-    Error5xx,
-    /// Nothing is ever answered
-    Hang,
-    /// The databases are overwritten with noise
-    CorruptStore,
-    /// The gate says that it is closed, and lets everybody in
-    LyingGate,
-    /// Behind the closed gate all is well; once it is open, the public gets 500
-    FailsWhenOpen,
-}
-
-impl FaultName {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::IgnoreSigterm => "ignore-sigterm",
-            Self::CrashLoop => "crash-loop",
-            Self::SlowFirstToken => "slow-first-token",
-            Self::Error5xx => "error-5xx",
-            Self::Hang => "hang",
-            Self::CorruptStore => "corrupt-store",
-            Self::LyingGate => "lying-gate",
-            Self::FailsWhenOpen => "fails-when-open",
-        }
-    }
-}
-
-/// Runs the rehearsal; the result is that of the rollback in it.
-pub fn run(args: &Args, asked: Option<Kind>, real: &Pilot, out: Output) -> Result<Finished> {
+    asked: Option<Kind>,
+    real: &Pilot,
+    out: Output,
+) -> Result<Finished> {
     out.say("1. a good release, in a project of its own");
-    let rehearsal = Rehearsal::begin(real, asked, out, args.keep)?;
+    let rehearsal = Rehearsal::begin(real, asked, out, keep)?;
     let session = &rehearsal.session;
-    let fault = args.fault.unwrap_or(FaultName::Error5xx).as_str();
-    let bad_env: &[(&str, &str)] = match args.fault {
+    let bad_env: &[(&str, &str)] = match fault {
         None => &[("USE_SIMULATION", "false"), ("ENABLE_CACHE", "true")],
         Some(_) => &[],
     };
+    let fault = fault.unwrap_or("error-5xx");
     let also = if bad_env.is_empty() { "" } else { " and a bad env file" };
     session.out.say(format!("\n2. a bad day: version {BAD} with the fault {fault}{also}, deployed by hand"));
     rehearsal.deploy_by_hand(rehearsal.images(BAD, fault)?, bad_env)?;
@@ -82,7 +36,7 @@ pub fn run(args: &Args, asked: Option<Kind>, real: &Pilot, out: Output) -> Resul
     std::thread::sleep(Duration::from_secs(1));
     session.out.say("\n3. the rollback");
     let finished = rehearsal.roll_back(true)?;
-    if args.keep {
+    if keep {
         session.out.say(format!("\nkept: {}", session.out.xtask("status")));
     }
     Ok(finished)

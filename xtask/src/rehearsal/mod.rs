@@ -26,7 +26,6 @@ use crate::stack::ledger::Ledger;
 use crate::stack::pilot::{By, Pilot, REHEARSALS};
 use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result};
-use clap::ValueEnum;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -94,8 +93,8 @@ impl Rehearsal {
         let out = out.of(Whose::new(Some(&pilot.project), Some(pilot.state.path()), word));
         let store = Store::new(&pilot.state);
         let rehearsal = Self { session: Session { pilot, engine, store, out }, keep, _alive: alive };
-        let good = up::run(&up::Args::default(), &rehearsal.session)?;
-        if good.exit_code != 0 {
+        let good = up::run(&up::Options::default(), &rehearsal.session)?;
+        if good.exit != Exit::Ok {
             let what = good.error.unwrap_or_else(|| "the good release did not come up".into());
             return Err(fail(Exit::NotRestored, what, Next::xtask("up")));
         }
@@ -169,7 +168,7 @@ fn clear_old(pilot: &Pilot) -> Result<()> {
             }
             let project = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let word = files::read_text(&state.drill_engine()).unwrap_or_default();
-            let Ok(kind) = Kind::from_str(&word, true) else { continue };
+            let Some(kind) = Kind::named(&word) else { continue };
             let left = Pilot::at(&pilot.root, &project, state, By::Any)?;
             if let Ok(engine) = engine::choose(&left, Some(kind)) {
                 tear_down(&left, engine.as_ref());

@@ -1,6 +1,7 @@
 //! Who is called: the runbook's three levels, chosen from how a command ended. Pure; contacts come from
 //! `pilot.toml`. Called by `main` for `rollback`, `reset` and `diagnose`.
 
+use crate::base::failure::Exit;
 use crate::stack::pilot::Manifest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -28,36 +29,36 @@ impl fmt::Display for Escalation {
     }
 }
 
-/// The level for an exit code. The table is that of `--help`.
-pub fn of(exit_code: u8, manifest: &Manifest) -> Escalation {
-    let (level, why) = match exit_code {
-        0 => (1, "nothing to escalate"),
-        7 => (1, "the release before serves again; the new one has to be fixed"),
-        9 => (1, "verified; a person holds the gate closed"),
-        2 => (1, "the command or its input was wrong; nothing was begun"),
-        5 => (1, "somebody else is at it"),
-        3 => (2, "the budget is used up and the pilot is not restored"),
-        4 => (3, "the host or the engine failed, and no release fixes that"),
-        6 => (2, "there is no known-good release to go back to"),
-        130 => (1, "it was interrupted, and the same command takes it up again"),
-        _ => (2, "no known-good release could be verified"),
+/// The level for an exit. The table is that of `--help`.
+pub fn of(exit: Exit, manifest: &Manifest) -> Escalation {
+    let (level, why) = match exit {
+        Exit::Ok => (1, "nothing to escalate"),
+        Exit::RolledBack => (1, "the release before serves again; the new one has to be fixed"),
+        Exit::Held => (1, "verified; a person holds the gate closed"),
+        Exit::Usage => (1, "the command or its input was wrong; nothing was begun"),
+        Exit::Locked => (1, "somebody else is at it"),
+        Exit::OverBudget => (2, "the budget is used up and the pilot is not restored"),
+        Exit::Host => (3, "the host or the engine failed, and no release fixes that"),
+        Exit::NoRelease => (2, "there is no known-good release to go back to"),
+        Exit::Interrupted => (1, "it was interrupted, and the same command takes it up again"),
+        Exit::NotRestored => (2, "no known-good release could be verified"),
     };
     level_of(level, why, manifest)
 }
 
 /// The level for what was only looked at: nothing was tried yet, so what a rollback fixes is nobody else's.
-pub fn of_a_look(exit_code: u8, manifest: &Manifest) -> Escalation {
-    match exit_code {
-        1 => level_of(1, "something is wrong, and no rollback was tried yet", manifest),
-        code => of(code, manifest),
+pub fn of_a_look(exit: Exit, manifest: &Manifest) -> Escalation {
+    match exit {
+        Exit::NotRestored => level_of(1, "something is wrong, and no rollback was tried yet", manifest),
+        exit => of(exit, manifest),
     }
 }
 
 /// The level for a deployment: what fails then is the new release, and the one before can be gone back to.
-pub fn of_a_deployment(exit_code: u8, manifest: &Manifest) -> Escalation {
-    match exit_code {
-        1 => level_of(1, "the new release could not be verified", manifest),
-        code => of(code, manifest),
+pub fn of_a_deployment(exit: Exit, manifest: &Manifest) -> Escalation {
+    match exit {
+        Exit::NotRestored => level_of(1, "the new release could not be verified", manifest),
+        exit => of(exit, manifest),
     }
 }
 

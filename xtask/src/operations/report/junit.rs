@@ -29,8 +29,8 @@ pub fn suite(events: &[Value], finished: &Finished) -> Result<String> {
         let failed = (check["ok"] != true).then(|| plain(&check["detail"]));
         case("check", &plain(&check["name"]), 0.0, failed)?;
     }
-    let failed = (!matches!(finished.exit_code, 0 | 9))
-        .then(|| finished.error.clone().unwrap_or_else(|| format!("exit code {}", finished.exit_code)));
+    let failed = (!finished.exit.is_good())
+        .then(|| finished.error.clone().unwrap_or_else(|| format!("exit code {}", u8::from(finished.exit))));
     let restored = finished.restored_ms.unwrap_or(0) as f64 / 1e3;
     // The steps say which of them failed; this is for what failed before there was one.
     case("run", "done and verified", restored, failed)?;

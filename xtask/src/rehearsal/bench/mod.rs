@@ -21,18 +21,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-/// `cargo xtask bench`.
-#[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5")]
-pub struct Args {
-    /// Times that each thing is measured; the median counts
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
-    rounds: u32,
-}
-
-/// Measures everything; exit 1 when something is not reached.
-pub fn run(args: &Args, pilot: &Pilot, out: &Output) -> Result<Finished> {
-    let rounds = args.rounds as usize;
+/// Measures everything `rounds` times; exit 1 when something is not reached.
+pub fn run(rounds: usize, pilot: &Pilot, out: &Output) -> Result<Finished> {
     let quiet = || Output::silent(out.start());
     let mut rows = Vec::new();
     out.say("rollbacks on Docker …");

@@ -1,0 +1,21 @@
+//! `bench`: the figures that the project promises. What is measured is in `rehearsal::bench`.
+
+use crate::base::output::Output;
+use crate::deploy::event::Finished;
+use crate::rehearsal::bench;
+use crate::stack::pilot::Pilot;
+use anyhow::Result;
+
+/// `cargo xtask bench`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5")]
+pub struct Args {
+    /// Times that each thing is measured; the median counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
+    rounds: u32,
+}
+
+/// Measures, and shows the table.
+pub fn run(args: &Args, pilot: &Pilot, out: &Output) -> Result<Finished> {
+    bench::run(args.rounds as usize, pilot, out)
+}

@@ -1,0 +1,55 @@
+//! `rollback`: back to the last known-good release, or to another one. What it does is in `operations::rollback`.
+
+use crate::base::deadline::Deadline;
+use crate::commands::values::ScenarioName;
+use crate::deploy::event::Finished;
+use crate::deploy::run::{Command, Request};
+use crate::deploy::session::Session;
+use crate::operations::rollback::{self, Options};
+use anyhow::Result;
+use std::time::Duration;
+
+/// `cargo xtask rollback`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  cargo xtask rollback\n  cargo xtask rollback --plan\n  cargo xtask rollback --to previous\n  cargo xtask rollback --to HEAD~1\n  cargo xtask rollback --open"
+)]
+pub struct Args {
+    /// Release to go back to: r3 or `previous`; or a commit, or a label of known-good.toml, which is built
+    /// when no release was made from it [default: the last known-good]
+    #[arg(long, value_name = "RELEASE|REV")]
+    to: Option<String>,
+    /// Why, when you know better than the drift; can be given more than once
+    #[arg(long, value_enum)]
+    scenario: Vec<ScenarioName>,
+    /// Show what would be done and touch nothing
+    #[arg(long)]
+    plan: bool,
+    /// Time it may take [default: the budget in pilot.toml]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    budget: Option<Duration>,
+    /// Also switch your checkout to that commit; refused over uncommitted work
+    #[arg(long, requires = "to")]
+    checkout: bool,
+    /// Open the gate at the end, whoever holds it closed; lifts the holds that stand now
+    #[arg(long)]
+    open: bool,
+    /// Give up runs that were cut off, and begin anew; their backups stay
+    #[arg(long)]
+    abandon: bool,
+}
+
+/// Shows the plan, or carries it out.
+pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
+    let scenarios = args.scenario.iter().map(|name| (*name).into()).collect();
+    let mut request = Request { to: args.to.clone(), scenarios, ..Request::by(Command::Rollback) };
+    if args.open {
+        request.lift_standing(&session.ledger())?;
+    }
+    if args.plan {
+        let budget = args.budget.unwrap_or(session.pilot.manifest.limits.budget);
+        return rollback::show_plan(&request, session, Deadline::from(session.out.start(), budget));
+    }
+    let Args { budget, checkout, abandon, .. } = *args;
+    rollback::run(&Options { request, budget, checkout, abandon }, yes, session)
+}

@@ -1,0 +1,38 @@
+//! `up`: a new release, of the tree or of something else. What it does is in `operations::up`.
+
+use crate::deploy::event::Finished;
+use crate::deploy::session::Session;
+use crate::operations::candidate::Source;
+use crate::operations::up::{self, Options};
+use anyhow::Result;
+
+/// `cargo xtask up`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  cargo xtask up\n  cargo xtask up --tag v1.1.0\n  cargo xtask up --from main~1 --rollback-on-failure"
+)]
+pub struct Args {
+    /// Use existing images with this tag instead of building the tree
+    #[arg(long, conflicts_with = "from")]
+    tag: Option<String>,
+    /// Build this commit (or label of known-good.toml) in a worktree of its own
+    #[arg(long, value_name = "REV")]
+    from: Option<String>,
+    /// Make the env file anew from .env.poc.example; the old one is backed up
+    #[arg(long)]
+    defaults: bool,
+    /// Go back to the last known-good release when this one fails its checks
+    #[arg(long)]
+    rollback_on_failure: bool,
+}
+
+/// Makes it, starts it, judges it.
+pub fn run(args: &Args, session: &Session) -> Result<Finished> {
+    let source = match (&args.tag, &args.from) {
+        (Some(tag), _) => Source::Tag(tag),
+        (None, Some(rev)) => Source::Commit(rev),
+        (None, None) => Source::Tree,
+    };
+    let Args { defaults, rollback_on_failure, .. } = *args;
+    up::run(&Options { source, defaults, rollback_on_failure }, session)
+}

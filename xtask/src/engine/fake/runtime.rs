@@ -1,0 +1,248 @@
+//! The engine on a fake world: all four roles.
+
+use crate::base::deadline::Deadline;
+use crate::base::files::{self, Freed, Mode};
+use crate::base::http::Client;
+use crate::engine::fake::pilot::Answers;
+use crate::engine::fake::world::{Started, World};
+use crate::engine::roles::{Build, Data, Engine, EngineHost, Extent, Images, Inspect, Kind, Runtime, Usage};
+use crate::release::description::{ENV_FILE, Image, Release};
+use crate::stack::contract;
+use crate::stack::endpoint::Endpoint;
+use crate::stack::envfile::EnvFile;
+use crate::stack::model::{Instance, Service};
+use crate::stack::pilot::Pilot;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An engine for one stack.
+pub struct Fake {
+    pilot: Pilot,
+    world: World,
+}
+
+impl World {
+    /// An engine on this world.
+    pub fn engine(&self, pilot: &Pilot) -> Fake {
+        Fake { pilot: pilot.clone(), world: self.clone() }
+    }
+}
+
+impl Fake {
+    fn wanted(&self, release: &Release, dir: &Path, service: &str) -> Result<Started> {
+        let path = dir.join(ENV_FILE);
+        let env = EnvFile::parse(&path.display().to_string(), &files::read(&path)?)?;
+        let image = release.images.get(service).with_context(|| format!("no image of {service}"))?.id.clone();
+        let port = self.pilot.port(service, &env)?;
+        let mut all = self.world.things().built_in(&image);
+        all.extend(env.map());
+        Ok(Started { image, env: all, port, runs: true })
+    }
+}
+
+impl Runtime for Fake {
+    fn kind(&self) -> Kind {
+        Kind::Process
+    }
+
+    fn describe(&self, _: Deadline) -> String {
+        "in memory".into()
+    }
+
+    fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>> {
+        Ok(Box::new(self.world.engine(pilot)))
+    }
+
+    fn services(&self, _: Deadline) -> Result<BTreeMap<String, Service>> {
+        let things = self.world.act("services")?;
+        let instance = |(name, started): (&String, &Started)| {
+            let instance = Instance {
+                state: if started.runs { "running" } else { "exited" }.into(),
+                image: started.image.clone(),
+                env: started.env.clone(),
+                address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, started.port))),
+                node: None,
+                health: None,
+                settings: files::sha256_bytes(format!("{:?}", started.env).as_bytes()),
+                state_dir: None,
+                restarts: 0,
+                handle: name.clone(),
+                inspect: String::new(),
+            };
+            (name.clone(), Service(vec![instance]))
+        };
+        Ok(things.services.iter().map(instance).collect())
+    }
+
+    fn project(&self) -> &str {
+        &self.pilot.project
+    }
+
+    fn reach(&self, endpoint: &Endpoint, _: Duration) -> Client {
+        let wire =
+            Answers { world: self.world.clone(), port: endpoint.port, project: self.pilot.project.clone() };
+        Client::over(Arc::new(wire), &self.pilot.project, endpoint.token.as_deref())
+    }
+
+    fn apply(&self, release: &Release, dir: &Path, force: &[String], _: Deadline) -> Result<()> {
+        for service in self.pilot.services() {
+            let wanted = self.wanted(release, dir, service)?;
+            let mut things = self.world.act("start")?;
+            let same = things.services.get(service) == Some(&wanted) && !force.iter().any(|f| f == service);
+            if !same {
+                ensure!(things.images.contains_key(&wanted.image), "no such image: {}", wanted.image);
+                things.volumes.entry(service.to_owned()).or_insert_with(|| "new".into());
+                things.services.insert(service.to_owned(), wanted);
+            }
+        }
+        Ok(())
+    }
+
+    fn run_once(&self, _: &Release, _: &Path, service: &str, words: &[&str], _: Deadline) -> Result<String> {
+        let mut things = self.world.act("run once")?;
+        let [_, _, reason] = words else { bail!("unexpected words: {words:?}") };
+        ensure!(*words == contract::close_on_disk(reason), "unexpected words: {words:?}");
+        things.volumes.entry(service.to_owned()).or_insert_with(|| "new".into());
+        things.gate = Some((*reason).to_owned());
+        Ok(contract::CLOSED_ON_DISK.into())
+    }
+
+    fn stop(&self, service: &str, _: Deadline) -> Result<()> {
+        let mut things = self.world.act("stop")?;
+        things.services.get_mut(service).with_context(|| format!("{service} is not there"))?.runs = false;
+        Ok(())
+    }
+
+    fn start(&self, service: &str, _: Deadline) -> Result<()> {
+        let mut things = self.world.act("start again")?;
+        things.services.get_mut(service).with_context(|| format!("{service} is not there"))?.runs = true;
+        Ok(())
+    }
+
+    fn remove(&self, services: &[String], _: Deadline) -> Result<()> {
+        self.world.act("remove")?.services.retain(|name, _| !services.contains(name));
+        Ok(())
+    }
+
+    fn add(&self, _: &Path, _: &[String], _: Deadline) -> Result<()> {
+        bail!("there is nothing beside a fake pilot")
+    }
+
+    fn down(&self, extent: Extent, _: Deadline) -> Result<()> {
+        // Not all at once: a run may be cut off in between.
+        self.world.act("end")?.services.clear();
+        if extent != Extent::Services {
+            let mut things = self.world.act("remove volumes")?;
+            things.volumes.clear();
+            things.gate = None;
+        }
+        Ok(())
+    }
+
+    fn resources(&self, _: Deadline) -> Result<Vec<String>> {
+        let things = self.world.act("resources")?;
+        Ok(things.services.keys().chain(things.volumes.keys()).cloned().collect())
+    }
+}
+
+impl Images for Fake {
+    fn images(&self, _: Deadline) -> Result<Vec<String>> {
+        Ok(self.world.act("images")?.images.keys().cloned().collect())
+    }
+
+    fn build(&self, _: &Build<'_>, _: Deadline) -> Result<BTreeMap<String, Image>> {
+        bail!("nothing is built in memory")
+    }
+
+    fn tagged(&self, tag: &str, _: Deadline) -> Result<BTreeMap<String, Image>> {
+        bail!("nothing has the tag {tag}")
+    }
+
+    fn tag(&self, _: &BTreeMap<String, Image>, _: &str, _: Deadline) -> Result<()> {
+        self.world.act("tag").map(drop)
+    }
+
+    fn retag(&self, release: &Release, _: Deadline) -> Result<()> {
+        let mut things = self.world.act("retag")?;
+        let tags = release.images.values().map(|image| (image.tag.clone(), image.id.clone()));
+        things.tags.extend(tags);
+        Ok(())
+    }
+
+    fn save(&self, image: &Image, archive: &Path, _: Deadline) -> Result<()> {
+        let things = self.world.act("save")?;
+        let version = things.images.get(&image.id).context("no such image")?;
+        files::write(archive, version.as_bytes(), Mode::Plain)
+    }
+
+    fn load(&self, image: &Image, archive: &Path, _: Deadline) -> Result<()> {
+        let version = files::read_text(archive)?;
+        self.world.act("load")?.add_image(&image.id, &version);
+        Ok(())
+    }
+
+    fn forget(&self, _: &[String], _: Deadline) -> Result<Vec<Freed>> {
+        self.world.act("forget").map(|_| Vec::new())
+    }
+}
+
+impl Data for Fake {
+    fn stored(&self, _: Deadline) -> Result<BTreeSet<String>> {
+        Ok(self.world.act("stored")?.volumes.keys().cloned().collect())
+    }
+
+    fn snapshot(&self, service: &str, archive: &Path, _: Deadline) -> Result<()> {
+        let things = self.world.act("snapshot")?;
+        let data = things.volumes.get(service).with_context(|| format!("no data of {service}"))?;
+        let file = std::fs::File::create(archive)?;
+        let mut tar = tar::Builder::new(file);
+        let mut header = tar::Header::new_ustar();
+        header.set_size(data.len() as u64);
+        header.set_mode(0o600);
+        tar.append_data(&mut header, "data", data.as_bytes())?;
+        Ok(tar.finish()?)
+    }
+
+    fn restore(&self, _: &Path, service: &str, archive: &Path, _: Deadline) -> Result<()> {
+        let mut tar = tar::Archive::new(std::fs::File::open(archive)?);
+        let mut entries = tar.entries()?;
+        let entry = entries.next().context("an empty archive")??;
+        let data = std::io::read_to_string(entry)?;
+        self.world.act("restore")?.volumes.insert(service.to_owned(), data);
+        Ok(())
+    }
+
+    fn remove_data(&self, service: &str, _: Deadline) -> Result<()> {
+        self.world.act("remove the service")?.services.remove(service);
+        let mut things = self.world.act("remove its data")?;
+        things.volumes.remove(service);
+        if service == self.pilot.gateway() {
+            things.gate = None;
+        }
+        Ok(())
+    }
+}
+
+impl Inspect for Fake {
+    fn logs(&self, instance: &Instance, _: Option<usize>, _: Deadline) -> Result<String> {
+        self.world.act("logs").map(|_| format!("log of {}\n", instance.handle))
+    }
+
+    fn usage(&self, _: Deadline) -> Result<Vec<Usage>> {
+        self.world.act("usage").map(|_| Vec::new())
+    }
+
+    fn networks_and_volumes(&self, _: Deadline) -> Result<BTreeMap<String, String>> {
+        self.world.act("networks and volumes").map(|_| BTreeMap::new())
+    }
+
+    fn host(&self, _: Deadline) -> Result<EngineHost> {
+        self.world.act("host")?;
+        let version = "in memory".to_owned();
+        Ok(EngineHost { version, root: None, skew: Some(Duration::ZERO), running: None, used: Vec::new() })
+    }
+}
