@@ -10,6 +10,8 @@ pub mod evidence;
 pub mod execute;
 pub mod execution;
 pub mod gate;
+#[cfg(test)]
+pub mod invariants;
 pub mod lockout;
 pub mod observe;
 pub mod plan;

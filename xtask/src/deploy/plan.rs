@@ -299,11 +299,19 @@ mod tests {
     use super::*;
     use crate::deploy::drift::drift;
     use crate::deploy::drift::tests::{change, matching, says};
+    use crate::deploy::invariants::of_plan;
     use crate::host::HostCheck;
     use crate::release::description::State;
     use crate::stack::hold::Hold;
 
     const SAME: Gateways<'_> = Gateways { running: Some("gateway"), release: "gateway" };
+
+    /// A plan, held against what must hold of every plan.
+    fn make(now: &Observation, drift: &[Difference], goal: &Goal<'_>, gateways: Gateways<'_>) -> Plan {
+        let plan = super::make(now, drift, goal, gateways);
+        of_plan(&plan, now, goal.purpose);
+        plan
+    }
 
     fn back(release: &Release) -> Goal<'_> {
         Goal::plain(release, Purpose::Rollback)
@@ -313,28 +321,7 @@ mod tests {
         let (mut now, release, env) = matching();
         how(&mut now);
         let goal = Goal { named, ..back(&release) };
-        let plan = make(&now, &drift(&now, &release, &env, &[]), &goal, SAME);
-        // Of every plan: the gate opens once, at the very end, right after the verification, or it stays closed
-        // under a hold; and nothing is overwritten or removed before it is preserved.
-        if let Some(end) = plan.steps.len().checked_sub(1).filter(|_| !plan.steps.contains(&Step::AskEngine))
-        {
-            let ends = |s: &Step| matches!(s, Step::OpenGate | Step::KeepClosed { .. });
-            let opens: Vec<usize> = (0..=end).filter(|n| ends(&plan.steps[*n])).collect();
-            assert_eq!(opens, [end], "{:?}", plan.steps);
-            let held = now.holds.known().is_none_or(|holds| !holds.is_empty());
-            assert_eq!(held, plan.steps[end] != Step::OpenGate, "{:?}", plan.steps);
-            assert_eq!(plan.steps[end - 1], Step::Verify);
-            let changes = |s: &Step| {
-                use Step::{Apply, RemoveData, RemoveServices, RestoreEnvFile, TearDown};
-                matches!(
-                    s,
-                    RestoreEnvFile | RemoveData { .. } | RemoveServices { .. } | Apply { .. } | TearDown
-                )
-            };
-            let preserved = position(&plan, |s| matches!(s, Step::Preserve { .. }));
-            assert!(preserved < position(&plan, changes), "{:?}", plan.steps);
-        }
-        plan
+        make(&now, &drift(&now, &release, &env, &[]), &goal, SAME)
     }
 
     fn position(plan: &Plan, wanted: impl Fn(&Step) -> bool) -> usize {

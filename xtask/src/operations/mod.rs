@@ -2,6 +2,8 @@
 
 pub mod candidate;
 pub mod ending;
+#[cfg(test)]
+mod in_memory;
 pub mod look;
 pub mod report;
 pub mod rollback;

@@ -1,0 +1,129 @@
+//! What must hold of every plan and of every run, whatever made it: one helper for each, used by all tests that make
+//! a plan or a run. See "Invariants" in `docs/architecture.md`.
+
+// A helper of a test that panics has failed the test: that is what it is for.
+#![allow(clippy::unwrap_used)]
+
+use crate::base::files;
+use crate::base::observed::Observed;
+use crate::deploy::backup;
+use crate::deploy::event::{Finished, Outcome};
+use crate::deploy::lockout::Public;
+use crate::deploy::observe::Observation;
+use crate::deploy::plan::{Plan, Purpose};
+use crate::deploy::step::Step;
+use crate::engine::fake::world::Things;
+use crate::release::store::Store;
+use crate::stack::state_dir::StateDir;
+
+/// Holds a plan, made from `now`, against the invariants.
+#[track_caller]
+pub fn of_plan(plan: &Plan, now: &Observation, purpose: Purpose) {
+    let steps = &plan.steps;
+    let at = |wanted: &dyn Fn(&Step) -> bool| steps.iter().position(wanted);
+    let asks = at(&|s| *s == Step::AskEngine);
+    if let Some(asks) = asks {
+        // With an engine that does not answer nothing is changed, and asking is the last step.
+        assert_eq!(asks, steps.len() - 1, "{steps:?}");
+        let only = |s: &Step| matches!(s, Step::CloseGate | Step::Preserve { .. } | Step::AskEngine);
+        assert!(steps.iter().all(only), "{steps:?}");
+        return;
+    }
+    let Some(end) = steps.len().checked_sub(1) else { return };
+    // The gate opens once, at the very end, right after the verification; under a hold it stays closed.
+    let ends = |s: &Step| matches!(s, Step::OpenGate | Step::KeepClosed { .. });
+    let all: Vec<usize> = (0..=end).filter(|n| ends(&steps[*n])).collect();
+    assert_eq!(all, [end], "{steps:?}");
+    assert_eq!(steps[end - 1], Step::Verify, "{steps:?}");
+    let changes = |s: &Step| {
+        use Step::{Apply, RemoveData, RemoveServices, RestoreEnvFile, TearDown};
+        matches!(s, RestoreEnvFile | RemoveData { .. } | RemoveServices { .. } | Apply { .. } | TearDown)
+    };
+    let changed = at(&changes);
+    // Nothing is overwritten or removed before it is preserved; a deployment removes no data.
+    let removes = |s: &Step| matches!(s, Step::RemoveData { .. } | Step::TearDown);
+    match purpose {
+        Purpose::Rollback => {
+            assert!(at(&|s| matches!(s, Step::Preserve { .. })) < changed, "{steps:?}");
+        }
+        Purpose::Deploy => assert_eq!(at(&removes), None, "{steps:?}"),
+    }
+    // Images are there before anything is torn down, and a gateway that may have lost its gate comes up closed.
+    let loads = at(&|s| matches!(s, Step::LoadImages { .. }));
+    assert!(loads.is_none_or(|loads| Some(loads) < changed), "{steps:?}");
+    let closes_first = matches!(steps[0], Step::CloseGate | Step::StopGateway | Step::StopPublished { .. });
+    let on_disk = at(&|s| *s == Step::CloseGateOnDisk);
+    let serves =
+        matches!(&now.stack, Observed::Known(stack) if stack.services.values().any(|s| s.is_published()));
+    assert!(closes_first || on_disk.is_some() || !serves, "{steps:?}");
+    let applies = at(&|s| matches!(s, Step::Apply { .. }));
+    assert!(on_disk.is_none_or(|on_disk| Some(on_disk) < applies), "{steps:?}");
+}
+
+/// What a run began with.
+pub struct Before<'a> {
+    /// Where releases, runs and backups are.
+    pub state: &'a StateDir,
+    /// Stored data that must not be lost, by service.
+    pub data: &'a [(&'a str, &'a str)],
+    /// What must be written nowhere but in env files.
+    pub secret: &'a str,
+}
+
+/// Holds what a run has left behind against the invariants; `finished` is none where it was cut off.
+#[track_caller]
+pub fn of_run(before: &Before<'_>, things: &Things, finished: Option<&Finished>) {
+    assert_eq!(things.let_in_to_bad, 0, "the public was let in to what is not well: {:?}", things.done);
+    for (service, data) in before.data {
+        let live = things.volumes.get(*service).is_some_and(|live| live == data);
+        assert!(
+            live || is_backed_up(before.state, service, data),
+            "data of {service} is lost: {:?}",
+            things.done
+        );
+    }
+    let holds = files::names(&before.state.holds()).unwrap();
+    assert!(holds.is_empty() || !things.is_open(), "open under a hold: {:?}", things.done);
+    for (_, run) in before.state.every_run().unwrap() {
+        for path in [run.journal(), run.report(), run.page(), run.markdown(), run.junit()] {
+            let text = files::read_if_there(&path).unwrap().unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            assert!(!text.contains(before.secret), "{} has a secret", path.display());
+        }
+    }
+    if let Some(finished) = finished {
+        what_is_said_is_so(before, things, finished);
+    }
+}
+
+/// What the last event says of the public and of the release is what is.
+#[track_caller]
+fn what_is_said_is_so(before: &Before<'_>, things: &Things, finished: &Finished) {
+    let good = matches!(finished.outcome, Some(Outcome::Restored | Outcome::Deployed | Outcome::NothingToDo));
+    assert_eq!(good, finished.exit.is_good(), "{finished:?}");
+    if good {
+        assert_eq!(things.is_open(), !finished.held, "{finished:?}");
+        assert!(things.is_well(), "{finished:?}");
+        let id = finished.release.as_ref().unwrap();
+        let release = Store::new(before.state).named(id).unwrap();
+        for (service, image) in &release.images {
+            assert_eq!(things.services[service].image, image.id, "{finished:?}");
+        }
+    } else {
+        assert!(finished.error.is_some() && finished.next.is_some(), "{finished:?}");
+    }
+    match &finished.public {
+        Some(Public::ShutOut(_)) => assert!(!things.is_open(), "{finished:?}"),
+        Some(Public::Served) => assert!(things.is_open(), "{finished:?}"),
+        Some(Public::Unknown(_)) | None => {}
+    }
+}
+
+fn is_backed_up(state: &StateDir, service: &str, data: &str) -> bool {
+    let (backups, _) = backup::list(state).unwrap();
+    backups.iter().any(|kept| {
+        let Ok(archive) = kept.backup.archive(&kept.dir, service) else { return false };
+        let bytes = std::fs::read(archive).unwrap();
+        bytes.windows(data.len()).any(|window| window == data.as_bytes())
+    })
+}

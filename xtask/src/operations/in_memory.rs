@@ -1,0 +1,380 @@
+//! Rollbacks, resets and deployments on a fake engine and a fake pilot: the plan, the journal and the end compared,
+//! and every operation of each made to fail, or the run cut off before it. The state folder is a real one.
+
+// A helper of a test that panics has failed the test: that is what it is for.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use crate::base::deadline::Deadline;
+use crate::base::failure::Exit;
+use crate::base::files::{self, Mode, Scratch};
+use crate::base::next::Context;
+use crate::base::output::Output;
+use crate::deploy::drift::Scenario;
+use crate::deploy::event::{Finished, Outcome};
+use crate::deploy::invariants::{Before, of_run};
+use crate::deploy::plan::{Goal, Purpose};
+use crate::deploy::run::{Command, Request};
+use crate::deploy::session::Session;
+use crate::engine::fake::world::{CORRUPT, Defect, Killed, World};
+use crate::engine::roles::Runtime;
+use crate::operations::{rollback, up};
+use crate::release::description::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Release, SEED_FILE, State};
+use crate::release::form::DESCRIPTION;
+use crate::release::store::Store;
+use crate::stack::contract::env;
+use crate::stack::envfile::with_value;
+use crate::stack::hold::Hold;
+use crate::stack::pilot::{By, Pilot};
+use crate::stack::state_dir::StateDir;
+use anyhow::Result;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const SECRET: &str = "a-token-that-nobody-may-see";
+const DATA: [(&str, &str); 3] = [("engine", "kept in engine"), ("gateway", "kept"), ("jobs", "kept in jobs")];
+
+/// A stack in memory that runs its release r1, verified, with data of its own.
+struct Scene {
+    _scratch: Scratch,
+    pilot: Pilot,
+    world: World,
+}
+
+/// How a run ended.
+enum Ran {
+    Finished(Finished),
+    Refused(anyhow::Error),
+    CutOff,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let scratch = Scratch::new("in-memory").unwrap();
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pilot-deploy");
+        let pack = scratch.path().join("pilot-deploy");
+        std::fs::create_dir_all(pack.join("seed")).unwrap();
+        for name in [".env.poc.example", "docker-compose.poc.yml", "seed/demo-scenario.json"] {
+            std::fs::copy(from.join(name), pack.join(name)).unwrap();
+        }
+        // Nothing in memory takes long, and what never comes is not waited for.
+        let manifest = std::fs::read_to_string(from.join("pilot.toml")).unwrap();
+        let manifest = manifest.replace("ready = \"20s\"", "ready = \"150ms\"");
+        std::fs::write(pack.join("pilot.toml"), manifest).unwrap();
+        let state = StateDir::new(scratch.path().join("state"));
+        let pilot = Pilot::at(scratch.path(), "memory", state, By::Tree).unwrap();
+        let scene = Self { _scratch: scratch, pilot, world: World::default() };
+        let env = files::read_text(&scene.pilot.pack.join(".env.poc.example")).unwrap();
+        let env = with_value(&with_value(&env, env::PROJECT, "memory"), env::TOKEN, SECRET);
+        let ports = scene.pilot.every_service().zip(20_001..);
+        let env = ports.fold(env, |env, (service, port)| with_value(&env, &service.port, &port.to_string()));
+        files::write(&scene.pilot.env_path, env.as_bytes(), Mode::Private).unwrap();
+        let release = scene.release("r1", "v1.0.0", &env);
+        scene.apply(&release);
+        scene.world.things().volumes = DATA.map(|(name, data)| (name.to_owned(), data.to_owned())).into();
+        let limit = Deadline::after(Duration::from_secs(1));
+        let services = scene.world.engine(&scene.pilot).services(limit).unwrap();
+        let settings = services.into_iter().map(|(name, service)| (name, service.0[0].settings.clone()));
+        scene.store().promote("r1", settings.collect(), 0).unwrap();
+        scene.store().set_current("r1").unwrap();
+        scene
+    }
+
+    fn store(&self) -> Store {
+        Store::new(&self.pilot.state)
+    }
+
+    /// What is started by hand, past this program.
+    fn apply(&self, release: &Release) {
+        let (dir, limit) = (self.store().dir(&release.id), Deadline::after(Duration::from_secs(1)));
+        self.world.engine(&self.pilot).apply(release, &dir, &[], limit).unwrap();
+    }
+
+    /// A candidate in the store, with images that the engine has.
+    fn release(&self, id: &str, version: &str, env: &str) -> Release {
+        let (state, pack) = (&self.pilot.state, &self.pilot.pack);
+        let image = |service: &str| {
+            let image = format!("sha256:{}", files::sha256_bytes(format!("{version} {service}").as_bytes()));
+            files::write(&state.image(&image), version.as_bytes(), Mode::Plain).unwrap();
+            self.world.things().add_image(&image, version);
+            let archive = Some(files::sha256(&state.image(&image)).unwrap());
+            (service.to_owned(), Image { id: image, tag: format!("memory-{service}:latest"), archive })
+        };
+        let images = self.pilot.services().map(image).collect();
+        let mut release = Release::unrecorded(version, "process", images);
+        let program = files::sha256_bytes(b"xtask");
+        files::write(&state.program(&program), b"xtask", Mode::Program).unwrap();
+        (release.id, release.xtask) = (id.to_owned(), program);
+        let seed = files::read(&pack.join("seed/demo-scenario.json")).unwrap();
+        for (name, bytes) in [
+            (COMPOSE_FILE, files::read(&pack.join(COMPOSE_FILE)).unwrap()),
+            (ENV_FILE, env.as_bytes().to_vec()),
+            (SEED_FILE, seed),
+            (MANIFEST_FILE, files::read(&pack.join("pilot.toml")).unwrap()),
+        ] {
+            let path = state.release(id).join(name);
+            files::write(&path, &bytes, Mode::Private).unwrap();
+            release.files.insert(name.to_owned(), files::sha256(&path).unwrap());
+        }
+        files::write_json(&state.release(id).join(DESCRIPTION), &release, Mode::Plain).unwrap();
+        release
+    }
+
+    fn env_text(&self) -> String {
+        files::read_text(&self.pilot.env_path).unwrap()
+    }
+
+    /// A bad version and bad settings, deployed past this program.
+    fn break_version(&self, defect: Defect) {
+        let env = with_value(&self.env_text(), "ENABLE_CACHE", "true");
+        let bad = self.release("bad", "v6.6.6", &env);
+        files::write(&self.pilot.env_path, env.as_bytes(), Mode::Private).unwrap();
+        self.apply(&bad);
+        std::fs::remove_dir_all(self.pilot.state.release("bad")).unwrap();
+        let ids = bad.images.values().map(|image| (image.id.clone(), defect));
+        self.world.things().defects.extend(ids);
+    }
+
+    /// One process: it has an engine of its own on the same world.
+    fn run(&self, what: &dyn Fn(&Session) -> Result<Finished>) -> Ran {
+        let out = Output::silent(Instant::now()).of(Context::new(Some("memory"), None, None));
+        let engine = Box::new(self.world.engine(&self.pilot));
+        let session = Session { pilot: self.pilot.clone(), engine, store: self.store(), out };
+        match std::panic::catch_unwind(AssertUnwindSafe(|| what(&session))) {
+            Ok(Ok(finished)) => Ran::Finished(finished),
+            Ok(Err(error)) => Ran::Refused(error),
+            Err(panic) if panic.is::<Killed>() => Ran::CutOff,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    #[track_caller]
+    fn finishes(&self, what: &dyn Fn(&Session) -> Result<Finished>) -> Finished {
+        match self.run(what) {
+            Ran::Finished(finished) => finished,
+            Ran::Refused(error) => panic!("refused: {error:#}"),
+            Ran::CutOff => panic!("cut off"),
+        }
+    }
+
+    /// What must hold whatever was done. What is corrupt is not data that could be lost.
+    #[track_caller]
+    fn hold(&self, finished: Option<&Finished>) {
+        let before = Before { state: &self.pilot.state, data: &DATA, secret: SECRET };
+        of_run(&before, &self.world.things(), finished);
+    }
+
+    /// The steps of the newest run, each with how it ended, as the journal has them.
+    fn journal(&self) -> Vec<(String, String)> {
+        let (_, run) = self.pilot.state.every_run().unwrap().pop().unwrap();
+        let text = files::read_text(&run.journal()).unwrap();
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let steps = events.filter(|event| event["event"] == "step" && event["progress"] != "started");
+        let word = |value: &Value| value.as_str().unwrap().to_owned();
+        steps.map(|event| (word(&event["action"]["step"]), word(&event["progress"]))).collect()
+    }
+
+    /// The steps as they were planned.
+    fn planned(&self) -> Vec<String> {
+        let (_, run) = self.pilot.state.every_run().unwrap().pop().unwrap();
+        let text = files::read_text(&run.journal()).unwrap();
+        let mut events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let plan = events.find(|event| event["event"] == "planned").unwrap();
+        let steps = plan["plan"]["steps"].as_array().unwrap().clone();
+        steps.iter().map(|step| step["step"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+fn budget() -> Deadline {
+    Deadline::from(Instant::now(), Duration::from_secs(60))
+}
+
+fn roll_back(session: &Session) -> Result<Finished> {
+    rollback::locked(&Request::by(Command::Rollback), session, budget())
+}
+
+fn reset(session: &Session) -> Result<Finished> {
+    let scenarios = vec![Scenario::Reset];
+    let request = Request { scenarios, keep_data: true, ..Request::by(Command::Reset) };
+    rollback::locked(&request, session, budget())
+}
+
+fn deploy(session: &Session) -> Result<Finished> {
+    let release = session.store.named("r2")?;
+    up::deploy(Goal::plain(&release, Purpose::Deploy), false, "in memory", session, budget())
+}
+
+/// Makes every operation of `what` fail, one at a time, then cuts it off before each; each time on a stack of its
+/// own that `prepare` has made. What must hold does; and what is run again then ends well.
+fn everywhere(
+    prepare: &dyn Fn(&Scene),
+    what: &dyn Fn(&Session) -> Result<Finished>,
+    again: &dyn Fn(&Session) -> Result<Finished>,
+) -> usize {
+    let mut points = 0;
+    for number in 1.. {
+        let mut reached = false;
+        for (fail_at, kill_at) in [(Some(number), None), (None, Some(number))] {
+            let scene = Scene::new();
+            prepare(&scene);
+            scene.world.begin(fail_at, kill_at);
+            let ran = scene.run(what);
+            let done = scene.world.things().done.clone();
+            reached |= done.len() >= number;
+            let when =
+                format!("{number} ({:?}), {}", done.get(number - 1), kill_at.map_or("failed", |_| "cut off"));
+            match &ran {
+                Ran::Finished(finished) => scene.hold(Some(finished)),
+                Ran::Refused(_) | Ran::CutOff => scene.hold(None),
+            }
+            scene.world.begin(None, None);
+            let finished = scene.finishes(again);
+            assert_eq!(finished.exit, Exit::Ok, "after {when}: {finished:?}");
+            scene.hold(Some(&finished));
+            points += 1;
+        }
+        if !reached {
+            break;
+        }
+    }
+    points
+}
+
+#[test]
+fn a_rollback_in_memory_is_what_was_planned_and_what_is_said() {
+    let scene = Scene::new();
+    let good = scene.env_text();
+    scene.break_version(Defect::Errors);
+    scene.world.begin(None, None);
+    let finished = scene.finishes(&roll_back);
+    scene.hold(Some(&finished));
+    assert_eq!((finished.outcome, finished.release.as_deref()), (Some(Outcome::Restored), Some("r1")));
+    assert_eq!(finished.scenarios, [Scenario::Config, Scenario::Version]);
+    let steps =
+        ["close-gate", "preserve", "retag", "restore-env-file", "apply", "seed", "verify", "open-gate"];
+    assert_eq!(scene.planned(), steps);
+    assert_eq!(scene.journal(), steps.map(|step| (step.to_owned(), "done".to_owned())));
+    assert_eq!(scene.env_text(), good);
+    // Once more, there is nothing to do.
+    let again = scene.finishes(&roll_back);
+    assert_eq!(again.outcome, Some(Outcome::NothingToDo));
+}
+
+#[test]
+fn a_reset_in_memory_is_what_was_planned_and_brings_the_data_back() {
+    let scene = Scene::new();
+    scene.world.begin(None, None);
+    let finished = scene.finishes(&reset);
+    scene.hold(Some(&finished));
+    let steps = [
+        "close-gate",
+        "preserve",
+        "tear-down",
+        "retag",
+        "return-data",
+        "close-gate-on-disk",
+        "apply",
+        "seed",
+        "verify",
+        "open-gate",
+    ];
+    assert_eq!(scene.planned(), steps);
+    assert_eq!(scene.journal(), steps.map(|step| (step.to_owned(), "done".to_owned())));
+    let data: BTreeMap<String, String> = DATA.map(|(name, data)| (name.into(), data.into())).into();
+    assert_eq!(scene.world.things().volumes, data);
+}
+
+#[test]
+fn a_deployment_in_memory_is_what_was_planned_and_is_promoted() {
+    let scene = Scene::new();
+    scene.release("r2", "v2.0.0", &scene.env_text());
+    scene.world.begin(None, None);
+    let finished = scene.finishes(&deploy);
+    scene.hold(Some(&finished));
+    assert_eq!((finished.outcome, finished.exit), (Some(Outcome::Deployed), Exit::Ok));
+    let steps = ["close-gate", "retag", "apply", "seed", "verify", "open-gate"];
+    assert_eq!(scene.planned(), steps);
+    assert_eq!(scene.journal(), steps.map(|step| (step.to_owned(), "done".to_owned())));
+    assert_eq!(scene.store().named("r2").unwrap().state, State::KnownGood);
+}
+
+#[test]
+fn a_version_that_fails_in_any_way_is_never_left_open() {
+    for defect in [Defect::Errors, Defect::FailsWhenOpen, Defect::LyingGate] {
+        let scene = Scene::new();
+        let bad = scene.release("r2", "v2.0.0", &scene.env_text());
+        let defects = bad.images.values().map(|image| (image.id.clone(), defect));
+        scene.world.things().defects.extend(defects);
+        scene.world.begin(None, None);
+        let finished = scene.finishes(&deploy);
+        assert_eq!(finished.exit, Exit::NotRestored, "{defect:?}: {finished:?}");
+        // One that fails once it is open had to be opened to show that.
+        scene.world.things().let_in_to_bad = 0;
+        assert!(!scene.world.things().is_open(), "{defect:?}");
+        scene.hold(Some(&finished));
+        let back = scene.finishes(&roll_back);
+        assert_eq!(back.exit, Exit::Ok, "{defect:?}: {back:?}");
+        scene.hold(Some(&back));
+    }
+}
+
+#[test]
+fn under_a_hold_everything_is_restored_and_nothing_is_opened() {
+    let scene = Scene::new();
+    scene.break_version(Defect::Errors);
+    Hold::mine("bad answers").place(&scene.store().ledger()).unwrap();
+    scene.world.begin(None, None);
+    let finished = scene.finishes(&roll_back);
+    assert_eq!((finished.outcome, finished.exit), (Some(Outcome::Restored), Exit::Held));
+    scene.hold(Some(&finished));
+}
+
+#[test]
+fn a_rollback_that_fails_or_is_cut_off_anywhere_can_be_run_again() {
+    let points = everywhere(&|scene| scene.break_version(Defect::Errors), &roll_back, &roll_back);
+    assert!(points > 40, "only {points} points");
+}
+
+#[test]
+fn a_rollback_over_corrupt_data_that_fails_or_is_cut_off_anywhere_can_be_run_again() {
+    let prepare = |scene: &Scene| {
+        let mut things = scene.world.things();
+        things.volumes.insert("jobs".into(), CORRUPT.into());
+        // It is no data that could be lost, so what is kept is counted without it.
+        things.images.remove("none");
+    };
+    let mut points = 0;
+    for number in 1.. {
+        let scene = Scene::new();
+        prepare(&scene);
+        scene.world.begin(None, Some(number));
+        let ran = scene.run(&roll_back);
+        let cut = matches!(ran, Ran::CutOff);
+        let before = Before { state: &scene.pilot.state, data: &DATA[..2], secret: SECRET };
+        of_run(&before, &scene.world.things(), None);
+        scene.world.begin(None, None);
+        let finished = scene.finishes(&roll_back);
+        assert_eq!(finished.exit, Exit::Ok, "{number}: {finished:?}");
+        of_run(&before, &scene.world.things(), Some(&finished));
+        if !cut {
+            break;
+        }
+        points += 1;
+    }
+    assert!(points > 20, "only {points} points");
+}
+
+#[test]
+fn a_reset_that_fails_or_is_cut_off_anywhere_can_be_run_again() {
+    let points = everywhere(&|_| (), &reset, &reset);
+    assert!(points > 40, "only {points} points");
+}
+
+#[test]
+fn a_deployment_that_fails_or_is_cut_off_anywhere_leaves_a_way_back() {
+    let prepare = |scene: &Scene| drop(scene.release("r2", "v2.0.0", &scene.env_text()));
+    let points = everywhere(&prepare, &deploy, &roll_back);
+    assert!(points > 30, "only {points} points");
+}
