@@ -6,7 +6,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
-use crate::base::files::{self, Mode, Scratch};
+use crate::base::files::{self, Mode};
 use crate::base::next::Context;
 use crate::base::output::Output;
 use crate::deploy::drift::Scenario;
@@ -30,7 +30,7 @@ use anyhow::Result;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const SECRET: &str = "a-token-that-nobody-may-see";
@@ -38,9 +38,28 @@ const DATA: [(&str, &str); 3] = [("engine", "kept in engine"), ("gateway", "kept
 
 /// A stack in memory that runs its release r1, verified, with data of its own.
 struct Scene {
-    _scratch: Scratch,
+    _folder: Folder,
     pilot: Pilot,
     world: World,
+}
+
+/// A folder of a test's own, in memory where the host has such a place: every write of a run is synced.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let memory = Some(PathBuf::from("/dev/shm")).filter(|folder| folder.is_dir());
+        let name = format!("pilot-in-memory-{}", files::random().unwrap());
+        let folder = memory.unwrap_or_else(std::env::temp_dir).join(name);
+        files::make_private_folder(&folder).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
 }
 
 /// How a run ended.
@@ -52,9 +71,9 @@ enum Ran {
 
 impl Scene {
     fn new() -> Self {
-        let scratch = Scratch::new("in-memory").unwrap();
+        let folder = Folder::new();
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pilot-deploy");
-        let pack = scratch.path().join("pilot-deploy");
+        let pack = folder.0.as_path().join("pilot-deploy");
         std::fs::create_dir_all(pack.join("seed")).unwrap();
         for name in [".env.poc.example", "docker-compose.poc.yml", "seed/demo-scenario.json"] {
             std::fs::copy(from.join(name), pack.join(name)).unwrap();
@@ -63,9 +82,9 @@ impl Scene {
         let manifest = std::fs::read_to_string(from.join("pilot.toml")).unwrap();
         let manifest = manifest.replace("ready = \"20s\"", "ready = \"150ms\"");
         std::fs::write(pack.join("pilot.toml"), manifest).unwrap();
-        let state = StateDir::new(scratch.path().join("state"));
-        let pilot = Pilot::at(scratch.path(), "memory", state, By::Tree).unwrap();
-        let scene = Self { _scratch: scratch, pilot, world: World::default() };
+        let state = StateDir::new(folder.0.as_path().join("state"));
+        let pilot = Pilot::at(folder.0.as_path(), "memory", state, By::Tree).unwrap();
+        let scene = Self { _folder: folder, pilot, world: World::default() };
         let env = files::read_text(&scene.pilot.pack.join(".env.poc.example")).unwrap();
         let env = with_value(&with_value(&env, env::PROJECT, "memory"), env::TOKEN, SECRET);
         let ports = scene.pilot.every_service().zip(20_001..);
@@ -159,11 +178,27 @@ impl Scene {
         }
     }
 
-    /// What must hold whatever was done. What is corrupt is not data that could be lost.
+    /// What must hold whatever was done.
     #[track_caller]
     fn hold(&self, finished: Option<&Finished>) {
-        let before = Before { state: &self.pilot.state, data: &DATA, secret: SECRET };
+        self.hold_with(&DATA, finished);
+    }
+
+    #[track_caller]
+    fn hold_with(&self, data: &[(&str, &str)], finished: Option<&Finished>) {
+        let before = Before { state: &self.pilot.state, data, secret: SECRET };
         of_run(&before, &self.world.things(), finished);
+    }
+
+    /// The public stores something, where it is let in; all the data that must not be lost from now on.
+    fn store_more(&self) -> Vec<(&'static str, &'static str)> {
+        let mut things = self.world.things();
+        let mut data = DATA.to_vec();
+        if things.is_open() {
+            things.volumes.insert("jobs".into(), "stored since".into());
+            data.push(("jobs", "stored since"));
+        }
+        data
     }
 
     /// The steps of the newest run, each with how it ended, as the journal has them.
@@ -229,10 +264,11 @@ fn everywhere(
                 Ran::Finished(finished) => scene.hold(Some(finished)),
                 Ran::Refused(_) | Ran::CutOff => scene.hold(None),
             }
+            let data = scene.store_more();
             scene.world.begin(None, None);
             let finished = scene.finishes(again);
             assert_eq!(finished.exit, Exit::Ok, "after {when}: {finished:?}");
-            scene.hold(Some(&finished));
+            scene.hold_with(&data, Some(&finished));
             points += 1;
         }
         if !reached {
@@ -310,8 +346,9 @@ fn a_version_that_fails_in_any_way_is_never_left_open() {
         scene.world.begin(None, None);
         let finished = scene.finishes(&deploy);
         assert_eq!(finished.exit, Exit::NotRestored, "{defect:?}: {finished:?}");
-        // One that fails once it is open had to be opened to show that.
-        scene.world.things().let_in_to_bad = 0;
+        // One that fails once it is open had to be opened to show that; the others never are.
+        let opened = std::mem::take(&mut scene.world.things().let_in_to_bad);
+        assert_eq!(opened > 0, defect == Defect::FailsWhenOpen, "{defect:?}");
         assert!(!scene.world.things().is_open(), "{defect:?}");
         scene.hold(Some(&finished));
         let back = scene.finishes(&roll_back);
@@ -339,25 +376,19 @@ fn a_rollback_that_fails_or_is_cut_off_anywhere_can_be_run_again() {
 
 #[test]
 fn a_rollback_over_corrupt_data_that_fails_or_is_cut_off_anywhere_can_be_run_again() {
-    let prepare = |scene: &Scene| {
-        let mut things = scene.world.things();
-        things.volumes.insert("jobs".into(), CORRUPT.into());
-        // It is no data that could be lost, so what is kept is counted without it.
-        things.images.remove("none");
-    };
     let mut points = 0;
     for number in 1.. {
         let scene = Scene::new();
-        prepare(&scene);
+        scene.world.things().volumes.insert("jobs".into(), CORRUPT.into());
         scene.world.begin(None, Some(number));
         let ran = scene.run(&roll_back);
         let cut = matches!(ran, Ran::CutOff);
-        let before = Before { state: &scene.pilot.state, data: &DATA[..2], secret: SECRET };
-        of_run(&before, &scene.world.things(), None);
+        // What is corrupt is no data that could be lost.
+        scene.hold_with(&DATA[..2], None);
         scene.world.begin(None, None);
         let finished = scene.finishes(&roll_back);
         assert_eq!(finished.exit, Exit::Ok, "{number}: {finished:?}");
-        of_run(&before, &scene.world.things(), Some(&finished));
+        scene.hold_with(&DATA[..2], Some(&finished));
         if !cut {
             break;
         }
