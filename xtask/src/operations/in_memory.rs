@@ -15,7 +15,7 @@ use crate::deploy::invariants::{Before, of_run};
 use crate::deploy::plan::{Goal, Purpose};
 use crate::deploy::run::{Command, Request};
 use crate::deploy::session::Session;
-use crate::engine::fake::world::{CORRUPT, Defect, Killed, World};
+use crate::engine::fake::world::{CORRUPT, Defect, Killed, Things, World};
 use crate::engine::roles::Runtime;
 use crate::operations::{rollback, up};
 use crate::release::description::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Release, SEED_FILE, State};
@@ -366,6 +366,34 @@ fn under_a_hold_everything_is_restored_and_nothing_is_opened() {
     let finished = scene.finishes(&roll_back);
     assert_eq!((finished.outcome, finished.exit), (Some(Outcome::Restored), Exit::Held));
     scene.hold(Some(&finished));
+}
+
+#[test]
+fn a_gate_that_a_person_closes_at_any_moment_of_a_run_stays_closed() {
+    let mut points = 0;
+    for number in 1.. {
+        let scene = Scene::new();
+        scene.break_version(Defect::Errors);
+        scene.world.begin(None, None);
+        let ledger = scene.store().ledger();
+        let close = move |things: &mut Things| {
+            let hold = Hold::mine("bad answers");
+            hold.place(&ledger).unwrap();
+            things.gate = Some(hold.reason);
+        };
+        scene.world.things().meanwhile = Some((number, Box::new(close)));
+        let finished = scene.finishes(&roll_back);
+        if scene.world.things().meanwhile.is_some() {
+            break;
+        }
+        assert!(!scene.world.things().is_open(), "closed before operation {number}: {finished:?}");
+        scene.world.begin(None, None);
+        let again = scene.finishes(&roll_back);
+        assert_eq!(again.exit, Exit::Held, "closed before operation {number}: {again:?}");
+        scene.hold(Some(&again));
+        points += 1;
+    }
+    assert!(points > 20, "only {points} points");
 }
 
 #[test]

@@ -30,8 +30,11 @@ pub struct Started {
     pub runs: bool,
 }
 
+/// What somebody else does before one operation of a run.
+pub type Meanwhile = (usize, Box<dyn FnOnce(&mut Things) + Send>);
+
 /// Everything that there is.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Things {
     /// Images by id, with the version that each says that it is.
     pub images: BTreeMap<String, String>,
@@ -55,6 +58,8 @@ pub struct Things {
     pub fail_at: Option<usize>,
     /// Cuts the run off before the operation of this number.
     pub kill_at: Option<usize>,
+    /// What somebody else does before the operation of this number.
+    pub meanwhile: Option<Meanwhile>,
     /// The thread whose operations are counted: others are not in the same order each time.
     counted: Option<ThreadId>,
 }
@@ -124,6 +129,9 @@ impl World {
         if things.counted == Some(std::thread::current().id()) {
             things.done.push(name);
             let number = things.done.len();
+            if let Some((_, act)) = things.meanwhile.take_if(|(at, _)| *at == number) {
+                act(&mut things);
+            }
             if things.kill_at == Some(number) {
                 drop(things);
                 std::panic::resume_unwind(Box::new(Killed));
