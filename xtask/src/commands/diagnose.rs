@@ -9,7 +9,7 @@ use crate::base::http::Client;
 use crate::base::next::Next;
 use crate::base::observed::Observed;
 use crate::deploy::backup;
-use crate::deploy::drift::Difference;
+use crate::deploy::difference::Difference;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::gate::Gate;
 use crate::deploy::session::Session;

@@ -7,7 +7,7 @@ use crate::base::observed::Observed;
 use crate::checks::smoke::verify;
 use crate::checks::target::Target;
 use crate::deploy::backup;
-use crate::deploy::drift::Difference;
+use crate::deploy::difference::Difference;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::gate::Gate;
 use crate::deploy::session::Session;

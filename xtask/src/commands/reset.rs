@@ -1,7 +1,7 @@
 //! `reset`: a clean stack (scenario C). The same rollback with the scenario `reset` named: it asks, backs
 //! up, tears down, checks that nothing is left, and deploys the last known-good release with its seed.
 
-use crate::deploy::drift::Scenario;
+use crate::deploy::difference::Scenario;
 use crate::deploy::event::Finished;
 use crate::deploy::run::{Command, Request};
 use crate::deploy::session::Session;

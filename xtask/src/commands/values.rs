@@ -1,7 +1,7 @@
 //! Words of the command line that stand for values of the program.
 
 use crate::base::output::Format;
-use crate::deploy::drift::Scenario;
+use crate::deploy::difference::Scenario;
 use crate::engine::roles::Kind;
 use clap::ValueEnum;
 

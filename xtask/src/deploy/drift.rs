@@ -1,179 +1,15 @@
 //! What differs between an observation and a release, and which scenarios that makes. Pure: values
-//! in, values out. Names of settings are told, their values never: some are secrets.
+//! in, values out; `secrets` is asked which values may be shown.
 
-use crate::base::next::Next;
 use crate::base::observed::Observed;
+use crate::deploy::difference::{Change, Difference, Scenario};
 use crate::deploy::observe::{Observation, TreeEnv};
 use crate::host::HostCheck;
 use crate::release::description::{COMPOSE_FILE, Release};
+use crate::stack::contract::env::VERSION;
 use crate::stack::model::Health;
 use crate::stack::model::{Instance, Service};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
-
-/// Why we roll back: the runbook's scenarios.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scenario {
-    /// A: the settings are not those of the release.
-    Config,
-    /// B: the images are not those of the release.
-    Version,
-    /// C: stored data is corrupt or gone.
-    Reset,
-    /// D: nothing changed, but services are gone or do not answer; or the host is short of something.
-    Host,
-    /// A commit, or a label of `known-good.toml`, that the user named with `--to`.
-    Commit,
-}
-
-impl Scenario {
-    /// As it is written.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Config => "config",
-            Self::Version => "version",
-            Self::Reset => "reset",
-            Self::Host => "host",
-            Self::Commit => "commit",
-        }
-    }
-}
-
-/// One thing that is not as the release has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "drift")]
-pub enum Difference {
-    /// Another image runs.
-    Image {
-        /// Which service.
-        service: String,
-        /// Content id that runs.
-        running: String,
-        /// Content id of the release.
-        release: String,
-    },
-    /// The service was started with other values for these settings.
-    Env {
-        /// Which service.
-        service: String,
-        /// Names alone.
-        keys: Vec<String>,
-    },
-    /// The engine has other settings for the service (limits, volumes, health check).
-    Settings {
-        /// Which service.
-        service: String,
-    },
-    /// The env file has other values for these settings, or is missing or malformed.
-    EnvFile {
-        /// Names alone.
-        keys: Vec<String>,
-        /// Set when it is not a matter of single settings.
-        trouble: Option<String>,
-    },
-    /// The service does not run.
-    Down {
-        /// Which service.
-        service: String,
-        /// The engine's word, or `missing`.
-        state: String,
-    },
-    /// It runs, and the release does not have it.
-    Extra {
-        /// Which service.
-        service: String,
-    },
-    /// It runs and is not healthy.
-    #[serde(alias = "sick")]
-    Unhealthy {
-        /// Which service.
-        service: String,
-        /// What it, or its silence, said.
-        reason: String,
-    },
-    /// Its stored data cannot be used.
-    StoreCorrupt {
-        /// Which service.
-        service: String,
-        /// What it said.
-        reason: String,
-    },
-    /// It has no stored data any more.
-    DataMissing {
-        /// Which service.
-        service: String,
-    },
-    /// The engine has lost the release's image.
-    ImageLost {
-        /// Which service.
-        service: String,
-    },
-    /// The host is short of something.
-    Shortage {
-        /// Of what, and how short.
-        what: String,
-        /// What fixes it.
-        fix: Next,
-    },
-    /// Another release was deployed last, whatever of it shows in the services.
-    Release {
-        /// Its id; none when no deployment is recorded.
-        deployed: Option<String>,
-    },
-    /// The tree's compose file is another. The deployment uses the release's; the file is left alone.
-    ComposeFile,
-    /// Something could not be found out.
-    Unknown {
-        /// What.
-        what: String,
-        /// Why.
-        why: String,
-    },
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let short = |id: &str| id.trim_start_matches("sha256:").chars().take(12).collect::<String>();
-        match self {
-            Self::Image { service, running, release } => {
-                write!(f, "{service} runs image {}, the release has {}", short(running), short(release))
-            }
-            Self::Env { service, keys } => write!(f, "{service} was started with other {}", keys.join(", ")),
-            Self::Settings { service } => write!(f, "{service} was started with other engine settings"),
-            Self::EnvFile { trouble: Some(trouble), .. } => write!(f, "env file: {trouble}"),
-            Self::EnvFile { keys, .. } => write!(f, "env file has other {}", keys.join(", ")),
-            Self::Down { service, state } => write!(f, "{service} does not run: {state}"),
-            Self::Extra { service } => write!(f, "{service} runs, and the release does not have it"),
-            Self::Unhealthy { service, reason } => write!(f, "{service} is not healthy: {reason}"),
-            Self::StoreCorrupt { service, reason } => write!(f, "{service}: {reason}"),
-            Self::DataMissing { service } => write!(f, "{service}: its stored data is gone"),
-            Self::ImageLost { service } => write!(f, "{service}: the engine has lost the release's image"),
-            Self::Shortage { what, .. } => write!(f, "host: {what}"),
-            Self::Release { deployed: Some(id) } => write!(f, "release {id} was deployed last"),
-            Self::Release { deployed: None } => write!(f, "no deployment is recorded"),
-            Self::ComposeFile => write!(f, "the tree's compose file is not the release's (left as it is)"),
-            Self::Unknown { what, why } => write!(f, "cannot tell {what}: {why}"),
-        }
-    }
-}
-
-impl Difference {
-    /// The service that has to be started anew for it.
-    pub fn restarts(&self) -> Option<&str> {
-        match self {
-            Self::Image { service, .. }
-            | Self::Env { service, .. }
-            | Self::Settings { service }
-            | Self::Down { service, .. }
-            | Self::Unhealthy { service, .. }
-            | Self::StoreCorrupt { service, .. }
-            | Self::DataMissing { service } => Some(service),
-            _ => None,
-        }
-    }
-}
 
 /// Compares. `env` is the release's env file; both it and the running environment stay inside. Services that
 /// stand `beside` the release's own (prometheus) are no difference.
@@ -208,12 +44,13 @@ pub fn drift(
         fix: c.fix.clone(),
     };
     found.extend(now.shortages.iter().map(short));
-    let whole = |trouble: String| Difference::EnvFile { keys: Vec::new(), trouble: Some(trouble) };
+    let env_file = |changes, trouble| Difference::EnvFile { release: release.id.clone(), changes, trouble };
+    let whole = |trouble: String| env_file(Vec::new(), Some(trouble));
     match &now.tree_env {
         Observed::Known(TreeEnv::Fine(tree)) => {
-            let keys = differing(tree, env, true);
-            if !keys.is_empty() {
-                found.push(Difference::EnvFile { keys, trouble: None });
+            let changes = differing(tree, env, true);
+            if !changes.is_empty() {
+                found.push(env_file(changes, None));
             }
         }
         Observed::Known(TreeEnv::Missing) => found.push(whole("missing".into())),
@@ -281,15 +118,21 @@ fn content(
     let image = release.images.get(service);
     let other = |instance: &&Instance| image.is_some_and(|image| image.id != instance.image);
     if let (Some(image), Some(instance)) = (image, seen.0.iter().find(other)) {
-        let (running, release) = (instance.image.clone(), image.id.clone());
-        found.push(Difference::Image { service: service.into(), running, release });
+        found.push(Difference::Image {
+            service: service.into(),
+            running: instance.image.clone(),
+            running_version: instance.env.get(VERSION).cloned(),
+            release: release.id.clone(),
+            image: image.id.clone(),
+            version: release.label.clone(),
+        });
     }
-    let mut keys: Vec<String> =
+    let mut changes: Vec<Change> =
         seen.0.iter().flat_map(|instance| differing(&instance.env, env, false)).collect();
-    keys.sort();
-    keys.dedup();
-    if !keys.is_empty() {
-        found.push(Difference::Env { service: service.into(), keys });
+    changes.sort();
+    changes.dedup();
+    if !changes.is_empty() {
+        found.push(Difference::Env { service: service.into(), release: release.id.clone(), changes });
     }
     found
 }
@@ -308,11 +151,11 @@ pub fn applied(
     release.images.keys().flat_map(service).collect()
 }
 
-/// Names with other values in `now` than in `wanted`; with `extra`, names that only `now` has too.
-fn differing(now: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>, extra: bool) -> Vec<String> {
-    let changed = wanted.iter().filter(|(k, v)| now.get(*k) != Some(*v)).map(|(k, _)| k);
-    let added = now.keys().filter(|k| extra && !wanted.contains_key(*k));
-    changed.chain(added).cloned().collect()
+/// Settings with other values in `now` than in `wanted`; with `extra`, those too that only `now` has.
+fn differing(now: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>, extra: bool) -> Vec<Change> {
+    let changed = wanted.iter().filter(|(name, value)| now.get(*name) != Some(*value)).map(|(name, _)| name);
+    let added = now.keys().filter(|name| extra && !wanted.contains_key(*name));
+    changed.chain(added).map(|name| Change::new(name, now.get(name), wanted.get(name))).collect()
 }
 
 /// The scenarios that a drift makes, each once, in the runbook's order.
@@ -459,7 +302,7 @@ pub mod tests {
     }
 
     #[test]
-    fn an_added_setting_is_drift_and_no_value_is_told() {
+    fn a_changed_setting_is_told_with_its_values_but_for_a_secret() {
         let (mut now, release, env) = matching();
         let mut tree = env.clone();
         tree.insert("NEW".into(), "x".into());
@@ -467,7 +310,14 @@ pub mod tests {
         now.tree_env = Observed::Known(TreeEnv::Fine(tree));
         let found = drift(&now, &release, &env, &[]);
         let text = format!("{} {}", found[0], serde_json::to_string(&found).unwrap());
-        assert!(text.contains("SECRET") && text.contains("NEW"), "{text}");
+        let want =
+            "env file: NEW is x, release r1 does not set it; SECRET has another value than in release r1";
+        assert!(text.contains("SECRET has another value than in release r1"), "{text}");
+        assert_eq!(found[0].to_string().len(), want.len(), "{text}");
         assert!(!text.contains("hush"), "{text}");
+        let (mut now, release, env) = matching();
+        change(&mut now, "engine", |s| drop(s.env.insert("A".into(), "2".into())));
+        let found = drift(&now, &release, &env, &[]);
+        assert_eq!(found[0].to_string(), "engine: A is 2, release r1 has 1");
     }
 }

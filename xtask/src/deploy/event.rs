@@ -6,7 +6,7 @@ use crate::base::next::{Context as Whose, Next};
 use crate::base::output::{Output, Tell};
 use crate::base::secrets;
 use crate::checks::smoke::{Check, Smoke};
-use crate::deploy::drift::{Difference, Scenario};
+use crate::deploy::difference::{Difference, Scenario};
 use crate::deploy::lockout::Public;
 use crate::deploy::plan::Plan;
 use crate::deploy::step::Step;

@@ -14,6 +14,7 @@ use crate::deploy::plan::{Plan, Purpose};
 use crate::deploy::step::Step;
 use crate::engine::fake::world::Things;
 use crate::release::store::Store;
+use crate::stack::ledger::Ledger;
 use crate::stack::state_dir::StateDir;
 
 /// Holds a plan, made from `now`, against the invariants.
@@ -82,7 +83,7 @@ pub fn of_run(before: &Before<'_>, things: &Things, finished: Option<&Finished>)
             things.done
         );
     }
-    let holds = files::names(&before.state.holds()).unwrap();
+    let holds = Ledger::new(before.state).holds().unwrap();
     assert!(holds.is_empty() || !things.is_open(), "open under a hold: {:?}", things.done);
     for (_, run) in before.state.every_run().unwrap() {
         for path in [run.journal(), run.report(), run.page(), run.markdown(), run.junit()] {

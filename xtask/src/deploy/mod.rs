@@ -4,6 +4,7 @@
 pub mod backup;
 pub mod cleanup;
 pub mod converge;
+pub mod difference;
 pub mod drift;
 pub mod event;
 pub mod evidence;

@@ -2,7 +2,7 @@
 //! is to be decided, and `--plan` prints the very value that `execute` runs.
 
 use crate::base::observed::Observed;
-use crate::deploy::drift::{Difference, Scenario};
+use crate::deploy::difference::{Difference, Scenario};
 use crate::deploy::gate::Gate;
 use crate::deploy::observe::Observation;
 use crate::deploy::step::Step;

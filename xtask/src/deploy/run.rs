@@ -6,7 +6,7 @@
 use crate::base::files;
 use crate::base::files::Mode;
 use crate::base::observed::Observed;
-use crate::deploy::drift::Scenario;
+use crate::deploy::difference::Scenario;
 use crate::deploy::gate;
 use crate::deploy::step::Step;
 use crate::stack::hold;

@@ -9,7 +9,7 @@ use crate::base::failure::Exit;
 use crate::base::files::{self, Mode};
 use crate::base::next::Context;
 use crate::base::output::Output;
-use crate::deploy::drift::Scenario;
+use crate::deploy::difference::Scenario;
 use crate::deploy::event::{Finished, Outcome};
 use crate::deploy::invariants::{Before, of_run};
 use crate::deploy::plan::{Goal, Purpose};
@@ -64,7 +64,7 @@ impl Drop for Folder {
 
 /// How a run ended.
 enum Ran {
-    Finished(Finished),
+    Finished(Box<Finished>),
     Refused(anyhow::Error),
     CutOff,
 }
@@ -162,7 +162,7 @@ impl Scene {
         let engine = Box::new(self.world.engine(&self.pilot));
         let session = Session { pilot: self.pilot.clone(), engine, store: self.store(), out };
         match std::panic::catch_unwind(AssertUnwindSafe(|| what(&session))) {
-            Ok(Ok(finished)) => Ran::Finished(finished),
+            Ok(Ok(finished)) => Ran::Finished(Box::new(finished)),
             Ok(Err(error)) => Ran::Refused(error),
             Err(panic) if panic.is::<Killed>() => Ran::CutOff,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -172,7 +172,7 @@ impl Scene {
     #[track_caller]
     fn finishes(&self, what: &dyn Fn(&Session) -> Result<Finished>) -> Finished {
         match self.run(what) {
-            Ran::Finished(finished) => finished,
+            Ran::Finished(finished) => *finished,
             Ran::Refused(error) => panic!("refused: {error:#}"),
             Ran::CutOff => panic!("cut off"),
         }

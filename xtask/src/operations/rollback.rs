@@ -7,7 +7,7 @@ use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::next::{Context as Whose, Next};
-use crate::deploy::drift::Scenario;
+use crate::deploy::difference::Scenario;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::execution::Measured;
 use crate::deploy::lockout;

@@ -1,6 +1,6 @@
 //! `report.html`: one file, no script, nothing fetched.
 
-use crate::deploy::drift::Difference;
+use crate::deploy::difference::Difference;
 use crate::deploy::event::{Finished, Outcome};
 use crate::operations::report::told::{checks, escape, gate, of, outcome, plain, seconds, steps, title};
 use anyhow::Result;

@@ -1,6 +1,6 @@
 //! `report.md`: the story of a run, to paste into an incident's page.
 
-use crate::deploy::drift::Difference;
+use crate::deploy::difference::Difference;
 use crate::deploy::event::Finished;
 use crate::operations::report::told::{checks, gate, of, outcome, plain, seconds, steps, title};
 use anyhow::Result;

@@ -1,0 +1,233 @@
+//! What may differ between a stack and a release, as values, with the words that say so; and the scenarios. A value
+//! that may be a secret is not shown.
+
+use crate::base::next::Next;
+use crate::base::secrets;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Why we roll back: the runbook's scenarios.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scenario {
+    /// A: the settings are not those of the release.
+    Config,
+    /// B: the images are not those of the release.
+    Version,
+    /// C: stored data is corrupt or gone.
+    Reset,
+    /// D: nothing changed, but services are gone or do not answer; or the host is short of something.
+    Host,
+    /// A commit, or a label of `known-good.toml`, that the user named with `--to`.
+    Commit,
+}
+
+impl Scenario {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Version => "version",
+            Self::Reset => "reset",
+            Self::Host => "host",
+            Self::Commit => "commit",
+        }
+    }
+}
+
+/// A setting that has another value.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Change {
+    /// Its name.
+    pub name: String,
+    /// Its value now; none: it is not set. A secret is not shown.
+    pub now: Option<String>,
+    /// Its value in the release; none: the release does not set it.
+    pub release: Option<String>,
+}
+
+/// Changes that one line shows; the others are counted.
+const SHOWN: usize = 6;
+
+/// What stands for the value of a secret.
+const HIDDEN: &str = "(a secret)";
+
+impl Change {
+    /// Of a setting with these values.
+    pub fn new(name: &str, now: Option<&String>, release: Option<&String>) -> Self {
+        let shown = |value: &String| {
+            if secrets::hides(name, value) { HIDDEN.to_owned() } else { value.clone() }
+        };
+        Self { name: name.to_owned(), now: now.map(shown), release: release.map(shown) }
+    }
+
+    /// `ENABLE_CACHE is true, release r1 has false`.
+    fn words(&self, release: &str) -> String {
+        let Self { name, .. } = self;
+        match (&self.now, &self.release) {
+            (Some(now), Some(wanted)) if now == wanted => {
+                format!("{name} has another value than in release {release}")
+            }
+            (Some(now), Some(wanted)) => format!("{name} is {now}, release {release} has {wanted}"),
+            (Some(now), None) => format!("{name} is {now}, release {release} does not set it"),
+            (None, _) => format!("{name} is not set, release {release} sets it"),
+        }
+    }
+}
+
+/// The first changes, and how many more there are.
+fn listed(changes: &[Change], release: &str) -> String {
+    let mut all: Vec<String> = changes.iter().take(SHOWN).map(|change| change.words(release)).collect();
+    if changes.len() > SHOWN {
+        all.push(format!("and {} more settings", changes.len() - SHOWN));
+    }
+    all.join("; ")
+}
+
+/// One thing that is not as the release has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "drift")]
+pub enum Difference {
+    /// Another image runs.
+    Image {
+        /// Which service.
+        service: String,
+        /// Content id that runs.
+        running: String,
+        /// Version that it says that it is.
+        running_version: Option<String>,
+        /// Id of the release.
+        release: String,
+        /// Content id of the release's image.
+        image: String,
+        /// Version of the release.
+        version: String,
+    },
+    /// The service was started with other values for these settings.
+    Env {
+        /// Which service.
+        service: String,
+        /// Id of the release.
+        release: String,
+        /// The settings.
+        changes: Vec<Change>,
+    },
+    /// The engine has other settings for the service (limits, volumes, health check).
+    Settings {
+        /// Which service.
+        service: String,
+    },
+    /// The env file has other values for these settings, or is missing or malformed.
+    EnvFile {
+        /// Id of the release.
+        release: String,
+        /// The settings.
+        changes: Vec<Change>,
+        /// Set when it is not a matter of single settings.
+        trouble: Option<String>,
+    },
+    /// The service does not run.
+    Down {
+        /// Which service.
+        service: String,
+        /// The engine's word, or `missing`.
+        state: String,
+    },
+    /// It runs, and the release does not have it.
+    Extra {
+        /// Which service.
+        service: String,
+    },
+    /// It runs and is not healthy.
+    #[serde(alias = "sick")]
+    Unhealthy {
+        /// Which service.
+        service: String,
+        /// What it, or its silence, said.
+        reason: String,
+    },
+    /// Its stored data cannot be used.
+    StoreCorrupt {
+        /// Which service.
+        service: String,
+        /// What it said.
+        reason: String,
+    },
+    /// It has no stored data any more.
+    DataMissing {
+        /// Which service.
+        service: String,
+    },
+    /// The engine has lost the release's image.
+    ImageLost {
+        /// Which service.
+        service: String,
+    },
+    /// The host is short of something.
+    Shortage {
+        /// Of what, and how short.
+        what: String,
+        /// What fixes it.
+        fix: Next,
+    },
+    /// Another release was deployed last, whatever of it shows in the services.
+    Release {
+        /// Its id; none when no deployment is recorded.
+        deployed: Option<String>,
+    },
+    /// The tree's compose file is another. The deployment uses the release's; the file is left alone.
+    ComposeFile,
+    /// Something could not be found out.
+    Unknown {
+        /// What.
+        what: String,
+        /// Why.
+        why: String,
+    },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = |id: &str| id.trim_start_matches("sha256:").chars().take(12).collect::<String>();
+        match self {
+            Self::Image { service, running, running_version, release, image, version } => {
+                let now = running_version.as_deref().unwrap_or("an unknown version");
+                let (running, image) = (short(running), short(image));
+                write!(f, "{service} runs {now} ({running}), release {release} has {version} ({image})")
+            }
+            Self::Env { service, release, changes } => write!(f, "{service}: {}", listed(changes, release)),
+            Self::Settings { service } => {
+                write!(f, "{service}: the engine has other settings for it (limits, volumes or health check)")
+            }
+            Self::EnvFile { trouble: Some(trouble), .. } => write!(f, "env file: {trouble}"),
+            Self::EnvFile { release, changes, .. } => write!(f, "env file: {}", listed(changes, release)),
+            Self::Down { service, state } => write!(f, "{service} does not run: {state}"),
+            Self::Extra { service } => write!(f, "{service} runs, and the release does not have it"),
+            Self::Unhealthy { service, reason } => write!(f, "{service} is not healthy: {reason}"),
+            Self::StoreCorrupt { service, reason } => write!(f, "{service}: {reason}"),
+            Self::DataMissing { service } => write!(f, "{service}: its stored data is gone"),
+            Self::ImageLost { service } => write!(f, "{service}: the engine has lost the release's image"),
+            Self::Shortage { what, .. } => write!(f, "host: {what}"),
+            Self::Release { deployed: Some(id) } => write!(f, "release {id} was deployed last"),
+            Self::Release { deployed: None } => write!(f, "no deployment is recorded"),
+            Self::ComposeFile => write!(f, "the tree's compose file is not the release's (left as it is)"),
+            Self::Unknown { what, why } => write!(f, "cannot tell {what}: {why}"),
+        }
+    }
+}
+
+impl Difference {
+    /// The service that has to be started anew for it.
+    pub fn restarts(&self) -> Option<&str> {
+        match self {
+            Self::Image { service, .. }
+            | Self::Env { service, .. }
+            | Self::Settings { service }
+            | Self::Down { service, .. }
+            | Self::Unhealthy { service, .. }
+            | Self::StoreCorrupt { service, .. }
+            | Self::DataMissing { service } => Some(service),
+            _ => None,
+        }
+    }
+}
