@@ -242,28 +242,17 @@ pub fn named(state: &StateDir, name: &str, wanted: impl Fn(&Backup) -> bool) -> 
     Ok(kept)
 }
 
-/// Retention: the newest `keep` of each sort (of runs or by hand, with data or without) stay, so that
-/// none without data pushes one with data out. A run that was cut off keeps its own: they may be the
-/// only copies of what it has removed.
+/// Retention: removes what `surplus` says, and what was cut off while it was made.
 pub fn retain(state: &StateDir, keep: usize) -> Result<Vec<Freed>> {
     let (all, _) = list(state)?;
-    let over = |run: &RunDir| run.report().exists() && !run.owes().exists();
-    let all = all.into_iter().filter(|kept| kept.run.as_ref().is_none_or(over));
-    let mut sorts: BTreeMap<(bool, bool), Vec<Kept>> = BTreeMap::new();
-    for kept in all {
-        sorts.entry((kept.run.is_some(), kept.backup.data().is_empty())).or_default().push(kept);
-    }
     let mut freed = Vec::new();
-    for mut sort in sorts.into_values() {
-        sort.truncate(sort.len().saturating_sub(keep.max(1)));
-        for kept in sort {
-            // Out of the list first: a removal that is cut off leaves no half backup in it.
-            let staging = kept.dir.with_file_name(format!(".old-{}", kept.id));
-            if let Err(error) = std::fs::rename(&kept.dir, &staging) {
-                bail!("cannot remove {}: {error}", kept.dir.display());
-            }
-            freed.push(Freed { what: format!("backup {}", kept.id), bytes: files::remove(&staging)? });
+    for kept in surplus(all, keep) {
+        // Out of the list first: a removal that is cut off leaves no half backup in it.
+        let staging = kept.dir.with_file_name(format!(".old-{}", kept.id));
+        if let Err(error) = std::fs::rename(&kept.dir, &staging) {
+            bail!("cannot remove {}: {error}", kept.dir.display());
         }
+        freed.push(Freed { what: format!("backup {}", kept.id), bytes: files::remove(&staging)? });
     }
     let folder = state.backups();
     for name in files::names(&folder)?.iter().filter(|name| name.starts_with('.')) {
@@ -271,6 +260,23 @@ pub fn retain(state: &StateDir, keep: usize) -> Result<Vec<Freed>> {
         freed.push(Freed { what: format!("half a backup, {name}"), bytes });
     }
     Ok(freed)
+}
+
+/// Of these backups, oldest first, those past the newest `keep` of each sort (of runs or by hand, with data or
+/// without), so that none without data pushes one with data out. A run that was cut off keeps its own: they may be
+/// the only copies of what it has removed.
+fn surplus(all: Vec<Kept>, keep: usize) -> Vec<Kept> {
+    let over = |run: &RunDir| run.report().exists() && !run.owes().exists();
+    let all = all.into_iter().filter(|kept| kept.run.as_ref().is_none_or(over));
+    let mut sorts: BTreeMap<(bool, bool), Vec<Kept>> = BTreeMap::new();
+    for kept in all {
+        sorts.entry((kept.run.is_some(), kept.backup.data().is_empty())).or_default().push(kept);
+    }
+    let oldest = |mut sort: Vec<Kept>| {
+        sort.truncate(sort.len().saturating_sub(keep.max(1)));
+        sort
+    };
+    sorts.into_values().flat_map(oldest).collect()
 }
 
 #[cfg(test)]

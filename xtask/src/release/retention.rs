@@ -8,6 +8,7 @@ use crate::release::description::Release;
 use crate::release::store::{Store, number};
 use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 
 impl Store {
     /// Removes what imports left that were cut off, and the archives that they had moved already, unless a
@@ -47,55 +48,72 @@ impl Store {
         Ok(freed)
     }
 
-    /// Retention: keeps the `keep` known-good releases that were verified last and as many failed ones, those
-    /// of the same content counted once; never touches the one that runs; and removes archives that no release
-    /// names any more. With a release that cannot be read nobody can tell what it names, so nothing is removed.
+    /// Retention: carries out `prune`. With a release that cannot be read nobody can tell what it names, so nothing
+    /// is removed.
     pub fn retain(&self, keep: usize) -> Result<Vec<Freed>> {
-        let (mut releases, broken) = self.list()?;
+        let (releases, broken) = self.list()?;
         if !broken.is_empty() {
             return Ok(Vec::new());
         }
         let current = self.current()?.map(|r| r.id);
-        releases.sort_by_key(|r| std::cmp::Reverse((r.verified(), number(&r.id))));
-        let (good, other): (Vec<_>, Vec<_>) = releases.into_iter().partition(Release::is_known_good);
-        let gone: Vec<Release> = [surplus(&good, keep), surplus(&other, keep)]
-            .concat()
-            .into_iter()
-            .filter(|r| current.as_ref() != Some(&r.id))
-            .collect();
+        let Prune { releases, images, programs } = prune(&releases, current.as_deref(), keep);
         let mut freed = Vec::new();
-        for release in &gone {
-            let path = self.dir(&release.id);
+        for id in releases {
+            let path = self.dir(&id);
             // Out of the list first: a removal that is cut off leaves no half release in it.
-            let staging = self.dir(&format!(".{}-old", release.id));
+            let staging = self.dir(&format!(".{id}-old"));
             std::fs::rename(&path, &staging).with_context(|| format!("cannot remove {}", path.display()))?;
-            freed.push(Freed { what: format!("release {}", release.id), bytes: files::remove(&staging)? });
+            freed.push(Freed { what: format!("release {id}"), bytes: files::remove(&staging)? });
         }
-        let left: Vec<&Release> =
-            good.iter().chain(&other).filter(|r| !gone.iter().any(|g| g.id == r.id)).collect();
-        for release in &gone {
-            for image in release.images.values() {
-                if !left.iter().any(|r| r.images.values().any(|i| i.id == image.id)) {
-                    let bytes = files::remove(&self.archive(&image.id))?;
-                    let what = format!("archive of image {}", image.id);
-                    freed.extend((bytes > 0).then_some(Freed { what, bytes }));
-                }
-            }
-            if !left.iter().any(|r| r.xtask == release.xtask) {
-                files::remove(&self.xtask(&release.xtask))?;
-            }
+        for id in images {
+            let bytes = files::remove(&self.archive(&id))?;
+            freed.extend((bytes > 0).then_some(Freed { what: format!("archive of image {id}"), bytes }));
+        }
+        for sum in programs {
+            files::remove(&self.xtask(&sum))?;
         }
         Ok(freed)
     }
 }
 
+/// What retention removes.
+#[derive(Debug, PartialEq, Eq)]
+struct Prune {
+    /// Releases, by id.
+    releases: Vec<String>,
+    /// Images whose archives no other release names, by content id.
+    images: BTreeSet<String>,
+    /// Copies of this program that made no other release, by checksum.
+    programs: BTreeSet<String>,
+}
+
+/// Keeps the `keep` known-good releases that were verified last and as many others, those of the same content
+/// counted once; never removes the one that runs, nor what a release that stays needs.
+fn prune(all: &[Release], current: Option<&str>, keep: usize) -> Prune {
+    let mut newest_first: Vec<&Release> = all.iter().collect();
+    newest_first.sort_by_key(|r| std::cmp::Reverse((r.verified(), number(&r.id))));
+    let (good, other): (Vec<_>, Vec<_>) = newest_first.into_iter().partition(|r| r.is_known_good());
+    let surplus = [surplus(&good, keep), surplus(&other, keep)].concat();
+    let gone: Vec<&Release> = surplus.into_iter().filter(|r| current != Some(r.id.as_str())).collect();
+    let stays = |release: &&Release| gone.iter().all(|other| other.id != release.id);
+    let left: Vec<&Release> = all.iter().filter(stays).collect();
+    let images = |release: &Release| release.images.values().map(|i| i.id.clone()).collect::<Vec<_>>();
+    let needed: BTreeSet<String> = left.iter().flat_map(|r| images(r)).collect();
+    let programs: BTreeSet<&String> = left.iter().map(|r| &r.xtask).collect();
+    Prune {
+        releases: gone.iter().map(|r| r.id.clone()).collect(),
+        images: gone.iter().flat_map(|r| images(r)).filter(|id| !needed.contains(id)).collect(),
+        programs: gone.iter().map(|r| &r.xtask).filter(|sum| !programs.contains(sum)).cloned().collect(),
+    }
+}
+
 /// What is more than the first `keep` (at least one) that differ in content.
-fn surplus(releases: &[Release], keep: usize) -> Vec<Release> {
+fn surplus<'a>(releases: &[&'a Release], keep: usize) -> Vec<&'a Release> {
     let mut kept: Vec<&Release> = Vec::new();
     let mut gone = Vec::new();
     for release in releases {
         if kept.len() >= keep.max(1) || kept.iter().any(|other| other.same_content(release)) {
-            gone.push(release.clone());
+            gone.push(*release);
         } else {
             kept.push(release);
         }
