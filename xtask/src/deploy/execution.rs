@@ -1,6 +1,4 @@
-//! Runs a plan: one loop, one match. Each step is journaled when it begins and when it ends, and takes
-//! the nearer of its own limit and the budget's end. Nothing is decided here; a plan that turns out
-//! stale is given back (`Stale`) to be made anew from a fresh observation. What a step does is in `steps`.
+//! What a run needs and what it has done so far, as its steps see it. The loop is in `execute`, the steps in `steps`.
 
 use crate::base::deadline::Deadline;
 use crate::base::output::Output;

@@ -13,7 +13,7 @@ use crate::deploy::difference::Scenario;
 use crate::deploy::event::{Finished, Outcome};
 use crate::deploy::invariants::{Before, of_run};
 use crate::deploy::plan::{Goal, Purpose};
-use crate::deploy::run::{Command, Request};
+use crate::deploy::run::{self, Command, Request};
 use crate::deploy::session::Session;
 use crate::engine::fake::world::{CORRUPT, Defect, Killed, Things, World};
 use crate::engine::roles::Runtime;
@@ -365,6 +365,37 @@ fn under_a_hold_everything_is_restored_and_nothing_is_opened() {
     scene.world.begin(None, None);
     let finished = scene.finishes(&roll_back);
     assert_eq!((finished.outcome, finished.exit), (Some(Outcome::Restored), Exit::Held));
+    scene.hold(Some(&finished));
+}
+
+#[test]
+fn what_an_older_version_has_left_is_still_read() {
+    let scene = Scene::new();
+    scene.break_version(Defect::Errors);
+    // A release without what was added since, and a run that was cut off, with the names of steps of that time.
+    let path = scene.pilot.state.release("r1").join(DESCRIPTION);
+    let mut release: Value = files::read_json(&path).unwrap();
+    for name in ["verified_run", "same_commits", "inputs"] {
+        release.as_object_mut().unwrap().remove(name);
+    }
+    files::write_json(&path, &release, Mode::Plain).unwrap();
+    let run = scene.pilot.state.runs().join("20261101T120000000");
+    let request = r#"{"version":1,"to":null,"scenarios":[]}"#;
+    let step = |step: &str, progress: &str| {
+        format!("{{\"event\":\"step\",\"action\":{step},\"progress\":\"{progress}\"}}\n")
+    };
+    let journal = [
+        step(r#"{"step":"preserve","data":[]}"#, "missed"),
+        step(r#"{"step":"point-tags"}"#, "done"),
+        step(r#"{"step":"replace","force":["engine"]}"#, "started"),
+    ];
+    files::write(&run.join("request.json"), request.as_bytes(), Mode::Plain).unwrap();
+    files::write(&run.join("journal.jsonl"), journal.concat().as_bytes(), Mode::Plain).unwrap();
+    let cut = run::all_cut_off(&scene.pilot.state, None).unwrap();
+    assert_eq!(cut[0].past.at.as_deref(), Some("apply the release; no service has to restart"));
+    scene.world.begin(None, None);
+    let finished = scene.finishes(&roll_back);
+    assert_eq!((finished.outcome, finished.release.as_deref()), (Some(Outcome::Restored), Some("r1")));
     scene.hold(Some(&finished));
 }
 
