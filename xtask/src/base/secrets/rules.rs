@@ -1,45 +1,45 @@
-//! What looks secret: by the manifest's word, by a variable's name, by a value's form; and where values stand
-//! in text that nobody has the values of. Pure. Called by `Secrets` alone.
+//! What looks secret: a variable that the manifest names, a name like `API_KEY`, a value like a token or a
+//! URL with a password. Also finds values in text by the name before them. Pure. Called only by `Secrets`.
 
 use serde::Deserialize;
 use std::ops::Range;
 
-/// What stands where a secret was.
+/// What a secret is replaced by.
 pub const MASK: &str = "********";
 
-/// A part of a value that is looked for by itself: one of several keys, one line of many.
+/// Fewest bytes of a part of a value that is searched for alone: one of several keys, one of several lines.
 pub const SHORTEST_PART: usize = 8;
 
 /// The `[secrets]` part of the manifest.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rules {
-    /// Never shown; where they are empty, `up` makes them.
+    /// Variables that are never shown. If one is empty, `up` generates its value.
     pub variables: Vec<String>,
-    /// Shown although their name or value looks secret.
+    /// Variables that are shown although their name or value looks secret.
     #[serde(default)]
     pub public: Vec<String>,
 }
 
-/// Where a line of an env file has its value.
+/// Where the value is in a line of an env file.
 pub enum Place<'a> {
-    /// Nowhere.
+    /// The line has no value (empty, or a comment).
     Nothing,
-    /// Behind this byte.
+    /// From byte `at` on.
     Value {
-        /// Of the variable.
+        /// Name of the variable.
         name: &'a str,
         /// First byte of the value.
         at: usize,
     },
-    /// Nobody can tell.
+    /// The line cannot be parsed.
     Unclear,
 }
 
-/// Words that contain one of the marks below and mean something else.
+/// Words that contain one of the marks below but mean something else.
 const INNOCENT: [&str; 6] = ["BYPASS", "COMPASS", "MONKEY", "TURNKEY", "HOTKEY", "TOKENIZER"];
 
-/// A name of which this is a part is of a secret.
+/// A name that contains one of these is the name of a secret.
 const MARKS: [&str; 14] = [
     "TOKEN",
     "SECRET",
@@ -57,13 +57,13 @@ const MARKS: [&str; 14] = [
     "AUTHORIZATION",
 ];
 
-/// The same for whole words and their ends.
+/// A name is also secret if one of its words is, or ends with, one of these.
 const ENDS: [&str; 9] = ["KEY", "KEYS", "PASS", "PWD", "AUTH", "JWT", "DSN", "SALT", "CREDS"];
 
-/// A name that ends so is of a password, and a password may be a number or a short word.
+/// A name that ends with one of these is the name of a password. A password may be a number or a short word.
 const PASSWORDS: [&str; 8] = ["PASSWORD", "PASSWD", "PASS", "PWD", "PASSPHRASE", "PASSCODE", "SECRET", "PIN"];
 
-/// How well-known tokens begin.
+/// The first characters of well-known tokens.
 const TOKENS: [&str; 16] = [
     "ghp_",
     "gho_",
@@ -83,11 +83,11 @@ const TOKENS: [&str; 16] = [
     "AIza",
 ];
 
-/// Least length of what stands alone before the `@` of a URL, and of a well-known token.
+/// Fewest bytes of a token: a well-known one, or one that stands alone before the `@` of a URL.
 const LONG: usize = 16;
 
 impl Rules {
-    /// Is the value of this variable not to be shown?
+    /// Must the value of this variable be hidden?
     pub fn hides(&self, name: &str, value: &str) -> bool {
         let listed = |names: &[String]| names.iter().any(|n| n == name);
         if value.is_empty() {
@@ -97,7 +97,7 @@ impl Rules {
             || (!listed(&self.public) && (names_secret(name, value) || self.is_secret(value)))
     }
 
-    /// Does the value itself look secret, whatever it is called?
+    /// Does the value itself look secret, whatever its name?
     fn is_secret(&self, value: &str) -> bool {
         let jwt = value.starts_with("eyJ") && value.len() > LONG && value.matches('.').count() == 2;
         let token = value.len() >= LONG && TOKENS.iter().any(|start| value.starts_with(start));
@@ -105,8 +105,8 @@ impl Rules {
         jwt || token || (pem && !value.contains("-----BEGIN CERTIFICATE")) || !self.parts(value).is_empty()
     }
 
-    /// The same for a name that stands in a text: only one that is written as a variable, or says plainly what
-    /// it is, because `key` may be anything there.
+    /// The same for a name in a text. Only a name in capitals, or a clear one like `password`, counts: in a
+    /// text, `key` can mean anything.
     pub fn hides_in_text(&self, name: &str, value: &str) -> bool {
         let upper =
             name.len() > 2 && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
@@ -118,7 +118,7 @@ impl Rules {
         told && value != MASK && !value.starts_with('(') && self.hides(name, value)
     }
 
-    /// The secrets within a value: a URL's password, what a connection string assigns, a bearer's token.
+    /// The secrets inside a value: the password in a URL, a value in a connection string, a bearer token.
     pub fn parts(&self, value: &str) -> Vec<String> {
         let mut found: Vec<Range<usize>> = user_info(value);
         found.extend(self.assigned(value));
@@ -130,7 +130,7 @@ impl Rules {
         parts.flat_map(|part| [decoded(&part), part]).collect()
     }
 
-    /// Where a text assigns something to a variable that is secret: `NAME=VALUE`, `NAME: VALUE`, `"NAME": "VALUE"`.
+    /// Where a text assigns a value to a secret variable: `NAME=VALUE`, `NAME: VALUE`, `"NAME": "VALUE"`.
     pub fn assigned(&self, text: &str) -> Vec<Range<usize>> {
         let bytes = text.as_bytes();
         let word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
