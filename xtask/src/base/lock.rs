@@ -146,7 +146,7 @@ impl Holder {
         let pid = process.id();
         if process.stat().is_some_and(|stat| matches!(stat.state, 'T' | 't')) {
             let what = format!(
-                "{what}; that process is stopped: let it continue (kill -CONT {pid}), or kill it; \
+                "{what}; it is stopped: let it continue (kill -CONT {pid}), or kill it; \
                  the same command then continues its work"
             );
             return fail(Exit::Locked, what, Next::shell(format!("kill -KILL {pid}")));

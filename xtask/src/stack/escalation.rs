@@ -1,20 +1,20 @@
-//! Who is called: the runbook's three levels, chosen from how a command ended. Pure; contacts come from
-//! `pilot.toml`. Called by `main` for `rollback`, `reset` and `diagnose`.
+//! Who must be called: one of the three levels of the runbook, chosen by the exit code. Pure; the contacts
+//! come from `pilot.toml`. Called by `main` for `rollback`, `reset` and `diagnose`, and by `up`.
 
 use crate::stack::pilot::Manifest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A level, who that is and why.
+/// A level, the person, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Escalation {
     /// 1 self-service, 2 technical lead, 3 infrastructure.
     pub level: u8,
-    /// What it is called.
+    /// Name of the level.
     pub name: String,
-    /// Who, as `pilot.toml` has it.
+    /// The person, from `pilot.toml`.
     pub contact: Option<String>,
-    /// Why this one.
+    /// Why this level.
     pub why: String,
 }
 
@@ -28,32 +28,34 @@ impl fmt::Display for Escalation {
     }
 }
 
-/// The level for an exit code. The table is that of `--help`.
+/// The level for the exit code of a rollback. The codes are those of the table in `--help`.
 pub fn of(exit_code: u8, manifest: &Manifest) -> Escalation {
     let (level, why) = match exit_code {
         0 => (1, "nothing to escalate"),
-        7 => (1, "the release before serves again; the new one has to be fixed"),
+        7 => (1, "the previous release serves again; the new one must be fixed"),
         9 => (1, "verified; a person holds the gate closed"),
-        2 => (1, "the command or its input was wrong; nothing was begun"),
-        5 => (1, "somebody else is at it"),
-        3 => (2, "the budget is used up and the pilot is not restored"),
-        4 => (3, "the host or the engine failed, and no release fixes that"),
+        2 => (1, "the command or its input is wrong; nothing was begun"),
+        5 => (1, "another command is running"),
+        3 => (2, "the budget is used up, and the pilot is not restored"),
+        4 => (3, "the host or the engine failed; a rollback cannot fix that"),
         6 => (2, "there is no known-good release to go back to"),
-        130 => (1, "it was interrupted, and the same command takes it up again"),
+        130 => (1, "it was interrupted; run the same command again to continue"),
         _ => (2, "no known-good release could be verified"),
     };
     level_of(level, why, manifest)
 }
 
-/// The level for what was only looked at: nothing was tried yet, so what a rollback fixes is nobody else's.
+/// The level for a command that only looks. Nothing was tried yet, so nobody must be called
+/// for what a rollback can fix.
 pub fn of_a_look(exit_code: u8, manifest: &Manifest) -> Escalation {
     match exit_code {
-        1 => level_of(1, "something is wrong, and no rollback was tried yet", manifest),
+        1 => level_of(1, "something is wrong; try a rollback first", manifest),
         code => of(code, manifest),
     }
 }
 
-/// The level for a deployment: what fails then is the new release, and the one before can be gone back to.
+/// The level for a deployment. If it fails, the new release is wrong, and the user can
+/// go back to the one before.
 pub fn of_a_deployment(exit_code: u8, manifest: &Manifest) -> Escalation {
     match exit_code {
         1 => level_of(1, "the new release could not be verified", manifest),

@@ -200,7 +200,7 @@ pub fn user_info(text: &str) -> Vec<Range<usize>> {
     text.match_indices("://").filter_map(|(at, _)| one(at)).collect()
 }
 
-/// Lines of a value with several, keys of a list, texts of a JSON document: programs repeat them one by one.
+/// The lines of a value, the items of a list, the texts of a JSON document: programs print these one by one.
 pub fn pieces(value: &str) -> Vec<String> {
     let long = |piece: &&str| piece.len() >= SHORTEST_PART && !piece.starts_with("-----");
     let mut pieces: Vec<String> = Vec::new();
@@ -213,7 +213,7 @@ pub fn pieces(value: &str) -> Vec<String> {
         pieces = Vec::new();
         texts(&document, &mut pieces);
     }
-    // Written in one line, as env files have them.
+    // Several lines written as one, with `\n` in it, as env files have them.
     let lines = value.split("\\n").filter(|_| value.contains("\\n")).map(str::trim).filter(long);
     pieces.extend(lines.map(str::to_owned));
     pieces
@@ -236,7 +236,7 @@ fn texts(value: &serde_json::Value, found: &mut Vec<String>) {
     }
 }
 
-/// Without percent signs.
+/// Percent-decoded; unchanged if the result is not UTF-8 text.
 fn decoded(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let Some((first, behind)) = rest.split_first() {
@@ -256,7 +256,7 @@ fn names_secret(name: &str, value: &str) -> bool {
         MARKS.iter().any(|mark| word.contains(mark)) || ENDS.iter().any(|end| word.ends_with(end))
     };
     let joined = words.concat();
-    // The working folder of a shell.
+    // PWD is the working folder of a shell.
     let secret = name != "PWD"
         && (words.iter().any(|word| !innocent(word) && marked(word))
             || ["APIKEY", "CONNECTIONSTRING"].iter().any(|mark| joined.contains(mark)));
@@ -282,14 +282,14 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// Something that is switched: no secret, whatever it is called.
+/// Is the value a switch (`true`, `off`, …)? Then it is not a secret, whatever its name.
 pub fn is_switch(value: &str) -> bool {
     let words =
         ["", "true", "false", "yes", "no", "on", "off", "none", "null", "enabled", "disabled", "0", "1"];
     words.iter().any(|word| value.eq_ignore_ascii_case(word))
 }
 
-/// A number, with a unit perhaps, or a very short word: `4000`, `30s`, `basic`.
+/// Is the value a number, with or without a unit, or a very short word: `4000`, `30s`, `basic`?
 fn is_plain(value: &str) -> bool {
     let unit = value.trim_start_matches(|c: char| c.is_ascii_digit() || ".,_-+".contains(c));
     let longest = if unit.is_empty() { 15 } else { 8 };
@@ -300,7 +300,7 @@ fn is_plain(value: &str) -> bool {
         || value.chars().count() < 4
 }
 
-/// Takes a line of an env file apart, as far as that can be done.
+/// Parses a line of an env file as far as possible.
 pub fn env_line(line: &str) -> Place<'_> {
     let begin = line.len() - line.trim_start_matches(|c: char| c.is_whitespace() || c == '#').len();
     let comment = line.trim_start().starts_with('#');
@@ -315,7 +315,8 @@ pub fn env_line(line: &str) -> Place<'_> {
     if comment || rest.trim().is_empty() { Place::Nothing } else { Place::Unclear }
 }
 
-/// Names are written in one case; the rest of a broken value in base64 is not.
+/// Is this the name of a variable? Names use one case. A piece of a broken base64
+/// value has both, and is long.
 fn is_name(name: &str) -> bool {
     let mixed =
         name.contains(|c: char| c.is_ascii_uppercase()) && name.contains(|c: char| c.is_ascii_lowercase());

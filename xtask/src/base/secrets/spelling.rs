@@ -4,13 +4,13 @@
 
 use std::ops::Range;
 
-/// Deepest nesting of backslashes that is followed: JSON in JSON in JSON in JSON is 15.
+/// Most backslashes before one character. JSON nested in JSON four deep has 15.
 const BACKSLASHES: usize = 64;
 
-/// Base64 that is shorter says too little to be told from other text.
+/// Fewest base64 letters that are searched for. Shorter ones also occur in ordinary text.
 const SHORTEST_BASE64: usize = 8;
 
-/// The values, by the byte with which one may begin.
+/// The values to search for, indexed by the bytes that a spelling of them can begin with.
 #[derive(Debug)]
 pub struct Spelled {
     values: Vec<Vec<char>>,
