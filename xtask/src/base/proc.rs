@@ -164,7 +164,7 @@ impl Cmd {
                 // Collect the killed child. The limit is for a process that has left the group.
                 child.wait_timeout(Duration::from_secs(1)).ok();
                 let late = RunError::Deadline(format!(
-                    "`{self}` did not end before its deadline: {}",
+                    "`{self}` did not end in time: {}",
                     said(&out, &err)
                 ));
                 let late = anyhow::Error::new(late);

@@ -1,9 +1,9 @@
-//! What `healthz` of a service says. Called by `observe`, and by the checks that wait for it.
+//! One probe of a service's `healthz`. Called by `deploy/observe`, and by the checks that wait for a service.
 
 use crate::base::http::Client;
 use crate::stack::model::Health;
 
-/// One probe of `healthz`. The word itself is compared: `unhealthy` contains `healthy`.
+/// Asks `healthz` once. The status word is compared as a whole, because `unhealthy` contains `healthy`.
 pub fn health(client: &Client) -> Health {
     let answer = match client.get("/healthz") {
         Ok(answer) => answer,
@@ -11,7 +11,7 @@ pub fn health(client: &Client) -> Health {
     };
     let body = answer.json();
     if let Some(other) = body["project"].as_str().filter(|project| *project != client.project()) {
-        return Health::Silent(format!("project {other} answers there"));
+        return Health::Silent(format!("the service of another project ({other}) answers on this port"));
     }
     match body["status"].as_str() {
         Some("healthy" | "disabled") if answer.status == 200 => {
