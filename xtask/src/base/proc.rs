@@ -163,10 +163,7 @@ impl Cmd {
                 group.end();
                 // Collect the killed child. The limit is for a process that has left the group.
                 child.wait_timeout(Duration::from_secs(1)).ok();
-                let late = RunError::Deadline(format!(
-                    "`{self}` did not end in time: {}",
-                    said(&out, &err)
-                ));
+                let late = RunError::Deadline(format!("`{self}` did not end in time: {}", said(&out, &err)));
                 let late = anyhow::Error::new(late);
                 return Err(if deadline.is_budget() { late.context(over_budget()) } else { late });
             }

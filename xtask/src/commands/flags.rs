@@ -1,4 +1,4 @@
-//! `flags`: the safety flags as the running services have them, and what is a violation among them.
+//! `flags`: the safety flags of the running services, and which of them are wrong.
 
 use crate::base::failure::Exit;
 use crate::base::next::Next;
@@ -14,7 +14,7 @@ use serde_json::json;
 #[command(after_help = "Example:\n  cargo xtask flags")]
 pub struct Args {}
 
-/// Exit 1 when a flag is not as it should be, or could not be asked for.
+/// Exit 1 if a flag is wrong, or could not be read.
 pub fn run(session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
     let flags = flags(&Target::new(pilot, &pilot.env()?)?);

@@ -1,5 +1,5 @@
-//! The small commands, one file each: an args struct and `run`. The large ones (`up`, `rollback`,
-//! `drill`, `bench`) are modules of the crate.
+//! The small commands, one file each: an args struct and `run`. The large ones are in `operations` (`up`,
+//! `rollback`) and `rehearsal` (`drill`, `bench`). Called by `main`.
 
 pub mod assess;
 pub mod backup;

@@ -1,5 +1,5 @@
-//! `docs/rollback.md`: the replacement of every command of the old plan, and every command of its code blocks, runs on
-//! a healthy pilot; and the shims pass arguments and exit codes on.
+//! `docs/rollback.md`: the replacement of every command of the old plan, and every command of its code
+//! blocks, runs on a healthy pilot; and the shims pass arguments and exit codes on.
 
 use crate::docs::{commands, words};
 use crate::pilot::Engine::{Compose2, Process};
