@@ -1,6 +1,6 @@
 #!/bin/sh
-# The rollback for a tree that does not compile: the xtask that made the running release, else cargo's.
-# Where the state is, is where `pilot.rs` has it: PILOT_STATE_DIR, else by the project.
+# The rollback for source code that does not compile. It runs the xtask of the newest release; if there is none,
+# `cargo xtask`. The state folder is found as in `xtask/src/stack/pilot.rs`: PILOT_STATE_DIR, else by the project.
 case ${PILOT_STATE_DIR:-} in
 '' | /*) ;;
 *) export PILOT_STATE_DIR="$PWD/$PILOT_STATE_DIR" ;;

@@ -1,4 +1,5 @@
-//! The command line: every command with its options, and the options that all have. Parsing alone.
+//! The command line: the commands, and the options that all commands have. Only parsing;
+//! `main` calls the commands.
 
 use crate::base::failure::EXIT_TABLE;
 use crate::base::next::Context;
@@ -13,20 +14,20 @@ use crate::stack::pilot::{By, DEFAULT_PROJECT};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
-/// Brings a broken pilot back to its last known-good release, proves it, and keeps the evidence.
+/// Brings a broken pilot back to its last known-good release, checks that it works, and keeps the evidence.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXIT_TABLE, disable_version_flag = true)]
 pub struct Cli {
-    /// Compose project; others than the default have ports, images and state of their own
+    /// Compose project; each project has its own ports, images and state [default: pilot-deploy]
     #[arg(long, global = true, value_name = "NAME", default_value = DEFAULT_PROJECT, hide_default_value = true)]
     pub project: String,
-    /// What runs the services [default: compose where Docker answers, else process]
+    /// What runs the services [default: compose if Docker answers, else process]
     #[arg(long, global = true, value_enum)]
     engine: Option<EngineName>,
-    /// Sentences, or one JSON event a line, the last one `finished`
+    /// Form of the output: text, or one JSON event a line (the last one is `finished`)
     #[arg(long, global = true, value_enum, default_value = "text")]
     format: FormatName,
-    /// Yes to every question
+    /// Answer every question with yes
     #[arg(long, global = true)]
     pub yes: bool,
     /// What to do
@@ -37,52 +38,52 @@ pub struct Cli {
 /// The commands, the most urgent first.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Go back to the last known-good release, and prove it
+    /// Go back to the last known-good release, and check that it works
     Rollback(rollback::Args),
-    /// Close or open the gate by hand
+    /// Close or open the gate (the gateway's kill switch), or show whether it is open
     KillSwitch(kill_switch::Args),
-    /// What runs, and what differs from the release
+    /// Show what runs, and how it differs from the release
     Status(status::Args),
-    /// The 60-second look: status, sessions, errors, and what a rollback would choose
+    /// 60-second overview: status, sessions, errors, and what a rollback would do
     Assess(assess::Args),
-    /// The deep look: also resources, logs, networks, volumes, host, and what fixes each finding
+    /// Full examination: also resources, logs, networks, volumes, host, and a fix for each finding
     Diagnose(diagnose::Args),
-    /// Keep what there is, secrets masked, as a folder and an archive
+    /// Save the evidence, with secrets masked, as a folder and an archive
     Evidence(evidence::Args),
-    /// All checks against the running pilot
+    /// Run all checks against the running pilot
     Smoke(smoke::Args),
-    /// Go or no-go before a demo
+    /// Say whether the pilot is ready for a demo: go or no-go
     Preflight(preflight::Args),
-    /// The safety flags of the running services
+    /// Show the safety flags of the running services
     Flags(flags::Args),
-    /// Measure the running pilot into a metrics file
+    /// Measure the running pilot, and write the figures to a file
     Snapshot(snapshot::Args),
-    /// Load the demo scenario, or another
+    /// Load the demo scenario, or another scenario
     Seed(seed::Args),
-    /// Build the tree, start it, verify it, keep it as a release
+    /// Build the source code, start it, check it, and keep it as a release
     Up(up::Args),
-    /// A clean stack: back up, delete, deploy the last known-good release
+    /// Start clean: back up, delete everything, deploy the last known-good release
     Reset(reset::Args),
-    /// End the services; data and releases stay
+    /// Stop the services; data and releases stay
     Down(down::Args),
-    /// What there is to go back to
+    /// List, compare, check, export, import or remove releases
     Releases(releases::Args),
-    /// Copies of settings, logs and data
+    /// Make, list or restore copies of settings, logs and data
     Backup(backup::Args),
-    /// The machine: check it, free what is the pilot's own, restart Docker
+    /// Check this machine; free disk space of the pilot; restart Docker
     Host(host::Args),
-    /// Start prometheus and grafana beside the pilot
+    /// Start prometheus and grafana for the pilot
     Observe(observe::Args),
-    /// Rehearse: break a pilot of its own and roll it back
+    /// Practise: break a separate pilot, and roll it back
     Drill(drill::Args),
-    /// Measure against plain Compose and the old runbook
+    /// Measure the speed against plain Compose and the old runbook
     Bench(bench::Args),
-    /// Format, lints and tests
+    /// Check the format, run the lints and the tests
     Ci(ci::Args),
     /// Keeps one service of the process engine running
     #[command(hide = true)]
     Supervise {
-        /// Its `service.json`
+        /// Path of its `service.json`
         file: PathBuf,
     },
 }
@@ -98,7 +99,7 @@ impl Cli {
         self.format.into()
     }
 
-    /// What a suggested command needs in front to act on the same stack.
+    /// The options that a suggested command needs so that it acts on the same stack.
     pub fn context(&self) -> Context {
         let state = std::env::var_os("PILOT_STATE_DIR").filter(|dir| !dir.is_empty());
         let state = state.and_then(|dir| std::path::absolute(dir).ok());
@@ -108,7 +109,7 @@ impl Cli {
 }
 
 impl Command {
-    /// Whose manifest it works by.
+    /// Which manifest the command uses.
     pub fn by(&self) -> By {
         match self {
             Self::Up(_) | Self::Drill(_) | Self::Bench(_) | Self::Ci(_) => By::Tree,

@@ -1,6 +1,6 @@
-//! The admin token: who has it, and what a wrong one costs. Whoever has it is answered at once, whatever
-//! else goes on; wrong ones are looked at a few at a time, so that guessing is slow and cheap to bear.
-//! Called by every layer and route where the token makes a difference.
+//! The admin token. A request with the right token is answered at once, whatever else happens. Wrong tokens
+//! are answered slowly and only a few at a time, so that guessing is slow and costs little. Called by every
+//! layer and route that needs the token.
 
 use crate::config::Config;
 use crate::refusal::Refusal;
@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Wrong tokens that are answered at the same time; more are refused unseen.
+/// How many wrong tokens are answered at the same time. More are refused at once.
 static GUESSES: Semaphore = Semaphore::const_new(4);
 
 /// How long the answer to a wrong token takes.
@@ -18,17 +18,17 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
-/// Does this request carry the admin token? An empty token opens nothing.
+/// Has this request the admin token? An empty token never counts.
 pub fn has_token(config: &Config, headers: &HeaderMap) -> bool {
     let (Some(given), wanted) = (bearer(headers), config.admin_token.as_bytes()) else { return false };
-    // Same time whatever differs, so that the token cannot be guessed byte by byte.
+    // Takes the same time for every wrong token, so that it cannot be guessed byte by byte.
     let differs = given.len() ^ wanted.len();
     let differs = given.bytes().zip(wanted).fold(differs, |acc, (a, b)| acc | usize::from(a ^ b));
     !wanted.is_empty() && differs == 0
 }
 
-/// To be awaited before a refusal that the right token would have been spared: if the request carries a
-/// token, it is a wrong one, and its sender learns so slowly, or nothing at all while others guess.
+/// Waits before a refusal that the right token would have avoided. If the request has a token, it is wrong:
+/// then the answer is slow, or a 429 while others are guessing too.
 pub async fn slow_down(headers: &HeaderMap) -> Result<(), Refusal> {
     if bearer(headers).is_none() {
         return Ok(());
@@ -41,8 +41,8 @@ pub async fn slow_down(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Lets admin requests through that carry the token, and all of them with `ADMIN_AUTH=off`. A
-/// request that names another deployment (`X-Pilot-Project`) is refused: it has the wrong port.
+/// Passes on admin requests with the token, and all admin requests with `ADMIN_AUTH=off`. A request that
+/// names another project (`X-Pilot-Project`) is refused, because it was sent to the wrong port.
 pub async fn admin(config: &Config, headers: &HeaderMap) -> Result<(), Refusal> {
     if let Some(project) = headers.get("x-pilot-project")
         && project.as_bytes() != config.project.as_bytes()

@@ -1,5 +1,5 @@
-//! The settings of a service, read once from its environment (`.env.poc` and what the image bakes
-//! in). A value that does not parse ends the service with the variable's name: no silent default.
+//! The settings of a service, read once from its environment (`.env.poc` and the variables in the image). A
+//! value that cannot be parsed ends the service with the name of the variable; there is no silent default.
 //! Called by `main`; every role gets the result.
 
 use crate::fault::Fault;
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Flags that a pilot keeps off: it measures the product alone.
+/// Flags that must be off in a pilot, so that it measures only the product.
 const SAFETY_FLAGS: [&str; 6] = [
     "ENABLE_RATE_LIMITING",
     "ENABLE_CACHE",
@@ -20,57 +20,58 @@ const SAFETY_FLAGS: [&str; 6] = [
     "ENABLE_SLOS",
 ];
 
-/// Flags that a pilot keeps on: its data is simulated and repeatable.
+/// Flags that must be on in a pilot, because its data is simulated and repeatable.
 const SIMULATION_FLAGS: [&str; 4] =
     ["USE_MOCK_DATA", "USE_SIMULATION", "ENABLE_SEED_ECHO", "ENABLE_DETERMINISTIC_REPLAY"];
 
-/// Names the demo scenario, whatever its own id.
+/// The name that always means the demo scenario, whatever its id is.
 pub const DEMO: &str = "demo";
 
-/// Everything a role needs to know about its surroundings.
+/// All settings of a role.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Deployment this service belongs to; the kill switch is refused for any other.
+    /// Project that this service belongs to. An admin request for another project is refused.
     pub project: String,
     /// Version of the image, as `healthz` reports it.
     pub version: String,
     /// Address to listen on.
     pub listen: String,
-    /// Folder of the role's own state.
+    /// Folder for the stored data of the role.
     pub data: PathBuf,
-    /// Where the gateway finds the engine.
+    /// URL of the engine, for the gateway.
     pub engine_url: String,
-    /// Where the gateway finds the jobs service.
+    /// URL of the jobs service, for the gateway.
     pub jobs_url: String,
     /// Origins that browsers may call from; `*` allows any.
     pub cors_origins: Vec<String>,
-    /// Token that admin routes ask for. Empty: nobody has it.
+    /// Token for the admin routes. If it is empty, no request can have it.
     pub admin_token: String,
-    /// False restores the plan's bare `curl` for a closed lab.
+    /// False with `ADMIN_AUTH=off`: admin routes then need no token, as in the old
+    /// plan. Only for a closed lab.
     pub admin_auth: bool,
-    /// Gate closed at start whatever is on disk.
+    /// True: the gate is closed at start, whatever is on disk.
     pub kill_switch: bool,
-    /// Id of the scenario that `demo` names.
+    /// Id of the demo scenario.
     pub demo_scenario: String,
-    /// Seed of a request that names none.
+    /// Seed of a request that gives none.
     pub default_seed: u64,
-    /// Tokens of a run that asks for no budget.
+    /// Tokens of a run that gives no budget.
     pub quota_per_run: u32,
-    /// Streams a minute, when rate limiting is on.
+    /// Streams a minute, if rate limiting is on.
     pub quota_per_minute: u32,
-    /// Largest budget a run may ask for.
+    /// Largest budget that a run may ask for, in tokens.
     pub max_tokens_per_run: u32,
-    /// Jobs of the public running at once; more wait in the queue.
+    /// How many jobs of the public run at once. More wait in the queue.
     pub max_concurrent_jobs: usize,
-    /// A job that takes longer once it runs fails.
+    /// A job that runs longer than this fails.
     pub job_timeout: Duration,
-    /// Defect baked into an image that was built for a drill.
+    /// Defect that is built into the image of a drill.
     pub fault: Fault,
     flags: BTreeMap<&'static str, bool>,
 }
 
 impl Config {
-    /// Reads the environment. Errors name the variable, its value and what is allowed.
+    /// Reads the environment. An error names the variable, its value and what is allowed.
     pub fn from_env() -> Result<Self, String> {
         let mut flags = BTreeMap::new();
         for name in SAFETY_FLAGS {
@@ -111,7 +112,7 @@ impl Config {
         })
     }
 
-    /// Is this flag on? Only names of the two lists above are asked for.
+    /// Is this flag on? The name must be in one of the two lists above.
     pub fn flag(&self, name: &str) -> bool {
         self.flags.get(name).copied().unwrap_or(false)
     }
@@ -121,7 +122,7 @@ impl Config {
         if asked == DEMO { self.demo_scenario.clone() } else { asked }
     }
 
-    /// What `GET /admin/config` answers: the values in force, secrets left out.
+    /// The answer to `GET /admin/config`: the present values, without secrets.
     pub fn effective(&self) -> Value {
         let mut out = Map::new();
         for (name, on) in &self.flags {
@@ -142,7 +143,7 @@ impl Config {
     }
 }
 
-/// `LOG_LEVEL`, read apart because logging starts before the rest is parsed.
+/// `LOG_LEVEL`. Read separately, because logging starts before the other settings are parsed.
 pub fn log_level() -> Result<tracing::Level, String> {
     let level = text("LOG_LEVEL", "info");
     tracing::Level::from_str(&level)

@@ -1,7 +1,7 @@
-//! How many connections and requests a service bears at once, and for how long each may keep it waiting.
-//! A client that sends half a request, or reads nothing of its answer, is let go at a deadline; where
-//! there are too many, the one that has been idle longest makes room for the next. Requests of the
-//! public have a bounded number of places; the operator and the health checks need none.
+//! Limits on connections and requests. A client that sends only a part of a request, or does not read its
+//! answer, is dropped at a deadline. If there are too many connections, the one that was idle longest is
+//! closed. The number of requests of the public is limited; the operator (with the token) and the health
+//! checks do not count.
 
 use crate::auth::{has_token, slow_down};
 use crate::config::Config;
@@ -28,33 +28,34 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 
-/// For the head of a request, and for the pause between two requests of one connection.
+/// Limit for the head of a request, and for the pause between two requests of one connection.
 pub const HEAD_LIMIT: Duration = Duration::from_secs(10);
 
-/// A client that takes nothing of its answer for this long is gone.
+/// A client that reads nothing of its answer for this long is dropped.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Largest head of a request, in bytes.
 const HEAD_BYTES: usize = 32 * 1024;
 
-/// Requests of the public that are served at once, streams included, where enough files may be open.
+/// How many requests of the public are served at once, streams included, if the
+/// process may open enough files.
 const PUBLIC: usize = 1024;
 
-/// Files that a service opens beside its connections.
+/// Files that a service opens in addition to its connections.
 const OTHER_FILES: u64 = 64;
 
-/// How much a service bears.
+/// The limits of a service.
 pub struct Room {
     config: Config,
-    /// A place for each request of the public.
+    /// One permit for each request of the public.
     places: Arc<Semaphore>,
-    /// Connections in all, so that some are left for those that need no place.
+    /// Largest number of connections. It is larger than the number of permits, for requests that need none.
     connections: usize,
 }
 
 impl Room {
-    /// As much as the process may open files for: a stream through the gateway takes two, and a half
-    /// more connections than places are let in.
+    /// The limits that the number of open files allows. A stream through the gateway needs two files, and
+    /// there are half as many connections again as permits.
     pub fn new(config: &Config) -> Arc<Self> {
         let had = getrlimit(Resource::Nofile);
         let more = Rlimit { current: had.maximum.or(had.current), ..had };
@@ -69,8 +70,8 @@ impl Room {
     }
 }
 
-/// Around the routes that do the work: lets a request of the public in while there is a place, which it
-/// keeps until its answer has ended.
+/// The layer around the routes that do the work. A request of the public needs a permit, and keeps it until
+/// its answer has ended. Without a free permit it is refused (503 `busy`).
 pub async fn public_places(State(room): State<Arc<Room>>, request: Request, next: Next) -> Response {
     if has_token(&room.config, request.headers()) {
         return next.run(request).await;
@@ -85,7 +86,7 @@ pub async fn public_places(State(room): State<Arc<Room>>, request: Request, next
     Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "busy", message, 5).into_response()
 }
 
-/// The body of an answer with what is to be kept until it has ended.
+/// The body of an answer, with the permit that it keeps until it has ended.
 struct Held<T> {
     body: Body,
     _kept: T,
@@ -111,12 +112,12 @@ impl<T: Unpin> HttpBody for Held<T> {
     }
 }
 
-/// Answers whatever connects, without end.
+/// Accepts connections and serves them, without end.
 pub async fn serve(listener: TcpListener, app: Router, room: &Room) {
     let all = Arc::new(Connections::new(room.connections));
     loop {
         match listener.accept().await {
-            // Where every connection is busy there is nothing to make room with: this one is dropped.
+            // If every connection is busy, none can be closed to make room, so the new one is dropped.
             Ok((socket, _)) => {
                 drop(all.enter().map(|entry| tokio::spawn(answer(socket, app.clone(), entry))))
             }
@@ -129,9 +130,10 @@ pub async fn serve(listener: TcpListener, app: Router, room: &Room) {
     }
 }
 
-/// Serves one connection until it ends or has to make room.
+/// Serves one connection until it ends, or until it must make room for another.
 async fn answer(socket: TcpStream, app: Router, entry: Entry) {
-    // Events are small: held back until the last one is acknowledged, each would come 40 ms late.
+    // Events are small. Without TCP_NODELAY each would wait up to 40 ms for the
+    // acknowledgement of the last one.
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "no nodelay");
     }
@@ -162,24 +164,24 @@ struct Connections {
     open: Mutex<(u64, HashMap<u64, Arc<Connection>>)>,
 }
 
-/// One of them.
+/// One open connection.
 struct Connection {
     opened: Instant,
-    /// Milliseconds after `opened` of the end of the last answer; `BUSY` while one is given.
+    /// When its last answer ended, in milliseconds after `opened`; `BUSY` during an answer.
     idle_since: AtomicU64,
     make_room: Notify,
 }
 
 const BUSY: u64 = u64::MAX;
 
-/// A connection's place in the list, given back when dropped.
+/// The entry of a connection in the list. It is removed when this is dropped.
 struct Entry {
     number: u64,
     all: Arc<Connections>,
     connection: Arc<Connection>,
 }
 
-/// Held while a request is answered.
+/// Exists while a request is answered.
 struct Busy(Arc<Connection>);
 
 impl Connection {
@@ -188,7 +190,7 @@ impl Connection {
         Busy(self.clone())
     }
 
-    /// How long nothing has been asked on it; nothing while it is busy.
+    /// How long it has been idle; nothing while it is busy.
     fn idle(&self) -> Option<Duration> {
         let since = self.idle_since.load(Ordering::Relaxed);
         (since != BUSY).then(|| self.opened.elapsed().saturating_sub(Duration::from_millis(since)))
@@ -207,7 +209,7 @@ impl Connections {
         Self { most, open: Mutex::default() }
     }
 
-    /// Enters one more, for which the one that has been idle longest goes if there are too many.
+    /// Adds a connection. If there are too many, the one that was idle longest is closed.
     fn enter(self: &Arc<Self>) -> Option<Entry> {
         let full = self.open.lock().unwrap_or_else(PoisonError::into_inner).1.len() >= self.most;
         if full && !self.end_longest_idle() {
@@ -225,7 +227,7 @@ impl Connections {
         Some(Entry { number, all: self.clone(), connection })
     }
 
-    /// False where all are busy.
+    /// Closes the connection that was idle longest. False if all are busy.
     fn end_longest_idle(&self) -> bool {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = open.1.iter().filter_map(|(number, c)| Some((c.idle()?, *number)));

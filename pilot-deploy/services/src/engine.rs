@@ -1,5 +1,5 @@
-//! The engine role: generates runs and reports, and keeps the seeded scenarios in SQLite. Only the
-//! gateway calls it in normal use; its port is published for diagnosis.
+//! The engine role: generates runs and reports, and keeps the scenarios in SQLite. Normally only the gateway
+//! calls it; its port is published for diagnosis.
 
 use crate::auth::admin;
 use crate::config::{Config, DEMO};
@@ -36,7 +36,7 @@ struct Engine {
     metrics: Arc<Metrics>,
 }
 
-/// Runs until told to stop.
+/// Runs until a signal stops it.
 pub async fn serve(config: Config) -> Result<(), String> {
     let metrics = Arc::new(Metrics::new()?);
     let store = Store::open(&config.data, "engine.db", SCHEMA);
@@ -56,7 +56,7 @@ async fn healthz(State(engine): State<Arc<Engine>>) -> Response {
     health(&engine.config, &engine.store).await
 }
 
-/// `healthz` of a role with a store: 503 with the reason when the store cannot be used.
+/// `healthz` of a role with a store: 503 with the reason if the store cannot be used.
 pub async fn health(config: &Config, store: &Store) -> Response {
     let mut answer = healthy(config);
     match store.trouble().await {
@@ -74,7 +74,7 @@ struct Run {
     route: String,
     seed: u64,
     budget: u32,
-    /// Tokens the client has already: they are skipped without their delay.
+    /// How many tokens the client has already. They are skipped without their delay.
     #[serde(default)]
     from: u32,
 }
@@ -186,7 +186,7 @@ async fn put(
     Ok(Json(json!({"status": "seeded", "scenarioId": id})))
 }
 
-/// The store failed: 503, because trying again after a repair works.
+/// The store failed: 503, because a new try works after a repair.
 pub fn unavailable(message: String) -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "store", message)
 }

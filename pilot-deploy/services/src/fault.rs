@@ -1,5 +1,6 @@
-//! Defects for drills, baked into an image as `SCENARIO_FAULT` and off in every other. Each is a
-//! way in which a real release goes bad. Roles ask here; nothing else in the crate knows why.
+//! Defects for drills, built into an image as `SCENARIO_FAULT`, and off in every other image. Each is a way
+//! in which a real release can fail. The roles ask this module what to do; no other code in the crate knows
+//! about drills.
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -13,11 +14,11 @@ use std::time::Duration;
 pub enum Fault {
     /// Nothing: every image outside a drill.
     None,
-    /// SIGTERM is swallowed, so the engine waits out its whole stop grace.
+    /// SIGTERM is ignored, so Docker waits for its whole stop grace period.
     IgnoreSigterm,
     /// The process ends shortly after it starts, again and again.
     CrashLoop,
-    /// The first token comes seconds late, everything else works.
+    /// The first token is seconds late; everything else works.
     SlowFirstToken,
     /// Public routes answer 500 while `healthz` stays green.
     Error5xx,
@@ -25,14 +26,14 @@ pub enum Fault {
     Hang,
     /// The SQLite file is overwritten with noise at start.
     CorruptStore,
-    /// The gateway says that its gate is closed, and lets everybody in.
+    /// The gateway says that its gate is closed, but lets everybody in.
     LyingGate,
-    /// Behind the closed gate all is well; once it is open, the public gets 500.
+    /// Everything works behind the closed gate. Once the gate is open, the public gets 500.
     FailsWhenOpen,
 }
 
 impl Fault {
-    /// Reads `SCENARIO_FAULT`; an unknown name is an error.
+    /// Reads `SCENARIO_FAULT`. An unknown name is an error.
     pub fn from_env() -> Result<Self, String> {
         Ok(match std::env::var("SCENARIO_FAULT").unwrap_or_default().as_str() {
             "" => Self::None,
@@ -48,10 +49,10 @@ impl Fault {
         })
     }
 
-    /// Name as written in the image, or nothing.
+    /// The name that `/admin/config` shows; nothing if there is no fault to show.
     pub fn name(self) -> Option<&'static str> {
         match self {
-            // Shown, the second would never come as far as an open gate.
+            // `fails-when-open` is hidden: the check of the flags would fail, and the gate would never open.
             Self::None | Self::FailsWhenOpen => None,
             Self::IgnoreSigterm => Some("ignore-sigterm"),
             Self::CrashLoop => Some("crash-loop"),
@@ -64,7 +65,7 @@ impl Fault {
     }
 }
 
-/// Defects that act before the service listens.
+/// The defects that act before the service listens.
 pub fn at_start(fault: Fault, data: &Path) -> Result<(), String> {
     match fault {
         Fault::CrashLoop => {
@@ -85,7 +86,7 @@ pub fn at_start(fault: Fault, data: &Path) -> Result<(), String> {
     }
 }
 
-/// Delay before the first token of a run.
+/// The delay before the first token of a run.
 pub fn first_token_delay(fault: Fault) -> Duration {
     match fault {
         Fault::SlowFirstToken => Duration::from_millis(2_000),
@@ -93,7 +94,7 @@ pub fn first_token_delay(fault: Fault) -> Duration {
     }
 }
 
-/// Outermost layer of every role: `hang` acts here.
+/// The outermost layer of every role. `hang` acts here.
 pub async fn outer_layer(State(fault): State<Fault>, request: Request, next: Next) -> Response {
     match fault {
         Fault::Hang => std::future::pending().await,
@@ -101,7 +102,7 @@ pub async fn outer_layer(State(fault): State<Fault>, request: Request, next: Nex
     }
 }
 
-/// Around the routes that do the work, behind the gate: `error-5xx` acts here.
+/// The layer around the routes that do the work, behind the gate. `error-5xx` acts here.
 pub async fn inner_layer(State(fault): State<Fault>, request: Request, next: Next) -> Response {
     match fault {
         Fault::Error5xx => StatusCode::INTERNAL_SERVER_ERROR.into_response(),

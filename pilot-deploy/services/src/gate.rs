@@ -1,6 +1,6 @@
-//! The kill switch: `open` or `closed`, kept on disk so that a restarted or replaced gateway comes
-//! up as it was. Running streams watch it. The `gate` command changes the file for a gateway that
-//! is down. A file that cannot be read means closed: not knowing is no reason to let requests in.
+//! The kill switch: `open` or `closed`, kept on disk, so that a gateway that is restarted or replaced comes
+//! up as it was. Running streams watch it. The command `gate` changes the file for a gateway that is down. A
+//! file that cannot be read means closed: if the position is unknown, no request is let in.
 
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -10,13 +10,13 @@ use tokio::sync::watch;
 
 const FORMAT: u32 = 1;
 
-/// What is on disk, and what `GET /admin/kill-switch` answers.
+/// The position: the content of the file, and the answer to `GET /admin/kill-switch`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     version: u32,
     /// True: requests are refused.
     pub closed: bool,
-    /// Why it is closed; empty while open.
+    /// Why it is closed; empty if it is open.
     pub reason: String,
     /// Unix time in milliseconds of the last change.
     pub since_ms: u64,
@@ -29,7 +29,7 @@ impl Position {
         Self { version: FORMAT, closed, reason: reason.to_owned(), since_ms }
     }
 
-    /// What a refused client is told.
+    /// The message for a refused client.
     pub fn refusal(&self) -> String {
         format!("Kill switch active: {}", self.reason)
     }
@@ -42,7 +42,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Takes the position from disk; `forced` (`GLOBAL_KILL_SWITCH=true`) closes it regardless.
+    /// Reads the position from disk. `forced` (`GLOBAL_KILL_SWITCH=true`) closes the
+    /// gate whatever the file says.
     pub fn load(data: &Path, forced: bool) -> Self {
         let path = file(data);
         let position = match read(&path) {
@@ -57,17 +58,18 @@ impl Gate {
         Self { path, position: watch::Sender::new(position) }
     }
 
-    /// Where the gate stands now.
+    /// The present position.
     pub fn position(&self) -> Position {
         self.position.borrow().clone()
     }
 
-    /// For streams: wakes at each change.
+    /// A receiver for streams, which wakes at each change.
     pub fn watch(&self) -> watch::Receiver<Position> {
         self.position.subscribe()
     }
 
-    /// Closes or opens. Closing takes effect even when the disk refuses; opening does not.
+    /// Closes or opens the gate. If the file cannot be written, closing takes effect
+    /// anyway, and opening does not.
     pub fn set(&self, closed: bool, reason: &str) -> Result<Position, String> {
         let position = Position::new(closed, if closed { reason } else { "" });
         if closed {
@@ -79,7 +81,7 @@ impl Gate {
     }
 }
 
-/// Resolves once the gate is closed, with the reason that a running stream is told.
+/// Waits until the gate is closed. Returns the reason for the client of a running stream.
 pub async fn closed(watch: &mut watch::Receiver<Position>) -> String {
     match watch.wait_for(|position| position.closed).await {
         Ok(position) => position.refusal(),
@@ -87,7 +89,8 @@ pub async fn closed(watch: &mut watch::Receiver<Position>) -> String {
     }
 }
 
-/// `scenario gate close REASON | open | status`, on the data folder of this container.
+/// `scenario gate close REASON | open | status`: reads or changes the file in the data
+/// folder of this container.
 pub fn run_command(words: &[&str]) -> Result<(), String> {
     let data = std::env::var("SCENARIO_DATA").unwrap_or_else(|_| "/data".into());
     let path = file(Path::new(&data));

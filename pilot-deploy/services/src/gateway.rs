@@ -1,6 +1,6 @@
-//! The gateway role: the pilot's public face. Everything but `/healthz`, `/metrics` and `/admin/*`
-//! stands behind the gate; requests that carry the admin token pass it, so that a restored release
-//! can be verified before the public is let in.
+//! The gateway role: the public entry of the pilot. Everything except `/healthz`, `/metrics` and `/admin/*`
+//! is behind the gate. Requests with the admin token pass a closed gate, so that a restored release can be
+//! verified before the public is let in.
 
 use crate::auth::{admin, has_token, slow_down};
 use crate::config::Config;
@@ -31,7 +31,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Seconds after which a refused client may ask again.
+/// Seconds until a refused client may try again (`Retry-After`).
 const RETRY_AFTER: u32 = 5;
 
 struct Gateway {
@@ -40,13 +40,13 @@ struct Gateway {
     metrics: Arc<Metrics>,
     sessions: Arc<Sessions>,
     upstream: Upstream,
-    /// Minute and number of its streams, for the rate limit.
+    /// The present minute and its number of streams, for the rate limit.
     minute: Mutex<(u64, u32)>,
 }
 
 type App = State<Arc<Gateway>>;
 
-/// Runs until told to stop.
+/// Runs until a signal stops it.
 pub async fn serve(config: Config) -> Result<(), String> {
     let metrics = Arc::new(Metrics::new()?);
     let gate = Gate::load(&config.data, config.kill_switch);
@@ -132,7 +132,7 @@ async fn stream(
         return Ok(http::stream_head());
     }
     gateway.count_stream()?;
-    // Watch the gate from before the engine is asked, so that a change in between is not lost.
+    // Watch the gate before the engine is asked, so that no change in between is lost.
     let probe = has_token(&gateway.config, &headers);
     let ticket = gateway
         .sessions
@@ -225,7 +225,7 @@ impl Gateway {
         Err(said["message"].as_str().map_or_else(|| format!("the engine answered {status}"), str::to_owned))
     }
 
-    /// Passes a request on as it is, once all of it is there.
+    /// Passes a request on unchanged, once it is complete.
     async fn pass(&self, base: &str, request: Request) -> Result<Response, Refusal> {
         let (parts, body) = request.into_parts();
         let url = format!("{base}{}", parts.uri.path_and_query().map_or("/", |p| p.as_str()));
@@ -261,7 +261,7 @@ async fn to_jobs(State(gateway): App, request: Request) -> Result<Response, Refu
     gateway.pass(&gateway.config.jobs_url, request).await
 }
 
-/// The jobs service's own stream, which ends when the gate closes.
+/// The event stream of the jobs service. It ends when the gate closes.
 async fn jobs_stream(State(gateway): App, request: Request) -> Result<Response, Refusal> {
     let probe = has_token(&gateway.config, request.headers());
     let mut gate = gateway.gate.watch();
@@ -313,7 +313,7 @@ async fn set_gate(State(gateway): App, headers: HeaderMap, request: Request) -> 
     let set = gateway.gate.set(wish.enabled, reason);
     let closed = gateway.gate.position().closed;
     gateway.metrics.gate_closed.set(i64::from(closed));
-    // Not why: what a request's body says is never logged. The position keeps the reason.
+    // The reason is not logged, because request bodies are never logged. The position keeps it.
     tracing::warn!(closed, "kill switch");
     let position = set.map_err(|e| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "gate_not_saved", e))?;
     Ok(Json(json!(position)))

@@ -1,5 +1,5 @@
-//! `scenario healthcheck`: one GET of `/healthz` over a plain socket, for the container engine.
-//! An image FROM scratch has no curl. Exit 0 means that the service answered 200 within 2 s.
+//! `scenario healthcheck`: one GET of `/healthz` over a plain socket, for Docker's health check. An image
+//! FROM scratch has no curl. Exit 0 means that the service answered 200 within 2 s.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Asks the service of this container; the error says what came back instead.
+/// Asks the service in this container. The error says what came back instead of 200.
 pub fn run() -> Result<(), String> {
     let listen = std::env::var("SCENARIO_LISTEN").unwrap_or_else(|_| "127.0.0.1:3001".into());
     let port = listen.rsplit(':').next().unwrap_or_default();

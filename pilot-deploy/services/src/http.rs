@@ -1,5 +1,5 @@
-//! What the three roles share over HTTP: queries and bodies, headers, `healthz`, `/metrics`, listening
-//! and stopping. Roles add their own routes; none of them is known here.
+//! What the three roles share over HTTP: queries and bodies, headers, `healthz`, `/metrics`, listening and
+//! stopping. Each role adds its own routes; this module knows none of them.
 
 use crate::auth::admin;
 use crate::config::Config;
@@ -19,10 +19,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-/// How long a request's body may take.
+/// Limit for the body of a request.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
-/// Query string into `T`; what does not fit is a 400 of ours, not the framework's text.
+/// Parses the query string. A wrong one is a 400 in the form of `refusal`, not in the framework's form.
 pub struct Query<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
@@ -35,7 +35,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// All of a request's body, at most 256 KiB.
+/// Reads the whole body of a request, at most 256 KiB.
 pub async fn bytes(body: Body) -> Result<Bytes, Refusal> {
     let whole = tokio::time::timeout(BODY_LIMIT, axum::body::to_bytes(body, 256 * 1024)).await;
     let slow = |_| {
@@ -45,13 +45,13 @@ pub async fn bytes(body: Body) -> Result<Bytes, Refusal> {
     whole.map_err(slow)?.map_err(|e| Refusal::bad("bad_body", e.to_string()))
 }
 
-/// A JSON body into `T`, whatever content type the client named.
+/// Parses a JSON body, whatever its content type.
 pub async fn body<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
     let bytes = bytes(request.into_body()).await?;
     serde_json::from_slice(&bytes).map_err(|e| Refusal::bad("bad_body", e.to_string()))
 }
 
-/// Body of a healthy `healthz`.
+/// The body of `healthz` for a healthy service.
 pub fn healthy(config: &Config) -> Value {
     json!({
         "status": "healthy",
@@ -61,7 +61,7 @@ pub fn healthy(config: &Config) -> Value {
     })
 }
 
-/// What HEAD of an event stream answers: nothing is started for it.
+/// The answer to HEAD of an event stream. No run is started for it.
 pub fn stream_head() -> Response {
     ([(header::CONTENT_TYPE, "text/event-stream")], ()).into_response()
 }
@@ -71,8 +71,8 @@ pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
-/// Adds what every role has (`/metrics`, `/admin/config`, headers, CORS, logs, faults), then listens
-/// until SIGTERM or SIGINT. It stops at once: state is on disk and streams resume elsewhere.
+/// Adds what every role has (`/metrics`, `/admin/config`, headers, CORS, logs, faults), then listens until
+/// SIGTERM or SIGINT. It stops at once: its state is on disk, and a client can resume its stream later.
 pub async fn serve(config: Config, metrics: Arc<Metrics>, room: &Room, routes: Router) -> Result<(), String> {
     let shared = (Arc::new(config.clone()), metrics);
     let common = Router::new()
@@ -95,7 +95,7 @@ pub async fn serve(config: Config, metrics: Arc<Metrics>, room: &Room, routes: R
         () = connections::serve(listener, app, room) => Ok(()),
         signal = stop_signal(config.fault) => {
             tracing::info!(signal = signal?, "stopping");
-            // Not a return: the runtime would wait for what still blocks.
+            // Exit here. After a return, the runtime would wait for tasks that still block.
             std::process::exit(0)
         }
     }
@@ -138,8 +138,8 @@ async fn no_method(request: Request) -> Refusal {
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "no_method", message)
 }
 
-/// Headers of every answer. A client that names no origin (old ones do not) is told the first allowed
-/// one where it only reads; one that names its origin is answered by the CORS layer alone.
+/// The headers of every answer. The CORS layer answers a request with an origin. A request without one (old
+/// clients) gets the first allowed origin, if it only reads.
 async fn secure_headers(State(first): State<Option<HeaderValue>>, request: Request, next: Next) -> Response {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let origin = first.filter(|_| reads && !request.headers().contains_key(header::ORIGIN));
@@ -187,7 +187,7 @@ fn cors(config: &Config) -> Result<CorsLayer, String> {
         ]))
 }
 
-/// Counts and logs each request: method, route and status, never a body or a query.
+/// Counts and logs each request: method, route and status, but never a body or a query.
 async fn observe(
     State((_, metrics)): State<Shared>,
     path: Option<MatchedPath>,

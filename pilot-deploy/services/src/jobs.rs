@@ -1,6 +1,6 @@
-//! The jobs role: a queue in SQLite, worked off a few at a time, watched over event streams. What
-//! was queued or running when the service stopped is taken up again when it starts. The queue is
-//! bounded, and whoever carries the admin token has one apart.
+//! The jobs role: a queue in SQLite. A few jobs run at a time, and clients watch them over event streams.
+//! Jobs that were queued or running when the service stopped are continued when it starts. The queue is
+//! limited. Requests with the admin token have a separate queue.
 
 use crate::auth::{has_token, slow_down};
 use crate::config::Config;
@@ -34,10 +34,10 @@ const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS jobs (
 const STEPS: u32 = 4;
 const STEP: Duration = Duration::from_millis(30);
 
-/// Jobs of one lane that wait for their turn; more are refused.
+/// How many jobs of one lane may wait. More are refused.
 const QUEUE: usize = 256;
 
-/// Jobs that are over and still known, from the newest on.
+/// How many ended jobs are remembered: the newest ones.
 const KEPT: u32 = 1024;
 
 struct Jobs {
@@ -45,17 +45,17 @@ struct Jobs {
     store: Store,
     metrics: Arc<Metrics>,
     public: Lane,
-    /// For those who carry the admin token, so that a verification never waits behind the public.
+    /// For requests with the admin token, so that a verification never waits behind the public.
     operator: Lane,
     live: Mutex<HashMap<String, Arc<Live>>>,
     counter: AtomicU64,
 }
 
-/// A queue of its own, with its own places.
+/// One of the two queues, with its own permits.
 struct Lane {
-    /// Taken by each job from its acceptance to its end.
+    /// A permit that each job has from its acceptance to its end.
     room: Arc<Semaphore>,
-    /// Taken by each job that runs.
+    /// A permit that each running job has.
     places: Semaphore,
 }
 
@@ -65,7 +65,7 @@ impl Lane {
     }
 }
 
-/// A job in this process: its events so far, and the wish to cancel it.
+/// A job in this process: its events so far, and whether it must be cancelled.
 struct Live {
     events: watch::Sender<Vec<(&'static str, Value)>>,
     cancel: watch::Sender<bool>,
@@ -84,11 +84,11 @@ struct Job {
     id: String,
     scenario: String,
     operator: bool,
-    /// Given back at its end.
+    /// The permit, returned when the job ends.
     _room: OwnedSemaphorePermit,
 }
 
-/// Runs until told to stop.
+/// Runs until a signal stops it.
 pub async fn serve(config: Config) -> Result<(), String> {
     let metrics = Arc::new(Metrics::new()?);
     let jobs = Arc::new(Jobs {
@@ -100,11 +100,11 @@ pub async fn serve(config: Config) -> Result<(), String> {
         metrics: metrics.clone(),
         config: config.clone(),
     });
-    // Asked before anything new can be accepted.
+    // Read before any new job can be accepted.
     let newest = jobs.store.call(|db| db.query_row("SELECT max(rowid) FROM jobs", [], |row| row.get(0)));
     match newest.await {
         Ok(newest) => drop(tokio::spawn(jobs.clone().take_up_again(newest))),
-        Err(error) => tracing::error!(error, "cannot take up old jobs"),
+        Err(error) => tracing::error!(error, "cannot continue old jobs"),
     }
     let room = Room::new(&config);
     let routes = Router::new()
@@ -118,7 +118,7 @@ pub async fn serve(config: Config) -> Result<(), String> {
 }
 
 impl Jobs {
-    /// Starts, in the public's lane and as it has room, what was left over up to row `newest`.
+    /// Continues the old jobs up to row `newest`, in the public lane, whenever it has room.
     async fn take_up_again(self: Arc<Self>, newest: Option<i64>) {
         let sql = "SELECT rowid, id, scenario_id FROM jobs
                    WHERE rowid > ?1 AND rowid <= ?2 AND state IN ('queued', 'running') ORDER BY rowid LIMIT 1";
@@ -134,7 +134,7 @@ impl Jobs {
                     self.start(Job { id, scenario, operator: false, _room: room });
                 }
                 Ok(None) => return,
-                Err(error) => return tracing::error!(error, "cannot take up old jobs"),
+                Err(error) => return tracing::error!(error, "cannot continue old jobs"),
             }
         }
     }
@@ -143,7 +143,7 @@ impl Jobs {
         if operator { &self.operator } else { &self.public }
     }
 
-    /// Queues a new job, if there is room.
+    /// Queues a new job. A full queue is a 429 `queue_full`.
     async fn accept(self: Arc<Self>, scenario: String, headers: HeaderMap) -> Result<Arc<Live>, Refusal> {
         let operator = has_token(&self.config, &headers);
         let Ok(room) = self.lane(operator).room.clone().try_acquire_owned() else {
@@ -159,7 +159,7 @@ impl Jobs {
     fn start(self: &Arc<Self>, job: Job) -> Arc<Live> {
         let live = Arc::new(Live { events: watch::Sender::default(), cancel: watch::Sender::new(false) });
         let mut all = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        // Finished jobs that nobody watches make room.
+        // Forget ended jobs that nobody watches.
         if all.len() >= 1024 {
             all.retain(|_, l| Arc::strong_count(l) > 1);
         }
@@ -192,7 +192,7 @@ impl Jobs {
         }
     }
 
-    /// Waits for a place, for which there is no limit but the queue's, and does the job within its own.
+    /// Waits for a permit, without a time limit, and then runs the job within its time limit.
     async fn work(&self, job: &Job, live: &Live) -> Result<(), (&'static str, String)> {
         let place = self.lane(job.operator).places.acquire().await;
         let _place = place.map_err(|e| ("stopping", e.to_string()))?;
@@ -217,7 +217,7 @@ impl Jobs {
         self.store.call(move |db| db.execute(sql, row)).await.map(drop)
     }
 
-    /// The same for a job that is over: the oldest such are forgotten.
+    /// The same for a job that has ended. The oldest ended jobs are forgotten.
     async fn record_end(&self, id: &str, scenario: &str, state: &'static str) -> Result<(), String> {
         self.record(id, scenario, state).await?;
         let sql = "DELETE FROM jobs WHERE rowid <= (SELECT max(rowid) FROM jobs) - ?1
@@ -268,7 +268,7 @@ async fn stream(
             if method == Method::HEAD {
                 return Ok(http::stream_head());
             }
-            // On its own: a client that goes away meanwhile leaves no job that is stored and not started.
+            // A separate task: if the client disconnects now, no job is stored without being started.
             let accepted = tokio::spawn(jobs.clone().accept(jobs.config.scenario(scenario), headers));
             accepted.await.map_err(|e| unavailable(e.to_string()))??
         }
@@ -317,7 +317,7 @@ async fn cancel(State(jobs): State<Arc<Jobs>>, request: Request) -> Result<Respo
         .ok_or_else(|| unknown(&wish.job_id))?;
     let already = match (state.as_str(), jobs.find(&wish.job_id)) {
         ("queued" | "running", Some(live)) => live.cancel.send_replace(true),
-        // Left over from before this service started, and not taken up yet.
+        // From before this service started, and not continued yet.
         ("queued" | "running", None) => {
             jobs.record(&wish.job_id, &scenario, "cancelled").await.map_err(unavailable)?;
             false

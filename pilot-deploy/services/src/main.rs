@@ -1,7 +1,7 @@
-//! One static binary, three roles: `scenario gateway|engine|jobs`, and two one-off commands that run
-//! in the same image: `healthcheck` (the container's own health probe) and `gate` (the kill switch
-//! on disk, for a gateway that does not answer). This file dispatches; each role lives in a module
-//! of its own. The role comes from the argument, or from `SCENARIO_ROLE`, which each image sets.
+//! One static binary with three roles: `scenario gateway|engine|jobs`. It also has two one-off commands:
+//! `healthcheck` (the health probe of the container) and `gate` (the kill switch on disk, for a gateway that
+//! does not answer). This file only dispatches; each role is in its own module. The role comes from the
+//! argument, or from `SCENARIO_ROLE`, which each image sets.
 
 mod auth;
 mod config;
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Reads the settings, starts the runtime and runs one role until it is told to stop.
+/// Reads the settings, starts the runtime and runs one role until a signal stops it.
 fn serve<F, S>(role: F) -> Result<(), String>
 where
     F: FnOnce(config::Config) -> S,

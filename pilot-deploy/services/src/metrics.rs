@@ -1,11 +1,11 @@
-//! Counters, gauges and histograms of one service, in Prometheus text. Roles record; `/metrics` and
-//! `/admin/metrics` read.
+//! Counters, gauges and histograms of one service, in the Prometheus text format. The roles record values;
+//! `/metrics` and `/admin/metrics` read them.
 
 use prometheus::{Encoder, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// What one service measures. The gateway's parts stay at zero in the other roles.
+/// The metrics of one service. The ones of the gateway stay at zero in the other roles.
 pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
@@ -19,7 +19,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers every metric once. Errors come from the registry (a name used twice).
+    /// Registers every metric once. An error comes from the registry (a name was used twice).
     pub fn new() -> Result<Self, String> {
         let said = |e: prometheus::Error| format!("metrics: {e}");
         let seconds = |name: &str, help: &str, buckets: Vec<f64>| {
@@ -57,17 +57,17 @@ impl Metrics {
         Ok(all)
     }
 
-    /// One answered request.
+    /// Counts one answered request.
     pub fn request(&self, route: &str, status: u16) {
         self.requests.with_label_values(&[route, &status.to_string()]).inc();
     }
 
-    /// A run's first token came after this long.
+    /// Records the time to the first token of a run.
     pub fn first_token(&self, after: Duration) {
         self.first_token.observe(after.as_secs_f64());
     }
 
-    /// A cancelled run ended this long after it was told to.
+    /// Records the time from the cancel request to the end of the run.
     pub fn cancelled(&self, after: Duration) {
         self.cancel.observe(after.as_secs_f64());
     }
@@ -84,7 +84,7 @@ impl Metrics {
         String::from_utf8(out).map_err(|e| e.to_string())
     }
 
-    /// The same figures as `GET /admin/metrics` shows them; a mean of nothing is null.
+    /// The figures for `GET /admin/metrics`. A mean without values is null.
     pub fn summary(&self) -> Value {
         let mean_ms = |h: &Histogram| match h.get_sample_count() {
             0 => Value::Null,
@@ -102,7 +102,8 @@ impl Metrics {
     }
 }
 
-/// Resident memory from `/proc/self/statm` (second field, in pages of 4 KiB); nothing elsewhere.
+/// Resident memory in bytes, from `/proc/self/statm` (second field, in pages of 4 KiB);
+/// nothing on other systems.
 fn resident_bytes() -> Option<i64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: i64 = statm.split_whitespace().nth(1)?.parse().ok()?;

@@ -1,36 +1,36 @@
-//! What a client is told that is not served: `{"error": CODE, "message": …}` with its status. Every role
-//! and layer answers with it; it knows none of them.
+//! The answer to a request that is refused: `{"error": CODE, "message": …}` with a status. Every role and
+//! layer uses it; it knows none of them.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-/// A refusal, for programs and for people.
+/// A refusal: a code for programs, and a message for people.
 #[derive(Debug)]
 pub struct Refusal {
     /// HTTP status.
     pub status: StatusCode,
-    /// Word that programs match on.
+    /// The code, for programs.
     pub code: &'static str,
-    /// Sentence for people.
+    /// The message, for people.
     pub message: String,
-    /// Seconds after which asking again may help.
+    /// Seconds until a new try may help (`Retry-After`).
     retry_after: Option<u32>,
 }
 
 impl Refusal {
-    /// A 400.
+    /// A refusal with status 400.
     pub fn bad(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    /// Any other status.
+    /// A refusal with any other status.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), retry_after: None }
     }
 
-    /// Not now: the client may ask again after so many seconds.
+    /// A temporary refusal: the client may try again after this number of seconds.
     pub fn later(status: StatusCode, code: &'static str, message: impl Into<String>, seconds: u32) -> Self {
         Self { retry_after: Some(seconds), ..Self::new(status, code, message) }
     }

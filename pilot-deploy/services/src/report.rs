@@ -1,10 +1,10 @@
-//! The decision report of a scenario: pure, the same scenario and seed give the same report.
+//! The decision report of a scenario. Pure: the same scenario and seed give the same report.
 
 use crate::seed::Scenario;
 use crate::simulate::mix;
 use serde_json::{Value, json};
 
-/// Logical start of time for everything repeatable: 2025-01-01T00:00:00Z in Unix milliseconds.
+/// The start of logical time for repeatable answers: 2025-01-01T00:00:00Z in Unix milliseconds.
 pub const EPOCH_MS: u64 = 1_735_689_600_000;
 
 /// Scores the options of `scenario` and recommends the best.
@@ -15,7 +15,7 @@ pub fn report(scenario: &Scenario, seed: u64) -> Value {
         .iter()
         .map(|o| json!({"id": o.id, "name": o.name, "score": score(&o.id), "description": o.description}))
         .collect();
-    // The first of equals, so that a tie is repeatable too.
+    // With equal scores the first option wins, so that a tie is repeatable too.
     let best = scenario.options.iter().rev().max_by_key(|o| score(&o.id)).map(|o| o.id.as_str());
     let confidence = (50 + mix(&scenario.scenario_id, seed, 1) % 50) as f64 / 100.0;
     json!({

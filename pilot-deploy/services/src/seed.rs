@@ -1,30 +1,30 @@
-//! A scenario as `seed/demo-scenario.json` has it, and the schema it must fit. The engine stores
-//! these; `POST /admin/seed` refuses what does not fit with the reason.
+//! A scenario, as in `seed/demo-scenario.json`, and the schema that it must fit. The engine stores scenarios.
+//! `POST /admin/seed` refuses one that does not fit, with the reason.
 
 use serde::{Deserialize, Serialize};
 
-/// One decision to be supported, with its options.
+/// A decision, with its options.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Scenario {
     /// Name in URLs: letters, digits, `-` and `_`, at most 64.
     pub scenario_id: String,
-    /// Headline of the report.
+    /// Title of the report.
     pub title: String,
     /// What the decision is about.
     #[serde(default)]
     pub description: String,
-    /// At least two, with ids of their own.
+    /// At least two options, each with a different id.
     pub options: Vec<ScenarioOption>,
 }
 
-/// One way to decide.
+/// One option of the decision.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScenarioOption {
-    /// Name within the scenario.
+    /// Id, unique within the scenario.
     pub id: String,
-    /// What people call it.
+    /// Its name, for people.
     pub name: String,
     /// What it means.
     #[serde(default)]
@@ -32,7 +32,7 @@ pub struct ScenarioOption {
 }
 
 impl Scenario {
-    /// What the types cannot say; the error names the field.
+    /// Checks what the types cannot express. The error names the field.
     pub fn check(&self) -> Result<(), String> {
         check_id("scenarioId", &self.scenario_id)?;
         if self.title.trim().is_empty() {
@@ -47,14 +47,14 @@ impl Scenario {
                 return Err(format!("options[{n}].name: must not be empty"));
             }
             if self.options[..n].iter().any(|other| other.id == option.id) {
-                return Err(format!("options[{n}].id: {} stands twice", option.id));
+                return Err(format!("options[{n}].id: {} is used twice", option.id));
             }
         }
         Ok(())
     }
 }
 
-/// The rule for ids, used for those in queries too.
+/// The rule for ids, also for ids in queries.
 pub fn check_id(field: &str, id: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if !id.is_empty() && id.len() <= 64 && id.chars().all(fits) {

@@ -1,16 +1,16 @@
-//! The runs that the gateway knows: those that stream now, those whose client went away before their
-//! end, and the last that are over. A run that is not over can be resumed and cancelled; one that was
-//! cancelled can't be resumed. Of those that do not stream, the last `REMEMBERED` are known.
+//! The runs that the gateway knows: those that stream now, those whose client disconnected before the end,
+//! and the last ones that have ended. A run that has not ended can be resumed and cancelled; a cancelled run
+//! cannot be resumed. Of the runs that do not stream, the last `REMEMBERED` are known.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
 
-/// Runs that are remembered beside those that stream.
+/// How many runs are remembered, apart from those that stream.
 const REMEMBERED: usize = 4096;
 
-/// A wish to end a run: when it was made, and why.
+/// A request to end a run: when it was made, and why.
 pub type Wish = Option<(Instant, String)>;
 
 /// All runs that are known.
@@ -22,7 +22,7 @@ pub struct Sessions {
 #[derive(Default)]
 struct Inner {
     known: HashMap<String, Session>,
-    /// Those that do not stream, by name and number; the oldest first.
+    /// Runs that do not stream, by name and number, oldest first.
     resting: VecDeque<(String, u64)>,
     started: u64,
 }
@@ -37,46 +37,46 @@ struct Session {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Streaming,
-    /// Its client went away before the end.
+    /// Its client disconnected before the end.
     Away,
     Over,
 }
 
-/// What a cancel found.
+/// The result of a cancel request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Cancelled {
-    /// The run was told to end, or will not be resumed.
+    /// The run is being ended, or cannot be resumed any more.
     Now,
-    /// It had been told before.
+    /// It was cancelled before.
     Already,
-    /// It ended by itself.
+    /// It had ended by itself.
     Finished,
-    /// Nobody knows it.
+    /// There is no such run.
     Unknown,
 }
 
-/// Why a run could not begin under its name.
+/// Why a run could not begin with its name.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// It streams to somebody.
+    /// A run with this name is streaming.
     Active(String),
-    /// It was cancelled, so there is nothing to resume.
+    /// The run with this name was cancelled, so it cannot be resumed.
     Cancelled(String),
 }
 
-/// A place in the list; whoever holds it must hand it back with `end`.
+/// The entry of a run in the list. It must be returned with `end`.
 #[must_use]
 pub struct Ticket {
     /// Name of the run.
     pub id: String,
     number: u64,
-    /// Changes when somebody cancels the run.
+    /// Changes when the run is cancelled.
     pub wish: watch::Receiver<Wish>,
 }
 
 impl Sessions {
-    /// Enters a run. A name in use is refused, unless the client resumes: then the older stream of
-    /// that name, whose connection is gone or going, is ended.
+    /// Adds a run. A name in use is refused, unless the client resumes: then the older stream with that name
+    /// is ended, because its connection is lost.
     pub fn begin(&self, id: Option<String>, seed: u64, resumes: bool) -> Result<Ticket, Taken> {
         let mut inner = self.lock();
         inner.started += 1;
@@ -99,10 +99,10 @@ impl Sessions {
         Ok(Ticket { id, number, wish: receiver })
     }
 
-    /// A stream has ended: with its last event (`over`), or because its client went away.
+    /// Notes that a stream has ended: with its last event (`over`), or because its client disconnected.
     pub fn end(&self, ticket: &Ticket, over: bool) {
         let mut inner = self.lock();
-        // A resumed run replaced this one under the same name: leave that one.
+        // A resumed run has replaced this one under the same name. Do not touch that one.
         let Some(session) = inner.known.get_mut(&ticket.id).filter(|s| s.number == ticket.number) else {
             return;
         };
@@ -116,7 +116,7 @@ impl Sessions {
         }
     }
 
-    /// Tells a run to end.
+    /// Cancels a run.
     pub fn cancel(&self, id: &str) -> Cancelled {
         let inner = self.lock();
         let Some(session) = inner.known.get(id) else { return Cancelled::Unknown };
@@ -130,7 +130,7 @@ impl Sessions {
         Cancelled::Now
     }
 
-    /// Name and seed of each running stream, in order of their start.
+    /// The name and seed of each running stream, in the order in which they started.
     pub fn list(&self) -> Vec<(String, u64)> {
         let inner = self.lock();
         let streaming = inner.known.iter().filter(|(_, s)| s.state == State::Streaming);

@@ -1,12 +1,12 @@
-//! The simulated model: which tokens a run gives and how fast. Pure and repeatable: the same route
-//! and seed give the same tokens, byte for byte. The engine serves it, the gateway knows the routes.
+//! The simulated model: which tokens a run gives, and how fast. Pure and repeatable: the same route and seed
+//! give the same tokens, byte for byte. Called by the engine; the gateway uses only the list of routes.
 
 use std::time::Duration;
 
-/// What a run can be about.
+/// The routes that a run can have.
 pub const ROUTES: [&str; 4] = ["critique", "summary", "compare", "plan"];
 
-/// Pace of a run after its first token: 25 tokens a second, about that of a hosted model.
+/// Pause between tokens after the first one: 25 tokens a second, about the speed of a hosted model.
 pub const TOKEN_INTERVAL: Duration = Duration::from_millis(40);
 
 const WORDS: [&str; 48] = [
@@ -65,7 +65,7 @@ pub fn token(route: &str, seed: u64, index: u32) -> &'static str {
     WORDS[(mix(route, seed, u64::from(index)) % WORDS.len() as u64) as usize]
 }
 
-/// A well-mixed number from a name, a seed and a position (splitmix64 over an FNV-1a start).
+/// A pseudo-random number from a name, a seed and a position (splitmix64, started with FNV-1a).
 pub fn mix(name: &str, seed: u64, index: u64) -> u64 {
     let start =
         name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));

@@ -1,5 +1,5 @@
-//! SQLite of one service, on its named volume. A file that fails its check is reported through
-//! `healthz` and left as it is: the service stays up to say so, and the rollback decides.
+//! The SQLite database of one service, on its volume. A file that fails its check is reported by `healthz`
+//! and is not changed: the service keeps running to report it, and the rollback decides what to do.
 
 use rusqlite::Connection;
 use std::fs::File;
@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
-/// How long what a look at the store found is true.
+/// How long the result of a check of the store is used.
 const FRESH: Duration = Duration::from_millis(50);
 
-/// When the store was looked at, and what was wrong with it.
+/// When the store was checked, and what was wrong with it.
 type Look = (Instant, Option<String>);
 
-/// The database of a role, or the reason why there is none.
+/// The database of a role, or the reason why it cannot be used.
 #[derive(Clone)]
 pub struct Store {
     path: PathBuf,
@@ -24,7 +24,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens `data/file`, checks it and lays out `schema` (idempotent SQL).
+    /// Opens `data/file`, checks it and creates the tables of `schema` (idempotent SQL).
     pub fn open(data: &Path, file: &str, schema: &str) -> Self {
         let path = data.join(file);
         let opened = open(&path, schema);
@@ -34,9 +34,9 @@ impl Store {
         Self { path, inner: opened.map(|db| Arc::new(Mutex::new(db))), looked: Arc::default() }
     }
 
-    /// Why the store cannot be used, if it cannot. Asked by `healthz`, so it looks at the file anew:
-    /// a database overwritten under a running service is found too. Those who ask at once, or within
-    /// `FRESH`, share a look: however many they are, the work on the store is not held up.
+    /// Why the store cannot be used; nothing if it can. It checks the file again, so that `healthz` also
+    /// reports a database that was overwritten under a running service. All requests within `FRESH` share one
+    /// check, so that many requests do not slow down the store.
     pub async fn trouble(&self) -> Option<String> {
         let mut looked = self.looked.lock().await;
         if let Some((at, trouble)) = &*looked
@@ -60,8 +60,8 @@ impl Store {
             .map_or_else(Some, |word| (word != "ok").then(|| format!("store corrupt: {word}")))
     }
 
-    /// Runs `work` on the database, off the event loop, in the order of asking: whoever waits for its
-    /// turn takes no thread.
+    /// Runs `work` on the database, outside the event loop, in the order of the calls. A call that waits
+    /// for its turn uses no thread.
     pub async fn call<T, F>(&self, work: F) -> Result<T, String>
     where
         T: Send + 'static,
@@ -73,7 +73,8 @@ impl Store {
     }
 }
 
-/// SQLite reads from its cache, so noise written over the file shows in the file alone.
+/// Checks the head of the file itself. SQLite reads from its cache, so it may not notice that
+/// the file was overwritten.
 fn header_trouble(path: &Path) -> Option<String> {
     let mut head = [0u8; 16];
     match File::open(path).and_then(|mut f| f.read_exact(&mut head)) {

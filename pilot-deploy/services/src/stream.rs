@@ -1,5 +1,5 @@
 //! One run as an event stream: `start`, `token`s with `progress` between them, then one of `done`,
-//! `cancelled`, `error`. Events are numbered `msg_001` on, the same for the same request, so that
+//! `cancelled`, `error`. Events are numbered from `msg_001`, the same for the same request, so that
 //! `Last-Event-ID` resumes with exactly the rest. Called by the gateway.
 
 use crate::gate::{self, Position};
@@ -16,36 +16,36 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
-/// A progress event follows every so many tokens.
+/// A progress event follows after this number of tokens.
 const PROGRESS_EVERY: u32 = 6;
 
-/// A client that takes nothing for this long has gone.
+/// A client that reads nothing for this long is dropped.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 
-/// What the client asked for, checked.
+/// The checked request of a client.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// One of `simulate::ROUTES`.
     pub route: String,
     /// Decides every token.
     pub seed: u64,
-    /// Tokens in all.
+    /// Number of tokens in all.
     pub budget: u32,
-    /// Events the client has already.
+    /// How many events the client has already.
     pub have: u32,
-    /// Is the seed told to the client?
+    /// Is the seed shown to the client?
     pub echo_seed: bool,
-    /// Timestamps count logically from a fixed start instead of by the clock.
+    /// True: timestamps are logical, from a fixed start. False: they come from the clock.
     pub deterministic: bool,
 }
 
-/// Number of events up to and including token `index`, its progress included.
+/// Number of events up to and including token `index` and its progress event.
 fn events_through_token(index: u32) -> u32 {
     1 + (index + 1) + (index + 1) / PROGRESS_EVERY
 }
 
 impl Run {
-    /// First token that the client lacks (wholly or its progress event).
+    /// The first token that the client lacks, or whose progress event it lacks.
     pub fn first_token(&self) -> u32 {
         (0..self.budget).find(|i| events_through_token(*i) > self.have).unwrap_or(self.budget)
     }
@@ -59,7 +59,7 @@ impl Run {
     }
 }
 
-/// Where events go: numbers them, and leaves out what the client has.
+/// Sends events to the client: numbers them, and skips those that the client has.
 struct Sink {
     client: mpsc::Sender<Result<Event, Infallible>>,
     sent: u32,
@@ -67,7 +67,7 @@ struct Sink {
 }
 
 impl Sink {
-    /// False when the client has gone.
+    /// Sends an event. False if the client has disconnected.
     async fn send(&mut self, name: &str, data: Value) -> bool {
         self.sent += 1;
         if self.sent <= self.have {
@@ -78,20 +78,20 @@ impl Sink {
     }
 }
 
-/// What a stream runs among.
+/// What a stream needs from the gateway.
 pub struct Surroundings {
-    /// The run's place in the list.
+    /// The entry of the run in the list.
     pub ticket: Ticket,
-    /// Given back to at the end.
+    /// The list to which the entry is returned at the end.
     pub sessions: Arc<Sessions>,
-    /// None for admin probes: they pass a closed gate.
+    /// The gate; none for a request with the admin token, which passes a closed gate.
     pub gate: Option<watch::Receiver<Position>>,
-    /// Where latencies go.
+    /// Where latencies are recorded.
     pub metrics: Arc<Metrics>,
 }
 
-/// Moves events from the engine's answer (`ask`) to the client until one of them ends. Nothing waits
-/// without watching the gate and the wish to cancel, the engine's first word included.
+/// Passes events from the engine's answer (`ask`) to the client until one of the two ends. Every wait, also
+/// the one for the engine's first answer, watches the gate and the cancel request.
 pub async fn pump(
     run: Run,
     ask: impl Future<Output = Result<Lines, String>>,
@@ -109,7 +109,7 @@ pub async fn pump(
     }
     let mut over = false;
     if sink.send("start", start).await {
-        // The engine leaves out the tokens that the client has; their numbers are taken all the same.
+        // The engine skips the tokens that the client has, but their events keep their numbers.
         sink.sent = first.checked_sub(1).map_or(1, events_through_token);
         let end = tokio::select! {
             biased;
@@ -142,12 +142,12 @@ enum End {
     Done(u32),
     Failed(String),
     Cancelled(Instant, String),
-    /// Nobody listens any more.
+    /// The client has disconnected.
     Gone,
 }
 
 impl Surroundings {
-    /// Waits for whatever ends a run from outside.
+    /// Waits until the gate is closed or the run is cancelled.
     async fn ended(&mut self, client: mpsc::Sender<Result<Event, Infallible>>) -> End {
         let gate = async {
             match &mut self.gate {

@@ -1,5 +1,5 @@
-//! The gateway's way to engine and jobs. Whatever they do, a wait ends at a deadline and an answer is
-//! taken up to a size: for the head, for the whole of a short answer, and for the next part of a long one.
+//! Requests from the gateway to the engine and the jobs service. Every wait has a deadline, and every answer
+//! a size limit: for the head, for a whole short answer, and for the next part of a long one.
 
 use crate::connections::HEAD_LIMIT;
 use crate::refusal::Refusal;
@@ -11,32 +11,33 @@ use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::time::Duration;
 
-/// How long an upstream may take to begin its answer, and for all of a short one. The client's own
-/// limit is longer.
+/// Limit for an upstream to begin its answer, and for a whole short answer. It is
+/// shorter than the client's limit.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Largest short answer.
+/// Largest short answer, in bytes.
 const ANSWER_BYTES: usize = 1 << 20;
 
-/// How long the next part of a long answer may take: longer than the keep-alive comments of an event
-/// stream are apart.
+/// Limit for the next part of a long answer. It is longer than the pause between the keep-alive
+/// comments of an event stream.
 const PART_LIMIT: Duration = Duration::from_secs(20);
 
-/// Largest line of a body that is read line by line.
+/// Longest line, in bytes, of a body that is read line by line.
 const LINE_BYTES: usize = 64 * 1024;
 
-/// Keeps connections to both services.
+/// The HTTP client for both services. It keeps connections open.
 #[derive(Clone)]
 pub struct Upstream {
     client: Client<HttpConnector, Body>,
 }
 
 impl Upstream {
-    /// No connection is made yet.
+    /// A new client. It makes no connection yet.
     pub fn new() -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        // Given up well before the other side gives it up, or a request could meet that moment.
+        // Close an idle connection well before the other side does, or a request could be
+        // sent at that moment and fail.
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(HEAD_LIMIT / 2)
@@ -44,8 +45,8 @@ impl Upstream {
         Self { client }
     }
 
-    /// Sends one request on, and waits for the head of the answer. Of the headers, only those go
-    /// along that mean something on the other side.
+    /// Sends a request, and waits for the head of the answer. Only headers that the other
+    /// side needs are passed on.
     pub async fn open(
         &self,
         method: Method,
@@ -66,7 +67,7 @@ impl Upstream {
             Err(_) => return Err(failed(url, "no answer within 5 s")),
         };
         let (mut head, body) = response.into_parts();
-        // What the answer says of the connection between the two of us is no matter of the client's.
+        // Headers about the connection between gateway and upstream are not for the client.
         let theirs = std::mem::take(&mut head.headers);
         for name in [header::CONTENT_TYPE, header::RETRY_AFTER, header::CONTENT_LENGTH] {
             if let Some(value) = theirs.get(&name)
@@ -78,7 +79,7 @@ impl Upstream {
         Ok((head, Long(Body::new(body))))
     }
 
-    /// The same for an answer that is short: all of it.
+    /// The same for a short answer, which is read completely.
     pub async fn ask(
         &self,
         method: Method,
@@ -96,7 +97,7 @@ impl Upstream {
     }
 }
 
-/// A body that is taken as it comes.
+/// A body that is read part by part.
 pub struct Long(Body);
 
 impl Long {
@@ -109,7 +110,7 @@ impl Long {
             match frame {
                 None => return Ok(None),
                 Some(Err(e)) => return Err(e.to_string()),
-                // Trailers say nothing that matters here.
+                // Trailers are ignored.
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => return Ok(Some(data)),
                     Err(_) => continue,
@@ -119,14 +120,14 @@ impl Long {
     }
 }
 
-/// A body of one JSON object a line, read a line at a time.
+/// A body with one JSON object on each line, read line by line.
 pub struct Lines {
     body: Long,
     rest: Vec<u8>,
 }
 
 impl Lines {
-    /// Takes over the body of an answer.
+    /// A reader for the body of an answer.
     pub fn new(body: Long) -> Self {
         Self { body, rest: Vec::new() }
     }

@@ -1,6 +1,6 @@
-//! Reading a tar archive that came from elsewhere, strictly: plain files alone, each once, under names that
-//! lead nowhere, and no more bytes than the archive itself has. Nothing is unpacked by name: a caller takes
-//! out the files that it knows, to places of its own choice. Called by `portable`.
+//! Strict reading of a tar archive that came from another host: only plain files, each once, under names that
+//! stay inside the archive's folder, and no more bytes than the archive has. Nothing is unpacked by name: the
+//! caller takes out the files that it knows and chooses where they go. Called by `release/export`.
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
@@ -14,17 +14,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use tar::EntryType;
 
-/// More than a release has files.
+/// Most entries that an archive may have; a release has far fewer.
 const MOST: usize = 10_000;
 
-/// An archive whose entries were all looked at.
+/// An archive whose entries were all checked.
 #[derive(Debug)]
 pub struct Archive {
     file: File,
     entries: BTreeMap<String, Place>,
 }
 
-/// Where a file is in the archive.
+/// Where the bytes of a file are in the archive: offset and length.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     at: u64,
@@ -32,14 +32,14 @@ struct Place {
 }
 
 impl Archive {
-    /// Looks at every entry. The first that is not a plain file (or the folder of one) refuses it all.
+    /// Checks every entry. If one is not a plain file, or a folder that has one, the archive is refused.
     pub fn open(path: &Path, deadline: Deadline) -> Result<Self> {
         let cannot = || format!("cannot read {}", path.display());
-        // A pipe would keep us waiting until somebody writes to it.
+        // Opening a pipe would wait until another process writes to it.
         let flags = i32::try_from(OFlags::NONBLOCK.bits())?;
         let file = File::options().read(true).custom_flags(flags).open(path).with_context(cannot)?;
         let data = file.metadata().with_context(cannot)?;
-        ensure!(data.is_file(), "{} is no regular file", path.display());
+        ensure!(data.is_file(), "{} is not a regular file", path.display());
         let entries =
             entries(&file, data.len(), deadline).with_context(|| format!("{} is refused", path.display()))?;
         Ok(Self { file, entries })
@@ -50,7 +50,7 @@ impl Archive {
         self.entries.iter().map(|(name, place)| (name.clone(), place.bytes)).collect()
     }
 
-    /// A small file.
+    /// Reads a file of at most `most` bytes.
     pub fn read(&self, name: &str, most: u64) -> Result<Vec<u8>> {
         let place = self.entries.get(name).with_context(|| format!("it has no {name}"))?;
         ensure!(place.bytes <= most, "{name} is larger than {}", files::human(most));
@@ -59,7 +59,7 @@ impl Archive {
         Ok(bytes)
     }
 
-    /// Takes a file out, and gives its checksum.
+    /// Copies a file to `to`, and returns its SHA-256 as hex.
     pub fn copy(&self, name: &str, to: &mut dyn Write, deadline: Deadline) -> Result<String> {
         let place = self.entries.get(name).with_context(|| format!("it has no {name}"))?;
         let mut from = Timed { inner: self.at(*place)?, deadline };
@@ -89,47 +89,50 @@ impl Archive {
 fn entries(file: &File, length: u64, deadline: Deadline) -> Result<BTreeMap<String, Place>> {
     let (mut found, mut folders) = (BTreeMap::new(), Vec::new());
     let mut archive = tar::Archive::new(file);
-    // Raw: no header changes what another one says, and none is read into memory.
+    // Raw: extension headers (long names, PAX) are refused as entries, so none can change the next entry.
     for (n, entry) in archive.entries_with_seek()?.raw(true).enumerate() {
         ensure!(n < MOST, "it has more than {MOST} entries");
-        ensure!(!deadline.passed(), "it could not be read in time");
+        ensure!(!deadline.passed(), "reading it took longer than allowed");
         let entry = entry?;
         let name = String::from_utf8(entry.path_bytes().into_owned()).ok();
-        let name = name.context("a name in it is not UTF-8 text")?;
+        let name = name.context("it has an entry whose name is not UTF-8 text")?;
         let kind = entry.header().entry_type();
         let folder = kind == EntryType::Directory;
         let place = Place { at: entry.raw_file_position(), bytes: entry.size() };
-        ensure!(folder || kind == EntryType::Regular, "{name:?} in it is no plain file ({kind:?})");
+        ensure!(folder || kind == EntryType::Regular, "its entry {name:?} is not a plain file ({kind:?})");
         let plain = if folder { name.strip_suffix('/').unwrap_or(&name) } else { &name };
-        ensure!(files::stays_within(plain), "the name {name:?} in it leads elsewhere");
+        ensure!(files::stays_within(plain), "the name of its entry {name:?} leads outside the archive");
         let end =
             place.at.checked_add(place.bytes).filter(|end| *end <= length && !(folder && place.bytes > 0));
-        ensure!(end.is_some(), "{name:?} in it claims {} bytes, more than there are", place.bytes);
+        ensure!(end.is_some(), "its entry {name:?} claims {} bytes, more than the archive has", place.bytes);
         if folder {
             folders.push(format!("{plain}/"));
         } else if found.insert(name.clone(), place).is_some() {
-            bail!("{name:?} stands in it twice");
+            bail!("it has two entries named {name:?}");
         }
     }
-    // They are made as files need them, and there are no others.
+    // A folder is made when a file needs it, so a folder without files has no purpose here.
     let needed = |folder: &&String| found.keys().any(|name| name.starts_with(folder.as_str()));
     let stray = folders.iter().find(|folder| !needed(folder));
-    ensure!(stray.is_none(), "the folder {stray:?} in it has no file");
+    ensure!(stray.is_none(), "its folder {stray:?} has no file");
     Ok(found)
 }
 
-/// Ends reading when time is up.
+/// A reader that fails once its deadline has passed.
 pub struct Timed<R> {
-    /// What is read.
+    /// Where the bytes come from.
     pub inner: R,
-    /// Until when.
+    /// When reading must have ended.
     pub deadline: Deadline,
 }
 
 impl<R: Read> Read for Timed<R> {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         if self.deadline.passed() {
-            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "it took too long"));
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                "reading took longer than allowed",
+            ));
         }
         self.inner.read(into)
     }

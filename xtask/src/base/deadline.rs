@@ -1,10 +1,10 @@
-//! Points in time by which something must be over, and the time of day. Everything that can hang is given a deadline.
+//! Deadlines, polling until a deadline, and the time of day. Everything that can hang is given a deadline.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant, SystemTime};
 
-/// A moment; steps take the nearer of their own limit and the whole budget's end, and know which it was:
-/// what a budget cut short has not failed by itself.
+/// The moment by which something must have ended. A step gets the earlier of its own limit and the end of the
+/// run's budget. It can tell which one it is: a step that the budget cut short did not fail by itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     at: Instant,
@@ -12,7 +12,7 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// So long from now, as the limit of one thing.
+    /// `limit` from now, as the limit of one action.
     pub fn after(limit: Duration) -> Self {
         Self { at: later(Instant::now(), limit), budget: false }
     }
@@ -28,12 +28,12 @@ impl Deadline {
         if self.at < own.at { self } else { own }
     }
 
-    /// Is it a budget that ends here, and not the limit of one thing?
+    /// Is this the end of a run's budget, and not the limit of one action?
     pub fn is_budget(self) -> bool {
         self.budget
     }
 
-    /// What is left; zero when it has passed.
+    /// The time that is left; zero when the deadline has passed.
     pub fn left(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
@@ -43,8 +43,8 @@ impl Deadline {
         self.left().is_zero()
     }
 
-    /// Asks until something comes of it (`Break`), with a pause after each time that nothing has (`Continue`, with
-    /// why). When this has passed, the last reason is the error.
+    /// Calls `ask` until it returns `Break`, and waits for `pause` after each `Continue`. `Continue` carries
+    /// the reason; when the deadline has passed, the last reason is the error.
     pub fn poll<T, E>(self, pause: Duration, mut ask: impl FnMut() -> ControlFlow<T, E>) -> Result<T, E> {
         loop {
             match ask() {
@@ -56,12 +56,12 @@ impl Deadline {
     }
 }
 
-/// A limit past the end of the clock is one that nobody lives to see: ten years do.
+/// `start` plus `limit`. A limit too large for the clock becomes ten years.
 fn later(start: Instant, limit: Duration) -> Instant {
     start.checked_add(limit).unwrap_or_else(|| start + Duration::from_secs(10 * 365 * 24 * 3600))
 }
 
-/// Unix time in milliseconds. For people: nothing is ordered by it.
+/// Unix time in milliseconds. Only to be shown: nothing may be ordered by it, because clocks can jump.
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

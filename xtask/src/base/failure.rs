@@ -1,11 +1,12 @@
-//! How a command fails: the exit code (one table, the same in `--help` and `docs/`) and the next
-//! command to run. Travels as context of an `anyhow::Error`; `main` prints it. Used everywhere.
+//! How a command fails: its exit code and the next command to run. The one table of exit codes is also in
+//! `--help` and the docs; a test compares them. A failure travels as context of an `anyhow::Error`, and
+//! `main` prints it.
 
 use crate::base::next::Next;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The exit codes; anything else is a bug.
+/// The exit codes. Any other code is a bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
 pub enum Exit {
@@ -13,7 +14,7 @@ pub enum Exit {
     Ok = 0,
     /// Not restored: Level 2, technical lead.
     NotRestored = 1,
-    /// The command or its input was wrong; nothing was begun.
+    /// The command or its input is wrong; nothing was begun.
     Usage = 2,
     /// Not restored within the budget: Level 2.
     OverBudget = 3,
@@ -23,11 +24,11 @@ pub enum Exit {
     Locked = 5,
     /// No known-good release to go back to.
     NoRelease = 6,
-    /// The new release failed; the one before serves again, or would but for a hold.
+    /// The new release failed. The one before serves again, unless a hold keeps the gate closed.
     RolledBack = 7,
     /// Done and verified; a hold keeps the gate closed.
     Held = 9,
-    /// Interrupted; the same command takes it up.
+    /// Interrupted; the same command continues the run.
     Interrupted = 130,
 }
 
@@ -45,7 +46,7 @@ impl Exit {
         Self::Interrupted,
     ];
 
-    /// Was what was asked for done and verified, whoever holds the gate?
+    /// Was the work done and verified? A hold may still keep the gate closed.
     pub fn is_good(self) -> bool {
         matches!(self, Self::Ok | Self::Held)
     }
@@ -66,7 +67,7 @@ impl TryFrom<u8> for Exit {
     }
 }
 
-/// The table as `--help` and the docs carry it.
+/// The table that `--help` and the docs show.
 pub const EXIT_TABLE: &str = "\
 Exit codes:
   0    done and verified, or nothing to do
@@ -80,12 +81,12 @@ Exit codes:
   9    done and verified (restored or deployed); a hold keeps the gate closed
   130  interrupted; the same command takes it up";
 
-/// Says how a failure ends the process, and what to do about it.
+/// A failure: the exit code, what happened, and what to do next.
 #[derive(Debug)]
 pub struct Failure {
-    /// Code of the process.
+    /// Exit code of the process.
     pub exit: Exit,
-    /// What was tried, on what, what came back.
+    /// What was tried, on what, and what came back.
     pub what: String,
     /// What to do next.
     pub next: Next,
@@ -99,27 +100,27 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// The budget of a run has ended. The context of whatever it cut short.
+/// The budget of a run is used up. Added as context to the error of the step that it cut short.
 pub fn over_budget() -> Failure {
     Failure {
         exit: Exit::OverBudget,
-        what: "the budget is used up".into(),
+        what: "the budget (the time limit of the run) is used up".into(),
         next: Next::xtask("rollback --budget 15m")
-            .so("tries again with more time; call the technical lead (Level 2)"),
+            .so("to try again with more time; call the technical lead (Level 2)"),
     }
 }
 
-/// A failure as an error of its own.
+/// A new error with its exit code and next command.
 pub fn fail(exit: Exit, what: impl Into<String>, next: impl Into<Next>) -> anyhow::Error {
     anyhow::Error::new(Failure { exit, what: what.into(), next: next.into() })
 }
 
-/// Code of an error: that of the outermost `Failure` in its chain, 1 where there is none.
+/// The exit code of an error: from the outermost `Failure` in its chain; 1 if there is none.
 pub fn exit_of(error: &anyhow::Error) -> Exit {
     error.downcast_ref::<Failure>().map_or(Exit::NotRestored, |f| f.exit)
 }
 
-/// What an error says to do next.
+/// The next command of an error, if it has one.
 pub fn next_of(error: &anyhow::Error) -> Option<&Next> {
     error.downcast_ref::<Failure>().map(|f| &f.next).filter(|next| !next.is_empty())
 }

@@ -1,5 +1,5 @@
-//! Files on disk: written to a temporary name, synced, renamed; checksums; scratch folders. Knows
-//! nothing of what the files mean.
+//! Files on disk. A write goes to a temporary name, is synced and then renamed, so that a file is never half
+//! written. Also checksums, sizes, and temporary folders. Nothing here knows what the files mean.
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::OFlags;
@@ -11,22 +11,22 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Longest file that is read whole into memory; what the pilot writes of itself is far below.
+/// Largest file that is read into memory. Files that the pilot writes are far smaller.
 const WHOLE: u64 = 64 << 20;
 
-/// Something that was removed to get space.
+/// Something that was removed to free space.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Freed {
-    /// What.
+    /// What was removed.
     pub what: String,
-    /// How much that gave; 0 where something else still holds it.
+    /// Bytes that this freed; 0 if something else still uses them.
     pub bytes: u64,
 }
 
 /// Who may read a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// 0600: holds secrets.
+    /// 0600: the file holds secrets.
     Private,
     /// 0644.
     Plain,
@@ -34,12 +34,12 @@ pub enum Mode {
     Program,
 }
 
-/// Replaces `path` as a whole or not at all, and survives a power cut.
+/// Writes `path` completely or not at all, also in a power cut.
 pub fn write(path: &Path, bytes: &[u8], mode: Mode) -> Result<()> {
     publish(path, mode, |out| out.write_all(bytes))
 }
 
-/// Copies with the same promise, and gives the checksum of what was copied.
+/// Copies a file with the same promise as `write`, compares the copy, and returns its SHA-256.
 pub fn copy(from: &Path, to: &Path, mode: Mode) -> Result<String> {
     let mut source = open_regular(from)?;
     publish(to, mode, |out| std::io::copy(&mut source, out).map(drop))?;
@@ -74,12 +74,12 @@ fn publish(path: &Path, mode: Mode, fill: impl FnOnce(&mut File) -> std::io::Res
         std::fs::remove_file(&temporary).ok();
     }
     written.with_context(|| format!("cannot write {}", path.display()))?;
-    // The name is durable once its folder is.
+    // The rename is durable only when the folder is synced.
     File::open(folder).and_then(|f| f.sync_all()).with_context(|| format!("cannot sync {}", folder.display()))
 }
 
-/// Puts a copy of one file in the place of another, in one instant, and gives what was there at that very instant
-/// (renameat2(2), where the file system knows how; else just before it).
+/// Replaces `to` with a copy of `from` in one atomic exchange (renameat2(2)), and returns the bytes that `to`
+/// had at that moment. On a file system without exchange, `to` is read just before it is replaced.
 pub fn exchange(from: &Path, to: &Path, mode: Mode) -> Result<Option<Vec<u8>>> {
     let folder = to.parent().context("a file needs a folder")?;
     let beside = folder.join(format!(".{}.new", random()?));
@@ -99,7 +99,8 @@ pub fn exchange(from: &Path, to: &Path, mode: Mode) -> Result<Option<Vec<u8>>> {
     old
 }
 
-/// Opens a file to read, and nothing else by that name: a pipe would be waited for, a device has no end.
+/// Opens a regular file for reading. Anything else is an error: a pipe could block, and
+/// a device may have no end.
 pub fn open_regular(path: &Path) -> Result<File> {
     opened_regular(path).with_context(|| format!("cannot read {}", path.display()))
 }
@@ -108,7 +109,7 @@ fn opened_regular(path: &Path) -> std::io::Result<File> {
     regular(OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK)).open(path)?)
 }
 
-/// Opens a log file to add to; never through a link.
+/// Opens a log file for appending. Never follows a symbolic link.
 pub fn append(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).append(true).mode(0o644);
@@ -116,36 +117,36 @@ pub fn append(path: &Path) -> std::io::Result<File> {
 }
 
 fn regular(file: File) -> std::io::Result<File> {
-    if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::Error::other("it is no regular file")) }
+    if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::Error::other("it is not a regular file")) }
 }
 
-/// Flags of open(2) as the standard library takes them.
+/// Flags of open(2) in the type that the standard library takes.
 pub fn flags(flags: OFlags) -> i32 {
     flags.bits() as i32
 }
 
-/// Reads a file whole, up to a size that none of ours has.
+/// Reads a whole file; one larger than `WHOLE` is an error.
 fn whole(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = opened_regular(path)?.take(WHOLE + 1).read_to_end(&mut bytes)?;
     if read as u64 > WHOLE {
-        return Err(std::io::Error::other(format!("it is longer than {}", human(WHOLE))));
+        return Err(std::io::Error::other(format!("it is larger than {}", human(WHOLE))));
     }
     Ok(bytes)
 }
 
-/// A file that must be there, read.
+/// Reads a file. A missing file is an error.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     whole(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// A text file, read.
+/// Reads a text file (UTF-8).
 pub fn read_text(path: &Path) -> Result<String> {
     let bytes = read(path)?;
-    String::from_utf8(bytes).with_context(|| format!("{} is no text", path.display()))
+    String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8 text", path.display()))
 }
 
-/// Removes what is no regular file from where one is to be written: a folder, a pipe, a link.
+/// Removes a folder, pipe or link from a path where a regular file will be written.
 pub fn clear_way(path: &Path) -> Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(data) if !data.is_file() => remove(path).map(drop),
@@ -153,14 +154,14 @@ pub fn clear_way(path: &Path) -> Result<()> {
     }
 }
 
-/// The path without links and `..`, whether or not all of it is there.
+/// The path without links and `..`. The last parts of it need not exist.
 pub fn real_path(path: &Path) -> PathBuf {
     let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
     let Some((above, real)) = there else { return path.to_owned() };
     path.strip_prefix(above).map_or_else(|_| path.to_owned(), |rest| real.join(rest))
 }
 
-/// 128 bits of the system's randomness, in hex.
+/// 128 random bits from the system, as hex.
 pub fn random() -> Result<String> {
     let mut bytes = [0u8; 16];
     let mut source = File::open("/dev/urandom").context("cannot open /dev/urandom")?;
@@ -168,13 +169,13 @@ pub fn random() -> Result<String> {
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
-/// A new file, to be filled by the caller; one that is there already, or a link, is an error.
+/// Makes a new, empty file. An existing file or link is an error.
 pub fn create_new(path: &Path, mode: Mode) -> Result<File> {
     let file = OpenOptions::new().write(true).create_new(true).mode(bits(mode)).open(path);
-    file.with_context(|| format!("cannot make {}", path.display()))
+    file.with_context(|| format!("cannot create {}", path.display()))
 }
 
-/// Is this the path of something below a folder, whichever folder it is joined to?
+/// Does this path stay inside a folder when it is joined to it?
 pub fn stays_within(path: &str) -> bool {
     let plain = |part: &str| {
         !matches!(part, "" | "." | "..") && !part.contains(|c: char| c == '\\' || c.is_control())
@@ -182,23 +183,23 @@ pub fn stays_within(path: &str) -> bool {
     path.len() <= 255 && path.split('/').all(plain)
 }
 
-/// Bytes that are free for us in the file system of a folder, which need not be there yet.
+/// Free bytes, for this user, in the file system of a folder. The folder need not exist yet.
 pub fn free(folder: &Path) -> Result<u64> {
     let there = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let stat = rustix::fs::statvfs(there)
-        .with_context(|| format!("cannot tell what is free in {}", there.display()))?;
+        .with_context(|| format!("cannot find out how much space is free in {}", there.display()))?;
     Ok(stat.f_bavail * stat.f_frsize)
 }
 
-/// Makes a folder and those above it.
+/// Makes a folder and its missing parents.
 pub fn make_folder(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).with_context(|| format!("cannot make folder {}", path.display()))
+    std::fs::create_dir_all(path).with_context(|| format!("cannot create folder {}", path.display()))
 }
 
-/// The same, for nobody else to look into.
+/// The same with mode 0700: no other user can look into it.
 pub fn make_private_folder(path: &Path) -> Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.with_context(|| format!("cannot make folder {}", path.display()))
+    made.with_context(|| format!("cannot create folder {}", path.display()))
 }
 
 /// The time as a name that sorts: `20261124T000821734`.
@@ -207,7 +208,7 @@ pub fn stamp() -> String {
     now.chars().filter(|c| c.is_ascii_digit() || *c == 'T').collect()
 }
 
-/// Checksum of a file as lowercase hex.
+/// SHA-256 of a file as lowercase hex.
 pub fn sha256(path: &Path) -> Result<String> {
     let mut file = open_regular(path)?;
     let mut hash = Sha256::new();
@@ -215,25 +216,25 @@ pub fn sha256(path: &Path) -> Result<String> {
     Ok(format!("{:x}", hash.finalize()))
 }
 
-/// Checksum of bytes as lowercase hex.
+/// SHA-256 of bytes as lowercase hex.
 pub fn sha256_bytes(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
 
-/// A JSON file, read.
+/// Reads a JSON file.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = read(path)?;
     serde_json::from_slice(&bytes).with_context(|| format!("cannot understand {}", path.display()))
 }
 
-/// A JSON file, written.
+/// Writes a value as a JSON file.
 pub fn write_json(path: &Path, value: &impl Serialize, mode: Mode) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
     write(path, &text, mode)
 }
 
-/// A text file, or nothing where there is no such file. Other trouble is an error.
+/// Reads a file, or returns nothing if it does not exist. Any other problem is an error.
 pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     match whole(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -242,7 +243,7 @@ pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// Names in a folder, sorted; none where there is no such folder.
+/// The names in a folder, sorted; none if the folder does not exist.
 pub fn names(folder: &Path) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -258,8 +259,8 @@ pub fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Removes a file, or a folder with all that is in it, and tells how many bytes that gave; 0 where there
-/// is none.
+/// Removes a file, or a folder with everything in it, and returns the bytes that this
+/// freed; 0 if it does not exist.
 pub fn remove(path: &Path) -> Result<u64> {
     let bytes = size(path)?;
     let removed = if path.is_dir() && !path.is_symlink() {
@@ -275,12 +276,12 @@ pub fn remove(path: &Path) -> Result<u64> {
     }
 }
 
-/// Bytes in a file, or in all files below a folder; 0 where there is nothing.
+/// Bytes in a file, or in all files below a folder; 0 if it does not exist.
 pub fn size(path: &Path) -> Result<u64> {
     let data = match std::fs::symlink_metadata(path) {
         Ok(data) => data,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-        Err(e) => return Err(e).with_context(|| format!("cannot look at {}", path.display())),
+        Err(e) => return Err(e).with_context(|| format!("cannot read the size of {}", path.display())),
     };
     if !data.is_dir() {
         return Ok(data.len());
@@ -288,15 +289,15 @@ pub fn size(path: &Path) -> Result<u64> {
     names(path)?.iter().map(|name| size(&path.join(name))).sum()
 }
 
-/// This program, to be copied or started again. A build may have replaced it meanwhile: what runs can still
-/// be had through the link that proc(5) keeps.
+/// The path of this program, to copy it or to start it again. If a build has replaced the file in the
+/// meantime, the link of proc(5) still leads to the program that runs.
 pub fn this_program() -> Result<PathBuf> {
     let kept = PathBuf::from("/proc/self/exe");
     let path = std::env::current_exe().context("cannot find this program")?;
     Ok(if path.exists() || !kept.exists() { path } else { kept })
 }
 
-/// Bytes as people say them.
+/// A number of bytes for people, such as `1.5 MiB`.
 pub fn human(bytes: u64) -> String {
     let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
@@ -308,7 +309,7 @@ pub fn human(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} bytes") } else { format!("{value:.1} {}", units[unit]) }
 }
 
-/// The last `bytes` of an open file, for messages.
+/// The last `bytes` of an open file as text, for messages.
 pub fn tail(mut file: &File, bytes: u64) -> std::io::Result<String> {
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
@@ -317,7 +318,7 @@ pub fn tail(mut file: &File, bytes: u64) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// A file without a name, for nobody else's eyes: nothing is left of it however this process ends.
+/// A private file without a name. Nothing is left of it, however this process ends.
 pub fn anonymous() -> Result<File> {
     let name = format!("pilot-out-{}", random()?);
     temporary(|folder| {
@@ -328,8 +329,9 @@ pub fn anonymous() -> Result<File> {
     })
 }
 
-/// Makes something in the system's temporary folder, or where that is missing or cannot be written, in the
-/// next one that can. Names in there are random, and made only where nothing is: others use it too.
+/// Makes something in the system's temporary folder, or in the next one if that is missing or
+/// cannot be written. `make` must use a random name and must not replace anything, because
+/// other users share the folder.
 fn temporary<T>(make: impl Fn(&Path) -> std::io::Result<T>) -> Result<T> {
     let mut tried = Vec::new();
     for folder in temporary_folders() {
@@ -338,7 +340,7 @@ fn temporary<T>(make: impl Fn(&Path) -> std::io::Result<T>) -> Result<T> {
             Err(error) => tried.push(format!("{}: {error}", folder.display())),
         }
     }
-    bail!("no temporary file can be made: {}; TMPDIR names the folder for them", tried.join("; "))
+    bail!("cannot create a temporary file: {}; set TMPDIR to a folder that can be written", tried.join("; "))
 }
 
 fn temporary_folders() -> Vec<PathBuf> {
@@ -347,9 +349,9 @@ fn temporary_folders() -> Vec<PathBuf> {
     std::iter::once(first.clone()).chain(others.collect::<Vec<_>>()).collect()
 }
 
-/// Folders that outlive the process that made them, for this user alone, in the system's temporary folders. A
-/// name that can be foretold could be taken first by another user, so the end of it is random, and only what
-/// is this user's own is found again.
+/// The private folders for this purpose in the system's temporary folders. They outlive the process
+/// that made them. Their names end in random digits, or another user could make them first; only
+/// folders of this user are found.
 pub fn own_temporaries(purpose: &str) -> Vec<PathBuf> {
     let me = rustix::process::geteuid().as_raw();
     let ours = |path: &PathBuf| {
@@ -366,7 +368,7 @@ pub fn own_temporaries(purpose: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The first of them for this purpose, else a new one.
+/// The first of these folders, or a new one.
 pub fn own_temporary(purpose: &str) -> Result<PathBuf> {
     if let Some(found) = own_temporaries(purpose).into_iter().next() {
         return Ok(found);
@@ -380,17 +382,17 @@ fn private_folder(path: PathBuf) -> std::io::Result<PathBuf> {
     Ok(path)
 }
 
-/// A folder for intermediate files, gone when dropped.
+/// A temporary folder, removed when dropped.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// A new one under the system's temporary folder.
+    /// A new one in the system's temporary folder. `purpose` is a part of its name.
     pub fn new(purpose: &str) -> Result<Self> {
         let name = format!("pilot-{purpose}-{}", random()?);
         temporary(|folder| private_folder(folder.join(&name))).map(Self)
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -1,5 +1,6 @@
-//! Requests to the pilot on 127.0.0.1, each with a deadline for the whole of it and bounds on what may come
-//! back; event streams read event by event. No proxy, no TLS, no redirects: loopback alone. Knows no routes.
+//! Requests to the services of the pilot on 127.0.0.1, and reading of event streams. Each request has a
+//! deadline for the whole of it, and limits on the size of the answer. No proxy, no TLS, no redirects.
+//! Nothing here knows routes.
 
 use crate::base::secrets;
 use anyhow::{Context, Result, bail, ensure};
@@ -9,19 +10,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use ureq::http::HeaderMap;
 
-/// Characters of an answer that an error repeats.
+/// Characters of an answer that an error message shows.
 const SHOWN: usize = 300;
 
-/// Longest head of an answer, in bytes.
+/// Largest head of an answer, in bytes.
 const HEAD: usize = 64 << 10;
 
-/// Longest body of an answer, and longest stream.
+/// Largest body of an answer, and largest stream, in bytes.
 const BODY: u64 = 4 << 20;
 
-/// Longest line of a stream.
+/// Longest line of a stream, in bytes.
 const LINE: u64 = 64 << 10;
 
-/// Most events of a stream.
+/// Largest number of events in a stream.
 const EVENTS: usize = 10_000;
 
 /// The header that tells a service whose deployment is meant: another one refuses.
@@ -96,24 +97,24 @@ pub struct Client {
     token: Option<String>,
 }
 
-/// An answer, read to its end.
+/// A complete answer.
 #[derive(Debug)]
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
     /// Names are lowercase.
     pub headers: HeaderMap,
-    /// As text.
+    /// The body as text.
     pub body: String,
 }
 
 impl Answer {
-    /// The body as JSON; null when it is none.
+    /// The body as JSON; null if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or(Value::Null)
     }
 
-    /// For messages: status and the start of the body, masked before it is cut.
+    /// For messages: status and the start of the body. Secrets are masked before it is cut.
     pub fn brief(&self) -> String {
         let start: String = secrets::mask(&self.body).chars().take(SHOWN).collect();
         format!("{} {}", self.status, start.trim())
@@ -121,7 +122,7 @@ impl Answer {
 }
 
 impl Client {
-    /// Every request takes `limit` at most, its body included.
+    /// Each request, including its body, may take `limit`.
     pub fn new(port: u16, project: &str, token: Option<&str>, limit: Duration) -> Self {
         let agent = ureq::Agent::config_builder()
             .proxy(None)
@@ -140,12 +141,12 @@ impl Client {
         Self { wire, project: project.to_owned(), token }
     }
 
-    /// Deployment that is asked.
+    /// The project whose services are asked.
     pub fn project(&self) -> &str {
         &self.project
     }
 
-    /// The same without the token: what the public sees.
+    /// The same client without the token, as the public has it.
     pub fn public(&self) -> Self {
         Self { token: None, ..self.clone() }
     }
@@ -160,12 +161,12 @@ impl Client {
         self.read(path, self.send("HEAD", path, None, None))
     }
 
-    /// POST of JSON.
+    /// POST with a JSON body.
     pub fn post(&self, path: &str, body: &Value) -> Result<Answer> {
         self.read(path, self.send("POST", path, None, Some(body.to_string())))
     }
 
-    /// GET of an event stream; an answer other than 200 is an error that repeats it.
+    /// GET of an event stream. A status other than 200 is an error that shows the answer.
     pub fn stream(&self, path: &str, last_event: Option<&str>) -> Result<Events> {
         let started = Instant::now();
         let reply = self.send("GET", path, last_event, None).with_context(|| self.tried(path))?;
@@ -212,7 +213,7 @@ pub struct Event {
     pub name: String,
     /// JSON text, byte for byte.
     pub data: String,
-    /// Since the request was sent.
+    /// Time since the request was sent.
     pub after: Duration,
 }
 
@@ -230,7 +231,7 @@ impl Events {
         self.collect()
     }
 
-    /// Reads up to and including the next event of this name.
+    /// Reads up to and including the next event with this name. Errors if the stream ends before it.
     pub fn until(&mut self, name: &str) -> Result<Event> {
         for event in self.by_ref() {
             let event = event?;
@@ -246,7 +247,7 @@ impl Events {
 }
 
 impl Events {
-    /// The next line without its end; nothing at the end of the stream.
+    /// The next line without its line break; nothing at the end of the stream.
     fn line(&mut self) -> Result<Option<String>> {
         let mut line = String::new();
         let read = self.reader.by_ref().take(LINE + 1).read_line(&mut line);
@@ -291,7 +292,8 @@ mod tests {
     /// Longest that the requests of these tests may take; far more than their limit, on a busy machine.
     const SLACK: Duration = Duration::from_secs(60);
 
-    /// A server that writes `head` and then `more` for ever, until nobody listens; slowly where that is little.
+    /// A server that writes `head` and then `more` for ever, until nobody listens;
+    /// slowly where that is little.
     fn hostile(head: &'static str, more: &'static str, times: usize, limit: Duration) -> Client {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();

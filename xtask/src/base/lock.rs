@@ -1,7 +1,9 @@
-//! One change at a time. The kernel's advisory lock on the state folder itself, so a dead holder's lock is
-//! free at once, and no file in it that is deleted or replaced lets a second one in; and on the file `lock`
-//! in it, which names the holder, and which older versions lock. Commands that change the pilot take it,
-//! those that look do not.
+//! One change at a time. A command that changes the pilot takes this lock; a command that only reads does
+//! not.
+//!
+//! The lock is the kernel's advisory lock on the state folder itself. So the lock of a dead process is free
+//! at once, and deleting or replacing a file in the folder does not let a second command in. The file `lock`
+//! in the folder names the holder. It is locked too, because older versions lock only that file.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
@@ -19,13 +21,13 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-/// Longest note of a holder that is read.
+/// Bytes of the holder's note that are read.
 const NOTE: usize = 1000;
 
-/// Longest that a child of a killed command takes to let go of the lock.
+/// How long a child of a killed command may keep the lock.
 const AFTER_A_KILL: Duration = Duration::from_secs(2);
 
-/// Held until dropped.
+/// The lock; it is free again when this is dropped.
 #[must_use]
 pub struct Lock {
     _folder: File,
@@ -44,25 +46,27 @@ pub fn take(state: &Path, file: &Path, command: &str) -> Result<Lock> {
     let on_folder = hold(&folder, state, file.as_ref())?;
     let on_file = file.as_ref().map(|locked| hold(locked, state, Some(locked))).transpose()?;
     if !on_folder && on_file != Some(true) {
-        let what = format!("the file system of {} knows no locks", state.display());
-        return Err(fail(Exit::Host, what, "PILOT_STATE_DIR names a folder on a local disk"));
+        let what = format!("cannot lock {}: its file system has no locks", state.display());
+        return Err(fail(Exit::Host, what, "set PILOT_STATE_DIR to a folder on a local disk"));
     }
     if let Some(file) = file.as_mut().filter(|file| is_ours(file, &folder)) {
         let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
         let note = format!("`cargo xtask {command}`, process {}, since {now}\n", std::process::id());
-        // The lock is the kernel's; the name is for others to read. A full disk is no reason to stop.
+        // The note only tells other users who has the lock. If it cannot be written (a full disk), go on.
         file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(note.as_bytes())).ok();
     }
     Ok(Lock { _folder: folder, _file: file })
 }
 
-/// Does somebody change the pilot at this moment? Only looks: it never stands in anybody's way.
+/// Is a command changing the pilot at this moment? Does not take the lock, so it
+/// never blocks another command.
 pub fn is_held(state: &Path) -> bool {
     File::open(state).is_ok_and(|folder| proctable::holder_of(&folder).is_some())
 }
 
-/// Locks it. False where the file system has no locks (some servers lock no folders). A child that a killed
-/// command was just starting has the lock for a moment more, so only its known holder is believed at once.
+/// Locks the file or folder. False if the file system has no locks (some servers do not lock
+/// folders). The child of a killed command can keep the lock for a moment, so the lock is refused at
+/// once only if its holder is known.
 fn hold(file: &File, state: &Path, note: Option<&File>) -> Result<bool> {
     let ask = || match file.try_lock() {
         Ok(()) => Break(Ok(true)),
@@ -83,8 +87,8 @@ fn hold(file: &File, state: &Path, note: Option<&File>) -> Result<bool> {
     }
 }
 
-/// The file `lock`, made where it is missing; nothing where the folder cannot be written, or where
-/// something else has the name: that is neither followed nor written, and the folder is locked all the same.
+/// Opens the file `lock`, and makes it if it is missing. Nothing if the folder cannot be written, or if the
+/// name belongs to something that is not a regular file; that is left alone, and only the folder is locked.
 fn lock_file(path: &Path) -> Option<File> {
     let mut options = File::options();
     options.read(true).custom_flags(files::flags(OFlags::NOFOLLOW | OFlags::NONBLOCK));
@@ -92,25 +96,25 @@ fn lock_file(path: &Path) -> Option<File> {
     let file = written.or_else(|_| options.open(path)).ok();
     let file = file.filter(|file| file.metadata().is_ok_and(|data| data.is_file()));
     if file.is_none() && path.symlink_metadata().is_ok() {
-        eprintln!("warning: {} is no file that can be locked; it is left alone", path.display());
+        eprintln!("warning: {} is not a regular file, so it is neither locked nor changed", path.display());
     }
     file
 }
 
-/// May it be written? Not where the same file has another name somewhere, or is another user's.
+/// May the note be written? Not if the file has a second name (a hard link), or belongs to another user.
 fn is_ours(file: &File, folder: &File) -> bool {
     let (Ok(file), Ok(folder)) = (file.metadata(), folder.metadata()) else { return false };
     let me = rustix::process::geteuid().as_raw();
     file.nlink() == 1 && (file.uid() == me || file.uid() == folder.uid())
 }
 
-/// Who has the lock, as far as can be told.
+/// Who has the lock, as far as it can be found out.
 struct Holder {
-    /// What was noted by whoever took it last.
+    /// The note of the last holder.
     note: String,
-    /// Who that was.
+    /// The process that the note names.
     noted: Option<Process>,
-    /// Who has it; one who is gone is not believed to.
+    /// The process that has the lock; nothing if it is gone or cannot be seen.
     process: Option<Process>,
 }
 
@@ -129,24 +133,29 @@ impl Holder {
         self.process.is_some() && self.process == self.noted
     }
 
-    /// The error, with the way round.
+    /// The error (exit 5), with what to do about it.
     fn refusal(&self, state: &Path) -> Error {
         let Some(process) = self.process else {
             let what = format!("{} is locked by a process that this user cannot see", state.display());
-            let next = Next::shell(format!("sudo fuser --verbose {}", state.display())).so("names it");
+            let next = Next::shell(format!("sudo fuser --verbose {}", state.display()))
+                .so("to see which process it is");
             return fail(Exit::Locked, what, next);
         };
         let who = if self.is_known() { self.note.clone() } else { described(process) };
-        let what = format!("{} is held by {who}", state.display());
+        let what = format!("{} is locked by {who}", state.display());
         let pid = process.id();
         if process.stat().is_some_and(|stat| matches!(stat.state, 'T' | 't')) {
             let what = format!(
-                "{what}; it is stopped, and ends only once it goes on (kill -CONT {pid}) or is killed: \
-                 the same command then takes up what it was doing"
+                "{what}; it is stopped: let it continue (kill -CONT {pid}), or kill it; \
+                 the same command then continues its work"
             );
             return fail(Exit::Locked, what, Next::shell(format!("kill -KILL {pid}")));
         }
-        fail(Exit::Locked, what, format!("wait for it to end, or end it (kill {pid}), and run this again"))
+        fail(
+            Exit::Locked,
+            what,
+            format!("wait until it has ended, or end it (kill {pid}); then run this command again"),
+        )
     }
 }
 

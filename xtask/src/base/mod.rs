@@ -1,5 +1,5 @@
-//! The ground: processes, HTTP, files, deadlines, locks, what is said and what goes wrong. Each file promises
-//! something in its first lines, and none of them knows a stack.
+//! The base layer: processes, HTTP, files, deadlines, locks, output, errors. The first lines of each file say
+//! what it promises. Nothing here knows what a stack is.
 
 pub mod archive;
 pub mod ask;

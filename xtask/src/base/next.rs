@@ -1,6 +1,6 @@
-//! What to do next, as a value: a command that can be pasted as it stands, a sentence, or a command with a
-//! sentence. A command of this program is kept as its own words alone; where it is shown, the context of
-//! whoever asked (project, state folder, engine) is put in front, or it would act on another stack.
+//! What to do next, as a value: a command that can be pasted, a sentence, or both. A command of this program
+//! is stored without `cargo xtask`. When it is shown, the project, the state folder and the engine of the
+//! present command are put in front; without them it would act on another stack.
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Next {
     command: Option<Command>,
-    /// A sentence; behind a command it says why.
+    /// A sentence; after a command it says why.
     words: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Command {
-    /// Words of this program.
+    /// Words for this program.
     Xtask(Vec<String>),
-    /// Of another program, as a shell takes it.
+    /// A command of another program, as a shell line.
     Shell(String),
 }
 
@@ -28,7 +28,7 @@ impl Next {
         Self::words_of(words.split_whitespace())
     }
 
-    /// The same where a word may have spaces.
+    /// The same, for words that may have spaces.
     pub fn words_of<S: Into<String>>(words: impl IntoIterator<Item = S>) -> Self {
         let words = words.into_iter().map(Into::into).collect();
         Self { command: Some(Command::Xtask(words)), words: String::new() }
@@ -39,12 +39,12 @@ impl Next {
         Self { command: Some(Command::Shell(line.into())), words: String::new() }
     }
 
-    /// With a sentence that says why, or what else.
+    /// Adds a sentence that says why, or what else to do.
     pub fn so(self, words: impl Into<String>) -> Self {
         Self { words: words.into(), ..self }
     }
 
-    /// The sentence alone.
+    /// Only the sentence.
     pub fn words(&self) -> &str {
         &self.words
     }
@@ -67,21 +67,21 @@ impl From<String> for Next {
     }
 }
 
-/// What a command of this program needs in front to act on the same stack.
+/// What must stand before the words of a command so that it acts on the same stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
-    /// This program where it is not cargo's: the one that a release keeps, for a tree that does not compile.
+    /// This program, if it is the copy that a release keeps (for source code that does not compile).
     program: Option<PathBuf>,
-    /// `PILOT_STATE_DIR`, where it is set.
+    /// `PILOT_STATE_DIR`, if it is set.
     state: Option<PathBuf>,
-    /// `--project`, where it is not the default.
+    /// `--project`, if it is not the default.
     project: Option<String>,
-    /// `--engine`, where it was given.
+    /// `--engine`, if it was given.
     engine: Option<String>,
 }
 
 impl Context {
-    /// For the stack of this project, in this state folder where it is not the usual one.
+    /// For this project, state folder and engine; `None` is the default of each.
     pub fn new(project: Option<&str>, state: Option<&Path>, engine: Option<&str>) -> Self {
         let program = std::env::current_exe().ok();
         let kept = |path: &PathBuf| path.parent().is_some_and(|folder| folder.ends_with("bin"));
@@ -93,12 +93,12 @@ impl Context {
         }
     }
 
-    /// A command of this program, whole.
+    /// A complete command of this program.
     pub fn xtask(&self, words: &str) -> String {
         self.whole(&words.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     }
 
-    /// The command of `next` as it can be pasted, if it has one.
+    /// The command of `next`, ready to be pasted, if it has one.
     pub fn command(&self, next: &Next) -> Option<String> {
         Some(match next.command.as_ref()? {
             Command::Xtask(words) => self.whole(words),
@@ -106,7 +106,7 @@ impl Context {
         })
     }
 
-    /// One line for people; what stands behind a command is a comment to a shell.
+    /// One line for people. The sentence after a command is a comment for the shell.
     pub fn line(&self, next: &Next) -> String {
         match self.command(next) {
             None => next.words.clone(),
@@ -120,7 +120,7 @@ impl Context {
         let state = self.state.iter().map(|state| format!("PILOT_STATE_DIR={}", path(state)));
         let program = self.program.as_deref().map_or_else(|| "cargo xtask".to_owned(), path);
         let options = [("--project", &self.project), ("--engine", &self.engine)].into_iter();
-        // A command for another stack says so itself.
+        // An option that the command has already is not added.
         let options = options.filter(|(name, _)| words.iter().all(|word| word != name));
         let options = options.filter_map(|(name, value)| Some(format!("{name} {}", quoted(value.as_ref()?))));
         let words = words.iter().map(|word| quoted(word));
@@ -128,7 +128,7 @@ impl Context {
     }
 }
 
-/// As a shell takes it for one word.
+/// Quoted, so that a shell reads it as one word.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,~".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

@@ -1,14 +1,14 @@
-//! What was found out, or why it was not: so that "cannot tell" is never taken for "no".
+//! A value that is known, or the reason why it is not known: so that "cannot tell" is never taken for "no".
 
 use serde::Serialize;
 
-/// Something that is known, or why it is not.
+/// A value, or the reason why it is not known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Observed<T> {
-    /// Found out.
+    /// The value.
     Known(T),
-    /// Could not be found out.
+    /// Why it could not be found out.
     Unknown(String),
 }
 
@@ -21,7 +21,7 @@ impl<T> Observed<T> {
         }
     }
 
-    /// Why it is not known; nothing when it is.
+    /// Why it is not known; empty if it is known.
     pub fn why(&self) -> &str {
         match self {
             Self::Known(_) => "",

@@ -1,6 +1,6 @@
-//! The sink of all that a command says: one JSON line each in a run's journal, synced as it is written; the same
-//! lines with `--format json`; and sentences on a terminal. The one place that prints while something is being
-//! done. It masks secrets, and knows no event.
+//! Everything that a command says goes through here: as JSON lines to the journal of a run (each line is
+//! synced), as the same lines with `--format json`, or as sentences on a terminal. It masks secrets. No other
+//! code prints while a command works. Nothing here knows an event.
 
 use crate::base::files;
 use crate::base::next::Context as Whose;
@@ -15,24 +15,24 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// How a command says what it does.
+/// The form in which a command says what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Sentences for people.
+    /// Sentences for people
     Text,
-    /// One event a line.
+    /// One JSON event a line
     Json,
-    /// Nothing: a part of something that tells its own story.
+    /// Nothing, for a part of a larger command that has its own output.
     Silent,
 }
 
-/// Something that can be told.
+/// An event that can be told.
 pub trait Tell: Serialize {
-    /// For people; none where it is nothing to them.
+    /// The sentence for people; none if the event is not for people.
     fn sentence(&self, out: &Output) -> Option<String>;
 }
 
-/// Something worth saying.
+/// A remark.
 #[derive(Serialize)]
 #[serde(tag = "event", rename = "note")]
 struct Note {
@@ -52,13 +52,14 @@ pub struct Output {
     format: Format,
     color: bool,
     start: Instant,
-    /// Milliseconds that times are ahead of `start`: an earlier try's, less what a person took to answer.
+    /// Milliseconds to add to the time since `start`: the time of an earlier attempt, minus the time
+    /// that a person took to answer.
     shift_ms: AtomicI64,
     journal: Mutex<Option<File>>,
 }
 
 impl Output {
-    /// Events count their time from `start`.
+    /// The times of events count from `start`.
     pub fn new(format: Format, start: Instant, context: Whose) -> Self {
         let color = format == Format::Text
             && std::io::stdout().is_terminal()
@@ -66,27 +67,27 @@ impl Output {
         Self { context, format, color, start, shift_ms: AtomicI64::new(0), journal: Mutex::new(None) }
     }
 
-    /// One that says nothing; a journal is still written.
+    /// An output that prints nothing; a journal is still written.
     pub fn silent(start: Instant) -> Self {
         Self::new(Format::Silent, start, Whose::default())
     }
 
-    /// What is said from now on is of this stack.
+    /// The same output for another stack: suggested commands are for that one.
     pub fn of(self, context: Whose) -> Self {
         Self { context, ..self }
     }
 
-    /// Whose commands are shown.
+    /// The stack that suggested commands are for.
     pub fn context(&self) -> &Whose {
         &self.context
     }
 
-    /// A command of this program as the user can paste it.
+    /// A command of this program that the user can paste.
     pub fn xtask(&self, words: &str) -> String {
         self.context.xtask(words)
     }
 
-    /// From now on events are also appended to this file.
+    /// Opens a journal: from now on events are also appended to this file.
     pub fn open_journal(&self, path: &Path) -> Result<()> {
         let folder = path.parent().context("a journal needs a folder")?;
         files::make_folder(folder)?;
@@ -96,13 +97,15 @@ impl Output {
         Ok(())
     }
 
-    /// Milliseconds since the start of the run's first process, without the time that a person took to answer.
+    /// Milliseconds since the first process of the run started, without the time
+    /// that a person took to answer.
     pub fn elapsed_ms(&self) -> u64 {
         let own = self.start.elapsed().as_millis() as u64;
         own.saturating_add_signed(self.shift_ms.load(Ordering::Relaxed))
     }
 
-    /// The run began so much earlier than this process (in milliseconds), or the clock stood still for so long.
+    /// Moves the clock: positive if the run began `ms` milliseconds before this
+    /// process, negative for a pause.
     pub fn shift(&self, ms: i64) {
         self.shift_ms.fetch_add(ms, Ordering::Relaxed);
     }
@@ -112,12 +115,12 @@ impl Output {
         self.start
     }
 
-    /// JSON was asked for?
+    /// Did the user ask for JSON?
     pub fn is_json(&self) -> bool {
         self.format == Format::Json
     }
 
-    /// One event: to the journal (synced), then to the user.
+    /// Writes an event to the journal (synced), then shows it to the user.
     pub fn event(&self, event: &impl Tell) {
         let line = self.record(event);
         match self.format {
@@ -131,8 +134,8 @@ impl Output {
         }
     }
 
-    /// One event to the journal alone; its line. A journal that cannot be written does not stop a
-    /// rollback; the user is told.
+    /// Writes an event only to the journal, and returns its line. If the journal cannot be written, the user
+    /// is warned and the rollback goes on.
     pub fn record(&self, event: &impl Tell) -> String {
         signals::pass();
         let line = match serde_json::to_string(event) {
@@ -144,26 +147,26 @@ impl Output {
             let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_data());
             if let Err(error) = written {
                 *journal = None;
-                eprintln!("warning: cannot write the journal any more: {error}");
+                eprintln!("warning: cannot write to the journal any more: {error}");
             }
         }
         line
     }
 
-    /// A line for people; nothing in JSON.
+    /// Prints a line for people. Does nothing with `--format json`.
     pub fn say(&self, text: impl AsRef<str>) {
         if self.format == Format::Text {
             self.print(&secrets::mask(text.as_ref()));
         }
     }
 
-    /// A worthwhile sentence in either format.
+    /// A remark: a sentence for people, an event `note` in JSON and in the journal.
     pub fn note(&self, text: impl Into<String>) {
         self.event(&Note { text: text.into() });
     }
 
     fn print(&self, line: &str) {
-        // A reader that has gone (`| head`) does not stop a rollback.
+        // A reader that has ended (`| head`) must not stop a rollback.
         let mut out = std::io::stdout().lock();
         if signals::stopped() {
             drop(out);
@@ -172,7 +175,7 @@ impl Output {
         writeln!(out, "{line}").and_then(|()| out.flush()).ok();
     }
 
-    /// The mark before a line: right, wrong, or so-so.
+    /// The mark before a line: good, bad, or (none) neither.
     pub fn mark(&self, good: Option<bool>) -> &'static str {
         match (good, self.color) {
             (Some(true), true) => "\x1b[32m✓\x1b[0m",
@@ -184,9 +187,9 @@ impl Output {
         }
     }
 
-    /// A line with its mark, cut where the terminal ends; whole where it is piped.
+    /// A line with its mark, cut to the width of the terminal. It is not cut if the output is not a terminal.
     pub fn marked(&self, good: Option<bool>, text: &str) -> String {
-        // Before it is cut: nobody knows half a secret again.
+        // Masked before it is cut: half a secret would not be recognised.
         let text = &secrets::mask(text);
         let width =
             rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_col));

@@ -1,6 +1,6 @@
-//! The one way to run another program: in a process group of its own, with a deadline that ends the
-//! whole group, output to files (a pipe that a grandchild holds would keep us waiting), and an error
-//! that names what was run and what it said. Nothing here knows docker, git or cargo.
+//! The only way to run another program: in its own process group, with a deadline that ends the whole group.
+//! Output goes to files, because a pipe that a grandchild holds open would keep us waiting. An error names
+//! the command and what it wrote. Nothing here knows docker, git or cargo.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::over_budget;
@@ -14,14 +14,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Bytes of a program's standard error that an error repeats.
+/// Bytes of a program's standard error that an error message shows.
 const TAIL: u64 = 2_000;
 
-/// Lines of its output that are repeated where it said nothing there, and bytes of them.
+/// If standard error is empty: lines of standard output that an error message shows, and their bytes.
 const LINES: usize = 5;
 const LAST_WORDS: u64 = 400;
 
-/// A command to be run, as a value.
+/// A command, as a value.
 #[derive(Clone, Debug)]
 pub struct Cmd {
     program: PathBuf,
@@ -35,12 +35,12 @@ pub struct Cmd {
     show_errors: bool,
 }
 
-/// How a program failed, for callers that tell the ways apart.
+/// How a program failed, for callers that must tell the two ways apart.
 #[derive(Debug)]
 pub enum RunError {
-    /// It did not end by its deadline; its whole group was ended.
+    /// It did not end before its deadline; its whole process group was killed.
     Deadline(String),
-    /// It ended with another code than 0.
+    /// It ended with an exit code other than 0.
     Status(String),
 }
 
@@ -53,7 +53,7 @@ impl fmt::Display for RunError {
 
 impl std::error::Error for RunError {}
 
-/// Starts describing a command.
+/// A new command.
 pub fn cmd(program: impl AsRef<Path>, args: &[&str]) -> Cmd {
     Cmd {
         program: program.as_ref().to_owned(),
@@ -81,13 +81,13 @@ impl Cmd {
         self
     }
 
-    /// Sets a variable.
+    /// Sets an environment variable.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Takes variables out of the inherited environment.
+    /// Removes variables from the inherited environment.
     pub fn env_remove(mut self, names: impl IntoIterator<Item = String>) -> Self {
         self.env_remove.extend(names);
         self
@@ -99,26 +99,26 @@ impl Cmd {
         self
     }
 
-    /// Standard output goes to this file, however long it is.
+    /// Standard output goes to this file, without a size limit.
     pub fn stdout_to(mut self, path: &Path) -> Self {
         self.stdout = Some(path.to_owned());
         self
     }
 
-    /// The user sees what the program says on standard error, as it says it.
+    /// The program's standard error goes directly to the user.
     pub fn show_errors(mut self) -> Self {
         self.show_errors = true;
         self
     }
 
-    /// The user sees all that the program says, as it says it; `run` gives nothing back.
+    /// All output of the program goes directly to the user; `run` returns an empty string.
     pub fn show(mut self) -> Self {
         self.show = true;
         self.show_errors()
     }
 
-    /// Runs to the end; the result is what it wrote to standard output. Errors: cannot be started,
-    /// deadline, status (the last two as `RunError`).
+    /// Runs the command to its end and returns its standard output. Errors: it cannot be started; it missed
+    /// the deadline, or its exit code is not 0 (both as `RunError`).
     pub fn run(self, deadline: Deadline) -> Result<String> {
         let out = match &self.stdout {
             Some(path) => File::create(path).with_context(|| format!("cannot make {}", path.display()))?,
@@ -150,7 +150,8 @@ impl Cmd {
             expression = expression.dir(dir);
         }
         let (child, group) = signals::start(&expression).with_context(|| format!("cannot start `{self}`"))?;
-        let ended = child.wait_timeout(deadline.left()).with_context(|| format!("waiting for `{self}`"))?;
+        let ended =
+            child.wait_timeout(deadline.left()).with_context(|| format!("cannot wait for `{self}`"))?;
         signals::pass();
         let status = ended.map(|output| output.status);
         match status {
@@ -160,7 +161,7 @@ impl Cmd {
             }
             None => {
                 group.end();
-                // Ended now; collect it, but never wait for what left the group.
+                // Collect the killed child. The limit is for a process that has left the group.
                 child.wait_timeout(Duration::from_secs(1)).ok();
                 let late = RunError::Deadline(format!("`{self}` did not end in time: {}", said(&out, &err)));
                 let late = anyhow::Error::new(late);
@@ -175,9 +176,8 @@ impl Cmd {
     }
 }
 
-/// Why a program failed, in its own words: what it wrote to standard error. What it wrote to standard output
-/// is its result, which can be long and tells nothing of the failure; its end is taken where there is nothing
-/// else. Masked before it is cut, or half a secret would be left.
+/// Why a program failed, in its own words: the end of its standard error. If that is empty, the end of its
+/// standard output. Secrets are masked before the text is cut, or half a secret could be left.
 fn said(out: &File, err: &File) -> String {
     let end = |file, bytes: u64| {
         let text = secrets::mask(&files::tail(file, 32 * bytes).unwrap_or_default());
@@ -191,7 +191,7 @@ fn said(out: &File, err: &File) -> String {
     let output = end(out, LAST_WORDS);
     let lines: Vec<&str> = output.lines().collect();
     let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
-    if last.is_empty() { "no more was said".to_owned() } else { last }
+    if last.is_empty() { "it wrote no message".to_owned() } else { last }
 }
 
 impl fmt::Display for Cmd {

@@ -1,6 +1,6 @@
-//! The processes of this host as `/proc` tells them (proc(5)): what each was started with, what it has open,
-//! who holds a lock, and ending exactly the process that was looked at. Nothing here knows a pilot. Called by
-//! `lock` and by the engines.
+//! The processes of this host, from `/proc` (proc(5)): how each was started, its open files, and who holds a
+//! lock. Also kills exactly the process that was checked. Nothing here knows a pilot. Called by `lock`,
+//! `ports` and the process engine.
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -9,16 +9,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-/// A process, by its id: it may have ended since, so everything that is asked of it may have no answer.
+/// A process, by its id. It may have ended in the meantime, so every question about it may have no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Process(i32);
 
-/// What `/proc/PID/stat` tells.
+/// The fields of `/proc/PID/stat` that are used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// `R`, `S`, `T` (stopped), …
+    /// `R` (running), `S` (sleeping), `T` (stopped), …
     pub state: char,
-    /// Threads.
+    /// Number of threads.
     pub threads: u64,
     /// Resident memory in bytes.
     pub memory: u64,
@@ -26,15 +26,15 @@ pub struct Stat {
     started: u64,
 }
 
-/// All processes that there are now.
+/// All processes of this moment.
 pub fn all() -> Result<Vec<Process>> {
     let entries = std::fs::read_dir("/proc").context("cannot read /proc, where the processes are listed")?;
     let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     Ok(ids.map(Process).collect())
 }
 
-/// Who holds an advisory lock on this file (flock(2)), through whichever name it was opened. Nothing where
-/// that cannot be seen: another user's process, or another host's.
+/// The process that holds an advisory lock on this file (flock(2)), whatever name it used to open the file.
+/// Nothing if it cannot be seen: a process of another user or of another host.
 pub fn holder_of(file: &File) -> Option<Process> {
     let wanted = file.metadata().ok()?;
     all().ok()?.into_iter().find(|process| {
@@ -50,7 +50,7 @@ pub fn holder_of(file: &File) -> Option<Process> {
 }
 
 impl Process {
-    /// With this id.
+    /// The process with this id.
     pub fn new(pid: i32) -> Self {
         Self(pid)
     }
@@ -69,13 +69,13 @@ impl Process {
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// What it was started with, the program first; nothing where it has ended.
+    /// Its command line, the program first; empty if it has ended.
     pub fn words(self) -> Vec<String> {
         let text = self.text("cmdline").unwrap_or_default();
         text.trim_end_matches('\0').split('\0').map(str::to_owned).collect()
     }
 
-    /// Its short name.
+    /// Its short name (`comm`).
     pub fn name(self) -> String {
         self.text("comm").unwrap_or_default().trim().to_owned()
     }
@@ -87,19 +87,19 @@ impl Process {
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
-    /// One variable of it.
+    /// One variable of that environment.
     pub fn variable(self, name: &str) -> Option<String> {
         self.env().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
-    /// Do paths mean the same to it as to us? Not for what runs in a container.
+    /// Does it see the same file system as this process? A process in a container does not.
     pub fn sees_our_files(self) -> bool {
         let ours = std::fs::read_link("/proc/self/ns/mnt");
         matches!((std::fs::read_link(self.path("ns/mnt")), ours), (Ok(theirs), Ok(ours)) if theirs == ours)
     }
 
-    /// Is this very file open in it under this number? The inode is compared first, because a look at a file
-    /// of a server that does not answer would hang.
+    /// Has it opened exactly this file, under this number? The inode is compared first, because stat(2) on a
+    /// file of a file server that does not answer would hang.
     pub fn has_open(self, fd: u32, file: &Metadata) -> bool {
         let inode =
             |text: &str| text.lines().find_map(|l| l.strip_prefix("ino:")?.trim().parse::<u64>().ok());
@@ -111,16 +111,16 @@ impl Process {
         found.is_ok_and(|found| found.dev() == file.dev() && found.ino() == file.ino())
     }
 
-    /// Does one of its open files have this text as its link (`socket:[123]`)?
+    /// Is this the link of one of its open files (`socket:[123]`)?
     pub fn has_link(self, text: &str) -> bool {
         let fds = std::fs::read_dir(self.path("fd")).into_iter().flatten().flatten();
         fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|link| link.as_os_str() == text)
     }
 
-    /// State, size and start; nothing where it has ended.
+    /// State, memory and start; nothing if it has ended.
     pub fn stat(self) -> Option<Stat> {
         let text = self.text("stat")?;
-        // Behind the name, which may hold anything; the third field of proc(5) comes first.
+        // The name (field 2) may contain anything, so parse after its `)`. The first field there is field 3.
         let fields: Vec<&str> = text.rsplit(')').next()?.split_whitespace().collect();
         let number = |n: usize| fields.get(n - 3)?.parse::<u64>().ok();
         Some(Stat {
@@ -131,7 +131,7 @@ impl Process {
         })
     }
 
-    /// When it was started.
+    /// When it was started; nothing if it has ended.
     pub fn since(self) -> Option<SystemTime> {
         let text = std::fs::read_to_string("/proc/stat").ok()?;
         let boot: u64 = text.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())?;
@@ -139,14 +139,14 @@ impl Process {
         Some(SystemTime::UNIX_EPOCH + Duration::from_secs(boot + self.stat()?.started / ticks.max(1)))
     }
 
-    /// Is it there, whoever's it is?
+    /// Does it exist, as a process of any user?
     pub fn is_there(self) -> bool {
         let Some(pid) = Pid::from_raw(self.0) else { return false };
         !matches!(test_kill_process(pid), Err(error) if error == rustix::io::Errno::SRCH)
     }
 
-    /// Ends it at once if it is `still` the one that is meant. The process is held on to before that is
-    /// asked, so that its id cannot pass to another meanwhile.
+    /// Kills it if `still` says that it is the right process. A pidfd is opened before that question, so that
+    /// the id cannot pass to another process in between.
     pub fn end(self, still: impl Fn(Self) -> bool) {
         let Some(pid) = Pid::from_raw(self.0).filter(|_| self.0 > 1) else { return };
         #[cfg(target_os = "linux")]

@@ -1,7 +1,9 @@
-//! What Ctrl-C and SIGTERM do. The children are in groups of their own and would not hear them: they are ended
-//! here. What was being done stops where it is, as if the process had been killed, so that nothing takes the end
-//! of a child for a failure of its own; the journal has how far it came. There is one last word: that of the
-//! command, or that of the signal. Called by `proc` around each child, by `journal` before each line, by `main`.
+//! What Ctrl-C, SIGTERM and SIGHUP do. Child processes are in their own groups and do not get these signals,
+//! so they are ended here. The work stops where it is, as if the process had been killed: otherwise the end
+//! of a child would look like a failure. The journal shows how far the work came. Only one of the two has the
+//! last word: the command or the signal.
+//!
+//! Called by `proc` around each child, by `output` before each line, and by `main`.
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -10,25 +12,25 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-/// Time that children have to end by themselves.
+/// Time that children have to end by themselves after SIGTERM.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// How far the end of this process has come.
+/// How far the end of this process has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// No signal came, or it came too late to matter.
+    /// No signal came, or it came after the command was over.
     Running,
-    /// Nobody but this thread goes on.
+    /// Only this thread goes on.
     Stopped(ThreadId),
-    /// Anybody but this thread, which was at work when the signal came: what cleans up may have helpers.
+    /// Every thread but this one goes on. It did the work when the signal came; the clean-up may use threads.
     CleaningUp(ThreadId),
 }
 
 struct State {
     stage: Stage,
-    /// The command is over, and about to say how: a signal changes nothing any more.
+    /// The command is over and will now report its result: a signal changes nothing any more.
     over: bool,
-    /// Groups that run now.
+    /// Process groups of the children that run now.
     groups: BTreeSet<i32>,
     clean_up: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -52,26 +54,26 @@ impl State {
     }
 }
 
-/// Was this thread stopped by a signal? Then it must `wait_for_the_end`, holding no lock.
+/// Was this thread stopped by a signal? Then it must release its locks and `wait_for_the_end`.
 pub fn stopped() -> bool {
     state().stops_me()
 }
 
-/// The process ends meanwhile.
+/// Waits; another thread ends the process.
 pub fn wait_for_the_end() -> ! {
     loop {
         thread::park();
     }
 }
 
-/// Goes on, unless this thread was stopped by a signal.
+/// Returns, unless this thread was stopped by a signal; then it waits for the end.
 pub fn pass() {
     if stopped() {
         wait_for_the_end();
     }
 }
 
-/// The command is over. From here on its last word stands, whatever signal comes.
+/// Says that the command is over. A later signal does not change its result.
 pub fn over() {
     let mut state = state();
     if state.stops_me() {
@@ -81,7 +83,7 @@ pub fn over() {
     state.over = true;
 }
 
-/// Starts a child and lists its group, in one: no signal comes between.
+/// Starts a child and registers its process group. No signal is handled in between.
 pub fn start(expression: &duct::Expression) -> std::io::Result<(duct::Handle, Group)> {
     let mut state = state();
     if state.stops_me() {
@@ -94,11 +96,11 @@ pub fn start(expression: &duct::Expression) -> std::io::Result<(duct::Handle, Gr
     Ok((child, Group(pids)))
 }
 
-/// A running process group, listed while it lives.
+/// A process group, registered until this is dropped.
 pub struct Group(Vec<i32>);
 
 impl Group {
-    /// Ends it at once.
+    /// Kills it.
     pub fn end(&self) {
         self.0.iter().for_each(|pid| end_group(*pid));
     }
@@ -110,7 +112,7 @@ impl Drop for Group {
     }
 }
 
-/// Ends a group at once; one that is gone already is no error.
+/// Kills a process group. It is no error if the group is gone already.
 pub fn end_group(pid: i32) {
     signal_group(pid, Signal::KILL);
 }
@@ -121,13 +123,13 @@ fn signal_group(pid: i32, signal: Signal) {
     }
 }
 
-/// Sets what a signal does before it ends this process; a drill takes its pilot down.
+/// Sets the clean-up that a signal runs before it ends this process. A drill removes its pilot there.
 pub fn on_signal(clean_up: impl FnOnce() + Send + 'static) {
     state().clean_up = Some(Box::new(clean_up));
 }
 
-/// Listens for signals, which end this process with `code`, after its children, the clean-up and `last_word`.
-/// The thread that calls this is the one that does the work.
+/// Listens for signals. A signal ends the children, runs the clean-up and `last_word`, and then ends this
+/// process with `code`. The thread that calls this function must be the one that does the work.
 pub fn listen(code: i32, last_word: impl FnOnce() + Send + 'static) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
@@ -151,7 +153,7 @@ pub fn listen(code: i32, last_word: impl FnOnce() + Send + 'static) -> Result<()
     Ok(())
 }
 
-/// A child may be this very program: it is told first, so that it ends its own.
+/// First SIGTERM, then SIGKILL: a child may be this same program, which must end its own children.
 fn end_children() {
     for last in [Signal::TERM, Signal::KILL] {
         let groups = state().groups.clone();

@@ -1,9 +1,9 @@
-//! Waiting for a scoped thread: a panic in it becomes an error of the one who waits.
+//! Waiting for a scoped thread. A panic in the thread becomes an error of the caller.
 
 use anyhow::{Result, anyhow};
 use std::thread::ScopedJoinHandle;
 
-/// What the thread came to.
+/// The result of the thread.
 pub fn joined<T>(handle: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     handle.join().unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied();

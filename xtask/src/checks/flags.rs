@@ -1,4 +1,4 @@
-//! The safety flags of the running services, asked of each over HTTP, not read from a file.
+//! The safety flags of the running services. Each service is asked over HTTP; no file is read.
 
 use crate::checks::target::Target;
 use crate::stack::contract;
@@ -12,21 +12,21 @@ pub struct Flag {
     pub service: String,
     /// Name of the flag.
     pub name: String,
-    /// What it should be.
+    /// The value that it should have.
     pub want: String,
-    /// What the service says it is; none when it does not tell.
+    /// The value that the service reports; none if it reports none.
     pub is: Option<String>,
 }
 
 impl Flag {
-    /// As it should be?
+    /// Has it the value that it should have?
     pub fn ok(&self) -> bool {
         self.is.as_deref() == Some(&self.want)
     }
 }
 
-/// Asks each running service, not the file. A drill's fault and a missing question for the token are
-/// violations too.
+/// Asks each running service for its flags. Two more rows are violations too: a drill's fault in the
+/// image, and `ADMIN_AUTH=off`.
 pub fn flags(target: &Target) -> Vec<Flag> {
     let mut all = Vec::new();
     for (service, client) in &target.clients {
@@ -45,14 +45,14 @@ pub fn flags(target: &Target) -> Vec<Flag> {
     all
 }
 
-/// Are all as they should be?
+/// The smoke check: an error names every flag that is wrong.
 pub fn hold(target: &Target) -> Result<String> {
     let all = flags(target);
     let wrong: Vec<String> = all
         .iter()
         .filter(|flag| !flag.ok())
         .map(|flag| {
-            format!("{}: {} is {}", flag.service, flag.name, flag.is.as_deref().unwrap_or("not told"))
+            format!("{}: {} is {}", flag.service, flag.name, flag.is.as_deref().unwrap_or("not reported"))
         })
         .collect();
     ensure!(wrong.is_empty(), "{}", wrong.join("; "));

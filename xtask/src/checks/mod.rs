@@ -1,5 +1,5 @@
-//! What must hold before the gate opens, asked of the services themselves. Called by `deploy` and by the commands
-//! that look.
+//! What must hold before the gate opens. The services themselves are asked. Called by `deploy` and by the
+//! commands that only look.
 
 pub mod flags;
 pub mod smoke;

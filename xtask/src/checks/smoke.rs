@@ -1,6 +1,6 @@
-//! The smoke checks: the runbook's validation, run against the live services with the admin token, so
-//! that they work behind a closed gate. Every figure is measured on the client; what could not be
-//! measured fails. Called by `execute`, `up` and `smoke`.
+//! The smoke checks: the runbook's validation. They run against the live services with the admin token, so
+//! they work behind a closed gate. Every figure is measured at the client. What could not be measured fails.
+//! Called by `deploy`, `operations` and the commands `smoke`, `snapshot`, `preflight` and `kill-switch off`.
 
 use crate::base::deadline::Deadline;
 use crate::base::http::Event;
@@ -15,19 +15,19 @@ use std::fmt;
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::{Duration, Instant};
 
-/// Streams whose time to first token is measured, and streams that are cancelled.
+/// How many streams measure the time to the first token, and how many are cancelled.
 const FIRST_TOKENS: usize = 5;
 const CANCELS: usize = 3;
 
-/// Times that a latency over its limit is measured in all.
+/// How often, in all, a latency is measured that is over its limit.
 const MEASUREMENTS: usize = 3;
 
-/// One check and what came of it.
+/// One check and its result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
-    /// What is checked.
+    /// Name of the check.
     pub name: &'static str,
-    /// Did it hold?
+    /// Did it pass?
     pub ok: bool,
     /// What was measured, or what came back instead.
     pub detail: String,
@@ -36,13 +36,13 @@ pub struct Check {
 /// Median and worst of several measurements, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Latency {
-    /// Half were faster.
+    /// The median.
     pub median_ms: f64,
     /// The slowest.
     pub worst_ms: f64,
 }
 
-/// A service cannot use its stored data: no matter for waiting, nor for another version.
+/// A service cannot use its stored data. Neither waiting nor another version fixes this.
 #[derive(Debug)]
 pub struct StoreCorrupt(String);
 
@@ -54,23 +54,23 @@ impl fmt::Display for StoreCorrupt {
 
 impl std::error::Error for StoreCorrupt {}
 
-/// All checks.
+/// The results of all checks.
 #[derive(Clone, Debug, Serialize)]
 pub struct Smoke {
-    /// Every one passed.
+    /// Did every check pass?
     pub passed: bool,
-    /// Each.
+    /// The checks, in a fixed order.
     pub checks: Vec<Check>,
-    /// Time to first token; none when it could not be measured.
+    /// Time to the first token; none if it could not be measured.
     pub first_token: Option<Latency>,
-    /// From the cancel request to the end of the stream.
+    /// Time from the cancel request to the end of the stream; none if it could not be measured.
     pub cancel: Option<Latency>,
-    /// What the two are held against, in milliseconds.
+    /// The limits of these two, in milliseconds.
     pub limits_ms: (f64, f64),
 }
 
 impl Smoke {
-    /// In one line.
+    /// A summary in one line.
     pub fn summary(&self) -> String {
         let passed = self.checks.iter().filter(|c| c.ok).count();
         let show = |l: Option<Latency>| {
@@ -85,7 +85,7 @@ impl Smoke {
     }
 }
 
-/// The runbook's "Success Criteria", each drawn from the checks that stand for it.
+/// The "Success Criteria" of the runbook. Each is met if the checks that stand for it have passed.
 pub fn criteria(smoke: &Smoke) -> Vec<(String, bool)> {
     let holds = |names: &[&str]| {
         names.iter().all(|name| smoke.checks.iter().any(|check| check.name == *name && check.ok))
@@ -105,12 +105,12 @@ pub fn criteria(smoke: &Smoke) -> Vec<(String, bool)> {
     ]
 }
 
-/// Names of checks that other rows refer to.
+/// Names of checks that `criteria` refers to.
 const HEALTHY: &str = "all services healthy";
 const STREAMS: &str = "stream starts and gives tokens";
 const FIRST_TOKEN: &str = "first token in time";
 const CANCEL: &str = "cancelled in time";
-/// Two runs of one seed.
+/// Two runs of the same seed give the same bytes.
 pub const SAME: &str = "same seed, same bytes";
 const RESUME: &str = "resume gives exactly the rest";
 const REPORT: &str = "report complete";
@@ -118,7 +118,7 @@ const JOBS: &str = "jobs run to their end";
 const HEADERS: &str = "security headers";
 const FLAGS: &str = "safety flags as they should be";
 
-/// Waits until every service is healthy, then runs all checks side by side.
+/// Waits until every service is healthy, at most until `ready`, then runs all checks at the same time.
 pub fn verify(target: &Target, ready: Deadline) -> Smoke {
     let health = wait_healthy(target, ready);
     let healthy = health.is_ok();
@@ -147,7 +147,7 @@ pub fn verify(target: &Target, ready: Deadline) -> Smoke {
             let headers = scope.spawn(|| headers(target));
             let tokens = first_tokens(target);
             let cancel = joined(cancel);
-            // The other checks are at work beside them.
+            // The other checks ran at the same time, so a latency over its limit is measured again.
             let tokens = alone(tokens, target.first_token_ms, || first_tokens(target));
             let cancel = alone(cancel, target.cancel_ms, || cancels(target));
             add(
@@ -185,12 +185,13 @@ pub fn verify(target: &Target, ready: Deadline) -> Smoke {
     smoke
 }
 
-/// An error that two checks share.
+/// A copy of an error, for a second check that failed for the same reason.
 fn again(error: &anyhow::Error) -> anyhow::Error {
     anyhow::anyhow!("{error:#}")
 }
 
-/// Every service answers and is healthy, or which one is not and why.
+/// Waits until every service answers and is healthy, and checks that all have one version. The error says
+/// which one is not healthy, and why.
 pub fn wait_healthy(target: &Target, ready: Deadline) -> Result<String> {
     let waits: Vec<Result<String>> = std::thread::scope(|scope| {
         let jobs: Vec<_> = target
@@ -200,7 +201,7 @@ pub fn wait_healthy(target: &Target, ready: Deadline) -> Result<String> {
                 scope.spawn(move || {
                     let healthy = ready.poll(Duration::from_millis(5), || match health(client) {
                         Health::Healthy { version } => Break(Ok(version)),
-                        // Says what is wrong with it: waiting does not fix that.
+                        // Waiting does not fix a corrupt store.
                         Health::StoreCorrupt(reason) => {
                             Break(Err(StoreCorrupt(format!("{name}: {reason}")).into()))
                         }
@@ -217,12 +218,12 @@ pub fn wait_healthy(target: &Target, ready: Deadline) -> Result<String> {
     let mut versions = waits.into_iter().collect::<Result<Vec<String>>>()?;
     let count = versions.len();
     versions.dedup();
-    ensure!(versions.len() == 1, "mixed versions: {}", versions.join(", "));
+    ensure!(versions.len() == 1, "the services have different versions: {}", versions.join(", "));
     Ok(format!("{count} services, version {}", versions[0]))
 }
 
-/// A latency over its limit is measured again, with less beside it: a host that was busy for a moment is no
-/// reason to give a release up. What counts is the last measurement.
+/// Measures a latency again if it is over its limit, without the other checks: a host that was busy for a
+/// moment is no reason to reject a release. The last measurement counts.
 fn alone(first: Result<Latency>, limit_ms: f64, measure: impl Fn() -> Result<Latency>) -> Result<Latency> {
     let over = |latency: &Result<Latency>| latency.as_ref().is_ok_and(|l| l.worst_ms >= limit_ms);
     (1..MEASUREMENTS).fold(first, |last, _| if over(&last) { measure() } else { last })
@@ -238,7 +239,7 @@ fn limit(measured: &Result<Latency>, limit_ms: f64) -> Result<String> {
     Ok(detail)
 }
 
-/// Median and worst; no measurement is no latency.
+/// The median and the worst. An error if nothing was measured.
 pub fn latency(mut measured: Vec<Duration>) -> Result<Latency> {
     measured.sort_unstable();
     let worst = measured.last().context("nothing was measured")?;
@@ -260,7 +261,7 @@ fn first_tokens(target: &Target) -> Result<Latency> {
 fn cancels(target: &Target) -> Result<Latency> {
     let measure = |n| {
         let id = session("cancel", n);
-        // Long enough that it cannot end by itself first.
+        // So many tokens that the run cannot end by itself before it is cancelled.
         let stream = StreamOf { budget: Some(500), session: Some(&id), ..StreamOf::seed(&target.seed) };
         let mut events = stream.open(&target.gateway, None)?;
         events.until(contract::TOKEN)?;
@@ -276,7 +277,7 @@ fn cancels(target: &Target) -> Result<Latency> {
 
 type Replay = (Result<String>, Result<String>);
 
-/// Two runs of the same seed and a resumed third, side by side.
+/// Two runs of the same seed, and a third that resumes, all at the same time.
 fn replay(target: &Target) -> Result<Replay> {
     let run = |n: usize, last: Option<&str>| -> Result<Vec<Event>> {
         let id = session("replay", n);
@@ -288,7 +289,7 @@ fn replay(target: &Target) -> Result<Replay> {
         let rest = scope.spawn(|| run(2, Some("msg_003")));
         (run(0, None), joined(two), joined(rest))
     });
-    // All but the ends, which carry the session's own name.
+    // Without the first and last event, which contain the name of the session.
     let tokens = |events: &[Event]| -> Vec<(String, String, String)> {
         let inner = events.iter().filter(|e| e.name == contract::TOKEN || e.name == contract::PROGRESS);
         inner.map(|e| (e.id.clone(), e.name.clone(), e.data.clone())).collect()
@@ -347,7 +348,7 @@ fn headers(target: &Target) -> Result<String> {
     Ok("5 headers".into())
 }
 
-/// From the wish to a report that compares all options: a job to its end, then its report.
+/// The time until a report compares all options: a job until it ends, then its report.
 pub fn comparison(target: &Target) -> Result<Duration> {
     let started = Instant::now();
     job(target)?;

@@ -1,4 +1,4 @@
-//! What the checks are held against: the services of a release, by its own env file, and the limits in that.
+//! What the checks run against: the services of a release, with the addresses and limits of its env file.
 
 use crate::base::http::Client;
 use crate::engine::reach::clients;
@@ -10,18 +10,18 @@ use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Longest that any single request of a check takes.
+/// Limit of a single request of a check.
 const REQUEST: Duration = Duration::from_secs(5);
 
-/// What the checks are held against.
+/// What the checks run against.
 pub struct Target {
-    /// Services of the pilot, each with the admin token.
+    /// The services of the pilot, each with the admin token.
     pub clients: BTreeMap<String, Client>,
     /// The gateway among them.
     pub gateway: Client,
-    /// Scenario of the report.
+    /// Id of the scenario for reports and jobs.
     pub scenario: String,
-    /// Seed of everything.
+    /// Seed of every run and report.
     pub seed: String,
     /// Limit for the first token, in milliseconds.
     pub first_token_ms: f64,

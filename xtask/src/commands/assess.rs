@@ -1,6 +1,5 @@
-//! `assess`: the 60-second look. Services, gate, sessions, errors in the last log lines, drift, and which
-//! scenario a rollback would choose and why. Looks alone; what it cannot tell it says. `status`, `diagnose`,
-//! `preflight` and `evidence` start from the same look, so that all of them see the same.
+//! `assess`: the 60-second overview. Services, gate, sessions, errors in the last log lines, drift, and which
+//! scenario a rollback would choose and why. Read-only. It says what it could not find out.
 
 use super::status;
 use crate::base::deadline::Deadline;
@@ -13,7 +12,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Log lines of each service that are read for errors.
+/// How many log lines of each service are searched for errors.
 const LINES: usize = 50;
 
 /// `cargo xtask assess`.
@@ -21,8 +20,8 @@ const LINES: usize = 50;
 #[command(after_help = "Example:\n  cargo xtask assess")]
 pub struct Args {}
 
-/// Does a log line tell of an error? The services write JSON with a level; what is not JSON is the last
-/// word of a process that could not start.
+/// Is a log line an error? The services write JSON with a level. A line that is not JSON may be the message
+/// of a process that could not start, so it is searched for words.
 pub fn is_error(line: &str) -> bool {
     let json = line.find('{').and_then(|at| serde_json::from_str::<Value>(&line[at..]).ok());
     match json {
@@ -34,7 +33,7 @@ pub fn is_error(line: &str) -> bool {
     }
 }
 
-/// Prints what was seen. Exit 0 when all is well, 1 when not, 4 when the engine does not answer.
+/// Prints the overview. Exit 0 if everything is fine, 1 if not, 4 if the engine does not answer.
 pub fn run(session: &Session) -> Result<Finished> {
     let deadline = Deadline::after(session.pilot.manifest.limits.ready);
     let look = look(session, LINES, deadline);
@@ -67,13 +66,19 @@ pub fn run(session: &Session) -> Result<Finished> {
         }
     }
     if look.target.is_none() {
-        out.say("\na rollback has nowhere to go: there is no known-good release");
+        out.say("\na rollback is not possible: there is no known-good release");
     }
     for (scenario, why) in look.reasons().into_iter().filter(|_| look.target.is_some()) {
-        let why =
-            if why.is_empty() { "nothing differs from the release, and services are not well" } else { &why };
+        let why = if why.is_empty() {
+            "nothing differs from the release, but a service is unhealthy"
+        } else {
+            &why
+        };
         let to = look.target.as_ref().map_or("none", |release| &release.id);
-        out.say(format!("\na rollback, to release {to}, would choose `{}`: {why}", scenario.as_str()));
+        out.say(format!(
+            "\na rollback would go to release {to}, with the scenario `{}`: {why}",
+            scenario.as_str()
+        ));
     }
     let (exit, next) = look.verdict();
     if exit == Exit::Ok {
@@ -82,7 +87,7 @@ pub fn run(session: &Session) -> Result<Finished> {
     Ok(Finished::plain(exit).then(next.as_ref(), out.context()))
 }
 
-/// How many streams run.
+/// Prints how many streams run.
 pub fn show_sessions(session: &Session, look: &Look) {
     let out = &session.out;
     out.say(match &look.sessions {

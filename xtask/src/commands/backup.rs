@@ -1,5 +1,5 @@
-//! `backup create|list|restore`: settings, logs and data, copied with checksums and brought back by the same
-//! way as any rollback: behind the closed gate, after a backup of what is there now, verified.
+//! `backup create|list|restore`: settings, logs and data, copied with checksums. A restore works like a
+//! rollback: behind the closed gate, after a backup of the present state, and verified.
 
 use crate::base::ask;
 use crate::base::deadline::Deadline;
@@ -32,15 +32,15 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Copy env file, compose file, seed, logs and data
+    /// Back up env file, compose file, seed, logs and data
     Create,
-    /// All backups, those of rollbacks too, oldest first
+    /// List all backups, also those of rollbacks, oldest first
     List,
-    /// Bring one back; what is there now is backed up first
+    /// Restore a backup; the present state is backed up first
     Restore {
-        /// Its id, as `list` shows it, or `latest`: the newest that has what is wanted
+        /// Its id, as `list` shows it; or `latest`: the newest backup that has the wanted parts
         backup: String,
-        /// A part alone; can be given more than once [default: all of it]
+        /// Only this part; can be given more than once [default: all parts]
         #[arg(long, value_enum)]
         only: Vec<Part>,
     },
@@ -58,7 +58,7 @@ enum Part {
     Data,
 }
 
-/// Runs one of them.
+/// Runs the subcommand.
 pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     match &args.command {
         Command::Create => create(session),
@@ -88,7 +88,7 @@ fn create(session: &Session) -> Result<Finished> {
     session.out.say(format!("  in {}", kept.dir.display()));
     for freed in backup::retain(&pilot.state, pilot.manifest.limits.keep_backups)? {
         session.out.note(format!(
-            "removed {}, beyond the newest {}",
+            "removed {}: only the newest {} backups are kept",
             freed.what, pilot.manifest.limits.keep_backups
         ));
     }
@@ -104,7 +104,7 @@ fn list(session: &Session) -> Result<Finished> {
         .collect();
     out.event(&Event::Result { value: &json!({"backups": rows, "broken": broken}) });
     if all.is_empty() {
-        out.say(format!("no backups yet; this makes one: {}", out.xtask("backup create")));
+        out.say(format!("there are no backups yet; to make one: {}", out.xtask("backup create")));
     }
     for kept in &all {
         let of = if kept.dir.ends_with("backup") { "rollback" } else { "by hand" };
@@ -128,7 +128,8 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
     let all = [Part::Env, Part::Seed, Part::Compose, Part::Data];
     let kept = backup::named(&pilot.state, name, |b| all.iter().all(|part| !wanted(*part) || has(*part, b)))?;
     if kept.backup.project != pilot.project {
-        let what = format!("backup {} is of project {}", kept.id, kept.backup.project);
+        let what =
+            format!("cannot restore backup {}: it belongs to project {}", kept.id, kept.backup.project);
         return Err(fail(Exit::Usage, what, format!("--project {}", kept.backup.project)));
     }
     let services = if wanted(Part::Data) { kept.backup.data() } else { Vec::new() };
@@ -139,7 +140,7 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
             .map(|(_, file)| (file.to_owned(), kept.dir.join(file)))
             .collect();
     if files.is_empty() && services.is_empty() {
-        let what = format!("backup {} has nothing of that", kept.id);
+        let what = format!("backup {} has none of the wanted parts", kept.id);
         return Err(fail(Exit::Usage, what, Next::xtask("backup list")));
     }
     let parts: Vec<&str> =
@@ -147,11 +148,14 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
     let list = parts.join(", ");
     ask::confirm(
         yes,
-        &format!("this puts {list} of backup {} in place of what is there (backed up first)", kept.id),
+        &format!(
+            "this replaces {list} with the copy in backup {}; the present state is backed up first",
+            kept.id
+        ),
     )?;
     let _lock = session.ledger().lock("backup restore")?;
-    // Data alone comes back under what runs; files belong to the images that they were made beside, where those
-    // are still kept.
+    // Data alone is restored for the release that runs. Files belong to the release that they were backed up
+    // with, if that release is still kept.
     let running = session.store.current().ok().flatten().filter(|_| files.is_empty());
     let beside = kept.backup.release.as_ref().and_then(|id| session.store.named(id).ok());
     let beside = running.or(beside).filter(|release| release.is_known_good());
@@ -159,11 +163,16 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
         Some(release) => Some(release),
         None => session.store.known_good()?.into_iter().next(),
     };
-    let base = base
-        .ok_or_else(|| fail(Exit::NoRelease, "there is no release to bring it back on", Next::xtask("up")))?;
+    let base = base.ok_or_else(|| {
+        fail(
+            Exit::NoRelease,
+            "cannot restore the backup: there is no known-good release to run it with",
+            Next::xtask("up"),
+        )
+    })?;
     session.store.check_files(&base)?;
-    let release =
-        candidate::variant(session, &base, files).context("making a release with the backup's files")?;
+    let release = candidate::variant(session, &base, files)
+        .context("cannot make a release with the files of the backup")?;
     let request = Request {
         to: Some(release.id.clone()),
         backup: Some((kept.dir.clone(), services.clone())),
@@ -175,7 +184,7 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
         session.store.mark_failed(&release.id, why)?;
         return Ok(finished);
     }
-    // What a run that was cut off had taken is back: nobody needs to be told of it any more.
+    // The data that a cut-off run had removed is back, so later commands need not mention that run.
     for cut in run::all_cut_off(&pilot.state, None)? {
         if !services.is_empty() && cut.only_copies().contains(&kept.id) {
             run::give_up(&cut)?;

@@ -1,5 +1,5 @@
-//! `ci`: what the project's CI runs: format, lints with warnings as errors, tests. Here xshell is
-//! enough: nothing of it can hang on a service.
+//! `ci`: what CI runs: format, lints with warnings as errors, tests. xshell is enough here, because nothing
+//! in it can hang on a service.
 
 use crate::base::failure::Exit;
 use crate::deploy::event::Finished;
@@ -12,7 +12,7 @@ use xshell::{Shell, cmd};
 #[command(after_help = "Example:\n  cargo xtask ci")]
 pub struct Args {}
 
-/// Stops at the first that fails.
+/// Stops at the first command that fails.
 pub fn run(pilot: &Pilot) -> Result<Finished> {
     let shell = Shell::new()?;
     shell.change_dir(&pilot.root);

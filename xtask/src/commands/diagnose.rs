@@ -1,5 +1,6 @@
-//! `diagnose`: the deep look. What `assess` tells, and resource use, log lines, networks and volumes,
-//! prometheus targets and the host; and for every finding the command that would fix it.
+//! `diagnose`: the full examination. Everything that `assess` shows, and also resource use, log lines,
+//! networks and volumes, prometheus targets and the host. For each finding, the command that would fix it.
+//! Read-only.
 
 use super::assess::{self, is_error};
 use super::status;
@@ -23,7 +24,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Log lines of each service.
+/// How many log lines of each service are read.
 const LINES: usize = 100;
 
 /// `cargo xtask diagnose`.
@@ -31,7 +32,7 @@ const LINES: usize = 100;
 #[command(after_help = "Example:\n  cargo xtask diagnose")]
 pub struct Args {}
 
-/// Something that is not as it should be.
+/// Something that is wrong, and the command that fixes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Finding {
     what: String,
@@ -40,12 +41,12 @@ struct Finding {
     fix: String,
 }
 
-/// Looks everywhere. Ends as `status` does.
+/// Examines everything. Exit codes as for `status`; also 4 if the host is over a limit.
 pub fn run(session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
     let deadline = Deadline::after(pilot.manifest.limits.ready);
     let env = pilot.env().ok();
-    // The engine is asked by all of them; one after the other is what makes it slow.
+    // All of these ask the engine, which is slow one after the other. So they run at the same time.
     let (look, usage, around, host, targets) = std::thread::scope(|scope| {
         let engine = session.engine.as_ref();
         let usage =
@@ -56,7 +57,7 @@ pub fn run(session: &Session) -> Result<Finished> {
         let host = scope.spawn(|| host::checks(pilot, engine, env.as_ref(), deadline));
         let targets = scope.spawn(|| Observed::from(prometheus_targets(session)));
         let look = look(session, LINES, deadline);
-        let lost = || "the look at it panicked".to_owned();
+        let lost = || "this examination panicked".to_owned();
         (
             look,
             usage.join().unwrap_or_else(|_| Observed::Unknown(lost())),
@@ -109,7 +110,7 @@ fn show(
             Observed::Known(lines) => {
                 let bad = lines.iter().filter(|line| is_error(line)).count();
                 out.say(out.marked(Some(bad == 0), &format!("{name}: {} lines, {bad} errors", lines.len())));
-                // All of them where something is wrong; else there is nothing to read in them.
+                // Print the log only if it has errors.
                 let shown = lines.iter().filter(|_| bad > 0);
                 shown.for_each(|line| out.say(format!("    {line}")));
             }
@@ -133,13 +134,13 @@ fn show(
     host.iter().for_each(|check| show_host(session, check));
 }
 
-/// One line of the host's list.
+/// Prints one check of the host.
 pub fn show_host(session: &Session, check: &HostCheck) {
     let out = &session.out;
     out.say(out.marked(check.ok, &format!("{:<24} {}", check.name, check.detail)));
 }
 
-/// Of what Docker tells about a network or volume: where it is, and who is in it.
+/// A short form of Docker's description: the path of a volume; the subnet and containers of a network.
 fn brief(text: &str) -> String {
     let Ok(value) = serde_json::from_str::<Value>(text) else { return text.to_owned() };
     let one = &value[0];
@@ -149,10 +150,10 @@ fn brief(text: &str) -> String {
     let members = one["Containers"].as_object().into_iter().flat_map(|all| all.values());
     let names: Vec<&str> = members.filter_map(|container| container["Name"].as_str()).collect();
     let subnet = one.pointer("/IPAM/Config/0/Subnet").and_then(Value::as_str).unwrap_or("no subnet");
-    format!("{subnet}, {}", if names.is_empty() { "nobody in it".into() } else { names.join(", ") })
+    format!("{subnet}, {}", if names.is_empty() { "no containers".into() } else { names.join(", ") })
 }
 
-/// Health of each scrape target, where prometheus runs.
+/// The health of each scrape target. An error if prometheus does not run.
 fn prometheus_targets(session: &Session) -> Result<Vec<(String, String)>> {
     let pilot = &session.pilot;
     let first = pilot.manifest.observability.first().context("pilot.toml names no observability services")?;
@@ -165,7 +166,7 @@ fn prometheus_targets(session: &Session) -> Result<Vec<(String, String)>> {
     let all = body
         .pointer("/data/activeTargets")
         .and_then(Value::as_array)
-        .context("prometheus tells no targets")?;
+        .context("the answer of prometheus has no targets")?;
     let text =
         |target: &Value, path: &str| target.pointer(path).and_then(Value::as_str).unwrap_or("?").to_owned();
     Ok(all.iter().map(|target| (text(target, "/labels/instance"), text(target, "/health"))).collect())

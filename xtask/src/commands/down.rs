@@ -1,4 +1,4 @@
-//! `down`: ends the pilot's services. Its state, images and releases stay.
+//! `down`: stops the pilot's services. Data, images and releases stay.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
@@ -12,10 +12,10 @@ use anyhow::Result;
 #[command(after_help = "Example:\n  cargo xtask down")]
 pub struct Args {}
 
-/// Stops at once; volumes stay.
+/// Stops the services without a grace period.
 pub fn run(session: &Session) -> Result<Finished> {
     let _lock = session.ledger().lock("down")?;
     session.engine.down(Extent::Services, Deadline::after(session.pilot.manifest.limits.deploy))?;
-    session.out.say(format!("{} is down; its data and releases are kept", session.pilot.project));
+    session.out.say(format!("{} is stopped; its data and releases are kept", session.pilot.project));
     Ok(Finished::plain(Exit::Ok))
 }

@@ -1,6 +1,6 @@
-//! `evidence`: the whole bundle, as a folder and as one archive: states, inspect output, logs, resource
-//! use, metrics, sessions, settings with secrets masked, networks and volumes, host, drift, plan and the
-//! last journal. What could not be had is listed with its reason.
+//! `evidence`: the complete evidence as a folder and an archive: states, inspect output, logs, resource use,
+//! metrics, sessions, settings with secrets masked, networks and volumes, host, drift, plan and the last
+//! journal. What is missing is listed with the reason.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
@@ -24,20 +24,21 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  cargo xtask evidence\n  cargo xtask evidence --output incident-7")]
 pub struct Args {
-    /// Folder to make; the archive is beside it [default: .pilot/evidence/TIME]
+    /// Folder to create; the archive is written beside it [default: .pilot/evidence/TIME]
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
 }
 
-/// Log lines that are looked at for the folder's summary; the bundle's own logs are longer.
+/// Log lines that are read for the overview. The logs in the evidence are longer.
 const LINES: usize = 50;
 
-/// Exit 0 when the bundle is there; 4 when it is, and the engine did not answer.
+/// Exit 0 if the evidence was written; 4 if it was, but the engine did not answer.
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
     let to = args.output.clone().unwrap_or_else(|| pilot.state.evidence().join(files::stamp()));
-    let to = std::path::absolute(&to).with_context(|| format!("cannot tell where {} is", to.display()))?;
-    anyhow::ensure!(!to.exists(), "{} is there already", to.display());
+    let to = std::path::absolute(&to)
+        .with_context(|| format!("cannot find the absolute path of {}", to.display()))?;
+    anyhow::ensure!(!to.exists(), "cannot write the evidence to {}: it exists already", to.display());
     let deadline = Deadline::after(pilot.manifest.limits.ready);
     let limit = deadline.within(pilot.manifest.limits.engine);
     let engine: &dyn Engine = session.engine.as_ref();
@@ -58,7 +59,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         pretty(json!(look.current.as_ref().context("no release is deployed")?))
     }));
     items.push(item("journal.jsonl", || {
-        let (_, last) = pilot.state.every_run()?.pop().context("there was no run yet")?;
+        let (_, last) = pilot.state.every_run()?.pop().context("there has been no run yet")?;
         files::read_text(&last.journal())
     }));
     let manifest = evidence::gather(pilot, items, &to)?;
@@ -68,7 +69,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         value: &json!({"folder": to, "archive": archive, "files": manifest.files, "missed": manifest.missed}),
     });
     out.say(format!("{} files in {}", manifest.files.len(), to.display()));
-    out.say(format!("the same in {}", archive.display()));
+    out.say(format!("the same files in the archive {}", archive.display()));
     for (what, why) in &manifest.missed {
         out.say(out.marked(None, &format!("no {what}: {why}")));
     }
@@ -78,12 +79,12 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     Ok(finished.then(next.as_ref(), out.context()))
 }
 
-/// The folder as one archive beside it, as private as the folder; there whole or not at all.
+/// Writes the folder as one private archive beside it, completely or not at all.
 fn pack(folder: &Path, deadline: Deadline) -> Result<PathBuf> {
     let archive = PathBuf::from(format!("{}.tar", folder.display()));
     let staging = PathBuf::from(format!("{}.tar.{}.new", folder.display(), std::process::id()));
     let (parent, name) = folder.parent().zip(folder.file_name()).context("a folder needs a parent")?;
-    // Before anything is in it.
+    // Make it private before anything is in it.
     files::write(&staging, b"", Mode::Private)?;
     let tar = cmd("tar", &["--create", "--file", &staging.display().to_string(), "--directory"]);
     let packed =

@@ -1,4 +1,4 @@
-//! `flags`: the safety flags as the running services have them, and what is a violation among them.
+//! `flags`: the safety flags of the running services, and which of them are wrong.
 
 use crate::base::failure::Exit;
 use crate::base::next::Next;
@@ -14,7 +14,7 @@ use serde_json::json;
 #[command(after_help = "Example:\n  cargo xtask flags")]
 pub struct Args {}
 
-/// Exit 1 when a flag is not as it should be, or could not be asked for.
+/// Exit 1 if a flag is wrong, or could not be read.
 pub fn run(session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
     let flags = flags(&Target::new(pilot, session.engine.as_ref(), &pilot.env()?)?);
@@ -22,7 +22,7 @@ pub fn run(session: &Session) -> Result<Finished> {
     let violations = flags.iter().filter(|flag| !flag.ok()).count();
     out.event(&Event::Result { value: &json!({"flags": flags, "violations": violations}) });
     for flag in &flags {
-        let is = flag.is.as_deref().unwrap_or("not told");
+        let is = flag.is.as_deref().unwrap_or("not reported");
         out.say(out.marked(Some(flag.ok()), &format!("{:<8} {:<32} {is}", flag.service, flag.name)));
         if !flag.ok() {
             out.say(format!("    should be {}", flag.want));

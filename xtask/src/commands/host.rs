@@ -1,5 +1,6 @@
-//! `host`: the machine under the pilot (scenario D). Checks it against the limits of `pilot.toml`; frees
-//! what is the pilot's own; restarts the Docker daemon when asked for it and nothing else.
+//! `host`: the machine that the pilot runs on (scenario D). Checks it against the limits of `pilot.toml`,
+//! frees what the pilot made and no longer needs, and restarts the Docker daemon, but only if the user asks
+//! for that.
 
 use super::diagnose::show_host;
 use crate::base::ask;
@@ -18,7 +19,7 @@ use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
 use std::time::Duration;
 
-/// Longest that a daemon takes to come back.
+/// Limit for the daemon to restart and to answer again.
 const RESTART: Duration = Duration::from_secs(90);
 
 /// `cargo xtask host`.
@@ -27,15 +28,15 @@ const RESTART: Duration = Duration::from_secs(90);
     after_help = "Examples:\n  cargo xtask host\n  cargo xtask host --free\n  cargo xtask host --restart-engine"
 )]
 pub struct Args {
-    /// Free what is the pilot's own and no longer needed: old images, builds and backups
+    /// Delete what the pilot made and no longer needs: old images, builds and backups
     #[arg(long)]
     free: bool,
-    /// Restart the Docker daemon; every container of this host stops meanwhile, so it asks
+    /// Restart the Docker daemon; this stops every container of this host for a while, so it asks first
     #[arg(long)]
     restart_engine: bool,
 }
 
-/// Exit 0 when all is within its limits, else 4.
+/// Exit 0 if everything is within its limits, else 4.
 pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
     let out = &session.out;
@@ -62,8 +63,8 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     Ok(Finished { error, ..Finished::plain(Exit::Host) }.then(Some(&wrong.fix), out.context()))
 }
 
-/// What restarts Docker here: systemd, else the init script. Nothing where this host runs no daemon of its
-/// own (Docker Desktop, `DOCKER_HOST`).
+/// The command that restarts Docker on this host: systemd, else the init script. Nothing if this host runs no
+/// daemon (Docker Desktop, or a remote `DOCKER_HOST`).
 fn restart_command(docker_host: Option<&str>, systemd: bool, init_script: bool) -> Option<[&'static str; 3]> {
     match docker_host {
         Some(host) if !host.is_empty() && host != "unix:///var/run/docker.sock" => None,
@@ -78,15 +79,17 @@ fn restart(yes: bool, session: &Session) -> Result<()> {
     let systemd = Path::new("/run/systemd/system").exists();
     let init_script = Path::new("/etc/init.d/docker").exists();
     let Some(words) = restart_command(docker_host.as_deref(), systemd, init_script) else {
-        let what =
-            "this host does not run the Docker daemon by systemd or an init script, so it is not restarted";
-        return Err(fail(Exit::Usage, what, "restart Docker Desktop, or the host that DOCKER_HOST names"));
+        let what = "cannot restart Docker: neither systemd nor an init script of this host runs the daemon";
+        return Err(fail(Exit::Usage, what, "restart Docker Desktop, or Docker on the host in DOCKER_HOST"));
     };
     let limit = Deadline::after(session.pilot.manifest.limits.engine);
     let running = session.engine.host(limit).ok().and_then(|host| host.running);
     let running = running.map_or("an unknown number of".into(), |n| n.to_string());
     let command = words.join(" ");
-    ask::confirm(yes, &format!("`{command}` stops {running} containers of this host, other projects' too"))?;
+    ask::confirm(
+        yes,
+        &format!("`{command}` stops {running} containers of this host, also those of other projects"),
+    )?;
     let deadline = Deadline::after(RESTART);
     let ran = cmd(words[0], &words[1..]).run(deadline);
     ran.map_err(|error| fail(Exit::Host, format!("{error:#}"), Next::shell(format!("sudo {command}"))))?;
@@ -97,11 +100,11 @@ fn restart(yes: bool, session: &Session) -> Result<()> {
         }
     });
     back.map_err(|error| {
-        let what = format!("not back after `{command}`: {error:#}");
+        let what = format!("the engine does not answer after `{command}`: {error:#}");
         fail(Exit::Host, what, Next::shell("journalctl -u docker"))
     })?;
     session.out.note(format!(
-        "the engine answers again after `{command}`; this verifies the pilot: {}",
+        "the engine answers again after `{command}`; to verify the pilot: {}",
         session.out.xtask("rollback")
     ));
     Ok(())

@@ -1,6 +1,6 @@
-//! `kill-switch on|off|status`: the gate by hand. `on` is a hold: who, when and why; no run opens the gate until it
-//! is lifted. Where the gateway does not answer it is stopped. `off` verifies first, lifts the holds that
-//! stood when it began, starts what was stopped for them, and opens.
+//! `kill-switch on|off|status`: a person closes or opens the gate. `on` writes a hold (who, when, why); no
+//! run opens the gate until the hold is lifted. If the gateway does not answer, it is stopped. `off` starts
+//! what was stopped, verifies it, lifts the holds that stood when it began, and opens the gate.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
@@ -23,7 +23,7 @@ use serde_json::json;
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
-/// How long a gateway that somebody replaces at this moment is waited for.
+/// How long to wait for a gateway that another command is replacing at this moment.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `cargo xtask kill-switch`.
@@ -32,25 +32,25 @@ const PATIENCE: Duration = Duration::from_secs(5);
     after_help = "Examples:\n  cargo xtask kill-switch on --reason \"bad answers\"\n  cargo xtask kill-switch off\n  cargo xtask kill-switch status"
 )]
 pub struct Args {
-    /// What to do with it
+    /// What to do with the gate
     #[arg(value_enum)]
     action: Action,
-    /// Why it is closed; clients are told
+    /// Why it is closed; clients see this text
     #[arg(long, default_value = "closed by hand")]
     reason: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Action {
-    /// Close the gate: nothing but health, metrics and admin is answered
+    /// Close the gate: only health, metrics and admin requests are answered
     On,
-    /// Verify the pilot and open the gate
+    /// Verify the pilot, then open the gate
     Off,
-    /// Say where it stands
+    /// Say whether the gate is open, and who closed it
     Status,
 }
 
-/// Closes, opens or tells.
+/// Runs the action.
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let deadline = Deadline::after(session.pilot.manifest.limits.ready);
     match args.action {
@@ -72,21 +72,26 @@ fn status(session: &Session, deadline: Deadline) -> Result<Finished> {
     let holds = hold::standing(&session.ledger())?;
     holds.iter().for_each(|hold| session.out.say(format!("  {hold}")));
     if let Gate::Unknown(why) = &now.gate {
-        return Err(fail(Exit::NotRestored, format!("cannot tell: {why}"), Next::xtask("status")));
+        return Err(fail(
+            Exit::NotRestored,
+            format!("cannot tell whether the gate is open: {why}"),
+            Next::xtask("status"),
+        ));
     }
     let hold = holds.first().map(ToString::to_string);
     Ok(Finished { held: hold.is_some(), hold, ..Finished::plain(Exit::Ok) })
 }
 
-/// Needs no lock: closing is always allowed. The hold is written before anything is closed, so every run sees it
-/// when it comes to opening; one that stands between having looked and looking again is waited for, and then
-/// the gate is proved to be closed once more. Whatever is cut off on the way, nothing ends open under the hold.
+/// Takes no lock, because closing is always allowed. The hold is written before anything is closed, so
+/// every run sees it before it opens the gate. A run may already be opening at this moment: then this waits
+/// for it, and proves once more that the gate is closed. So even if a process is killed here, the gate does
+/// not stay open under the hold.
 fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     let ledger = session.ledger();
     let mut hold = Hold::mine(reason);
     let written = hold.place(&ledger);
     let closed = close(session, reason, deadline).map_err(|error| {
-        let stands = if written.is_ok() { "; the hold stands, and no run opens the gate" } else { "" };
+        let stands = if written.is_ok() { "; the hold stands, so no run opens the gate" } else { "" };
         fail(exit_of(&error), format!("{error:#}{stands}"), Next::xtask("kill-switch on"))
     })?;
     if let Closed::Stopped { services, .. } = &closed
@@ -103,21 +108,26 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     let closed = if still { closed } else { close(session, reason, limit)? };
     session.out.say(closed.to_string());
     written.map_err(|error| {
-        let what = format!("{closed}, but no hold could be written, so a run may open it again: {error:#}");
+        let what = format!(
+            "{closed}, but the hold could not be written, so a run may open the gate again: {error:#}"
+        );
         fail(Exit::Host, what, Next::xtask("host"))
     })?;
     drop(others.map_err(|error| {
-        let what = format!("{closed}; {error:#}, and may open it for an instant when it goes on");
+        let what = format!("{closed}; but {error:#}, and it may open the gate for a moment");
         fail(Exit::NotRestored, what, Next::xtask("kill-switch on"))
     })?);
     session.out.say(format!("  {hold}"));
-    session.out.say(format!("  to verify, lift it and open: {}", session.out.xtask("kill-switch off")));
+    session.out.say(format!(
+        "  to verify the pilot, lift this hold and open the gate: {}",
+        session.out.xtask("kill-switch off")
+    ));
     Ok(Finished { held: true, hold: Some(hold.to_string()), ..Finished::plain(Exit::Ok) })
 }
 
-/// Asked where its release has it first: an engine that hangs does not hold that up. A gateway that is being
-/// replaced at this moment answers in a moment: while somebody is at work it is asked again before it is
-/// stopped.
+/// Closes the gate. First at the address that the release has for the gateway, so that an engine that hangs
+/// cannot delay it; then at the address that the engine reports. While another command is working (it may be
+/// replacing the gateway), this tries again before it stops the gateway.
 fn close(session: &Session, reason: &str, deadline: Deadline) -> Result<Closed> {
     let closes = |client: Option<Client>| client.is_some_and(|client| gate::close(&client, reason).is_ok());
     let asked = deadline.within(PATIENCE).poll(Duration::from_millis(50), || {
@@ -137,17 +147,19 @@ fn close(session: &Session, reason: &str, deadline: Deadline) -> Result<Closed> 
     });
     let Some((view, now)) = asked.unwrap_or_else(|last| Ok(Some(last)))? else { return Ok(Closed::Proved) };
     let closed = lockout::shut(&view, &now, reason, deadline)?;
-    // Whoever starts that gateway, it comes up closed.
+    // However that gateway is started, it must come up closed.
     if let Closed::Stopped { .. } = &closed {
         session.out.note(match lockout::close_on_disk(&view, &session.store, reason, deadline) {
-            Ok(()) => "the gate is closed on disk: whoever starts the gateway, it comes up closed".into(),
+            Ok(()) => {
+                "the gate is closed on disk, so the gateway comes up closed however it is started".into()
+            }
             Err(error) => format!("the gate could not be closed on disk: {error:#}"),
         });
     }
     Ok(closed)
 }
 
-/// Verifies, then opens; lifts the holds that stood when it began, and no later one.
+/// Verifies, then opens the gate. Lifts the holds that stood when it began, and no later one.
 fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
     let ledger = session.ledger();
     let holds = hold::standing(&ledger)?;
@@ -165,12 +177,12 @@ fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
         let ours: Vec<&String> =
             ours.filter(|name| now.service(name).is_some_and(|s| !s.is_live())).collect();
         if ours.is_empty() {
-            let what = "the gateway does not run, and it was not kill-switch on that stopped it";
+            let what = "the gateway does not run, and `kill-switch on` did not stop it";
             return Err(fail(Exit::NotRestored, what, Next::xtask("rollback")));
         }
         for service in ours {
             view.engine.start(service, deadline)?;
-            session.out.note(format!("{service}, which kill-switch on had stopped, is started again"));
+            session.out.note(format!("{service} is started again; kill-switch on had stopped it"));
         }
         lockout::closed_after_start(&view, "not verified yet", deadline)?;
     }
@@ -194,7 +206,7 @@ fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
     }
 }
 
-/// Only what a release has is opened: its own images, its own settings.
+/// An error if the running images or settings differ from the release: such a gate is not opened.
 fn what_runs_is_the_release(session: &Session, view: &View, deadline: Deadline) -> Result<()> {
     let Some(release) = &view.release else { return Ok(()) };
     let services = view.engine.services(deadline.within(session.pilot.manifest.limits.engine))?;
@@ -203,7 +215,7 @@ fn what_runs_is_the_release(session: &Session, view: &View, deadline: Deadline) 
     if all.is_empty() { Ok(()) } else { Err(not_opened(view, &all.join("; "), deadline)) }
 }
 
-/// Why the gate was not opened, and what the public meets now.
+/// The error that says why the gate was not opened, and what the public gets now.
 fn not_opened(view: &View, why: &str, deadline: Deadline) -> anyhow::Error {
     let what = format!("the gate was not opened: {why}; {}", lockout::public(view, deadline));
     fail(Exit::NotRestored, what, Next::xtask("rollback"))

@@ -1,4 +1,5 @@
-//! The commands, one file each: the words of the command line, and a few lines over the code that does it.
+//! The commands, one file each: an args struct, and a `run` of a few lines over the code that does the work.
+//! Called by `main`.
 
 pub mod assess;
 pub mod backup;

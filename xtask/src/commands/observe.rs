@@ -1,5 +1,5 @@
-//! `observe`: prometheus and grafana beside the pilot, from the profile of the release that runs: its scrape
-//! config, alert rules and dashboard are part of the release. On 127.0.0.1 alone.
+//! `observe`: starts prometheus and grafana with the files of the running release: scrape config, alert rules
+//! and dashboard. They are published on 127.0.0.1 only.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
@@ -20,7 +20,7 @@ use std::time::Duration;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  cargo xtask observe\n  cargo xtask observe --only prometheus")]
 pub struct Args {
-    /// One of the services alone; can be given more than once [default: all]
+    /// Only this service; can be given more than once [default: all]
     #[arg(long, value_name = "SERVICE")]
     only: Vec<String>,
 }
@@ -31,7 +31,8 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let _lock = session.ledger().lock("observe")?;
     let all: Vec<&str> = pilot.manifest.observability.iter().map(|s| s.name.as_str()).collect();
     if let Some(unknown) = args.only.iter().find(|name| !all.contains(&name.as_str())) {
-        let what = format!("there is no observability service {unknown}; there are {}", all.join(", "));
+        let what =
+            format!("there is no observability service {unknown}; the services are {}", all.join(", "));
         return Err(fail(Exit::Usage, what, Next::xtask("observe")));
     }
     let chosen: Vec<String> = all
@@ -45,13 +46,13 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     for file in &pilot.manifest.extra_files {
         if !release.files.contains_key(file) {
             let what =
-                format!("release {} has no {file}: it was made before this was part of the pack", release.id);
+                format!("release {} has no file {file}: an older version of this tool made it", release.id);
             return Err(fail(Exit::Usage, what, Next::xtask("up")));
         }
     }
     session.store.check_files(&release)?;
     let deadline = Deadline::after(pilot.manifest.limits.deploy);
-    // A copy, because they run on when retention has long removed the release.
+    // A copy, because they may run longer than retention keeps the release.
     let dir = pilot.state.observability();
     for name in release.files.keys() {
         let mode = if name == ENV_FILE { Mode::Private } else { Mode::Plain };
@@ -59,8 +60,8 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     }
     session.engine.add(&dir, &chosen, deadline).map_err(|error| match exit_of(&error) {
         Exit::NotRestored => {
-            let next = "docker load their images, or name others in the env file (PROMETHEUS_IMAGE, GRAFANA_IMAGE) and run `up`; the pilot itself was not touched";
-            fail(Exit::NotRestored, format!("{} cannot be started: {error:#}", chosen.join(", ")), next)
+            let next = "load their images (docker load), or name other images in the env file (PROMETHEUS_IMAGE, GRAFANA_IMAGE) and run `up`; the pilot itself was not touched";
+            fail(Exit::NotRestored, format!("cannot start {}: {error:#}", chosen.join(", ")), next)
         }
         _ => error,
     })?;
@@ -76,7 +77,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     Ok(Finished::plain(Exit::Ok))
 }
 
-/// Both answer their own health path once they are up (prometheus `/-/ready`, grafana `/api/health`).
+/// Waits until the health path of a service answers (prometheus `/-/ready`, grafana `/api/health`).
 fn wait(service: &str, port: u16, session: &Session, deadline: Deadline) -> Result<()> {
     let path = if service == "grafana" { "/api/health" } else { "/-/ready" };
     let client = Client::new(port, &session.pilot.project, None, Duration::from_secs(1));

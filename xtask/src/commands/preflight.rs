@@ -1,4 +1,5 @@
-//! `preflight`: go or no-go before a demo. Every row is looked at now; a row that cannot be told is a no-go.
+//! `preflight`: is the pilot ready for a demo, go or no-go? Every row is checked now. A row that cannot be
+//! checked is a no-go.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
@@ -23,7 +24,8 @@ use std::time::Duration;
 #[command(after_help = "Example:\n  cargo xtask preflight")]
 pub struct Args {}
 
-/// A pilot that is to be shown runs already: nobody waits for it to start.
+/// Limit for the services to be healthy. Before a demo the pilot runs already, so
+/// there is no wait for a start.
 const READY: Duration = Duration::from_secs(1);
 
 #[derive(Serialize)]
@@ -34,7 +36,7 @@ struct Row {
     fix: String,
 }
 
-/// Exit 0 is GO.
+/// Exit 0 means GO.
 pub fn run(session: &Session) -> Result<Finished> {
     let look = look(session, 1, Deadline::after(session.pilot.manifest.limits.ready));
     let rows = rows(session, &look);
@@ -91,7 +93,7 @@ fn deployed(look: &Look) -> Result<String> {
     match &look.current {
         Some(release) if release.is_known_good() => Ok(format!("{} ({})", release.id, release.label)),
         Some(release) => bail!("{} is {}", release.id, release.state.as_str()),
-        None => bail!("none is recorded"),
+        None => bail!("no release is recorded as deployed"),
     }
 }
 
@@ -136,10 +138,14 @@ fn smoke(session: &Session) -> Result<String> {
     Ok(smoke.summary())
 }
 
-/// The last known-good release is whole: every file and every image is there and as it was.
+/// Is the last known-good release complete, with every file and image unchanged?
 fn way_back(session: &Session) -> Result<String> {
     let good = session.store.known_good()?;
     let Some(release) = good.first() else { bail!("there is no known-good release") };
     session.store.check(release)?;
-    Ok(format!("release {}, every file and image as it was; {} known-good in all", release.id, good.len()))
+    Ok(format!(
+        "release {}, every file and image unchanged; {} known-good releases in all",
+        release.id,
+        good.len()
+    ))
 }

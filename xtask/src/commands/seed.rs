@@ -11,7 +11,7 @@ use anyhow::Result;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Longest that loading takes.
+/// Limit for one request.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// `cargo xtask seed`.
@@ -20,16 +20,17 @@ const LIMIT: Duration = Duration::from_secs(10);
     after_help = "Examples:\n  cargo xtask seed\n  cargo xtask seed pilot-deploy/seed/demo-scenario.json"
 )]
 pub struct Args {
-    /// The scenario [default: the demo scenario of the tree]
+    /// File with the scenario [default: the demo scenario in pilot-deploy/seed]
     file: Option<PathBuf>,
 }
 
-/// The pilot refuses what does not fit its schema; its reason is the error.
+/// The pilot refuses a scenario that does not fit its schema; the error shows its reason.
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
     let path = args.file.clone().unwrap_or_else(|| pilot.pack.join(&pilot.manifest.seed_file));
-    let scenario: serde_json::Value = files::read_json(&path)
-        .map_err(|error| fail(Exit::Usage, format!("{error:#}"), "name a file with a scenario in JSON"))?;
+    let scenario: serde_json::Value = files::read_json(&path).map_err(|error| {
+        fail(Exit::Usage, format!("{error:#}"), "give the path of a JSON file with a scenario")
+    })?;
     let mut clients = clients(pilot, session.engine.as_ref(), &pilot.env()?, LIMIT)?;
     let gateway = clients.remove(pilot.gateway());
     let gateway = gateway.ok_or_else(|| fail(Exit::Usage, "pilot.toml names no gateway", ""))?;
@@ -37,7 +38,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         .map_err(|error| fail(Exit::NotRestored, format!("{error:#}"), Next::xtask("status")))?;
     if answer.status != 200 {
         let exit = if answer.status == 400 { Exit::Usage } else { Exit::NotRestored };
-        let what = format!("{} was refused: {}", path.display(), answer.brief());
+        let what = format!("the pilot refused {}: {}", path.display(), answer.brief());
         return Err(fail(exit, what, Next::xtask("assess")));
     }
     session.out.say(format!("{} is loaded: {}", path.display(), answer.body.trim()));

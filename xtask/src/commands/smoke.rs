@@ -1,4 +1,4 @@
-//! `smoke`: all checks against the running pilot, as a list, and the runbook's success criteria.
+//! `smoke`: runs all checks against the running pilot, and prints them with the runbook's success criteria.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
@@ -16,10 +16,10 @@ use std::time::Duration;
 #[command(after_help = "Example:\n  cargo xtask smoke")]
 pub struct Args {}
 
-/// How long services that only just started may take.
+/// Limit for services that have just started to become healthy.
 const READY: Duration = Duration::from_secs(5);
 
-/// Prints every check; exit 1 when one failed.
+/// Exit 1 if a check failed.
 pub fn run(session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
     let smoke = verify(&Target::new(pilot, session.engine.as_ref(), &pilot.env()?)?, Deadline::after(READY));

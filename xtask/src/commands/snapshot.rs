@@ -1,6 +1,6 @@
 //! `snapshot`: measures the running pilot and writes the metrics file: time to first token, cancel latency,
-//! time to comparison, determinism, the limits they are held against, and whether all held. Measured values
-//! alone: what could not be measured is null and fails.
+//! time to comparison, determinism, the limits, and whether all limits held. It has measured values only. A
+//! value that could not be measured is null, and fails.
 
 use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
@@ -28,7 +28,7 @@ pub struct Args {
     output: Option<PathBuf>,
 }
 
-/// Exit 1 when a limit did not hold; the file is written all the same.
+/// Exit 1 if a limit did not hold. The file is written in any case.
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
     let target = Target::new(pilot, session.engine.as_ref(), &pilot.env()?)?;

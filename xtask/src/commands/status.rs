@@ -1,4 +1,5 @@
-//! `status`: what runs, where the gate stands and what differs from the release, on one screen.
+//! `status`: what runs, whether the gate is open, and how the pilot differs from the release, on one screen.
+//! Read-only.
 
 use crate::base::deadline::Deadline;
 use crate::base::observed::Observed;
@@ -15,7 +16,7 @@ use serde_json::json;
 #[command(after_help = "Example:\n  cargo xtask status")]
 pub struct Args {}
 
-/// Looks and tells. Exit 0 when all is well, 1 when not, 4 when the engine does not answer.
+/// Exit 0 if everything is fine, 1 if not, 4 if the engine does not answer.
 pub fn run(session: &Session) -> Result<Finished> {
     let look = look(session, 0, Deadline::after(session.pilot.manifest.limits.ready));
     session.out.event(&Event::Result { value: &look.told(json!({})) });
@@ -25,7 +26,8 @@ pub fn run(session: &Session) -> Result<Finished> {
     Ok(Finished { release, ..Finished::plain(exit) }.then(next.as_ref(), session.out.context()))
 }
 
-/// The screen: what is deployed, what runs, and how that differs from where a rollback would go.
+/// Prints the screen: what is deployed, what runs, and how it differs from the release
+/// that a rollback would go to.
 pub fn show(session: &Session, look: &Look) {
     let Look { now, current, drift, .. } = look;
     let out = &session.out;
@@ -59,7 +61,9 @@ pub fn show(session: &Session, look: &Look) {
     out.say(out.marked(good, &format!("{:<10} {words}", "gate")));
     match &now.holds {
         Observed::Known(holds) => holds.iter().for_each(|hold| out.say(format!("             {hold}"))),
-        Observed::Unknown(why) => out.say(format!("             cannot tell whether it is held: {why}")),
+        Observed::Unknown(why) => {
+            out.say(format!("             cannot tell whether somebody holds it: {why}"))
+        }
     }
     let from = look.against().map(|release| format!("drift from {}", release.id));
     for difference in drift {

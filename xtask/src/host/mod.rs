@@ -1,6 +1,6 @@
-//! The host: space, inodes, memory, the engine's reach, clock and disk use, ports. Each is held against
-//! the limits of `pilot.toml` and told with what would fix it. Read-only. Called by
-//! `observe`, `execute`, `assess` and `host`.
+//! The host against the limits of `pilot.toml`: disk space, inodes, memory, the engine (does it answer, its
+//! clock, its disk use) and ports. Each check says what would fix it. Read-only. Called by `deploy`,
+//! `operations/look` and the commands.
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
@@ -13,14 +13,14 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use std::path::Path;
 
-/// One thing about the host.
+/// One check of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HostCheck {
-    /// What was looked at.
+    /// What was checked.
     pub name: String,
-    /// Is it within its limit? None: it could not be told.
+    /// Is it within its limit? None if it could not be found out.
     pub ok: Option<bool>,
-    /// What was found.
+    /// The value and its limit, or the error.
     pub detail: String,
     /// What would fix it.
     pub fix: Next,
@@ -34,18 +34,18 @@ fn check(name: impl Into<String>, found: Result<(bool, String)>, fix: impl Into<
     HostCheck { name: name.into(), ok, detail, fix: fix.into() }
 }
 
-/// What costs next to nothing to know: disk and inodes of the state folder, and memory. What could not
-/// be told is left out of a rollback's decisions.
+/// The checks that are very cheap: disk space and inodes of the state folder, and memory. A rollback does not
+/// act on a check whose result is unknown.
 pub fn quick(pilot: &Pilot) -> Vec<HostCheck> {
     let mut all = disk("state folder", pilot.state.path(), pilot).to_vec();
     let least = pilot.manifest.host.memory_free_mib;
     let memory = available_memory()
         .map(|bytes| (bytes >> 20 >= least, format!("{} available, limit {least} MiB", files::human(bytes))));
-    all.push(check("memory", memory, "free -m; end what needs it"));
+    all.push(check("memory", memory, "find what uses the memory (free -m, top), and end it"));
     all
 }
 
-/// All of it.
+/// All checks.
 pub fn checks(
     pilot: &Pilot,
     engine: &dyn Engine,
@@ -64,10 +64,14 @@ pub fn checks(
                 all.extend(disk("engine's folder", root, pilot));
             }
             let most = pilot.manifest.host.clock_skew;
-            let skew = host.skew.context("the engine tells no time").map(|skew| {
+            let skew = host.skew.context("the engine does not report its time").map(|skew| {
                 (skew <= most, format!("{} ms from ours, limit {} ms", skew.as_millis(), most.as_millis()))
             });
-            all.push(check("engine's clock", skew, "set the clock of the host, or restart Docker Desktop"));
+            all.push(check(
+                "engine's clock",
+                skew,
+                "correct the clock of the host, or restart Docker Desktop",
+            ));
             all.extend(host.used.iter().map(|line| check("engine uses", Ok((true, line.clone())), "")));
         }
         Err(error) => all.push(HostCheck {
@@ -81,12 +85,12 @@ pub fn checks(
 
 fn disk(name: &str, path: &Path, pilot: &Pilot) -> [HostCheck; 2] {
     let limits = &pilot.manifest.host;
-    // The folder may not be there yet: its file system is that of the nearest one above.
+    // If the folder does not exist yet, check the file system of the nearest existing parent.
     let there = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
     let stat = rustix::fs::statvfs(there);
     let told = |of: &dyn Fn(&rustix::fs::StatVfs) -> (bool, String)| match &stat {
         Ok(stat) => Ok(of(stat)),
-        Err(error) => Err(anyhow::anyhow!("statvfs {}: {error}", there.display())),
+        Err(error) => Err(anyhow::anyhow!("cannot read the free space of {}: {error}", there.display())),
     };
     let space = told(&|s| {
         let bytes = s.f_bavail * s.f_frsize;
@@ -97,7 +101,7 @@ fn disk(name: &str, path: &Path, pilot: &Pilot) -> [HostCheck; 2] {
         )
     });
     let inodes = told(&|s| match s.f_files {
-        // Some file systems make them as they go (btrfs, overlay on it).
+        // Some file systems have no fixed number of inodes (btrfs, overlay on btrfs).
         0 => (true, "made as needed".into()),
         _ => (s.f_favail >= limits.inodes_free, format!("{} free, limit {}", s.f_favail, limits.inodes_free)),
     });
@@ -113,11 +117,11 @@ fn available_memory() -> Result<u64> {
     kib.map(|kib| kib << 10).context("/proc/meminfo has no MemAvailable")
 }
 
-/// Every port of the pilot: its own service's, free, or somebody else's.
+/// The port of each service: used by the service itself, free, or used by another process.
 fn ports(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: Deadline) -> Vec<HostCheck> {
     let Some(env) = env else {
-        let why = anyhow::anyhow!("there is no env file that can be read");
-        return vec![check("ports", Err(why), Next::xtask("rollback").so("restores it"))];
+        let why = anyhow::anyhow!("the env file is missing or cannot be read");
+        return vec![check("ports", Err(why), Next::xtask("rollback").so("to restore the env file"))];
     };
     let services = engine.services(deadline.within(pilot.manifest.limits.engine));
     let one = |service: &str| {
@@ -125,7 +129,7 @@ fn ports(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: De
         let services = services.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?;
         let ours = services.get(service).is_some_and(|s| s.is_live() && s.port() == Some(port));
         Ok(match ports::owner_of(port) {
-            _ if ours => (true, format!("{port}: the pilot's own")),
+            _ if ours => (true, format!("{port}: used by the pilot itself")),
             None => (true, format!("{port}: free")),
             Some(owner) => (false, format!("{port}: taken by {owner}")),
         })

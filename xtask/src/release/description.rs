@@ -1,6 +1,6 @@
-//! Releases: immutable, self-contained restore points under `.pilot/releases/`, with their images in
-//! `.pilot/images/` and the xtask that made them in `.pilot/bin/`. The store lists, makes, checks and
-//! promotes them. It does not deploy anything.
+//! What a release is: `release.json` and the files beside it, under `.pilot/releases/`. A release never
+//! changes and needs nothing else. Its images are in `.pilot/images/`, the xtask that made it in
+//! `.pilot/bin/`. Values only; the store reads and writes them.
 
 use crate::base::deadline::now_ms;
 use anyhow::{Context, Result, ensure};
@@ -10,13 +10,13 @@ use std::path::PathBuf;
 
 const FORMAT: u32 = 1;
 
-/// Names of a release's files, in its folder, whatever they are called in the tree.
+/// The compose file of a release. The names in a release do not depend on the names in the source code.
 pub const COMPOSE_FILE: &str = "docker-compose.poc.yml";
 /// The env file (0600).
 pub const ENV_FILE: &str = ".env.poc";
 /// The demo scenario.
 pub const SEED_FILE: &str = "demo-scenario.json";
-/// The manifest it was made with.
+/// The manifest that it was made with.
 pub const MANIFEST_FILE: &str = "pilot.toml";
 
 /// How far a release has come.
@@ -27,12 +27,12 @@ pub enum State {
     Candidate,
     /// Its smoke checks passed.
     KnownGood,
-    /// They did not.
+    /// Its smoke checks failed.
     Failed,
 }
 
 impl State {
-    /// As it is written in output.
+    /// The word for it in output.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Candidate => "candidate",
@@ -42,14 +42,14 @@ impl State {
     }
 }
 
-/// An image by content.
+/// An image, identified by its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// Content id, `sha256:…`.
     pub id: String,
-    /// The tag that moves to it when the release is deployed.
+    /// The tag that is moved to it when the release is deployed.
     pub tag: String,
-    /// Checksum of its archive in the store; none until it is saved.
+    /// SHA-256 of its archive in the store; none until it is saved.
     pub archive: Option<String>,
 }
 
@@ -63,38 +63,38 @@ pub struct Release {
     pub state: State,
     /// Why it failed.
     pub reason: Option<String>,
-    /// Unix milliseconds.
+    /// When it was made, in Unix milliseconds.
     pub created_ms: u64,
     /// When its smoke checks last passed on a running pilot, in Unix milliseconds.
     pub verified_ms: Option<u64>,
-    /// Number of the run that verified it last. The last known-good release is the one with the highest: a clock
-    /// can jump.
+    /// Number of the run that verified it last. The last known-good release is the one with the highest
+    /// number. A time is not used for this, because a clock can jump.
     #[serde(default)]
     pub verified_run: Option<u64>,
-    /// What `healthz` calls it, `v1.0.0`.
+    /// The version that `healthz` reports, such as `v1.0.0`.
     pub label: String,
-    /// Git commit of the tree it was made from, `-dirty` behind it where that was changed.
+    /// The git commit that it was made from, with `-dirty` at the end if there were uncommitted changes.
     pub commit: Option<String>,
-    /// Other commits that came out the very same.
+    /// Other commits that gave exactly the same release.
     #[serde(default)]
     pub same_commits: Vec<String>,
     /// `compose` or `process`.
     pub engine: String,
     /// Images by service.
     pub images: BTreeMap<String, Image>,
-    /// Checksum of all that the images were built from; none where they were not built here.
+    /// SHA-256 of everything that the images were built from; none if they were not built here.
     #[serde(default)]
     pub inputs: Option<String>,
-    /// Checksums of the files in the folder.
+    /// SHA-256 of each file in the folder, by name.
     pub files: BTreeMap<String, String>,
-    /// Checksum (and name in `bin/`) of the xtask that made it.
+    /// SHA-256 of the xtask that made it, which is also its name in `bin/`.
     pub xtask: String,
-    /// Digest of each service's settings as the engine deployed them.
+    /// The engine's digest of each service's settings, as they were deployed.
     pub settings: BTreeMap<String, String>,
 }
 
 impl Release {
-    /// A release that is not in the store: the same to an engine, nothing to a rollback.
+    /// A release that is not in the store. An engine can deploy it; a rollback cannot go to it.
     pub fn unrecorded(label: &str, engine: &str, images: BTreeMap<String, Image>) -> Self {
         Self {
             version: FORMAT,
@@ -116,27 +116,28 @@ impl Release {
         }
     }
 
-    /// From the text of a `release.json`. A newer format is refused, and one that says what no release does.
+    /// Parses a `release.json`. Errors: a newer format, or a value that no release can have.
     pub fn parse(text: &[u8]) -> Result<Self> {
-        let value: serde_json::Value = serde_json::from_slice(text).context("it is no JSON")?;
-        let version = value["version"].as_u64().context("it tells no version")?;
+        let value: serde_json::Value = serde_json::from_slice(text).context("it is not JSON")?;
+        let version = value["version"].as_u64().context("it has no format version")?;
         ensure!(version <= FORMAT.into(), "it has the newer format {version}; use the xtask that wrote it");
-        let release: Self = serde_json::from_value(value).context("it is no release")?;
+        let release: Self = serde_json::from_value(value).context("it does not describe a release")?;
         release.check_form()?;
         Ok(release)
     }
 
-    /// Is this what that commit makes?
+    /// Was it made from this commit, or does this commit give the same?
     pub fn is_of(&self, commit: &str) -> bool {
         self.commit.as_deref() == Some(commit) || self.same_commits.iter().any(|same| same == commit)
     }
 
-    /// Sorts releases by when they were verified: by the run, and among those of older versions by the clock.
+    /// The key that sorts releases by when they were verified: the number of the run, then (for releases of
+    /// older versions) the time.
     pub fn verified(&self) -> (Option<u64>, Option<u64>) {
         (self.verified_run, self.verified_ms)
     }
 
-    /// Is there nothing in which they differ, but for when and from what they were made?
+    /// Have both the same engine, images and files? When and from which commit they were made does not count.
     pub fn same_content(&self, other: &Self) -> bool {
         let ids = |release: &Self| -> Vec<(String, String)> {
             release.images.iter().map(|(service, image)| (service.clone(), image.id.clone())).collect()
@@ -144,13 +145,13 @@ impl Release {
         self.engine == other.engine && ids(self) == ids(other) && self.files == other.files
     }
 
-    /// May a rollback go here?
+    /// May a rollback go to it?
     pub fn is_known_good(&self) -> bool {
         self.state == State::KnownGood
     }
 }
 
-/// What a new release is made of.
+/// What a new release is made from.
 pub struct Parts<'a> {
     /// See `Release::label`.
     pub label: String,
@@ -158,10 +159,10 @@ pub struct Parts<'a> {
     pub commit: Option<String>,
     /// See `Release::engine`.
     pub engine: &'a str,
-    /// By service.
+    /// Images by service.
     pub images: BTreeMap<String, Image>,
     /// See `Release::inputs`.
     pub inputs: Option<String>,
-    /// Name in the release, and where it is copied from.
+    /// Each file: its name in the release, and the path that it is copied from.
     pub files: BTreeMap<String, PathBuf>,
 }

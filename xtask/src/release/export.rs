@@ -1,7 +1,8 @@
-//! A release as one file that brings a pilot up on another host: its folder, its images and its xtask, with
-//! a checksum for each. Made and taken in here; the store does the rest. Holds the env file with its
-//! secrets, so it is private (0600). What is taken in was made by anybody: it is looked at as a whole before
-//! anything of it is written, and names in it are compared, never followed.
+//! A release as one file that starts a pilot on another host: its folder, its images and its xtask, each with
+//! a checksum. The file contains the env file with its secrets, so it is private (0600).
+//!
+//! An archive can come from anybody. An import therefore checks the whole archive before it writes anything.
+//! Names in the archive are compared with expected names; they are never used as paths.
 
 use crate::base::archive::{Archive, Timed};
 use crate::base::deadline::Deadline;
@@ -25,11 +26,12 @@ use std::time::Duration;
 const FORMAT: u32 = 1;
 const INDEX: &str = "export.json";
 
-/// Longest that packing and unpacking takes, and slowest.
+/// Limit for packing or unpacking: a fixed time, plus time for the bytes at this speed.
 const LIMIT: Duration = Duration::from_secs(300);
 const BYTES_A_SECOND: u64 = 10 << 20;
 
-/// Largest index and description, and largest file of a release beside its images and its xtask.
+/// Largest index and description, and largest other file of a release (apart from
+/// images and xtask), in bytes.
 const LARGEST_TEXT: u64 = 1 << 20;
 const LARGEST_FILE: u64 = 64 << 20;
 
@@ -39,12 +41,12 @@ struct Index {
     version: u32,
     project: String,
     release: String,
-    /// Bytes of every other file, by name; exports of older versions do not tell them.
+    /// Bytes of every other file, by name. Exports of older versions do not have it.
     #[serde(default)]
     sizes: Option<BTreeMap<String, u64>>,
 }
 
-/// One file of a release: its name in an archive, where a store has it, and its checksum.
+/// One file of a release: its name in an archive, its path in a store, and its SHA-256.
 struct Part {
     name: String,
     path: PathBuf,
@@ -56,7 +58,7 @@ struct Part {
 impl Part {
     fn take(&self, archive: &Archive, to: &mut dyn Write, deadline: Deadline) -> Result<()> {
         let sum = archive.copy(&self.name, to, deadline)?;
-        ensure!(sum == self.sum, "{} is damaged: its checksum is not that of the release", self.name);
+        ensure!(sum == self.sum, "{} is damaged: its checksum is not the one in the release", self.name);
         Ok(())
     }
 
@@ -68,7 +70,7 @@ impl Part {
     }
 }
 
-/// Everything of a release but its description.
+/// All files of a release, except its description.
 fn parts(store: &Store, release: &Release) -> Result<Vec<Part>> {
     let mut parts = Vec::new();
     for (name, sum) in &release.files {
@@ -84,7 +86,7 @@ fn parts(store: &Store, release: &Release) -> Result<Vec<Part>> {
     }
     let (name, path) = (format!("bin/{}", release.xtask), store.xtask(&release.xtask));
     parts.push(Part { name, path, sum: release.xtask.clone(), mode: Mode::Program, largest: u64::MAX });
-    // Services may share an image.
+    // Two services may use the same image.
     parts.sort_by(|a, b| a.name.cmp(&b.name));
     parts.dedup_by(|a, b| a.name == b.name);
     Ok(parts)
@@ -94,12 +96,12 @@ fn description(id: &str) -> String {
     format!("releases/{id}/{DESCRIPTION}")
 }
 
-/// Time for so many bytes.
+/// The deadline for this number of bytes.
 fn limit(bytes: u64) -> Deadline {
     Deadline::after(LIMIT + Duration::from_secs(bytes / BYTES_A_SECOND))
 }
 
-/// Writes a release, checked whole, into one archive, and reads it back.
+/// Checks a release, writes it into one archive, and reads the archive back.
 pub fn export(pilot: &Pilot, store: &Store, release: &Release, to: &Path) -> Result<()> {
     store.check(release)?;
     let mut paths = vec![(description(&release.id), store.file(&release.id, DESCRIPTION))];
@@ -132,9 +134,9 @@ fn pack(to: &Path, index: &Index, paths: &[(String, PathBuf)], deadline: Deadlin
     let file = File::options().write(true).open(to).with_context(cannot)?;
     let mut archive = tar::Builder::new(file);
     let mut add = |name: &str, bytes: u64, from: &mut dyn Read| -> Result<()> {
-        // This form has room for names of 255 bytes, and no others are taken in.
+        // The ustar format allows names of up to 255 bytes. An import accepts no other format.
         let mut header = tar::Header::new_ustar();
-        header.set_path(name).with_context(|| format!("{name:?} is too long a name for an archive"))?;
+        header.set_path(name).with_context(|| format!("the name {name:?} is too long for a tar archive"))?;
         header.set_mode(0o600);
         header.set_size(bytes);
         header.set_cksum();
@@ -150,8 +152,9 @@ fn pack(to: &Path, index: &Index, paths: &[(String, PathBuf)], deadline: Deadlin
     archive.into_inner().and_then(|file| file.sync_all()).with_context(cannot)
 }
 
-/// Takes a release in under a number of its own; one with the same content that is there already is given
-/// back instead.
+/// Imports a release and gives it a new id. If the store has a release with the same content, that
+/// one is returned. Errors: exit 1 if the archive is refused or there is no space, exit 2 if it
+/// belongs to another project.
 pub fn import(pilot: &Pilot, store: &Store, from: &Path) -> Result<Release> {
     store.remove_cut_off_imports()?;
     let scratch = store.import_folder();
@@ -162,17 +165,18 @@ pub fn import(pilot: &Pilot, store: &Store, from: &Path) -> Result<Release> {
 
 fn take_in(pilot: &Pilot, store: &Store, from: &Path, scratch: &Path) -> Result<Release> {
     let refused = |error: anyhow::Error| {
-        let what = format!("{} is no export of a release that can be taken in: {error:#}", from.display());
+        let what = format!("cannot import {}: {error:#}", from.display());
         fail(
             Exit::NotRestored,
             what,
-            Next::xtask("releases export RELEASE").so("on the host that it comes from"),
+            Next::xtask("releases export RELEASE")
+                .so("on the host that the archive comes from, to make it again"),
         )
     };
     let archive = Archive::open(from, Deadline::after(LIMIT)).map_err(refused)?;
     let index = index(&archive).map_err(refused)?;
     if index.project != pilot.project {
-        let what = format!("{} is of project {:?}", from.display(), index.project);
+        let what = format!("cannot import {}: it belongs to project {:?}", from.display(), index.project);
         let next = Next::xtask(&format!("--project {} releases import FILE", index.project));
         return Err(fail(Exit::Usage, what, next));
     }
@@ -188,7 +192,7 @@ fn take_in(pilot: &Pilot, store: &Store, from: &Path, scratch: &Path) -> Result<
     let bytes = archive.sizes().values().sum();
     let deadline = limit(bytes);
     if let Some(known) = store.list()?.0.iter().find(same) {
-        // Damaged on its way, it is refused all the same.
+        // A damaged archive is refused even if the release is here already.
         parts
             .iter()
             .try_for_each(|part| part.take(&archive, &mut std::io::sink(), deadline))
@@ -201,42 +205,47 @@ fn take_in(pilot: &Pilot, store: &Store, from: &Path, scratch: &Path) -> Result<
     publish(store, &packed, release)
 }
 
-/// The index, as long as it can be understood.
+/// Reads and checks the index.
 fn index(archive: &Archive) -> Result<Index> {
     let text = archive.read(INDEX, LARGEST_TEXT)?;
-    let index: Index = serde_json::from_slice(&text).with_context(|| format!("cannot understand {INDEX}"))?;
+    let index: Index = serde_json::from_slice(&text).with_context(|| format!("{INDEX} is malformed"))?;
     ensure!(index.version <= FORMAT, "it has the newer format {}", index.version);
-    ensure!(is_release_id(&index.release), "{:?} is no release id (r and a number)", index.release);
+    ensure!(is_release_id(&index.release), "{:?} is not a release id (r and a number)", index.release);
     Ok(index)
 }
 
-/// The description, every word of which is of the form that it has to have.
+/// Reads the description and checks each value in it.
 fn described(pilot: &Pilot, archive: &Archive, index: &Index) -> Result<Release> {
     let text = archive.read(&description(&index.release), LARGEST_TEXT)?;
     let release = Release::parse(&text)?;
-    ensure!(release.id == index.release, "release {} says that it is {:?}", index.release, release.id);
+    ensure!(
+        release.id == index.release,
+        "the description of release {} has the id {:?}",
+        index.release,
+        release.id
+    );
     for (service, image) in &release.images {
-        // Deploying it moves this tag: it is never one of somebody else's images.
+        // Deploying the release moves this tag, so it must not be the tag of another image.
         let own = format!("{}:latest", pilot.image_name(service));
         ensure!(image.tag == own, "the image of {service} has the tag {:?} and not {own}", image.tag);
     }
     Ok(release)
 }
 
-/// Has the archive what the release says, all of it and nothing else?
+/// Has the archive exactly the files of the release?
 fn compare(archive: &Archive, index: &Index, parts: &[Part]) -> Result<()> {
     let mut sizes = archive.sizes();
     sizes.remove(INDEX);
     if let Some(told) = &index.sizes {
-        ensure!(*told == sizes, "its files are not those that {INDEX} tells");
+        ensure!(*told == sizes, "its files are not the ones that {INDEX} lists");
     }
     sizes.remove(&description(&index.release));
     for part in parts {
-        let bytes = sizes.remove(&part.name).with_context(|| format!("it has no {}", part.name))?;
+        let bytes = sizes.remove(&part.name).with_context(|| format!("it has no file {}", part.name))?;
         ensure!(bytes <= part.largest, "{} is larger than {}", part.name, files::human(part.largest));
     }
     let stray: Vec<&String> = sizes.keys().take(3).collect();
-    ensure!(stray.is_empty(), "no release has {stray:?}");
+    ensure!(stray.is_empty(), "it has files that do not belong to the release: {stray:?}");
     Ok(())
 }
 
@@ -244,20 +253,20 @@ fn ensure_room(state: &Path, bytes: u64) -> Result<()> {
     let free = files::free(state)?;
     if bytes.saturating_add(LARGEST_FILE) > free {
         let (needed, free) = (files::human(bytes), files::human(free));
-        let what = format!("the release needs {needed}, and {free} are free in {}", state.display());
+        let what = format!("the release needs {needed}, but only {free} are free in {}", state.display());
         return Err(fail(Exit::NotRestored, what, Next::xtask("host --free")));
     }
     Ok(())
 }
 
-/// Moves what was unpacked to where the store has it, the release last.
+/// Moves the unpacked files to their places in the store; the release folder last, because that publishes it.
 fn publish(store: &Store, packed: &Store, mut release: Release) -> Result<Release> {
     let old = packed.dir(&release.id);
-    // What a cut-off import has moved is known by this.
+    // If this import is cut off, the next one finds here which archives it has moved.
     files::write_json(&old.join(DESCRIPTION), &release, Mode::Plain)?;
     let known = store.list()?.0;
     for image in release.images.values_mut() {
-        // One of its own with the same content may be packed in another way.
+        // If the store has this image already, keep its archive; the bytes of the two archives may differ.
         let kept = known.iter().flat_map(|r| r.images.values()).find(|other| other.id == image.id);
         match kept.filter(|kept| store.check_archive(kept).is_ok()) {
             Some(kept) => image.archive.clone_from(&kept.archive),
@@ -266,7 +275,7 @@ fn publish(store: &Store, packed: &Store, mut release: Release) -> Result<Releas
     }
     move_to(&packed.xtask(&release.xtask), &store.xtask(&release.xtask))?;
     release.id = store.free_id()?;
-    // What its images were built from, and when it was verified, is another host's word.
+    // These two values are only valid on the host that made them.
     release.inputs = None;
     release.verified_run = None;
     files::write_json(&old.join(DESCRIPTION), &release, Mode::Plain)?;
@@ -275,7 +284,7 @@ fn publish(store: &Store, packed: &Store, mut release: Release) -> Result<Releas
 }
 
 fn move_to(old: &Path, new: &Path) -> Result<()> {
-    // Shared by two services, it was moved with the first.
+    // An image that two services share was moved already.
     if !old.exists() && new.exists() {
         return Ok(());
     }

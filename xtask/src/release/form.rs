@@ -1,30 +1,32 @@
-//! What a release may say: ids, names and sums of the one form each has. Whoever reads a `release.json` asks
-//! here first, so that nothing in it is ever joined to a path, given to a program or printed unchecked. Pure.
+//! The form of every value in a `release.json`: ids, names, checksums. Code that reads a `release.json`
+//! checks it here first. So no value of it is used in a path, given to a program or printed without a check.
+//! Pure.
 
 use crate::base::files;
 use crate::release::description::{Image, Release};
 use anyhow::{Result, ensure};
 
-/// Name of the description itself, which is none of its files.
+/// Name of the description. It is not one of the files that it lists.
 pub const DESCRIPTION: &str = "release.json";
 
-/// `r12`.
+/// Is it a release id: `r` and a number, such as `r12`?
 pub fn is_release_id(text: &str) -> bool {
     let digits = text.strip_prefix('r').unwrap_or_default();
     (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0')
 }
 
-/// A checksum: 64 lowercase hexadecimal digits.
+/// Is it a SHA-256: 64 lowercase hexadecimal digits?
 pub fn is_sum(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// `sha256:` and the checksum.
+/// Is it an image id: `sha256:` and a checksum?
 pub fn is_image_id(text: &str) -> bool {
     text.strip_prefix("sha256:").is_some_and(is_sum)
 }
 
-/// Letters, digits and these; neither an option nor a path nor hidden.
+/// Only letters, digits and the characters in `more`, with a letter or digit first. So it cannot be an
+/// option, a hidden file or an absolute path.
 fn is_word(text: &str, more: &str, longest: usize) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.len() <= longest
@@ -33,33 +35,37 @@ fn is_word(text: &str, more: &str, longest: usize) -> bool {
 
 impl Image {
     fn check_form(&self) -> Result<()> {
-        ensure!(is_image_id(&self.id), "{:?} is no image id (sha256: and 64 hexadecimal digits)", self.id);
-        ensure!(is_word(&self.tag, "._-/:", 300), "{:?} is no tag of an image", self.tag);
+        ensure!(
+            is_image_id(&self.id),
+            "{:?} is not an image id (sha256: and 64 hexadecimal digits)",
+            self.id
+        );
+        ensure!(is_word(&self.tag, "._-/:", 300), "{:?} is not an image tag", self.tag);
         let archive = self.archive.as_deref().unwrap_or(&self.id["sha256:".len()..]);
-        ensure!(is_sum(archive), "{archive:?} is no checksum");
+        ensure!(is_sum(archive), "{archive:?} is not a checksum");
         Ok(())
     }
 }
 
 impl Release {
-    /// Is everything in it of the form that it has to have? The error names the first that is not.
+    /// Checks every value. The error names the first that is wrong.
     pub fn check_form(&self) -> Result<()> {
-        ensure!(is_release_id(&self.id), "{:?} is no release id (r and a number)", self.id);
-        ensure!(is_word(&self.label, "._-", 128), "{:?} is no version", self.label);
-        ensure!(is_word(&self.engine, "-", 32), "{:?} is no engine", self.engine);
+        ensure!(is_release_id(&self.id), "{:?} is not a release id (r and a number)", self.id);
+        ensure!(is_word(&self.label, "._-", 128), "{:?} is not a version", self.label);
+        ensure!(is_word(&self.engine, "-", 32), "{:?} is not an engine", self.engine);
         for commit in self.commit.iter().chain(&self.same_commits) {
-            ensure!(is_word(commit, "-", 128), "{commit:?} is no commit");
+            ensure!(is_word(commit, "-", 128), "{commit:?} is not a commit");
         }
         for (service, image) in &self.images {
-            ensure!(is_word(service, "._-", 128), "{service:?} is no service");
+            ensure!(is_word(service, "._-", 128), "{service:?} is not a service");
             image.check_form()?;
         }
         for (name, sum) in &self.files {
             let own = files::stays_within(name) && name != DESCRIPTION;
-            ensure!(own, "{name:?} is no file of a release");
-            ensure!(is_sum(sum), "{sum:?} of {name:?} is no checksum");
+            ensure!(own, "{name:?} is not a file of a release");
+            ensure!(is_sum(sum), "{sum:?}, the checksum of {name:?}, is not a checksum");
         }
-        ensure!(is_sum(&self.xtask), "{:?} is no checksum of an xtask", self.xtask);
+        ensure!(is_sum(&self.xtask), "{:?} is not the checksum of an xtask", self.xtask);
         Ok(())
     }
 }

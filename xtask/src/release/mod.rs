@@ -1,5 +1,6 @@
-//! Releases: immutable, self-contained restore points. What one is (`description`, `form`), what it is made from
-//! (`source`), the store of them on disk, retention, and carrying one to another host. Nothing is deployed here.
+//! Releases: restore points that never change and that need nothing else. What a release is (`description`,
+//! `form`), what it is made from (`source`), the store on disk, retention, and export to another host.
+//! Nothing here deploys.
 
 pub mod description;
 pub mod export;

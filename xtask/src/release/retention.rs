@@ -1,6 +1,5 @@
-//! What is cleared away of the releases of one pilot: old ones, and what was cut off while it was made. The
-//! running release and the last known-good one always stay. Called after a deployment, by `releases prune` and
-//! by `host --free`.
+//! Which releases are removed: old ones, and unfinished ones. The running release and the last known-good one
+//! always stay. Called after a deployment, by `releases prune` and by `host --free`.
 
 use crate::base::files;
 use crate::base::files::Freed;
@@ -11,8 +10,8 @@ use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 
 impl Store {
-    /// Removes what imports left that were cut off, and the archives that they had moved already, unless a
-    /// release names them. Under the lock, where no other import runs.
+    /// Removes what cut-off imports have left: their folders, and the archives that they had moved already,
+    /// unless a release names them. The caller must hold the lock, so that no other import runs.
     pub fn remove_cut_off_imports(&self) -> Result<Vec<Freed>> {
         let mut freed = Vec::new();
         for path in self.state.imports()? {
@@ -24,13 +23,15 @@ impl Store {
                     files::remove(&self.archive(&image.id))?;
                 }
             }
-            freed.push(Freed { what: format!("cut off: {}", path.display()), bytes: files::remove(&path)? });
+            freed.push(Freed {
+                what: format!("unfinished import {}", path.display()),
+                bytes: files::remove(&path)?,
+            });
         }
         Ok(freed)
     }
 
-    /// Removes what was cut off while it was made: releases that were never published, archives that were
-    /// not written to their end.
+    /// Removes what was cut off while it was made: unpublished releases, and incomplete image archives.
     pub fn remove_unfinished(&self) -> Result<Vec<Freed>> {
         let mut freed = self.remove_cut_off_imports()?;
         for (folder, is_staged) in [
@@ -40,7 +41,7 @@ impl Store {
             for name in files::names(&folder)?.iter().filter(|name| is_staged(name)) {
                 let path = folder.join(name);
                 freed.push(Freed {
-                    what: format!("cut off: {}", path.display()),
+                    what: format!("unfinished {}", path.display()),
                     bytes: files::remove(&path)?,
                 });
             }
@@ -48,8 +49,8 @@ impl Store {
         Ok(freed)
     }
 
-    /// Retention: carries out `prune`. With a release that cannot be read nobody can tell what it names, so nothing
-    /// is removed.
+    /// Removes what `prune` says. If a release cannot be read, it is unknown which archives it names, so nothing is
+    /// removed.
     pub fn retain(&self, keep: usize) -> Result<Vec<Freed>> {
         let (releases, broken) = self.list()?;
         if !broken.is_empty() {
@@ -60,7 +61,7 @@ impl Store {
         let mut freed = Vec::new();
         for id in releases {
             let path = self.dir(&id);
-            // Out of the list first: a removal that is cut off leaves no half release in it.
+            // Rename it first: then a removal that is cut off leaves no incomplete release in the list.
             let staging = self.dir(&format!(".{id}-old"));
             std::fs::rename(&path, &staging).with_context(|| format!("cannot remove {}", path.display()))?;
             freed.push(Freed { what: format!("release {id}"), bytes: files::remove(&staging)? });
@@ -107,7 +108,7 @@ fn prune(all: &[Release], current: Option<&str>, keep: usize) -> Prune {
     }
 }
 
-/// What is more than the first `keep` (at least one) that differ in content.
+/// The releases after the first `keep` (at least one) with different content.
 fn surplus<'a>(releases: &[&'a Release], keep: usize) -> Vec<&'a Release> {
     let mut kept: Vec<&Release> = Vec::new();
     let mut gone = Vec::new();

@@ -1,5 +1,5 @@
-//! The tree that a release is made from: its commit, building its services, another commit in a
-//! worktree of its own. The user's checkout, index and stashes are only read.
+//! The source code that a release is made from: its commit, the build of the services, and worktrees of other
+//! commits. The user's index and stashes are only read; the checkout is switched only by `--checkout`.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
@@ -13,13 +13,13 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Longest that git takes for a question, and a worktree to be made.
+/// Limit for one git command.
 const GIT: Duration = Duration::from_secs(20);
 
-/// Longest that a build takes.
+/// Limit for a build.
 const BUILD: Duration = Duration::from_secs(30 * 60);
 
-/// Folder, in cargo's, with the builds of other commits than the tree's.
+/// Folder, inside cargo's target folder, for builds of other commits.
 pub const OTHER_COMMITS: &str = "other-commits";
 
 /// `known-good.toml`.
@@ -35,37 +35,38 @@ struct KnownGood {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestorePoint {
-    /// What people call it.
+    /// Its name.
     pub label: String,
     /// Its commit.
     pub commit: String,
-    /// Tag of its images, where there are any.
+    /// Tag of its images, if it has any.
     pub tag: Option<String>,
 }
 
-/// The named restore points; a malformed file is an error with line and column.
+/// The restore points of `known-good.toml`; none if there is no such file. A malformed file is an
+/// error with line and column.
 fn restore_points(pilot: &Pilot) -> Result<Vec<RestorePoint>> {
     let path = pilot.pack.join("known-good.toml");
     let Some(bytes) = files::read_if_there(&path)? else { return Ok(Vec::new()) };
     let broken = |why: String| {
-        fail(Exit::Usage, format!("cannot understand {}: {why}", path.display()), "fix the file")
+        fail(Exit::Usage, format!("{} is malformed: {why}", path.display()), "correct that file")
     };
     let text = std::str::from_utf8(&bytes).map_err(|e| broken(e.to_string()))?;
     let file: KnownGood = toml::from_str(text).map_err(|e| broken(e.to_string()))?;
     if file.version != 1 {
-        return Err(broken(format!("version {}, this xtask knows 1", file.version)));
+        return Err(broken(format!("its version is {}, but this xtask only knows version 1", file.version)));
     }
     Ok(file.restore_point)
 }
 
-/// The restore point of this label, if `known-good.toml` has it.
+/// The restore point with this label, if `known-good.toml` has one.
 pub fn restore_point(pilot: &Pilot, label: &str) -> Result<Option<RestorePoint>> {
     Ok(restore_points(pilot)?.into_iter().find(|point| point.label == label))
 }
 
-/// Full id of a commit given by a label of `known-good.toml` or anything that git understands.
-/// Nothing when the word does not look like a revision of this clone; an error where it is a label or
-/// a commit id that is not here.
+/// The full id of a commit, from a label of `known-good.toml` or any revision that git understands.
+/// Nothing if the word is not a revision of this clone. An error if it is a label or a commit id whose
+/// commit is not in this clone.
 pub fn commit_of(pilot: &Pilot, rev: &str) -> Result<Option<String>> {
     let label = restore_point(pilot, rev)?;
     let wanted = label.as_ref().map_or(rev, |p| p.commit.as_str());
@@ -91,7 +92,7 @@ pub fn commit_of(pilot: &Pilot, rev: &str) -> Result<Option<String>> {
     }
 }
 
-/// Commit of the tree, with `-dirty` where it was changed; nothing outside a repository.
+/// The commit of the checkout, with `-dirty` if there are uncommitted changes; nothing outside a repository.
 pub fn head(pilot: &Pilot) -> Option<String> {
     let commit = git(pilot, &["rev-parse", "HEAD"]).ok()?.trim().to_owned();
     let changed = git(pilot, &["status", "--porcelain", "--untracked-files=no"]).ok()?;
@@ -103,49 +104,51 @@ fn git(pilot: &Pilot, args: &[&str]) -> Result<String> {
     cmd(git, args).dir(&pilot.root).run(Deadline::after(GIT))
 }
 
-/// Where the user's own checkout is switched to.
+/// What the user's checkout will be switched to.
 pub struct Checkout {
-    /// As git is told.
+    /// The branch or commit, as git gets it.
     pub rev: String,
 }
 
-/// Refuses over uncommitted work, untracked files included: it would be carried along or lost.
+/// Finds the commit for `--checkout`. Refuses if there is uncommitted work, untracked files included, because
+/// a checkout would carry it along or lose it.
 pub fn checkout_of(pilot: &Pilot, rev: &str) -> Result<Checkout> {
     let commit = commit_of(pilot, rev)?.ok_or_else(|| {
         fail(
             Exit::Usage,
-            format!("git knows no commit {rev}"),
-            Next::shell("git log --oneline").so("shows those there are; git fetch gets more"),
+            format!("git does not know the commit {rev}"),
+            Next::shell("git log --oneline").so("to see the commits; git fetch gets more"),
         )
     })?;
     let changed = git(pilot, &["status", "--porcelain"])?;
     if !changed.trim().is_empty() {
-        let what = format!("--checkout would go over uncommitted work:\n{}", changed.trim_end());
+        let what =
+            format!("--checkout is refused, because there is uncommitted work:\n{}", changed.trim_end());
         let next = Next::shell(
             "git switch --create saved-work && git add --all && git commit --message \"saved work\"",
         );
         return Err(fail(Exit::Usage, what, next));
     }
-    // A branch stays a branch; anything else is a commit without one.
+    // A branch is checked out as a branch, anything else as a detached commit.
     let branch = git(pilot, &["rev-parse", "--verify", "--quiet", &format!("refs/heads/{rev}")]).is_ok();
     Ok(Checkout { rev: if branch { rev.to_owned() } else { commit } })
 }
 
 impl Checkout {
-    /// Switches.
+    /// Switches the checkout.
     pub fn switch(&self, pilot: &Pilot) -> Result<()> {
         git(pilot, &["checkout", "--quiet", &self.rev, "--"]).map(drop)
     }
 }
 
-/// A commit checked out in a folder of its own; removed when dropped.
+/// A commit in a separate git worktree. It is removed when dropped.
 pub struct Worktree {
     root: PathBuf,
     path: PathBuf,
 }
 
 impl Worktree {
-    /// Checks `commit` out beside everything else.
+    /// Checks out `commit` in a new worktree in the state folder.
     pub fn new(pilot: &Pilot, commit: &str) -> Result<Self> {
         let path = pilot.state.worktrees().join(format!("{}-{}", &commit[..12], std::process::id()));
         let text = path.display().to_string();
@@ -153,13 +156,13 @@ impl Worktree {
         Ok(Self { root: pilot.root.clone(), path })
     }
 
-    /// Its root.
+    /// Its folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Removes worktrees that a killed command left behind. Only for the holder of the lock.
+/// Removes worktrees that a killed command left behind. The caller must hold the lock.
 pub fn remove_worktrees(pilot: &Pilot) -> Result<Vec<Freed>> {
     let folder = pilot.state.worktrees();
     let mut freed = Vec::new();
@@ -167,7 +170,7 @@ pub fn remove_worktrees(pilot: &Pilot) -> Result<Vec<Freed>> {
         let path = folder.join(name);
         let bytes = files::size(&path)?;
         git(pilot, &["worktree", "remove", "--force", &path.display().to_string()]).ok();
-        // What git does not know any more is still there.
+        // The folder may still exist if git no longer knows the worktree.
         files::remove(&path)?;
         freed.push(Freed { what: format!("worktree {}", path.display()), bytes });
     }
@@ -184,7 +187,7 @@ impl Drop for Worktree {
     }
 }
 
-/// Would git take this file up? Yes, unless it is in no work tree or git says that it is ignored.
+/// Could git commit this file? Yes, unless it is outside every work tree, or git ignores it.
 pub fn sees(path: &Path) -> bool {
     let Some(folder) = path.parent().filter(|_| path.ancestors().any(|dir| dir.join(".git").exists())) else {
         return false;
@@ -193,16 +196,19 @@ pub fn sees(path: &Path) -> bool {
     asked.run(Deadline::after(GIT)).is_err()
 }
 
-/// Builds the services of the tree at `root` into one static binary. For the user's own tree it shares
-/// xtask's target folder: with `--target` the flags do not touch what xtask was built with. Another
-/// commit gets a folder of its own, or the two would overwrite each other's binary.
+/// Builds the services of the source code at `root` into one static binary, and returns its path. The user's
+/// own source code shares xtask's target folder, because with `--target` the flags do not apply to xtask's
+/// dependencies. Another commit gets a separate folder, or the two would overwrite each other's binary.
 pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf> {
     let target = host_triple()?;
     let package = &pilot.manifest.build.package;
     let target_dir = target_dir(pilot, (root != pilot.root).then_some(OTHER_COMMITS));
     let binary = target_dir.join(&target).join("image").join(package);
     if !binary.exists() {
-        say(format!("building the services, {} crates: a minute or two, once", crates(root, package)));
+        say(format!(
+            "building the services, {} crates; only the first build takes a minute or two",
+            crates(root, package)
+        ));
     }
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let static_flags = if target.contains("linux") { "-C target-feature=+crt-static" } else { "" };
@@ -211,7 +217,8 @@ pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf
         .dir(root)
         .env("RUSTFLAGS", static_flags)
         .env("CARGO_TARGET_DIR", &target_dir.display().to_string())
-        // What `cargo xtask` and `cargo test` set for us is not meant for this build.
+        // `cargo xtask` and `cargo test` set these variables for this program, not for
+        // the build that it starts.
         .env_remove(std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).filter(
             |name| {
                 name.starts_with("CARGO_PKG_")
@@ -219,24 +226,25 @@ pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf
                     || name == "CARGO_MANIFEST_DIR"
             },
         ));
-    // Cargo tells how far it is.
+    // The user sees cargo's progress.
     build.show_errors().run(Deadline::after(BUILD)).map_err(|e| {
         fail(
             Exit::NotRestored,
-            format!("the services do not build: {e:#}"),
-            Next::xtask("up --from HEAD").so("or another commit; or fix the tree"),
+            format!("cannot build the services: {e:#}"),
+            Next::xtask("up --from HEAD")
+                .so("to deploy the last commit (or name another one); or correct the source code"),
         )
     })?;
     Ok(binary)
 }
 
-/// Where cargo builds, or a folder in it.
+/// Cargo's target folder, or a folder in it.
 pub fn target_dir(pilot: &Pilot, below: Option<&str>) -> PathBuf {
     let dir = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| pilot.root.join("target"), PathBuf::from);
     below.map_or_else(|| dir.clone(), |name| dir.join(name))
 }
 
-/// Crates that a cold build compiles, for the announcement alone.
+/// How many crates a first build compiles; only for the message.
 fn crates(root: &Path, package: &str) -> String {
     let args = ["tree", "--package", package, "--edges", "normal,build", "--prefix", "none", "--locked"];
     let listed = cmd("cargo", &args).dir(root).run(Deadline::after(GIT)).unwrap_or_default();
@@ -249,5 +257,5 @@ fn crates(root: &Path, package: &str) -> String {
 fn host_triple() -> Result<String> {
     let said = cmd("rustc", &["--version", "--verbose"]).run(Deadline::after(GIT))?;
     let host = said.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).context("rustc does not tell its host")
+    host.map(str::to_owned).context("`rustc --version --verbose` shows no host")
 }

@@ -1,4 +1,4 @@
-//! The releases of one pilot on disk: listed, made, checked, and promoted. Clearing away is in `retention`.
+//! The releases of one pilot on disk: lists, makes, checks and promotes them. `retention` removes old ones.
 
 use crate::base::deadline::now_ms;
 use crate::base::failure::{Exit, fail};
@@ -21,7 +21,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// The store in a state folder, which need not exist yet.
+    /// The store in a state folder. The folder need not exist yet.
     pub fn new(state: &StateDir) -> Self {
         Self { state: state.clone() }
     }
@@ -36,21 +36,21 @@ impl Store {
         self.dir(id).join(name)
     }
 
-    /// Where the archive of an image is, or goes.
+    /// Path of the archive of an image.
     pub fn archive(&self, image: &str) -> PathBuf {
         self.state.image(image)
     }
 
-    /// Where the xtask of a release is.
+    /// Path of the xtask of a release, by its SHA-256.
     pub fn xtask(&self, sum: &str) -> PathBuf {
         self.state.program(sum)
     }
 
-    /// All releases that can be read, oldest first, and what was wrong with the others.
+    /// All releases that can be read, oldest first, and an error for each of the others.
     pub fn list(&self) -> Result<(Vec<Release>, Vec<String>)> {
         let (mut releases, mut broken) = (Vec::new(), Vec::new());
         for name in files::names(&self.state.releases())? {
-            // A name with a dot is a release that was never published.
+            // A name that begins with a dot is an unpublished release.
             if name.starts_with('.') {
                 continue;
             }
@@ -65,26 +65,26 @@ impl Store {
 
     fn read(&self, id: &str) -> Result<Release> {
         if !is_release_id(id) {
-            bail!("{id:?} in {} is no release", self.state.releases().display());
+            bail!("{id:?} in {} is not a release", self.state.releases().display());
         }
         let path = self.file(id, DESCRIPTION);
         let bytes = files::read(&path)?;
         let release = Release::parse(&bytes).with_context(|| format!("cannot use {}", path.display()))?;
         if release.id != id {
-            bail!("{} says that it is {}", path.display(), release.id);
+            bail!("{} has the id {}, which is not the name of its folder", path.display(), release.id);
         }
         Ok(release)
     }
 
-    /// The release that runs, or that was being deployed when something went wrong.
+    /// The release that runs, or that was being deployed when a run was cut off.
     pub fn current(&self) -> Result<Option<Release>> {
         let Some(id) = self.ledger().read(Record::Running)? else { return Ok(None) };
         self.read(String::from_utf8_lossy(&id).trim()).map(Some)
     }
 
-    /// Says which release is deployed from now on.
+    /// Records which release is deployed from now on.
     pub fn set_current(&self, id: &str) -> Result<()> {
-        // Already so: a full disk is no obstacle then.
+        // Nothing to write if it is recorded already; so a full disk does not matter then.
         if self.current().ok().flatten().is_some_and(|r| r.id == id) {
             return Ok(());
         }
@@ -96,7 +96,7 @@ impl Store {
         Ledger::new(&self.state)
     }
 
-    /// A release by what the user typed; an unknown one is an error that lists those there are.
+    /// The release that the user named. An error (exit 2) lists the releases that exist.
     pub fn named(&self, name: &str) -> Result<Release> {
         let (releases, broken) = self.list()?;
         if let Some(found) = releases.iter().find(|r| r.id == name) {
@@ -110,11 +110,11 @@ impl Store {
         let there =
             if ids.is_empty() { "there are none".into() } else { format!("there are {}", ids.join(", ")) };
         let nearest = nearest(name, &ids).map(|id| format!("; did you mean {id}?")).unwrap_or_default();
-        let what = format!("no release {name}; {there}{nearest}");
+        let what = format!("there is no release {name}; {there}{nearest}");
         Err(fail(Exit::Usage, what, Next::xtask("releases list")))
     }
 
-    /// Every known-good release, the one verified last first.
+    /// Every known-good release; the one that was verified last comes first.
     pub fn known_good(&self) -> Result<Vec<Release>> {
         let (mut releases, _) = self.list()?;
         releases.retain(Release::is_known_good);
@@ -122,50 +122,54 @@ impl Store {
         Ok(releases)
     }
 
-    /// Are all files of a release there and as they were? The error names the first that is not.
+    /// Do all files of a release exist unchanged? The error names the first that does not.
     pub fn check_files(&self, release: &Release) -> Result<()> {
         for (name, sum) in &release.files {
             let path = self.file(&release.id, name);
             let found = files::sha256(&path)?;
             if &found != sum {
-                bail!("{} was altered: its checksum is not that of release {}", path.display(), release.id);
+                bail!(
+                    "{} was altered: its checksum is not the one in release {}",
+                    path.display(),
+                    release.id
+                );
             }
         }
         Ok(())
     }
 
-    /// Is everything of a release there and as it was: files, images, and the xtask that made it?
+    /// Does everything of a release exist unchanged: files, images, and the xtask that made it?
     pub fn check(&self, release: &Release) -> Result<()> {
         self.check_files(release)?;
         release.images.values().try_for_each(|image| self.check_archive(image).map(drop))?;
         let xtask = self.xtask(&release.xtask);
         if files::sha256(&xtask)? != release.xtask {
-            bail!("{} was altered: its checksum is not its name", xtask.display());
+            bail!("{} was altered: its checksum is not the one in its name", xtask.display());
         }
         Ok(())
     }
 
-    /// Is the archive of an image there and as it was?
+    /// Does the archive of an image exist unchanged? Returns its path.
     pub fn check_archive(&self, image: &Image) -> Result<PathBuf> {
         let path = self.archive(&image.id);
         let Some(sum) = &image.archive else { bail!("image {} was never saved", image.id) };
         if &files::sha256(&path)? != sum {
-            bail!("{} was altered: its checksum is not that of the release", path.display());
+            bail!("{} was altered: its checksum is not the one in the release", path.display());
         }
         Ok(path)
     }
 
-    /// A number that no release has.
+    /// An id that no release has yet.
     pub fn free_id(&self) -> Result<String> {
         let (releases, _) = self.list()?;
         let next = releases.iter().map(|r| number(&r.id)).max().unwrap_or(0) + 1;
-        // A broken one may have the number already.
+        // A release that cannot be read may have this id.
         let id = (next..).map(|n| format!("r{n}")).find(|id| !self.dir(id).exists());
-        id.context("no number left for a release")
+        id.context("there is no free release id")
     }
 
-    /// Records a candidate: everything is copied into a folder that nobody lists, then published by
-    /// renaming it. `save` puts an image's archive where it is told.
+    /// Makes a release, as a candidate. Everything is copied into a hidden folder, which is then renamed.
+    /// `save` writes the archive of an image to a path.
     pub fn create(
         &self,
         parts: Parts<'_>,
@@ -193,7 +197,7 @@ impl Store {
         Ok(release)
     }
 
-    /// Saves each image once, however many services share it, and notes the checksums.
+    /// Saves each image once, even if services share it, and notes the checksums.
     fn save_archives(
         &self,
         mut images: BTreeMap<String, Image>,
@@ -221,12 +225,12 @@ impl Store {
         Ok(images)
     }
 
-    /// Where an import unpacks what it takes in.
+    /// The folder in which an import unpacks an archive.
     pub fn import_folder(&self) -> PathBuf {
         self.state.import()
     }
 
-    /// An archive that is there already counts when it is as a release recorded it.
+    /// An existing archive is used if its checksum is the one that a release has recorded.
     fn save_archive(
         &self,
         image: &Image,
@@ -247,8 +251,8 @@ impl Store {
         files::sha256(&path)
     }
 
-    /// Keeps a copy of this program, so that a rollback needs no compiler; `.pilot/xtask` leads to
-    /// the newest.
+    /// Keeps a copy of this program, so that a rollback needs no compiler. `.pilot/xtask`
+    /// links to the newest copy.
     fn keep_xtask(&self) -> Result<String> {
         let me = files::this_program()?;
         let sum = files::sha256(&me)?;
@@ -265,7 +269,7 @@ impl Store {
         Ok(sum)
     }
 
-    /// Its smoke checks passed in the run of this number, on a running pilot with these settings.
+    /// Makes it known-good: its smoke checks have passed in the run with this number, with these settings.
     pub fn promote(&self, id: &str, settings: BTreeMap<String, String>, run: u64) -> Result<()> {
         self.change(id, |release| {
             release.state = State::KnownGood;
@@ -276,12 +280,12 @@ impl Store {
         })
     }
 
-    /// This commit makes the very same.
+    /// Notes that this commit gives exactly the same release.
     pub fn same_commit(&self, id: &str, commit: &str) -> Result<()> {
         self.change(id, |release| release.same_commits.push(commit.to_owned()))
     }
 
-    /// They did not. Only a candidate can fail: what was known-good may be tried again.
+    /// Marks it as failed. Only a candidate can fail; a release that was known-good may be tried again.
     pub fn mark_failed(&self, id: &str, reason: &str) -> Result<()> {
         self.change(id, |release| {
             if release.state == State::Candidate {
@@ -298,12 +302,12 @@ impl Store {
     }
 }
 
-/// Number of `r12`; ids of another form come first.
+/// The number in `r12`; 0 for any other form.
 pub(super) fn number(id: &str) -> u64 {
     id.strip_prefix('r').and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-/// The name that is nearest to `name`, if any is near at all.
+/// The name that is most similar to `name`, with at most two different characters.
 fn nearest<'a>(name: &str, all: &[&'a str]) -> Option<&'a str> {
     let near = all.iter().rev().map(|other| (strsim::levenshtein(name, other), *other));
     near.min_by_key(|(distance, _)| *distance).filter(|(distance, _)| *distance <= 2).map(|(_, other)| other)

@@ -178,7 +178,7 @@ pub fn cancel(gateway: &Client, session: &str) -> Result<()> {
     let wish = json!({"sessionId": session});
     let answer = gateway.post("/cancel", &wish)?;
     let expected = answer.status == 202 && answer.json()["status"] == "cancelling";
-    ensure!(expected, "cancel answered {}", answer.brief());
+    ensure!(expected, "POST /cancel answered {}, expected 202 cancelling", answer.brief());
     Ok(())
 }
 
@@ -186,7 +186,7 @@ pub fn cancel(gateway: &Client, session: &str) -> Result<()> {
 pub fn cancel_again(gateway: &Client, session: &str) -> Result<()> {
     let answer = gateway.post("/cancel", &json!({"sessionId": session}))?;
     let refused = answer.status == 409 && answer.json()["status"] == "already_cancelled";
-    ensure!(refused, "a second cancel answered {}", answer.brief());
+    ensure!(refused, "a second POST /cancel answered {}, expected 409 already_cancelled", answer.brief());
     Ok(())
 }
 

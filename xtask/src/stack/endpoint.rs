@@ -1,4 +1,4 @@
-//! Where the services of a stack answer: as the engine has them, or by an env file.
+//! The address and token of each service: as the engine reports them, or from an env file.
 
 use crate::stack::contract;
 use crate::stack::envfile::EnvFile;
@@ -7,29 +7,29 @@ use crate::stack::pilot::Pilot;
 use anyhow::Result;
 use std::collections::BTreeMap;
 
-/// Where a service answers, and the token it was started with.
+/// The port of a service, and the admin token that it was started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// On 127.0.0.1.
+    /// The port on 127.0.0.1.
     pub port: u16,
     /// What lets an operator in.
     pub token: Option<String>,
 }
 
 impl Endpoint {
-    /// Of an instance that runs and is published.
+    /// The endpoint of an instance; nothing if it does not run or is not published.
     pub fn of(instance: &Instance) -> Option<Self> {
         let address = instance.address.filter(|_| instance.is_running())?;
         Some(Self { port: address.port(), token: instance.env.get(contract::env::TOKEN).cloned() })
     }
 
-    /// Of any such instance of a service.
+    /// The endpoint of the first instance of a service that has one.
     pub fn any_of(service: &Service) -> Option<Self> {
         service.0.iter().find_map(Self::of)
     }
 }
 
-/// By the env file: of a release, or the tree's.
+/// The endpoint of each service, from an env file.
 pub fn endpoints(pilot: &Pilot, env: &EnvFile) -> Result<BTreeMap<String, Endpoint>> {
     let token = env.get(contract::env::TOKEN).map(str::to_owned);
     let endpoint = |service: &str| {

@@ -1,22 +1,22 @@
-//! `.env.poc`: reading it strictly and changing single lines. Both Compose generations read the same
-//! file with rules of their own about quotes, `$` and comments, so what they would read differently
-//! is refused here, with line and column. Pure, apart from nothing; callers do the reading.
+//! `.env.poc`: strict reading, and changing single lines. Compose 1 and Compose 2 have different rules about
+//! quotes, `$` and comments. What they would read differently is refused here, with line and column. Pure;
+//! callers read the file.
 
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
 
-/// The settings of an env file, in its order.
+/// The settings of an env file, in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EnvFile {
     entries: Vec<(String, String)>,
 }
 
 impl EnvFile {
-    /// Reads the bytes of the file called `name` (for errors).
+    /// Parses the bytes of a file. Errors begin with `name`, line and column.
     pub fn parse(name: &str, bytes: &[u8]) -> Result<Self> {
         if let Some(at) = bytes.iter().position(|b| *b == 0) {
             let line = bytes[..at].iter().filter(|b| **b == b'\n').count() + 1;
-            bail!("{name}:{line}: a NUL byte: this is not a text file");
+            bail!("{name}:{line}: there is a NUL byte, so this is not a text file");
         }
         let text = match std::str::from_utf8(bytes) {
             Ok(text) => text,
@@ -39,43 +39,43 @@ impl EnvFile {
             };
             let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
             if let Some(column) = key.find(|c| !fits(c)) {
-                bail!("{}: a name has letters, digits and _ alone", at(column + 1));
+                bail!("{}: a name may have only letters, digits and _", at(column + 1));
             }
             if key.is_empty() || key.starts_with(|c: char| c.is_ascii_digit()) {
-                bail!("{}: a name starts with a letter or _", at(1));
+                bail!("{}: a name must start with a letter or _", at(1));
             }
             let start = key.len() + 2;
             if value.starts_with(['"', '\'']) {
-                bail!("{}: no quotes: the value goes to the end of the line", at(start));
+                bail!("{}: remove the quotes: the value goes to the end of the line", at(start));
             }
             if let Some(column) = value.find('$') {
-                bail!("{}: no $: Compose 1 and 2 read it differently", at(start + column));
+                bail!("{}: remove the $: Compose 1 and 2 read it differently", at(start + column));
             }
             if let Some(column) = value.find(" #") {
-                bail!("{}: a comment stands on a line of its own", at(start + column + 1));
+                bail!("{}: put the comment on its own line", at(start + column + 1));
             }
             if value.trim() != value {
-                bail!("{}: space around the value", at(start));
+                bail!("{}: remove the space before or after the value", at(start));
             }
             if entries.iter().any(|(other, _)| other == key) {
-                bail!("{}: {key} stands twice", at(1));
+                bail!("{}: {key} is set twice", at(1));
             }
             entries.push((key.to_owned(), value.to_owned()));
         }
         Ok(Self { entries })
     }
 
-    /// The settings of a running service.
+    /// The environment of a running service, as an env file.
     pub fn of(env: &BTreeMap<String, String>) -> Self {
         Self { entries: env.iter().map(|(key, value)| (key.clone(), value.clone())).collect() }
     }
 
-    /// Value of a name.
+    /// The value of a setting.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.entries.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
-    /// All of it, for comparing.
+    /// All settings, for comparing.
     pub fn map(&self) -> BTreeMap<String, String> {
         self.entries.iter().cloned().collect()
     }
@@ -86,7 +86,7 @@ impl EnvFile {
     }
 }
 
-/// `text` with one setting changed, its other lines untouched; added at the end where it is new.
+/// `text` with one setting changed and all other lines as they were. A new setting is added at the end.
 pub fn with_value(text: &str, key: &str, value: &str) -> String {
     let mut found = false;
     let mut lines: Vec<String> = text
@@ -117,12 +117,12 @@ mod tests {
     fn what_is_wrong_is_named_with_its_place() {
         assert!(error(b"A=1\nB 2\n").starts_with(".env.poc:2:1: expected KEY=VALUE"));
         assert!(error(b"A=1\r\nB=2\r\n").starts_with(".env.poc:1:4: a carriage return"));
-        assert!(error(b"A=1\n\nA=2\n").starts_with(".env.poc:3:1: A stands twice"));
-        assert!(error(b"A=1\n\0\x01").starts_with(".env.poc:2: a NUL byte"));
+        assert!(error(b"A=1\n\nA=2\n").starts_with(".env.poc:3:1: A is set twice"));
+        assert!(error(b"A=1\n\0\x01").starts_with(".env.poc:2: there is a NUL byte"));
         assert!(error(b"\xff\xfeA").starts_with(".env.poc:1: not UTF-8"));
-        assert!(error(b"A=\"x\"").starts_with(".env.poc:1:3: no quotes"));
-        assert!(error(b"A=b$c").starts_with(".env.poc:1:4: no $"));
-        assert!(error(b"A=b # c").starts_with(".env.poc:1:5: a comment"));
+        assert!(error(b"A=\"x\"").starts_with(".env.poc:1:3: remove the quotes"));
+        assert!(error(b"A=b$c").starts_with(".env.poc:1:4: remove the $"));
+        assert!(error(b"A=b # c").starts_with(".env.poc:1:5: put the comment"));
         assert!(error(b"A-B=1").starts_with(".env.poc:1:2: a name"));
     }
 

@@ -1,21 +1,21 @@
-//! Who is called: the runbook's three levels, chosen from how a command ended. Pure; contacts come from
-//! `pilot.toml`. Called by `main` for `rollback`, `reset` and `diagnose`.
+//! Who must be called: one of the three levels of the runbook, chosen by the exit code. Pure; the contacts
+//! come from `pilot.toml`. Called by `main` for `rollback`, `reset` and `diagnose`, and by `up`.
 
 use crate::base::failure::Exit;
 use crate::stack::pilot::Manifest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A level, who that is and why.
+/// A level, the person, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Escalation {
     /// 1 self-service, 2 technical lead, 3 infrastructure.
     pub level: u8,
-    /// What it is called.
+    /// Name of the level.
     pub name: String,
-    /// Who, as `pilot.toml` has it.
+    /// The person, from `pilot.toml`.
     pub contact: Option<String>,
-    /// Why this one.
+    /// Why this level.
     pub why: String,
 }
 
@@ -29,18 +29,18 @@ impl fmt::Display for Escalation {
     }
 }
 
-/// The level for an exit. The table is that of `--help`.
+/// The level for the exit code of a rollback. The codes are those of the table in `--help`.
 pub fn of(exit: Exit, manifest: &Manifest) -> Escalation {
     let (level, why) = match exit {
         Exit::Ok => (1, "nothing to escalate"),
-        Exit::RolledBack => (1, "the release before serves again; the new one has to be fixed"),
+        Exit::RolledBack => (1, "the previous release serves again; the new one must be fixed"),
         Exit::Held => (1, "verified; a person holds the gate closed"),
-        Exit::Usage => (1, "the command or its input was wrong; nothing was begun"),
-        Exit::Locked => (1, "somebody else is at it"),
-        Exit::OverBudget => (2, "the budget is used up and the pilot is not restored"),
-        Exit::Host => (3, "the host or the engine failed, and no release fixes that"),
+        Exit::Usage => (1, "the command or its input is wrong; nothing was begun"),
+        Exit::Locked => (1, "another command is running"),
+        Exit::OverBudget => (2, "the budget is used up, and the pilot is not restored"),
+        Exit::Host => (3, "the host or the engine failed; a rollback cannot fix that"),
         Exit::NoRelease => (2, "there is no known-good release to go back to"),
-        Exit::Interrupted => (1, "it was interrupted, and the same command takes it up again"),
+        Exit::Interrupted => (1, "it was interrupted; run the same command again to continue"),
         Exit::NotRestored => (2, "no known-good release could be verified"),
     };
     level_of(level, why, manifest)

@@ -1,6 +1,7 @@
-//! Holds: closings of the gate by a person. A hold says who, from where, when and why. Only `kill-switch off`
-//! and `rollback` or `reset` with `--open` lift it; a run that meets one restores, verifies and stays closed. A hold that
-//! cannot be read still stands. Records are in the `ledger`; nothing here talks to a gateway.
+//! Holds: a person has closed the gate. A hold says who, where, when and why. Only `kill-switch off`, and
+//! `--open` of `rollback` and `reset`, lift it. A run that finds a hold restores and verifies, but leaves the
+//! gate closed. A hold that cannot be read still stands. The `ledger` keeps the records. Nothing here talks
+//! to a gateway.
 
 use crate::base::deadline::now_ms;
 use crate::base::files;
@@ -14,21 +15,22 @@ use std::time::{Duration, UNIX_EPOCH};
 
 const FORMAT: u32 = 1;
 
-/// One closing by a person.
+/// One hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
     version: u32,
-    /// Name of its record.
+    /// Id of its record in the ledger.
     pub id: String,
     /// Who closed the gate.
     pub user: String,
     /// On which host.
     pub host: String,
-    /// Unix milliseconds.
+    /// When, in Unix milliseconds.
     pub at_ms: u64,
-    /// Why; clients are told.
+    /// Why. The gateway tells this to its clients.
     pub reason: String,
-    /// Services that were stopped because the gate could not be closed otherwise; lifting starts them again.
+    /// Services that were stopped because the gate could not be closed. They are started
+    /// again when the hold is lifted.
     #[serde(default)]
     pub stopped: Vec<String>,
 }
@@ -36,7 +38,7 @@ pub struct Hold {
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { user, host, at_ms, reason, .. } = self;
-        // Past the year 9999 there is no such form; the file may hold anything.
+        // The file may contain any number, and this form of a time ends with the year 9999.
         if *at_ms > 253_402_300_799_000 {
             return write!(f, "held by {user}@{host} since an unknown time: {reason}");
         }
@@ -46,12 +48,13 @@ impl fmt::Display for Hold {
 }
 
 impl Hold {
-    /// One by whoever runs this program.
+    /// A hold by the user of this program.
     pub fn mine(reason: &str) -> Self {
         Self::by(&user(), reason)
     }
 
-    /// One by somebody who closed the gate without this program, with the reason that the gateway tells.
+    /// A hold by somebody who closed the gate without this program. The reason is the
+    /// one that the gateway gives.
     pub fn found(reason: &str) -> Self {
         Self::by("somebody without this tool", reason)
     }
@@ -59,7 +62,7 @@ impl Hold {
     fn by(user: &str, reason: &str) -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let at_ms = now_ms();
-        // Two that are made in the same millisecond are made by two processes.
+        // Two holds of the same millisecond come from two processes, so the process id makes the id unique.
         let id = format!("{at_ms:x}-{:x}", std::process::id());
         Self {
             version: FORMAT,
@@ -72,37 +75,37 @@ impl Hold {
         }
     }
 
-    /// The first that is not among those to lift.
+    /// The first hold that is not in the list to lift.
     pub fn first_of<'a>(holds: &'a [Self], lift: &[String]) -> Option<&'a Self> {
         holds.iter().find(|hold| !lift.contains(&hold.id))
     }
 
-    /// Was the gateway stopped for it?
+    /// Was this service stopped for the hold?
     pub fn has_stopped(&self, service: &str) -> bool {
         self.id == FENCE || self.stopped.iter().any(|stopped| stopped == service)
     }
 
-    /// Writes it down, before anything is closed.
+    /// Writes the hold to the ledger. Called before the gate is closed.
     pub fn place(&self, ledger: &Ledger) -> Result<()> {
         if !ledger.put(Record::Hold(&self.id), &serde_json::to_vec(self)?)? {
-            bail!("there is a hold {} already", self.id);
+            bail!("cannot write hold {}: a hold with this id exists already", self.id);
         }
         Ok(())
     }
 
-    /// Notes which services were stopped for it.
+    /// Notes in the hold which services were stopped for it.
     pub fn note_stopped(&mut self, ledger: &Ledger, services: Vec<String>) -> Result<()> {
         self.stopped = services;
         ledger.replace(Record::Hold(&self.id), &serde_json::to_vec(self)?)
     }
 
-    /// Takes it away.
+    /// Removes the hold.
     pub fn lift(&self, ledger: &Ledger) -> Result<()> {
         ledger.remove(if self.id == FENCE { Record::Fence } else { Record::Hold(&self.id) })
     }
 }
 
-/// Whoever runs this program: behind sudo, who typed it; else by the user id, as passwd(5) names it.
+/// The user of this program. Under sudo, the user who called sudo; else the name of the user id in passwd(5).
 fn user() -> String {
     let typed = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
     let id = rustix::process::getuid().as_raw().to_string();
@@ -114,14 +117,14 @@ fn user() -> String {
     typed.or_else(named).unwrap_or_else(|| format!("uid {id}"))
 }
 
-/// Id of the hold that an older version left as a file of its own.
+/// Id of the hold that older versions kept in a separate file.
 const FENCE: &str = "fence.json";
 
-/// Every hold that stands. One that cannot be understood is a hold by somebody unknown.
+/// Every hold that stands, oldest first. One that cannot be read counts as a hold by somebody unknown.
 pub fn standing(ledger: &Ledger) -> Result<Vec<Hold>> {
     let mut all = Vec::new();
     for id in ledger.holds()? {
-        // Lifted since the list was read.
+        // If it is gone, it was lifted after the list was read.
         let Some(bytes) = ledger.read(Record::Hold(&id))? else { continue };
         all.push(read(&id, &bytes).unwrap_or_else(|error| unreadable(&id, &error)));
     }
@@ -135,22 +138,23 @@ pub fn standing(ledger: &Ledger) -> Result<Vec<Hold>> {
 }
 
 impl Observed<Vec<Hold>> {
-    /// What keeps the gate closed, in words, but for holds that are to be lifted. A hold that cannot be told is one.
+    /// Why the gate must stay closed, in words, apart from the holds to lift. If the holds are
+    /// unknown, it stays closed.
     pub fn held(&self, lift: &[String]) -> Option<String> {
         match self {
             Self::Known(holds) => Hold::first_of(holds, lift).map(ToString::to_string),
-            Self::Unknown(why) => Some(format!("because nobody can tell whether it is held: {why}")),
+            Self::Unknown(why) => Some(format!("because it is unknown whether somebody holds it: {why}")),
         }
     }
 }
 
 fn read(id: &str, bytes: &[u8]) -> Result<Hold> {
-    let hold: Hold = serde_json::from_slice(bytes).context("cannot understand it")?;
+    let hold: Hold = serde_json::from_slice(bytes).context("it is not a valid hold")?;
     if hold.version > FORMAT {
         bail!("it has the newer format {}", hold.version);
     }
     if hold.id != id {
-        bail!("it says that it is {}", hold.id);
+        bail!("its id is {}, which is not its name", hold.id);
     }
     Ok(hold)
 }

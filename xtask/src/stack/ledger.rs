@@ -1,7 +1,7 @@
-//! What must be known whoever asks: which release runs, who holds the gate closed, who changes the stack
-//! now, and whether somebody opens the gate at this moment. One small store of records: put if absent, read,
-//! replace, remove. Its only place today is the state folder; no other code opens these files. Knows
-//! nothing of what the records mean.
+//! The records that every command must know: which release runs, who holds the gate closed, which command
+//! changes the stack now, and which one is opening the gate. A small store: put if absent, read, replace,
+//! remove. The records are files in the state folder, and no other code opens these files. Nothing here knows
+//! what a record means.
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
@@ -18,14 +18,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Names one record.
+/// The name of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record<'a> {
-    /// Id of the release that runs, or that was being deployed when something went wrong.
+    /// Id of the release that runs, or that was being deployed when a run was cut off.
     Running,
-    /// A hold of the gate, by its id.
+    /// A hold, by its id.
     Hold(&'a str),
-    /// Left by an older version: `kill-switch on` had stopped the gateway.
+    /// A record of an older version: `kill-switch on` had stopped the gateway.
     Fence,
 }
 
@@ -35,29 +35,30 @@ pub struct Ledger {
     state: StateDir,
 }
 
-/// Held by whoever is between deciding to open the gate and having looked at the holds again.
+/// The lock of a command that is opening the gate. It is taken before the first look at the holds, and
+/// released after the second.
 #[must_use]
 pub struct Opening(#[allow(dead_code, reason = "the file is the lock")] Option<File>);
 
 impl Ledger {
-    /// The ledger in a state folder, which need not exist yet.
+    /// The ledger in a state folder. The folder need not exist yet.
     pub fn new(state: &StateDir) -> Self {
         Self { state: state.clone() }
     }
 
-    /// Takes the lock of the stack for `command`, or says who has it (exit 5).
+    /// Takes the lock of the stack for `command`. The error (exit 5) says who has it.
     pub fn lock(&self, command: &str) -> Result<Lock> {
         lock::take(self.state.path(), &self.state.lock(), command)
     }
 
-    /// Does somebody change the stack at this moment?
+    /// Is a command changing the stack at this moment?
     pub fn is_locked(&self) -> bool {
         lock::is_held(self.state.path())
     }
 
-    /// Waits until nobody opens the gate, and keeps everybody else from it until dropped. Where the file
-    /// cannot be made no hold can be written either, so there is nobody to wait for. Errors when somebody is
-    /// still at it at the deadline.
+    /// Waits until no other command is opening the gate, and keeps others from it until the result is
+    /// dropped. If the file cannot be created, no hold can be written either, so there is nobody to wait for.
+    /// Errors if another command is still opening the gate at the deadline.
     pub fn opening(&self, deadline: Deadline) -> Result<Opening> {
         let path = self.state.opening();
         let made = OpenOptions::new()
@@ -70,7 +71,7 @@ impl Ledger {
         let Ok(file) = made else { return Ok(Opening(None)) };
         let locked = deadline.poll(Duration::from_millis(5), || match file.try_lock() {
             Ok(()) => Break(Ok(())),
-            Err(TryLockError::WouldBlock) => Continue(anyhow!("somebody is still opening the gate")),
+            Err(TryLockError::WouldBlock) => Continue(anyhow!("another command is still opening the gate")),
             Err(TryLockError::Error(error)) => {
                 Break(Err(error).with_context(|| format!("cannot lock {}", path.display())))
             }
@@ -78,13 +79,13 @@ impl Ledger {
         locked.flatten().map(|()| Opening(Some(file)))
     }
 
-    /// Writes a record unless there is one; false where there is. Synced before it returns.
+    /// Writes a record if there is none; returns false if there is one. Synced before it returns.
     pub fn put(&self, record: Record<'_>, bytes: &[u8]) -> Result<bool> {
         let path = self.path(record);
         let folder = path.parent().context("a record needs a folder")?;
         files::make_folder(folder)?;
-        // Written under another name first, and published by a link, which is never half there and never
-        // replaces anything.
+        // Written under another name first, then published by a hard link. A link is never half there,
+        // and never replaces a file.
         let staging = folder.join(format!(".{}.{}.new", name(&path), std::process::id()));
         files::remove(&staging)?;
         let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staging);
@@ -100,17 +101,17 @@ impl Ledger {
         sync(folder).map(|()| true)
     }
 
-    /// Writes a record in place of the one that is there, if any, as a whole or not at all.
+    /// Writes a record and replaces an existing one, completely or not at all.
     pub fn replace(&self, record: Record<'_>, bytes: &[u8]) -> Result<()> {
         files::write(&self.path(record), bytes, Mode::Private)
     }
 
-    /// A record, or nothing where there is none. Other trouble is an error.
+    /// Reads a record; nothing if there is none. Any other problem is an error.
     pub fn read(&self, record: Record<'_>) -> Result<Option<Vec<u8>>> {
         files::read_if_there(&self.path(record))
     }
 
-    /// Removes a record; one that is gone already is no error.
+    /// Removes a record. It is no error if the record is gone already.
     pub fn remove(&self, record: Record<'_>) -> Result<()> {
         let path = self.path(record);
         files::remove(&path)?;

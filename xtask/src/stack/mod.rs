@@ -1,5 +1,5 @@
-//! What is deployed and rolled back: its manifest, its env file, its services as they are seen, its places on disk,
-//! and the records that everybody must know. Nothing here runs anything.
+//! What is deployed and rolled back, as values: the manifest, the env file, the services as observed, the
+//! paths in the state folder, and the records that every command must know. Nothing here runs anything.
 
 pub mod contract;
 pub mod endpoint;

@@ -1,4 +1,4 @@
-//! The services of a stack as they are seen, whatever engine runs them. Values only.
+//! The services of a stack as an engine sees them. Values only; the same for every engine.
 
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,16 +8,16 @@ use std::net::SocketAddr;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
-    /// It is well.
+    /// It is healthy.
     Healthy {
-        /// The release it claims to be.
+        /// The version that it reports.
         version: String,
     },
-    /// Its stored data cannot be used: the reason it gave.
+    /// It cannot use its stored data; with the reason that it gave.
     StoreCorrupt(String),
-    /// It answered something else: the reason it gave.
+    /// It is unhealthy; with the reason that it gave.
     Unhealthy(String),
-    /// Nothing answered in time.
+    /// It did not answer in time; with the error.
     Silent(String),
 }
 
@@ -28,63 +28,63 @@ pub struct Instance {
     pub state: String,
     /// Content id of its image.
     pub image: String,
-    /// Environment it was started with. Holds secrets: never serialized.
+    /// The environment that it was started with. It has secrets, so it is never serialized.
     #[serde(skip)]
     pub env: BTreeMap<String, String>,
-    /// Where it is published.
+    /// The address at which it is published, if it is.
     pub address: Option<SocketAddr>,
-    /// The machine that it runs on, where an engine has several.
+    /// The machine that it runs on, if the engine has several.
     pub node: Option<String>,
-    /// What it says of itself; none where it was not asked.
+    /// What it says of itself; none if it was not asked.
     pub health: Option<Health>,
     /// Digest of its settings.
     pub settings: String,
-    /// State folder that it was deployed from, where the engine can tell.
+    /// State folder that it was deployed from, if the engine knows it.
     pub state_dir: Option<String>,
-    /// Times it was started anew by itself.
+    /// How often the engine restarted it by itself.
     pub restarts: u64,
-    /// Handle for the engine: container id, or folder of the service.
+    /// How the engine finds it: a container id, or the folder of the service.
     #[serde(skip)]
     pub handle: String,
-    /// All that the engine tells of it, as text for the evidence. Holds secrets.
+    /// Everything that the engine says about it, as text for the evidence. It has secrets.
     #[serde(skip)]
     pub inspect: String,
 }
 
 impl Instance {
-    /// Is a process there, as far as the engine knows?
+    /// Does it run, as far as the engine knows?
     pub fn is_running(&self) -> bool {
         self.state == "running"
     }
 
-    /// Could it let requests in, now or in a moment? A crash-looping service is between two starts.
+    /// Could it answer requests, now or soon? A service in a crash loop may be between two starts.
     pub fn is_live(&self) -> bool {
         !matches!(self.state.as_str(), "exited" | "created" | "dead")
     }
 }
 
-/// The instances of one service: one, several, or none where it is scaled to nothing.
+/// The instances of one service: one, several, or none if it is scaled to zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Service(pub Vec<Instance>);
 
 impl Service {
-    /// Does it run, with every instance?
+    /// Does every instance run?
     pub fn is_running(&self) -> bool {
         !self.0.is_empty() && self.0.iter().all(Instance::is_running)
     }
 
-    /// Could any instance let requests in?
+    /// Could any instance answer requests?
     pub fn is_live(&self) -> bool {
         self.0.iter().any(Instance::is_live)
     }
 
-    /// Could any instance let the public in from outside?
+    /// Could the public reach any instance?
     pub fn is_published(&self) -> bool {
         self.0.iter().any(|instance| instance.is_live() && instance.address.is_some())
     }
 
-    /// The port that it is published at, whatever state it is in.
+    /// The port at which it is published, in whatever state it is.
     pub fn port(&self) -> Option<u16> {
         self.0.iter().find_map(|instance| instance.address).map(|address| address.port())
     }
@@ -94,13 +94,13 @@ impl Service {
         !self.0.is_empty() && self.0.iter().all(|instance| instance.image == id)
     }
 
-    /// The engine's word: of the first instance that does not run, else of all.
+    /// The engine's word for its state: of the first instance that does not run, else of any.
     pub fn state(&self) -> &str {
         let down = self.0.iter().find(|instance| !instance.is_running());
         down.or(self.0.first()).map_or("missing", |instance| &instance.state)
     }
 
-    /// Times that its instances were started anew by themselves.
+    /// How often the engine restarted its instances by itself.
     pub fn restarts(&self) -> u64 {
         self.0.iter().map(|instance| instance.restarts).sum()
     }
@@ -109,9 +109,9 @@ impl Service {
 /// What an engine knows of the whole stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stack {
-    /// By name; a service that is not there is missing.
+    /// By name. A service that does not exist has no entry.
     pub services: BTreeMap<String, Service>,
-    /// Content ids of the images that it has.
+    /// Content ids of the images that the engine has.
     #[serde(skip)]
     pub images: Vec<String>,
     /// Services whose stored data exists.

@@ -1,5 +1,5 @@
-//! The pilot that a command is about: where the repository is, what `pilot.toml` says, which project,
-//! where its state and its env file are. Read-only; every later stage gets a `Pilot`.
+//! The pilot that a command works with: where the repository, the state folder and the env file are, which
+//! project it is, and what `pilot.toml` says. Read-only; every later stage gets a `Pilot`.
 
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
@@ -14,13 +14,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Project of the pilot that users run; others are drills, tests and private copies.
+/// The project of the pilot that users run. Other projects are drills, tests and private copies.
 pub const DEFAULT_PROJECT: &str = "pilot-deploy";
 
-/// What the projects of drills begin with.
+/// The names of drill projects begin with this.
 pub const REHEARSALS: &str = "pilot-drill-";
 
-/// Longest name of a project: that of a label in DNS, which names of networks and services end up in.
+/// Longest name of a project. It becomes a part of DNS names, in which a label has at most 63 characters.
 const LONGEST_NAME: usize = 63;
 
 /// Bytes of an env file that are searched for secrets.
@@ -33,29 +33,29 @@ pub struct Manifest {
     version: u32,
     /// Name of the env file beside the manifest.
     pub env_file: String,
-    /// What a new env file is made from.
+    /// Name of the file that a new env file is made from.
     pub env_example: String,
     /// Name of the compose file.
     pub compose_file: String,
     /// The demo scenario.
     pub seed_file: String,
-    /// Where images come from.
+    /// What the images are built from.
     pub build: Build,
-    /// Further files that the compose file mounts; they are part of each release.
+    /// More files that the compose file mounts. They are part of each release.
     #[serde(default)]
     pub extra_files: Vec<String>,
     /// The first is the gateway.
     pub services: Vec<Service>,
-    /// Services beside the pilot's own: prometheus first, then grafana.
+    /// More services that `observe` starts: prometheus first, then grafana.
     #[serde(default)]
     pub observability: Vec<Service>,
-    /// What is never shown.
+    /// Which variables are secret.
     pub secrets: secrets::Rules,
-    /// What must hold in running services.
+    /// Safety flags of the running services.
     pub flags: Flags,
     /// How long things may take.
     pub limits: Limits,
-    /// What the host must have.
+    /// What the host must have free.
     #[serde(default)]
     pub host: Host,
     /// Who is called, by level.
@@ -67,9 +67,9 @@ pub struct Manifest {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Build {
-    /// Cargo package with the binary of the same name.
+    /// Name of the cargo package, and of its binary.
     pub package: String,
-    /// Dockerfile, from the pack's folder.
+    /// Path of the Dockerfile, relative to `pilot-deploy/`.
     pub dockerfile: String,
 }
 
@@ -79,9 +79,9 @@ pub struct Build {
 pub struct Service {
     /// As in the compose file.
     pub name: String,
-    /// Variable of the env file with its published port.
+    /// The variable of the env file that has its published port.
     pub port: String,
-    /// Volume with its state.
+    /// The volume that has its stored data.
     pub volume: String,
 }
 
@@ -89,9 +89,9 @@ pub struct Service {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flags {
-    /// Must be false.
+    /// Flags that must be false.
     pub off: Vec<String>,
-    /// Must be true.
+    /// Flags that must be true.
     pub on: Vec<String>,
 }
 
@@ -99,27 +99,27 @@ pub struct Flags {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// A whole rollback.
+    /// Limit of a whole rollback.
     #[serde(deserialize_with = "duration")]
     pub budget: Duration,
-    /// One HTTP request of an observation.
+    /// Limit of one HTTP request of an observation.
     #[serde(deserialize_with = "duration")]
     pub probe: Duration,
-    /// From start to healthy.
+    /// Limit from the start of the services until all are healthy.
     #[serde(deserialize_with = "duration")]
     pub ready: Duration,
-    /// One question to the engine.
+    /// Limit of one query to the engine.
     #[serde(deserialize_with = "duration")]
     pub engine: Duration,
-    /// Replacing the services.
+    /// Limit for replacing the services.
     #[serde(deserialize_with = "duration")]
     pub deploy: Duration,
-    /// Evidence and backup, each.
+    /// Limit for the evidence, and for the backup.
     #[serde(deserialize_with = "duration")]
     pub evidence: Duration,
-    /// Known-good releases that retention leaves.
+    /// How many known-good releases retention keeps.
     pub keep_releases: usize,
-    /// Backups that retention leaves.
+    /// How many backups retention keeps.
     #[serde(default = "keep_backups")]
     pub keep_backups: usize,
 }
@@ -128,11 +128,11 @@ fn keep_backups() -> usize {
     5
 }
 
-/// The `[host]` part. A manifest without it gets these.
+/// The `[host]` part. A manifest without it gets the values of `default`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Host {
-    /// Least space where the state and the engine's files are, in MiB.
+    /// Least free space, in MiB, where the state folder and the engine's files are.
     pub disk_free_mib: u64,
     /// Least free inodes there.
     pub inodes_free: u64,
@@ -160,9 +160,9 @@ impl Default for Host {
 pub struct Contact {
     /// 1 to 3.
     pub level: u8,
-    /// What the level is called.
+    /// Name of the level.
     pub name: String,
-    /// Who, and how to reach them.
+    /// The person, and how to reach them.
     pub contact: String,
 }
 
@@ -171,19 +171,19 @@ fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
     humantime::parse_duration(&text).map_err(serde::de::Error::custom)
 }
 
-/// Whose manifest a command works by.
+/// Which manifest a command uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
-    /// The tree's: what is built and deployed.
+    /// The manifest of the source code, which is built and deployed.
     Tree,
-    /// That of the release that runs; the tree's where none is recorded.
+    /// The manifest of the release that runs. If none is recorded, that of the source code.
     Running,
-    /// The same; and where neither can be read, the one that this program was built with.
+    /// The same. If neither can be read, the manifest that this program was built with.
     Any,
 }
 
 impl Manifest {
-    /// Reads `pilot.toml`; the error has line and column.
+    /// Reads `pilot.toml`. An error has line and column.
     pub fn load(path: &Path) -> Result<Self> {
         let text = files::read_text(path)?;
         Self::parse(&text).with_context(|| format!("cannot understand {}", path.display()))
@@ -191,7 +191,11 @@ impl Manifest {
 
     fn parse(text: &str) -> Result<Self> {
         let manifest: Self = toml::from_str(text)?;
-        ensure!(manifest.version == 1, "it has version {}, this xtask knows 1", manifest.version);
+        ensure!(
+            manifest.version == 1,
+            "its version is {}, but this xtask only knows version 1",
+            manifest.version
+        );
         ensure!(!manifest.services.is_empty(), "it names no services");
         Ok(manifest)
     }
@@ -202,8 +206,8 @@ fn image_name(project: &str, manifest: &Manifest, service: &str) -> String {
     format!("{prefix}-{service}")
 }
 
-/// Does the name fit everything that is called by it: images, volumes, networks, folders? An image's name is
-/// words with one `-` or `_` between them.
+/// Is the name of a project valid for everything that gets a name from it: images, volumes, networks,
+/// folders? The strictest is the name of an image: words with a single `-` or `_` between them.
 fn check_name(project: &str) -> Result<()> {
     let word =
         |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
@@ -213,13 +217,13 @@ fn check_name(project: &str) -> Result<()> {
     }
     let shown: String = project.chars().take(LONGEST_NAME + 1).collect();
     let what = format!(
-        "--project {shown}: at most {LONGEST_NAME} lowercase letters and digits, a letter first, \
-         with a single - or _ between words"
+        "--project {shown}: use at most {LONGEST_NAME} lowercase letters and digits, with a letter first, \
+         and a single - or _ between words"
     );
     Err(fail(Exit::Usage, what, Next::xtask("--help")))
 }
 
-/// Does the project share nothing by name with the pilot that users run?
+/// Errors if anything of the project would have the same name as something of the pilot that users run.
 fn check_apart(project: &str, manifest: &Manifest) -> Result<()> {
     let names = |project: &str| {
         let all = manifest.services.iter().chain(&manifest.observability);
@@ -232,18 +236,18 @@ fn check_apart(project: &str, manifest: &Manifest) -> Result<()> {
     match names(project).into_iter().find(|name| project != DEFAULT_PROJECT && taken.contains(name)) {
         None => Ok(()),
         Some(name) => {
-            let what = format!("--project {project}: its {name} would be that of {DEFAULT_PROJECT}");
+            let what = format!("--project {project}: its {name} would be the one of {DEFAULT_PROJECT}");
             Err(fail(Exit::Usage, what, "choose another name"))
         }
     }
 }
 
-/// The project's network. The first is what the compose file says where nothing is set.
+/// Name of the project's network. The first one is the default in the compose file.
 pub fn network_name(project: &str) -> String {
     if project == DEFAULT_PROJECT { "pilot-network".into() } else { format!("{project}-network") }
 }
 
-/// The pilot and its places.
+/// The pilot, with its paths and its manifest.
 #[derive(Clone, Debug)]
 pub struct Pilot {
     /// Root of the repository.
@@ -252,7 +256,7 @@ pub struct Pilot {
     pub pack: PathBuf,
     /// Compose project.
     pub project: String,
-    /// `.pilot/`, or where `PILOT_STATE_DIR` says.
+    /// The state folder: `.pilot/`, or the folder in `PILOT_STATE_DIR`.
     pub state: StateDir,
     /// The env file in use.
     pub env_path: PathBuf,
@@ -261,13 +265,17 @@ pub struct Pilot {
 }
 
 impl Pilot {
-    /// Finds the repository from the current folder upwards and reads the manifest to work by.
+    /// Searches for the repository in the current folder and above it, and reads the manifest.
     pub fn find(project: &str, by: By) -> Result<Self> {
-        let here = std::env::current_dir().context("cannot tell the current folder")?;
+        let here = std::env::current_dir().context("cannot find out the current folder")?;
         let root = here.ancestors().find(|dir| dir.join("pilot-deploy/pilot.toml").is_file());
         let Some(root) = root else {
-            let what = format!("no pilot-deploy/pilot.toml in {} or above it", here.display());
-            return Err(fail(Exit::Usage, what, "change into a clone of the repository"));
+            let what = format!("there is no pilot-deploy/pilot.toml in {} or above it", here.display());
+            return Err(fail(
+                Exit::Usage,
+                what,
+                "change to a clone of the repository (cd), and run the command again",
+            ));
         };
         check_name(project)?;
         let own = StateDir::new(root.join(".pilot"));
@@ -277,21 +285,26 @@ impl Pilot {
             _ if project.starts_with(REHEARSALS) => StateDir::new(own.drills().join(project)),
             _ => StateDir::new(own.projects().join(project)),
         };
-        // Whose name begins so is cleared away by the next drill.
+        // The next drill removes everything of a project whose name begins like this.
         if project.starts_with(REHEARSALS) && !state.drill().path().is_dir() {
-            let what =
-                format!("--project {project}: such names are those of drills, and there is no such drill");
+            let what = format!(
+                "--project {project}: names that begin with {REHEARSALS} belong to drills, and there is no such drill"
+            );
             return Err(fail(Exit::Usage, what, "choose another name"));
         }
         Self::at(root, project, state, by)
     }
 
-    /// The same with everything given; drills use it for a pilot of their own.
+    /// The same with every value given. Drills use it for their separate pilot.
     pub fn at(root: &Path, project: &str, state: StateDir, by: By) -> Result<Self> {
         check_name(project)?;
         if state.path().exists() && !state.path().is_dir() {
-            let what = format!("the state folder {} is no folder", state.path().display());
-            return Err(fail(Exit::Usage, what, "move it away, or name another one with PILOT_STATE_DIR"));
+            let what = format!("the state folder {} is not a folder", state.path().display());
+            return Err(fail(
+                Exit::Usage,
+                what,
+                "move that file away, or set PILOT_STATE_DIR to another folder",
+            ));
         }
         let pack = root.join("pilot-deploy");
         let manifest = manifest(&pack, &state, by)?;
@@ -306,8 +319,8 @@ impl Pilot {
         Ok(pilot)
     }
 
-    /// Whatever any program repeats of the env files that there are is masked from here on. One that cannot
-    /// be read tells nothing now, and why when it is needed.
+    /// Registers the secrets of every env file, so that they are masked from now on in the output of any
+    /// program. A file that cannot be read is passed over here; the code that needs it reports the error.
     fn learn_secrets(&self) {
         let kept = self.state.every_env_file().into_iter();
         for path in kept.chain([self.env_path.clone(), self.pack.join(&self.manifest.env_file)]) {
@@ -319,7 +332,7 @@ impl Pilot {
         }
     }
 
-    /// Name of the gateway.
+    /// Name of the gateway: the first service of the manifest.
     pub fn gateway(&self) -> &str {
         &self.manifest.services[0].name
     }
@@ -329,19 +342,19 @@ impl Pilot {
         self.manifest.services.iter().map(|s| s.name.as_str())
     }
 
-    /// The pilot's services and those beside them.
+    /// The pilot's services, and prometheus and grafana.
     pub fn every_service(&self) -> impl Iterator<Item = &Service> {
         self.manifest.services.iter().chain(&self.manifest.observability)
     }
 
-    /// What images are called: `scenario-gateway` for the pilot, `PROJECT-gateway` for others.
+    /// Name of a service's image: `scenario-gateway` for the pilot, `PROJECT-gateway` for another project.
     pub fn image_name(&self, service: &str) -> String {
         image_name(&self.project, &self.manifest, service)
     }
 
-    /// The env file, parsed; the error says where it is wrong.
+    /// Reads and parses the env file. The error says where it is wrong.
     pub fn env(&self) -> Result<EnvFile> {
-        let next = Next::xtask("rollback").so("restores it from the last known-good release");
+        let next = Next::xtask("rollback").so("to restore it from the last known-good release");
         let Some(bytes) = files::read_if_there(&self.env_path)? else {
             let what = format!("{} is missing", self.env_path.display());
             return Err(fail(Exit::Usage, what, next));
@@ -350,7 +363,7 @@ impl Pilot {
             .map_err(|e| fail(Exit::Usage, e.to_string(), next))
     }
 
-    /// Published port of a service according to `env`.
+    /// The published port of a service, from `env`.
     pub fn port(&self, service: &str, env: &EnvFile) -> Result<u16> {
         let variable = self.every_service().find(|s| s.name == service).map(|s| s.port.as_str());
         let variable = variable.with_context(|| format!("pilot.toml has no service {service}"))?;
@@ -366,11 +379,12 @@ impl Pilot {
     }
 }
 
-/// The manifest that this program was built beside: what stands in where no other can be read and the public
-/// must be shut out all the same.
+/// The manifest that this program was built with. It is used if no other can be read, because the public
+/// must be shut out even then.
 const BUILT_IN: &str = include_str!("../../../pilot-deploy/pilot.toml");
 
-/// By `by`. A tree whose manifest is broken stops nothing that does not build it; the user is told.
+/// Reads the manifest that `by` asks for. If the manifest of the source code is broken, only commands that
+/// build the source code stop; the others warn and use another manifest.
 fn manifest(pack: &Path, state: &StateDir, by: By) -> Result<Manifest> {
     let broken = match Manifest::load(&pack.join("pilot.toml")) {
         Ok(manifest) if by == By::Tree => return Ok(manifest),
@@ -384,15 +398,15 @@ fn manifest(pack: &Path, state: &StateDir, by: By) -> Result<Manifest> {
         (Some((path, manifest)), _) => (path.display().to_string(), manifest),
         (None, By::Running) => return refused(),
         (None, By::Any) => {
-            ("the one that this program was built with".to_owned(), Manifest::parse(BUILT_IN)?)
+            ("the manifest that this program was built with".to_owned(), Manifest::parse(BUILT_IN)?)
         }
     };
     eprintln!("warning: {broken:#}");
-    eprintln!("warning: going on with {name}");
+    eprintln!("warning: using {name} instead");
     Ok(manifest)
 }
 
-/// The manifest of the release that runs, where one is recorded and can be read.
+/// The manifest of the release that runs, if a release is recorded and its manifest can be read.
 fn running_manifest(state: &StateDir) -> Option<(PathBuf, Manifest)> {
     let id = Ledger::new(state).read(Record::Running).ok()??;
     let id = String::from_utf8(id).ok()?;

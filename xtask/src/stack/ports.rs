@@ -1,4 +1,4 @@
-//! Ports of this host: which are free, and who has one that is not.
+//! TCP ports of this host: which are free, and which process uses one.
 
 use crate::base::deadline::Deadline;
 use crate::base::proc::cmd;
@@ -8,36 +8,37 @@ use anyhow::{Context, Result};
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
-/// So many different free ports on 127.0.0.1 for a project, below the range that outgoing connections
-/// use, so that none of those takes one before it is listened on. Projects that are made at the same
-/// time begin to look at different places.
+/// `count` free ports on 127.0.0.1 for a project. They are between 20000 and 32000, below the range that
+/// Linux uses for outgoing connections, so that no such connection takes one first. The search starts at a
+/// place that depends on the project's name, so that projects made at the same time find different ports.
 pub fn free_ports(count: usize, project: &str) -> Result<Vec<u16>> {
     let sum = crate::base::files::sha256_bytes(project.as_bytes());
     let start = 20_000 + u16::from_str_radix(&sum[..4], 16)? % 12_000;
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     let ports: Vec<u16> = (start..32_000).chain(20_000..start).filter(free).take(count).collect();
-    (ports.len() == count).then_some(ports).context("no free ports between 20000 and 32000")
+    (ports.len() == count).then_some(ports).context("not enough free ports between 20000 and 32000")
 }
 
-/// Is this port taken, and by whom as far as can be told? Nothing when it is free.
+/// Who uses this port, as far as it can be found out; nothing if it is free.
 pub fn owner_of(port: u16) -> Option<String> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         Ok(_) => None,
         Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
             Some(process_on(port).unwrap_or_else(|| "an unknown process".into()))
         }
-        Err(e) => Some(format!("nobody, but it cannot be used: {e}")),
+        Err(e) => Some(format!("no process, but it cannot be used: {e}")),
     }
 }
 
-/// Process that listens, from `/proc` (proc(5): the socket's inode is field 10 of `/proc/net/tcp`).
+/// The process that listens on a port, from `/proc` (proc(5): field 10 of
+/// `/proc/net/tcp` is the socket's inode).
 fn process_on(port: u16) -> Option<String> {
     let hex = format!(":{port:04X}");
     let inode = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| {
         let text = std::fs::read_to_string(table).ok()?;
         text.lines().find_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            // State 0A: listening.
+            // State 0A is LISTEN.
             let listens = fields.get(1)?.ends_with(&hex) && *fields.get(3)? == "0A";
             listens.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]"))).flatten()
         })
@@ -51,7 +52,7 @@ fn process_on(port: u16) -> Option<String> {
     Some(format!("process {} ({}{})", owner.id(), container.unwrap_or(name), of.unwrap_or_default()))
 }
 
-/// Container that publishes the port.
+/// The container that publishes the port.
 fn container_on(port: u16) -> Option<String> {
     let publish = format!("publish={port}");
     let list = cmd("docker", &["ps", "--filter", &publish, "--format", "{{.Names}}"]);

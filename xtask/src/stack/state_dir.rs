@@ -1,11 +1,11 @@
-//! Every path in the state folder (`.pilot/`, or where `PILOT_STATE_DIR` says), and the order of what is numbered
-//! there. No other code names a file or a folder of it. Knows nothing of what is in them.
+//! Every path in the state folder (`.pilot/`, or the folder in `PILOT_STATE_DIR`), and the order of runs and
+//! backups. No other code names a file or folder in it. Nothing here knows what the files contain.
 
 use crate::base::files;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
-/// What env files are called in the state folder.
+/// Name of an env file in the state folder.
 pub const ENV_FILE: &str = ".env.poc";
 
 /// The state folder of one stack. It need not exist yet.
@@ -13,7 +13,7 @@ pub const ENV_FILE: &str = ".env.poc";
 pub struct StateDir(PathBuf);
 
 impl StateDir {
-    /// The one that is there.
+    /// The state folder at this path.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
@@ -28,12 +28,12 @@ impl StateDir {
         self.0.join(ENV_FILE)
     }
 
-    /// Is held by whoever changes the stack.
+    /// Locked by the command that changes the stack.
     pub fn lock(&self) -> PathBuf {
         self.0.join("lock")
     }
 
-    /// Is held by whoever opens the gate at this moment.
+    /// Locked by the command that is opening the gate.
     pub fn opening(&self) -> PathBuf {
         self.0.join("opening")
     }
@@ -48,7 +48,7 @@ impl StateDir {
         self.0.join("holds")
     }
 
-    /// Left by an older version that had stopped the gateway.
+    /// A file of an older version that had stopped the gateway.
     pub fn fence(&self) -> PathBuf {
         self.0.join("fence.json")
     }
@@ -78,17 +78,17 @@ impl StateDir {
         self.0.join("bin").join(sum)
     }
 
-    /// Leads to the newest of these.
+    /// A link to the xtask of the newest release.
     pub fn newest_program(&self) -> PathBuf {
         self.0.join("xtask")
     }
 
-    /// Where an import unpacks what it takes in. The name tells whose it is.
+    /// Where an import unpacks an archive. The name has the process id.
     pub fn import(&self) -> PathBuf {
         self.0.join(format!("import.{}.new", std::process::id()))
     }
 
-    /// What imports have left that were cut off, or are at work.
+    /// The folders of imports that were cut off, or that run now.
     pub fn imports(&self) -> Result<Vec<PathBuf>> {
         let names = files::names(&self.0)?;
         let own = names.iter().filter(|name| name.starts_with("import.") && name.ends_with(".new"));
@@ -100,12 +100,12 @@ impl StateDir {
         self.0.join("worktrees")
     }
 
-    /// All that the process engine has.
+    /// Everything of the process engine.
     pub fn process(&self) -> PathBuf {
         files::real_path(&self.0).join("process")
     }
 
-    /// Backups by hand, a folder each.
+    /// Backups that a user made, a folder each.
     pub fn backups(&self) -> PathBuf {
         self.0.join("backups")
     }
@@ -115,22 +115,22 @@ impl StateDir {
         self.0.join("rollbacks")
     }
 
-    /// Releases that were exported.
+    /// Exported releases.
     pub fn exports(&self) -> PathBuf {
         self.0.join("exports")
     }
 
-    /// Evidence that was asked for by itself, a folder each.
+    /// Evidence that a user asked for, a folder each.
     pub fn evidence(&self) -> PathBuf {
         self.0.join("evidence")
     }
 
-    /// What Prometheus and Grafana are started from.
+    /// The files that prometheus and grafana are started with.
     pub fn observability(&self) -> PathBuf {
         self.0.join("observability")
     }
 
-    /// What `snapshot` measures.
+    /// The metrics file of `snapshot`.
     pub fn snapshot(&self) -> PathBuf {
         self.0.join("pilot-metrics.json")
     }
@@ -145,17 +145,17 @@ impl StateDir {
         self.0.join("projects")
     }
 
-    /// In the state folder of a drill: a ledger of its own, whose lock is held while the drill lives.
+    /// In the state folder of a drill: a second ledger, whose lock is held while the drill runs.
     pub fn drill(&self) -> Self {
         Self(self.0.join("drill"))
     }
 
-    /// In the state folder of a drill: which engine it has.
+    /// In the state folder of a drill: which engine it uses.
     pub fn drill_engine(&self) -> PathBuf {
         self.0.join("engine")
     }
 
-    /// In the state folder of a drill: it stays.
+    /// In the state folder of a drill: the user wants to keep it.
     pub fn drill_kept(&self) -> PathBuf {
         self.0.join("kept")
     }
@@ -165,7 +165,7 @@ impl StateDir {
         self.0.join("by-hand")
     }
 
-    /// The next id of a run or of a backup: a number that is one more than the highest of any, and the time.
+    /// The id of the next run or backup: one more than the highest number of any run or backup, and the time.
     pub fn next_id(&self) -> Result<String> {
         let runs = self.every_run()?.last().map_or(0, |(number, _)| *number);
         let backups = files::names(&self.backups())?;
@@ -173,8 +173,8 @@ impl StateDir {
         Ok(format!("{:04}-{}", runs.max(backups) + 1, files::stamp()))
     }
 
-    /// Makes the folder of a new run, in the state folder or, where that has no room, in the fallback folder;
-    /// `fill` writes what was asked for.
+    /// Makes the folder of a new run in the state folder. If that fails (a full disk), in the fallback
+    /// folder. `fill` writes the request.
     pub fn new_run(&self, fill: impl Fn(&RunDir) -> Result<()>) -> Result<RunDir> {
         let id = self.next_id()?;
         let make = |dir: PathBuf| {
@@ -192,8 +192,8 @@ impl StateDir {
         })
     }
 
-    /// Folders of all runs, in order, those in the fallback folder too. Runs without a number, made by older
-    /// versions, come before all.
+    /// The folders of all runs, in order, also those in the fallback folder. Runs without a number (of
+    /// older versions) come first.
     pub fn every_run(&self) -> Result<Vec<(u64, RunDir)>> {
         let mut all = Vec::new();
         for folder in std::iter::once(self.runs()).chain(files::own_temporaries(&self.fallback_purpose())) {
@@ -205,7 +205,7 @@ impl StateDir {
         Ok(all)
     }
 
-    /// Env files that there may be: of the releases, of the backups and of the runs.
+    /// The paths of every env file that may exist: of releases, backups and runs.
     pub fn every_env_file(&self) -> Vec<PathBuf> {
         let each = |folder: PathBuf| {
             let names = files::names(&folder).unwrap_or_default();
@@ -220,13 +220,14 @@ impl StateDir {
     }
 }
 
-/// The number in front of a run's or a backup's id; 0 for a run of an older version, whose name is its time.
+/// The number at the start of the id of a run or backup; 0 for a run of an older
+/// version, whose id is only a time.
 pub fn number(id: &str) -> u64 {
     id.split_once('-').and_then(|(number, _)| number.parse().ok()).unwrap_or(0)
 }
 
-/// What a user calls a backup of a run: the run's id for its first (`backup`), `ID.2` for `backup-2`. Nothing for
-/// another folder.
+/// The id of a backup of a run, as users write it: the id of the run for its first (folder `backup`), `ID.2`
+/// for `backup-2`. Nothing for any other folder.
 pub fn backup_id(run: &str, folder: &Path) -> Option<String> {
     let name = folder.file_name()?.to_str()?;
     let n = match name.strip_prefix("backup-") {
@@ -258,42 +259,42 @@ impl RunDir {
         self.0.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// What was asked for.
+    /// What the user asked for.
     pub fn request(&self) -> PathBuf {
         self.0.join("request.json")
     }
 
-    /// What happened, an event a line.
+    /// The journal: one event a line.
     pub fn journal(&self) -> PathBuf {
         self.0.join("journal.jsonl")
     }
 
-    /// How it ended: there once it did.
+    /// How the run ended. The file exists once it has ended.
     pub fn report(&self) -> PathBuf {
         self.0.join("report.json")
     }
 
-    /// The same for people.
+    /// The report for people.
     pub fn page(&self) -> PathBuf {
         self.0.join("report.html")
     }
 
-    /// The same to paste into an incident's page.
+    /// The report to paste into the page of an incident.
     pub fn markdown(&self) -> PathBuf {
         self.0.join("report.md")
     }
 
-    /// The same for CI.
+    /// The report for CI.
     pub fn junit(&self) -> PathBuf {
         self.0.join("report.xml")
     }
 
-    /// What was there before.
+    /// The evidence: what there was before the run changed anything.
     pub fn evidence(&self) -> PathBuf {
         self.0.join("evidence")
     }
 
-    /// Marks a run that failed with data that may exist in its backups alone.
+    /// Marks a failed run whose backups may have the only copy of some data.
     pub fn owes(&self) -> PathBuf {
         self.0.join("owes-data")
     }
@@ -313,7 +314,7 @@ impl RunDir {
         self.0.join(if n == 1 { "backup".to_owned() } else { format!("backup-{n}") })
     }
 
-    /// Its backups that were begun, with what a user calls each.
+    /// Its backups, also unfinished ones, with their ids.
     pub fn backups(&self) -> Result<Vec<(String, PathBuf)>> {
         let run = self.id();
         let dirs = files::names(&self.0)?.into_iter().map(|name| self.0.join(name));

@@ -263,7 +263,7 @@ fn a_state_folder_that_is_a_file_is_told_as_that() {
         std::fs::write(pilot.state(), "precious").unwrap();
         for command in ["status", "up", "rollback", "down"] {
             let refused = pilot.xtask(&[command]).expect(2);
-            assert!(refused.err.contains("is no folder"), "{command}: {}", refused.err);
+            assert!(refused.err.contains("is not a folder"), "{command}: {}", refused.err);
         }
         assert_eq!(std::fs::read_to_string(pilot.state()).unwrap(), "precious");
         std::fs::remove_file(pilot.state()).unwrap();

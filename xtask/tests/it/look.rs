@@ -51,7 +51,7 @@ fn flags_come_from_the_running_services_and_not_from_the_file() {
         assert!(smoke.contains("- [x] Demo scenarios functional"), "{smoke}");
         // With the services gone nothing is told, and nothing told is no flag that holds.
         pilot.xtask(&["down"]).expect(0);
-        assert!(pilot.xtask(&["flags"]).expect(1).out.contains("not told"));
+        assert!(pilot.xtask(&["flags"]).expect(1).out.contains("not reported"));
         assert_eq!(pilot.xtask(&["smoke"]).expect(1).out.matches("- [x]").count(), 0);
     });
 }

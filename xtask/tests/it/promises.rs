@@ -282,7 +282,7 @@ fn a_state_folder_that_can_only_be_read_does_not_stop_a_rollback() {
         assert_eq!(pilot.running_images(), pilot.release_images("r1"));
         // No hold can be written there: the gate is closed, and that is said.
         let refused = pilot.xtask(&["kill-switch", "on"]).expect(4);
-        assert!(refused.err.contains("no hold could be written"), "{}", refused.err);
+        assert!(refused.err.contains("the hold could not be written"), "{}", refused.err);
         shut_out(&pilot, "with a state folder that can only be read");
         drop(disk);
         pilot.xtask(&["rollback", "--open"]).expect(0);

@@ -1,5 +1,5 @@
-//! `docs/rollback.md`: every heir of the old plan's commands, and every command of its code blocks, is run on
-//! a pilot that is well; and the shims pass arguments and exit codes on.
+//! `docs/rollback.md`: the replacement of every command of the old plan, and every command of its code
+//! blocks, runs on a healthy pilot; and the shims pass arguments and exit codes on.
 
 use crate::docs::{commands, words};
 use crate::pilot::Engine::{Compose2, Process};
@@ -11,10 +11,10 @@ fn page() -> String {
     std::fs::read_to_string(workspace().join("docs/rollback.md")).unwrap()
 }
 
-/// The rows of the table, as the old command and the heir.
+/// The rows of the table, as the old command and its replacement.
 fn rows() -> Vec<(String, String)> {
     let page = page();
-    let table = page.split("and its heir\n").nth(1).unwrap();
+    let table = page.split("and its replacement\n").nth(1).unwrap();
     let cells = |line: &str| {
         // A pipe within code is written `\|`.
         let line = line.replace("\\|", "\u{1}");
@@ -23,7 +23,8 @@ fn rows() -> Vec<(String, String)> {
         (cells.len() == 4).then(|| (cells[1].clone(), cells[2].clone()))
     };
     let rows = table.lines().filter_map(cells);
-    rows.filter(|(old, heir)| !old.starts_with("**") && !old.starts_with("---") && heir != "heir").collect()
+    rows.filter(|(old, heir)| !old.starts_with("**") && !old.starts_with("---") && heir != "replacement")
+        .collect()
 }
 
 /// A pilot with two known-good releases and a backup.

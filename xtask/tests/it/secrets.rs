@@ -195,7 +195,7 @@ fn an_export_is_private_and_out_of_sight_of_git() {
             };
             let ran =
                 pilot.xtask(&["releases", "export", "r1", "--output", &to.display().to_string()]).expect(0);
-            assert_eq!(ran.all().contains("not ignored"), warned, "{place}: {}", ran.all());
+            assert_eq!(ran.all().contains("does not ignore it"), warned, "{place}: {}", ran.all());
             assert_eq!(mode(&to), 0o600);
         }
         // The repository's own ignore file keeps such archives out wherever they are put.

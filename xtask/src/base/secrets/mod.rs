@@ -1,6 +1,7 @@
-//! What this process knows to be secret, and the one way to mask it. Whoever reads settings tells it
-//! (`learn`), whoever writes text that leaves the tool asks it (`mask`): a secret that was read is written
-//! nowhere, in no encoding. Knows no pilot and no files; `rules` says what looks secret, `spelling` finds it.
+//! What this process knows to be secret, and the only way to mask it. Code that reads settings registers them
+//! here (`learn`). Code that writes text which leaves the tool masks it here (`mask`). So a secret that was
+//! read is written nowhere, in no encoding. `rules` says what looks secret; `spelling` finds a known value in
+//! a text. Nothing here knows a pilot or a file.
 
 mod rules;
 mod spelling;
@@ -14,12 +15,14 @@ use std::sync::{PoisonError, RwLock};
 
 pub use rules::{MASK, Rules};
 
-/// Fewer characters than these would mask half the text. They are masked where their name stands before them.
+/// Shorter secrets are not searched for: they would mask half of every text. They are
+/// masked only after their name.
 const SHORTEST: usize = 4;
-/// A number is easily part of another one.
+/// The same for numbers, because a short number is often a part of another number.
 const SHORTEST_NUMBER: usize = 6;
 
-/// Words of the journal, which is read again: a password like these is no better than none.
+/// Words of the journal. They are never masked, because the journal is read again. A password like
+/// these protects nothing anyway.
 const OWN: [&str; 24] = [
     "event",
     "step",
@@ -47,10 +50,12 @@ const OWN: [&str; 24] = [
     "known-good",
 ];
 
-/// Unreadable lines of one file that are looked for: it has a few of them, or is no env file at all.
+/// Unreadable lines of one env file that are registered as secrets. A file with more
+/// of them is not an env file.
 const UNCLEAR: usize = 100;
 
-/// What is known; one for the process, because a text may hold the secrets of any pilot it has to do with.
+/// One for the whole process, because a text may contain the secrets of any pilot
+/// that the process works with.
 static KNOWN: RwLock<Option<Secrets>> = RwLock::new(None);
 
 fn with<T>(ask: impl FnOnce(&Secrets) -> T) -> T {
@@ -65,11 +70,11 @@ fn change(how: impl FnOnce(&mut Secrets)) {
     how(known.get_or_insert_with(|| Secrets::new(Rules::default())));
 }
 
-/// From now on the manifest's word counts. What is called by one of these `words` is no secret: nothing could
-/// be said of it.
+/// From now on the rules of the manifest apply. The `words` (names of services and of the project) are never
+/// masked, or no message could name them.
 pub fn follow(rules: &Rules, words: impl IntoIterator<Item = String>) {
     change(|known| {
-        // What one manifest calls secret another does not uncover.
+        // A second manifest may add secret variables, never remove them.
         let listed: BTreeSet<String> =
             known.rules.variables.iter().chain(&rules.variables).cloned().collect();
         known.rules = Rules { variables: listed.into_iter().collect(), ..rules.clone() };
@@ -77,32 +82,32 @@ pub fn follow(rules: &Rules, words: impl IntoIterator<Item = String>) {
     });
 }
 
-/// Secrets among these settings are masked from now on.
+/// Registers the secrets among these settings: from now on they are masked.
 pub fn learn(settings: &BTreeMap<String, String>) {
     change(|known| known.learn(settings));
 }
 
-/// The same of the text of an env file, however broken it is.
+/// The same for the text of an env file, even if it is malformed.
 pub fn learn_env_file(text: &str) {
     change(|known| known.learn_env_file(text));
 }
 
-/// Text without secrets.
+/// Text with its secrets masked.
 pub fn mask(text: &str) -> String {
     with(|known| known.mask(text))
 }
 
-/// A JSON document, JSON lines or other text without secrets; what was JSON still is.
+/// A JSON document, JSON lines or other text with its secrets masked. JSON stays JSON.
 pub fn mask_document(text: &str) -> String {
     with(|known| known.mask_document(text))
 }
 
-/// A value without secrets.
+/// A JSON value with its secrets masked.
 pub fn mask_json(value: &Value) -> Value {
     with(|known| known.mask_json(value))
 }
 
-/// The text of an env file, however broken it is, without the values of secrets.
+/// The text of an env file, even a malformed one, with its secret values masked.
 pub fn mask_env_file(text: &str) -> String {
     with(|known| known.mask_env_file(text))
 }
@@ -112,7 +117,7 @@ pub fn hides(name: &str, value: &str) -> bool {
     with(|known| known.rules.hides(name, value))
 }
 
-/// Values that must not be shown, and how to know them.
+/// The values that must not be shown, and the rules by which they are recognised.
 #[derive(Debug)]
 pub struct Secrets {
     rules: Rules,
@@ -122,7 +127,7 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Nothing is known yet but the rules.
+    /// No values yet, only rules.
     pub fn new(rules: Rules) -> Self {
         Self {
             rules,
@@ -132,7 +137,7 @@ impl Secrets {
         }
     }
 
-    /// Learns the secrets among these settings.
+    /// Registers the secrets among these settings.
     pub fn learn(&mut self, settings: &BTreeMap<String, String>) {
         settings.iter().for_each(|(name, value)| self.learn_one(name, value));
     }
@@ -143,7 +148,7 @@ impl Secrets {
         }
     }
 
-    /// A value whole, and the parts of it that a program would repeat by themselves.
+    /// Registers a whole value, and those parts of it that a program may print alone.
     fn learn_value(&mut self, value: &str) {
         self.keep(value);
         let parts = self.rules.parts(value);
@@ -161,7 +166,7 @@ impl Secrets {
         }
     }
 
-    /// Learns from lines that need not be well-formed.
+    /// Registers secrets from lines that may be malformed.
     pub fn learn_env_file(&mut self, text: &str) {
         let mut unclear = 0;
         for line in text.lines() {
@@ -172,7 +177,7 @@ impl Secrets {
                     self.learn_one(name, value);
                     self.learn_one(name, value.trim().trim_matches(['"', '\'']));
                 }
-                // Nobody can tell what it was meant to be.
+                // It is unknown what such a line was meant to be, so it counts as a secret.
                 Place::Unclear if unclear == UNCLEAR => {}
                 Place::Unclear => {
                     unclear += 1;
@@ -188,7 +193,7 @@ impl Secrets {
         }
     }
 
-    /// Text without secrets: every known one in every spelling, and what stands behind a secret's name.
+    /// Masks every known value in every spelling, and every value that follows a secret's name.
     pub fn mask(&self, text: &str) -> String {
         let mut found = self.spelled.find(text);
         found.extend(self.rules.assigned(text));
@@ -196,7 +201,7 @@ impl Secrets {
         replace(text, found)
     }
 
-    /// The same for what may be JSON, whose strings are masked each by itself, so that it stays JSON.
+    /// The same for text that may be JSON. Each string is masked separately, so that JSON stays JSON.
     pub fn mask_document(&self, text: &str) -> String {
         let masked = self.mask(text);
         if masked == text {
@@ -206,14 +211,14 @@ impl Secrets {
             |text: &str| serde_json::from_str::<Value>(text).ok().filter(|v| v.is_object() || v.is_array());
         let lines = || text.lines().map(|line| Some(self.mask_json(&object(line)?).to_string() + "\n"));
         match object(text) {
-            // One line stays one line.
+            // JSON on one line stays on one line.
             Some(value) if text.trim().contains('\n') => format!("{:#}\n", self.mask_json(&value)),
             Some(value) => self.mask_json(&value).to_string() + if text.ends_with('\n') { "\n" } else { "" },
             None => lines().collect::<Option<String>>().unwrap_or(masked),
         }
     }
 
-    /// A value without secrets.
+    /// A JSON value with its secrets masked.
     pub fn mask_json(&self, value: &Value) -> Value {
         match value {
             Value::String(text) => Value::String(self.mask_string(text)),
@@ -232,7 +237,7 @@ impl Secrets {
         (self.mask(name), masked)
     }
 
-    /// `NAME=VALUE`, as engines list an environment, has its value to the end of the string.
+    /// In `NAME=VALUE`, as engines list an environment, the value goes to the end of the string.
     fn mask_string(&self, text: &str) -> String {
         match text.split_once('=') {
             Some((name, value)) if self.rules.hides_in_text(name, value) => format!("{name}={MASK}"),
@@ -240,7 +245,8 @@ impl Secrets {
         }
     }
 
-    /// An env file that can be shown. A line that nobody can read may be the rest of a secret.
+    /// An env file that can be shown. A line that cannot be parsed is masked, because it
+    /// may be the rest of a secret.
     pub fn mask_env_file(&self, text: &str) -> String {
         let shown = |line: &str| match rules::env_line(line) {
             Place::Nothing => self.mask(line),
@@ -254,7 +260,7 @@ impl Secrets {
     }
 }
 
-/// Overlapping finds are one.
+/// Replaces the ranges by the mask. Ranges that overlap become one.
 fn replace(text: &str, mut found: Vec<Range<usize>>) -> String {
     found.sort_unstable_by_key(|range| range.start);
     let (mut masked, mut at) = (String::with_capacity(text.len()), 0);

@@ -1,45 +1,45 @@
-//! What looks secret: by the manifest's word, by a variable's name, by a value's form; and where values stand
-//! in text that nobody has the values of. Pure. Called by `Secrets` alone.
+//! What looks secret: a variable that the manifest names, a name like `API_KEY`, a value like a token or a
+//! URL with a password. Also finds values in text by the name before them. Pure. Called only by `Secrets`.
 
 use serde::Deserialize;
 use std::ops::Range;
 
-/// What stands where a secret was.
+/// What a secret is replaced by.
 pub const MASK: &str = "********";
 
-/// A part of a value that is looked for by itself: one of several keys, one line of many.
+/// Fewest bytes of a part of a value that is searched for alone: one of several keys, one of several lines.
 pub const SHORTEST_PART: usize = 8;
 
 /// The `[secrets]` part of the manifest.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rules {
-    /// Never shown; where they are empty, `up` makes them.
+    /// Variables that are never shown. If one is empty, `up` generates its value.
     pub variables: Vec<String>,
-    /// Shown although their name or value looks secret.
+    /// Variables that are shown although their name or value looks secret.
     #[serde(default)]
     pub public: Vec<String>,
 }
 
-/// Where a line of an env file has its value.
+/// Where the value is in a line of an env file.
 pub enum Place<'a> {
-    /// Nowhere.
+    /// The line has no value (empty, or a comment).
     Nothing,
-    /// Behind this byte.
+    /// From byte `at` on.
     Value {
-        /// Of the variable.
+        /// Name of the variable.
         name: &'a str,
         /// First byte of the value.
         at: usize,
     },
-    /// Nobody can tell.
+    /// The line cannot be parsed.
     Unclear,
 }
 
-/// Words that contain one of the marks below and mean something else.
+/// Words that contain one of the marks below but mean something else.
 const INNOCENT: [&str; 6] = ["BYPASS", "COMPASS", "MONKEY", "TURNKEY", "HOTKEY", "TOKENIZER"];
 
-/// A name of which this is a part is of a secret.
+/// A name that contains one of these is the name of a secret.
 const MARKS: [&str; 14] = [
     "TOKEN",
     "SECRET",
@@ -57,13 +57,13 @@ const MARKS: [&str; 14] = [
     "AUTHORIZATION",
 ];
 
-/// The same for whole words and their ends.
+/// A name is also secret if one of its words is, or ends with, one of these.
 const ENDS: [&str; 9] = ["KEY", "KEYS", "PASS", "PWD", "AUTH", "JWT", "DSN", "SALT", "CREDS"];
 
-/// A name that ends so is of a password, and a password may be a number or a short word.
+/// A name that ends with one of these is the name of a password. A password may be a number or a short word.
 const PASSWORDS: [&str; 8] = ["PASSWORD", "PASSWD", "PASS", "PWD", "PASSPHRASE", "PASSCODE", "SECRET", "PIN"];
 
-/// How well-known tokens begin.
+/// The first characters of well-known tokens.
 const TOKENS: [&str; 16] = [
     "ghp_",
     "gho_",
@@ -83,11 +83,11 @@ const TOKENS: [&str; 16] = [
     "AIza",
 ];
 
-/// Least length of what stands alone before the `@` of a URL, and of a well-known token.
+/// Fewest bytes of a token: a well-known one, or one that stands alone before the `@` of a URL.
 const LONG: usize = 16;
 
 impl Rules {
-    /// Is the value of this variable not to be shown?
+    /// Must the value of this variable be hidden?
     pub fn hides(&self, name: &str, value: &str) -> bool {
         let listed = |names: &[String]| names.iter().any(|n| n == name);
         if value.is_empty() {
@@ -97,7 +97,7 @@ impl Rules {
             || (!listed(&self.public) && (names_secret(name, value) || self.is_secret(value)))
     }
 
-    /// Does the value itself look secret, whatever it is called?
+    /// Does the value itself look secret, whatever its name?
     fn is_secret(&self, value: &str) -> bool {
         let jwt = value.starts_with("eyJ") && value.len() > LONG && value.matches('.').count() == 2;
         let token = value.len() >= LONG && TOKENS.iter().any(|start| value.starts_with(start));
@@ -105,8 +105,8 @@ impl Rules {
         jwt || token || (pem && !value.contains("-----BEGIN CERTIFICATE")) || !self.parts(value).is_empty()
     }
 
-    /// The same for a name that stands in a text: only one that is written as a variable, or says plainly what
-    /// it is, because `key` may be anything there.
+    /// The same for a name in a text. Only a name in capitals, or a clear one like `password`, counts: in a
+    /// text, `key` can mean anything.
     pub fn hides_in_text(&self, name: &str, value: &str) -> bool {
         let upper =
             name.len() > 2 && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
@@ -118,7 +118,7 @@ impl Rules {
         told && value != MASK && !value.starts_with('(') && self.hides(name, value)
     }
 
-    /// The secrets within a value: a URL's password, what a connection string assigns, a bearer's token.
+    /// The secrets inside a value: the password in a URL, a value in a connection string, a bearer token.
     pub fn parts(&self, value: &str) -> Vec<String> {
         let mut found: Vec<Range<usize>> = user_info(value);
         found.extend(self.assigned(value));
@@ -130,7 +130,7 @@ impl Rules {
         parts.flat_map(|part| [decoded(&part), part]).collect()
     }
 
-    /// Where a text assigns something to a variable that is secret: `NAME=VALUE`, `NAME: VALUE`, `"NAME": "VALUE"`.
+    /// Where a text assigns a value to a secret variable: `NAME=VALUE`, `NAME: VALUE`, `"NAME": "VALUE"`.
     pub fn assigned(&self, text: &str) -> Vec<Range<usize>> {
         let bytes = text.as_bytes();
         let word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
@@ -200,7 +200,7 @@ pub fn user_info(text: &str) -> Vec<Range<usize>> {
     text.match_indices("://").filter_map(|(at, _)| one(at)).collect()
 }
 
-/// Lines of a value with several, keys of a list, texts of a JSON document: programs repeat them one by one.
+/// The lines of a value, the items of a list, the texts of a JSON document: programs print these one by one.
 pub fn pieces(value: &str) -> Vec<String> {
     let long = |piece: &&str| piece.len() >= SHORTEST_PART && !piece.starts_with("-----");
     let mut pieces: Vec<String> = Vec::new();
@@ -213,7 +213,7 @@ pub fn pieces(value: &str) -> Vec<String> {
         pieces = Vec::new();
         texts(&document, &mut pieces);
     }
-    // Written in one line, as env files have them.
+    // Several lines written as one, with `\n` in it, as env files have them.
     let lines = value.split("\\n").filter(|_| value.contains("\\n")).map(str::trim).filter(long);
     pieces.extend(lines.map(str::to_owned));
     pieces
@@ -236,7 +236,7 @@ fn texts(value: &serde_json::Value, found: &mut Vec<String>) {
     }
 }
 
-/// Without percent signs.
+/// Percent-decoded; unchanged if the result is not UTF-8 text.
 fn decoded(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let Some((first, behind)) = rest.split_first() {
@@ -256,7 +256,7 @@ fn names_secret(name: &str, value: &str) -> bool {
         MARKS.iter().any(|mark| word.contains(mark)) || ENDS.iter().any(|end| word.ends_with(end))
     };
     let joined = words.concat();
-    // The working folder of a shell.
+    // PWD is the working folder of a shell.
     let secret = name != "PWD"
         && (words.iter().any(|word| !innocent(word) && marked(word))
             || ["APIKEY", "CONNECTIONSTRING"].iter().any(|mark| joined.contains(mark)));
@@ -282,14 +282,14 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// Something that is switched: no secret, whatever it is called.
+/// Is the value a switch (`true`, `off`, …)? Then it is not a secret, whatever its name.
 pub fn is_switch(value: &str) -> bool {
     let words =
         ["", "true", "false", "yes", "no", "on", "off", "none", "null", "enabled", "disabled", "0", "1"];
     words.iter().any(|word| value.eq_ignore_ascii_case(word))
 }
 
-/// A number, with a unit perhaps, or a very short word: `4000`, `30s`, `basic`.
+/// Is the value a number, with or without a unit, or a very short word: `4000`, `30s`, `basic`?
 fn is_plain(value: &str) -> bool {
     let unit = value.trim_start_matches(|c: char| c.is_ascii_digit() || ".,_-+".contains(c));
     let longest = if unit.is_empty() { 15 } else { 8 };
@@ -300,7 +300,7 @@ fn is_plain(value: &str) -> bool {
         || value.chars().count() < 4
 }
 
-/// Takes a line of an env file apart, as far as that can be done.
+/// Parses a line of an env file as far as possible.
 pub fn env_line(line: &str) -> Place<'_> {
     let begin = line.len() - line.trim_start_matches(|c: char| c.is_whitespace() || c == '#').len();
     let comment = line.trim_start().starts_with('#');
@@ -315,7 +315,8 @@ pub fn env_line(line: &str) -> Place<'_> {
     if comment || rest.trim().is_empty() { Place::Nothing } else { Place::Unclear }
 }
 
-/// Names are written in one case; the rest of a broken value in base64 is not.
+/// Is this the name of a variable? Names use one case. A piece of a broken base64
+/// value has both, and is long.
 fn is_name(name: &str) -> bool {
     let mixed =
         name.contains(|c: char| c.is_ascii_uppercase()) && name.contains(|c: char| c.is_ascii_lowercase());

@@ -1,16 +1,16 @@
-//! Finding a known value in a text, however it was written there: each of its characters may stand as it is
-//! or in any escape that shells, JSON, URLs, HTML, YAML and Rust's `Debug` use, nested in one another, and
-//! the whole may be in base64. Called by `Secrets` alone.
+//! Finds a known value in a text, however it is written there. Each character may be plain or escaped in any
+//! way that shells, JSON, URLs, HTML, YAML and Rust's `Debug` use, also nested. The whole value may be in
+//! base64. Called only by `Secrets`.
 
 use std::ops::Range;
 
-/// Deepest nesting of backslashes that is followed: JSON in JSON in JSON in JSON is 15.
+/// Most backslashes before one character. JSON nested in JSON four deep has 15.
 const BACKSLASHES: usize = 64;
 
-/// Base64 that is shorter says too little to be told from other text.
+/// Fewest base64 letters that are searched for. Shorter ones also occur in ordinary text.
 const SHORTEST_BASE64: usize = 8;
 
-/// The values, by the byte with which one may begin.
+/// The values to search for, indexed by the bytes that a spelling of them can begin with.
 #[derive(Debug)]
 pub struct Spelled {
     values: Vec<Vec<char>>,
@@ -24,7 +24,7 @@ impl Default for Spelled {
 }
 
 impl Spelled {
-    /// One more value to look for, and its base64.
+    /// Adds a value to search for, and its base64 forms.
     pub fn add(&mut self, value: &str) {
         self.add_one(value.chars().collect());
         for text in base64(value.as_bytes()).into_iter().filter(|text| text.len() >= SHORTEST_BASE64) {
@@ -39,7 +39,7 @@ impl Spelled {
     fn add_one(&mut self, value: Vec<char>) {
         let Some(first) = value.first() else { return };
         let own = first.to_string().as_bytes()[0];
-        // A space may be a plus; every character may be escaped.
+        // The bytes that a spelling can begin with: the character itself, an escape, or a plus for a space.
         for byte in [Some(own), Some(b'\\'), Some(b'%'), Some(b'&'), (*first == ' ').then_some(b'+')] {
             let all = byte.map(|byte| &mut self.beginning[usize::from(byte)]);
             if let Some(all) = all.filter(|all| all.last() != Some(&self.values.len())) {
@@ -49,7 +49,7 @@ impl Spelled {
         self.values.push(value);
     }
 
-    /// Every place where one of them stands.
+    /// Every range of the text that is one of the values.
     pub fn find(&self, text: &str) -> Vec<Range<usize>> {
         let bytes = text.as_bytes();
         let mut found = Vec::new();
@@ -64,9 +64,9 @@ impl Spelled {
     }
 }
 
-/// Where the value ends that begins at `at`, if it does.
+/// The end of the value, if it begins at `at`.
 fn end(text: &[u8], at: usize, value: &[char]) -> Option<usize> {
-    // Most places are ruled out by their second letter, long before anything is allocated.
+    // A quick test of the second character rules out most places, before anything is allocated.
     if let ([first, second, ..], Some([one, two])) = (value, text.get(at..at + 2))
         && first.is_ascii_alphanumeric()
         && second.is_ascii_alphanumeric()
@@ -92,7 +92,7 @@ fn end(text: &[u8], at: usize, value: &[char]) -> Option<usize> {
     places.pop()
 }
 
-/// Where `c` may end if it begins at `at`.
+/// Collects every possible end of a spelling of `c` that begins at `at`.
 fn spellings(text: &[u8], at: usize, c: char, ends: &mut Vec<usize>) {
     let mut buffer = [0; 4];
     let raw = c.encode_utf8(&mut buffer).as_bytes();
@@ -101,7 +101,7 @@ fn spellings(text: &[u8], at: usize, c: char, ends: &mut Vec<usize>) {
     if behind == at {
         return;
     }
-    // `\"` and the like; `\n` is no n.
+    // `\"` and similar. Not for letters: `\n` is not an n.
     if !c.is_alphanumeric() {
         once(text, behind, c, raw, ends);
     }
@@ -109,7 +109,8 @@ fn spellings(text: &[u8], at: usize, c: char, ends: &mut Vec<usize>) {
     numbered(text, at, behind, c, raw, ends);
 }
 
-/// Behind the backslashes that begin at `at`, which may be encoded themselves; `each` is told where one ends.
+/// The position after the backslashes that begin at `at`. They may be percent-encoded.
+/// `each` gets the end of each.
 fn past(text: &[u8], at: usize, mut each: impl FnMut(usize)) -> usize {
     let mut behind = at;
     for _ in 0..BACKSLASHES {
@@ -126,14 +127,14 @@ fn past(text: &[u8], at: usize, mut each: impl FnMut(usize)) -> usize {
     behind
 }
 
-/// Spellings without backslashes.
+/// Collects the ends of spellings without backslashes.
 fn once(text: &[u8], at: usize, c: char, raw: &[u8], ends: &mut Vec<usize>) {
     let rest = &text[at..];
     let Some(first) = rest.first() else { return };
     if rest.starts_with(raw) {
         ends.push(at + raw.len());
     }
-    // Doubled in YAML, SQL and Compose files; closed, quoted and opened again in shells.
+    // Doubled in YAML, SQL and Compose files; in shells, the quote is closed, escaped and opened again.
     let doubled: &[&str] = match c {
         '\'' => &["''", r"'\''", "'\"'\"'", r"'\\''"],
         '"' => &["\"\""],
@@ -149,7 +150,7 @@ fn once(text: &[u8], at: usize, c: char, raw: &[u8], ends: &mut Vec<usize>) {
     }
 }
 
-/// What stands behind a backslash for a control character; a byte that stands for none else.
+/// The letter that stands for a control character after a backslash; 0 for any other character.
 fn letter(c: char) -> u8 {
     match c {
         '\n' => b'n',
@@ -178,7 +179,7 @@ fn numbered(text: &[u8], at: usize, behind: usize, c: char, raw: &[u8], ends: &m
             let fits = rest.get(2 + digits) == Some(&b'}') && hex(rest, 2, digits) == Some(c.into());
             ends.extend(fits.then_some(behind + digits + 3));
         }
-        // Two of them for what UTF-16 has two units for.
+        // A character that has two units in UTF-16 is written as two of these.
         Some(b'u') => {
             let unit = |at: usize, unit: &u16| {
                 let at = past(text, at, |_| ());
@@ -192,7 +193,7 @@ fn numbered(text: &[u8], at: usize, behind: usize, c: char, raw: &[u8], ends: &m
     }
 }
 
-/// All bytes of a character, each spelled by `one`.
+/// The end of a character whose UTF-8 bytes are each spelled in the way of `one`.
 fn each_byte(
     text: &[u8],
     at: usize,
@@ -207,7 +208,7 @@ fn percent(text: &[u8], at: usize, byte: u8) -> Option<usize> {
     let mut at = (text.get(at) == Some(&b'%')).then_some(at + 1)?;
     loop {
         if hex(text, at, 2) == Some(byte.into()) {
-            // A percent sign that was encoded more than once.
+            // A percent sign that is itself encoded, once or several times.
             let more = text[at + 2..].chunks(2).take_while(|pair| byte == b'%' && *pair == b"25").count();
             return Some(at + 2 + 2 * more);
         }
@@ -215,7 +216,7 @@ fn percent(text: &[u8], at: usize, byte: u8) -> Option<usize> {
     }
 }
 
-/// `&quot;`, `&#34;`, `&#x22;`, and the same with `&amp;` for `&`. How long it is.
+/// The length of an HTML entity for `c`: `&quot;`, `&#34;`, `&#x22;`, and the same with `&amp;` for `&`.
 fn entity(rest: &[u8], c: char) -> Option<usize> {
     let mut at = 1;
     while rest[at..].starts_with(b"amp;") {
@@ -241,20 +242,20 @@ fn entity(rest: &[u8], c: char) -> Option<usize> {
     (found == Some(c)).then_some(at + length + 1)
 }
 
-/// So many hexadecimal digits.
+/// The value of exactly `digits` hexadecimal digits at `at`.
 fn hex(text: &[u8], at: usize, digits: usize) -> Option<u32> {
     let text = text.get(at..at + digits).filter(|text| text.iter().all(u8::is_ascii_hexdigit))?;
     u32::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok()
 }
 
-/// The value in base64 as it stands behind none, one and two other bytes: the letters that depend on it alone.
+/// The base64 letters that depend only on the value, for each alignment: after zero, one and two other bytes.
 fn base64(value: &[u8]) -> Vec<String> {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let sextet = |bit: usize| {
         let one = |n: usize| value[(bit + n) / 8] >> (7 - (bit + n) % 8) & 1;
         (0..6).fold(0, |sum, n| sum << 1 | usize::from(one(n)))
     };
-    // Bits until the first letter that has none of a neighbour's.
+    // Bits to skip until the first letter that has no bits of a neighbour.
     let from = |skip: usize| {
         let letters = (value.len() * 8).saturating_sub(skip) / 6;
         (0..letters).map(|n| char::from(LETTERS[sextet(skip + 6 * n)])).collect()

@@ -1,5 +1,6 @@
-//! `releases diff A B`: settings with secrets masked, images, compose file and seed of two releases, or of
-//! what runs, or of the tree. What one side cannot tell is said to be so, never taken for the same.
+//! `releases diff A B`: compares settings (with secrets masked), images, compose file and seed of two sides.
+//! A side is a release, what runs, or your source code. What is unknown on one side is reported as unknown,
+//! never as equal.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// One side. What is `None` cannot be told.
+/// One side. `None` means that it is unknown there.
 struct Side {
     env: Option<BTreeMap<String, String>>,
     images: Option<BTreeMap<String, String>>,
@@ -25,12 +26,12 @@ struct Side {
     seed: Option<PathBuf>,
 }
 
-/// Prints what differs.
+/// Prints the differences.
 pub fn run(session: &Session, a: &str, b: &str) -> Result<()> {
     let (left, right) = (side(session, a)?, side(session, b)?);
     let out = &session.out;
     let env = maps(left.env.as_ref(), right.env.as_ref(), a == "running" || b == "running");
-    // Hidden on both sides: what is a secret on one was meant to be one on the other.
+    // If the value is a secret on one side, it is hidden on both.
     let shown = |name: &str, values: [Option<&String>; 2]| {
         let hidden = values.iter().flatten().any(|value| secrets::hides(name, value));
         values.map(|value| match value {
@@ -42,7 +43,7 @@ pub fn run(session: &Session, a: &str, b: &str) -> Result<()> {
     let mut value = json!({"a": a, "b": b});
     let mut same = true;
     match env {
-        None => out.say("settings: one side cannot tell"),
+        None => out.say("settings: unknown on one side"),
         Some(keys) => {
             same &= keys.is_empty();
             let (l, r) = (left.env.unwrap_or_default(), right.env.unwrap_or_default());
@@ -55,7 +56,7 @@ pub fn run(session: &Session, a: &str, b: &str) -> Result<()> {
         }
     }
     match maps(left.images.as_ref(), right.images.as_ref(), false) {
-        None => out.say("images: one side cannot tell (a tree has none until it is built)"),
+        None => out.say("images: unknown on one side (source code has no images until it is built)"),
         Some(services) => {
             same &= services.is_empty();
             let (l, r) = (left.images.unwrap_or_default(), right.images.unwrap_or_default());
@@ -78,7 +79,7 @@ pub fn run(session: &Session, a: &str, b: &str) -> Result<()> {
     for (what, left, right) in [("compose", &left.compose, &right.compose), ("seed", &left.seed, &right.seed)]
     {
         let (Some(left), Some(right)) = (left, right) else {
-            out.say(format!("{what}: one side cannot tell"));
+            out.say(format!("{what}: unknown on one side"));
             value[what] = Value::Null;
             continue;
         };
@@ -91,7 +92,7 @@ pub fn run(session: &Session, a: &str, b: &str) -> Result<()> {
     }
     out.event(&Event::Result { value: &value });
     if same {
-        out.say(format!("{a} and {b} are the same in all that both can tell"));
+        out.say(format!("{a} and {b} are the same in everything that is known on both sides"));
     }
     Ok(())
 }
@@ -142,8 +143,8 @@ fn side(session: &Session, name: &str) -> Result<Side> {
     }
 }
 
-/// Names whose values differ. A running service has settings of its image and of Compose too: with
-/// `common` only the names of the side with fewer count.
+/// The names whose values differ. A running service also has settings from its image and from Compose; with
+/// `common`, only names that both sides have are compared.
 fn maps(
     left: Option<&BTreeMap<String, String>>,
     right: Option<&BTreeMap<String, String>>,
@@ -158,9 +159,9 @@ fn maps(
     Some(names)
 }
 
-/// The lines that differ, as git shows them; nothing where there are none.
+/// The different lines, as `git diff` prints them; empty if there are none.
 fn lines(left: &Path, right: &Path) -> Result<String> {
-    // git ends with 1 where there are differences.
+    // git exits with 1 if there are differences.
     let script = "git diff --no-index --no-color --unified=1 -- \"$0\" \"$1\" || test $? = 1";
     let (left, right) = (left.display().to_string(), right.display().to_string());
     let text = cmd("sh", &["-c", script, &left, &right]).run(Deadline::after(Duration::from_secs(10)))?;

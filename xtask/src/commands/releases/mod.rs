@@ -1,5 +1,5 @@
-//! `releases`: what there is to go back to: listing it, comparing, checking, carrying it to another host,
-//! and clearing old ones away.
+//! `releases`: lists, shows, compares, checks, exports, imports and removes the releases that a rollback can
+//! go to.
 
 mod diff;
 
@@ -27,47 +27,47 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Every release, oldest first
+    /// List every release, oldest first
     List,
-    /// One release: images, files, when it was made and verified
+    /// Show one release: images, files, when it was made and verified
     Show {
-        /// Its id, as `list` shows it
+        /// Its id, as `releases list` shows it
         release: String,
     },
-    /// What differs between two: settings (secrets masked), images, compose file, seed
+    /// Compare two: settings (secrets masked), images, compose file, seed
     Diff {
-        /// A release, `running` or `tree`
+        /// A release, or `running` (what runs), or `tree` (your source code)
         a: String,
-        /// The other one
+        /// The other one, in the same form
         b: String,
     },
-    /// Is every file and every image there, and as it was?
+    /// Check that every file and every image exists unchanged
     Verify {
-        /// One release [default: all]
+        /// Only this release [default: all]
         release: Option<String>,
     },
-    /// One archive that brings a pilot up on another host; it holds the env file with its secrets
+    /// Write one archive that can start the pilot on another host; it contains the secrets of the env file
     Export {
-        /// Its id
+        /// Id of the release
         release: String,
         /// File to write [default: .pilot/exports/RELEASE.release.tar]
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Take a release in from such an archive
+    /// Import a release from an archive that `releases export` wrote
     Import {
-        /// The archive
+        /// Path of the archive
         file: PathBuf,
     },
-    /// Clear old releases away; the running and the last known-good one always stay
+    /// Remove old releases; the running one and the last known-good one always stay
     Prune {
-        /// Known-good releases to keep [default: keep_releases of pilot.toml]
+        /// How many known-good releases to keep [default: keep_releases in pilot.toml]
         #[arg(long)]
         keep: Option<usize>,
     },
 }
 
-/// Runs one of them.
+/// Runs the subcommand.
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     match &args.command {
         Command::List => list(session)?,
@@ -92,7 +92,7 @@ fn verify(session: &Session, one: Option<&str>) -> Result<Finished> {
         let checked = session.store.check(release);
         let detail = match &checked {
             Ok(()) => {
-                format!("{} files, {} images, xtask: as they were", release.files.len(), release.images.len())
+                format!("{} files, {} images, xtask: unchanged", release.files.len(), release.images.len())
             }
             Err(error) => format!("{error:#}"),
         };
@@ -104,7 +104,9 @@ fn verify(session: &Session, one: Option<&str>) -> Result<Finished> {
     if broken.is_empty() {
         return Ok(Finished::plain(Exit::Ok));
     }
-    let next = Some(Next::xtask("up").so("makes a whole one; a rollback passes broken ones over").to_owned());
+    let next = Some(
+        Next::xtask("up").so("to make a complete release; a rollback does not use a broken one").to_owned(),
+    );
     let finished = Finished { error: Some(broken.join("; ")), ..Finished::plain(Exit::NotRestored) };
     Ok(finished.then(next.as_ref(), out.context()))
 }
@@ -113,7 +115,8 @@ fn export(session: &Session, name: &str, output: Option<&Path>) -> Result<()> {
     let release = session.store.named(name)?;
     let exports = session.pilot.state.exports();
     let to = output.map_or_else(|| exports.join(format!("{}.release.tar", release.id)), Path::to_owned);
-    let to = std::path::absolute(&to).with_context(|| format!("cannot tell where {} is", to.display()))?;
+    let to = std::path::absolute(&to)
+        .with_context(|| format!("cannot find the absolute path of {}", to.display()))?;
     if output.is_none() {
         files::make_private_folder(&exports)?;
     }
@@ -121,12 +124,12 @@ fn export(session: &Session, name: &str, output: Option<&Path>) -> Result<()> {
     let bytes = files::size(&to)?;
     session.out.event(&Event::Result { value: &json!({"release": release.id, "file": to, "bytes": bytes}) });
     session.out.say(format!("release {} is in {}, {}", release.id, to.display(), files::human(bytes)));
-    session.out.say("  it holds the env file with its secrets; on another host: releases import FILE");
+    session.out.say("  it contains the env file with its secrets; on another host: releases import FILE");
     if source::sees(&to) {
         let file = to.display();
-        session
-            .out
-            .note(format!("{file} is in a git work tree and not ignored: do not commit these secrets"));
+        session.out.note(format!(
+            "{file} is in a git work tree and git does not ignore it: do not commit these secrets"
+        ));
     }
     Ok(())
 }
@@ -136,8 +139,8 @@ fn import(session: &Session, file: &Path) -> Result<()> {
     let release = export::import(&session.pilot, &session.store, file)?;
     session.out.event(&Event::Result { value: &json!(release) });
     let (id, state) = (&release.id, release.state.as_str());
-    session.out.say(format!("{} is here as release {id} ({}, {state})", file.display(), release.label));
-    session.out.say(format!("  to deploy the last known-good one: {}", session.out.xtask("rollback")));
+    session.out.say(format!("{} is imported as release {id} ({}, {state})", file.display(), release.label));
+    session.out.say(format!("  to deploy the last known-good release: {}", session.out.xtask("rollback")));
     Ok(())
 }
 
@@ -149,7 +152,7 @@ fn prune(session: &Session, keep: Option<usize>) -> Result<()> {
     session.out.event(&Event::Result { value: &json!({"freed": freed, "freed_bytes": bytes}) });
     freed.iter().for_each(|f| session.out.say(format!("  removed {}, {}", f.what, files::human(f.bytes))));
     session.out.say(format!(
-        "freed {}; to clear their images from the engine: {}",
+        "freed {}; to remove their images from the engine too: {}",
         files::human(bytes),
         session.out.xtask("host --free")
     ));
@@ -162,7 +165,7 @@ fn list(session: &Session) -> Result<()> {
     let current = session.store.current().ok().flatten().map(|r| r.id);
     out.event(&Event::Result { value: &json!({"releases": releases, "current": current, "broken": broken}) });
     if releases.is_empty() {
-        out.say(format!("no releases yet; this makes one: {}", out.xtask("up")));
+        out.say(format!("there are no releases yet; to make one: {}", out.xtask("up")));
     } else {
         out.say("  release  state       version   commit         made");
     }
@@ -200,7 +203,7 @@ fn show(session: &Session, id: &str) -> Result<()> {
     }
     let sound = session.store.check_files(&release);
     out.say(match &sound {
-        Ok(()) => format!("files    {}, as they were", release.files.len()),
+        Ok(()) => format!("files    {}, unchanged", release.files.len()),
         Err(error) => format!("files    {error:#}"),
     });
     out.say(format!("folder   {}", session.store.dir(&release.id).display()));

@@ -1,5 +1,5 @@
-//! Docker's client and Compose, for one project. Every command names the project or an id that was found by it;
-//! there is no prune here and no removal by pattern.
+//! Calls `docker` and Compose for one project. Every command names the project, or an id that was found by
+//! the project's label. There is no prune and no removal by pattern.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Profile of the compose file with prometheus and grafana.
+/// The profile of the compose file that contains prometheus and grafana.
 pub const PROFILE: &str = "observability";
 
-/// Times that a question is asked when what it is about goes away meanwhile, and the time between.
+/// How often `steady` asks again if an object disappears in between, and the pause before it does.
 const ASKED: u32 = 10;
 const BETWEEN: Duration = Duration::from_millis(50);
 
@@ -26,13 +26,13 @@ const BETWEEN: Duration = Duration::from_millis(50);
 pub struct Compose {
     /// The stack.
     pub pilot: Pilot,
-    /// The client.
+    /// Path of the docker client.
     pub docker: PathBuf,
-    /// Which Compose there is, once that was asked.
+    /// Which Compose is installed; empty until it was needed.
     pub generation: OnceLock<Generation>,
 }
 
-/// Which Compose there is, by how it is called.
+/// Which Compose is installed, by its command.
 #[derive(Clone, Debug)]
 pub enum Generation {
     /// `docker compose`.
@@ -41,18 +41,18 @@ pub enum Generation {
     One(PathBuf),
 }
 
-/// Does a Docker engine answer? An error when not; `is_hung` tells the two ways apart.
+/// An error if no Docker engine answers. `is_hung` says whether it did not answer in time.
 pub fn answers(deadline: Deadline) -> Result<()> {
     let docker = which::which("docker").context("docker is not on the PATH")?;
     cmd(docker, &["version", "--format", "{{.Server.Version}}"]).run(deadline).map(drop)
 }
 
-/// Did the engine not answer in time (rather than refuse)?
+/// Did the engine miss the deadline? Otherwise it refused.
 pub fn is_hung(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(RunError::Deadline(_)))
 }
 
-/// Does the engine say that what was asked for is not there?
+/// Does the engine say that the object does not exist?
 fn is_gone(error: &anyhow::Error) -> bool {
     let said = format!("{error:#}").to_lowercase();
     ["no such container", "no such object", "no such volume", "no such network"]
@@ -60,8 +60,8 @@ fn is_gone(error: &anyhow::Error) -> bool {
         .any(|s| said.contains(s))
 }
 
-/// A docker command failed: whose fault is it? Anything that says that the daemon is not there, or
-/// says nothing in time, is the host's (exit 4); but not what the run's budget cut short.
+/// Finds the exit code for a failed docker command. If the daemon cannot be reached or misses the deadline,
+/// it is a host failure (exit 4), unless the budget of the run cut the command short.
 pub fn classify(error: anyhow::Error) -> anyhow::Error {
     if exit_of(&error) == Exit::OverBudget {
         return error;
@@ -81,22 +81,22 @@ pub fn classify(error: anyhow::Error) -> anyhow::Error {
 }
 
 impl Compose {
-    /// Errors where there is no docker client (exit 4); whether the engine answers shows later.
+    /// An error (exit 4) if there is no docker client. Whether the engine answers is not checked here.
     pub fn new(pilot: &Pilot) -> Result<Self> {
         let docker = which::which("docker").map_err(|e| {
-            let next = "install Docker, or --engine process for the embedded engine";
+            let next = "install Docker, or use --engine process (local processes)";
             fail(Exit::Host, format!("the compose engine needs the docker client: {e}"), next)
         })?;
         Ok(Self { pilot: pilot.clone(), docker, generation: OnceLock::new() })
     }
 
-    /// A docker command.
+    /// Runs a docker command and returns its output.
     pub fn docker(&self, args: &[&str], deadline: Deadline) -> Result<String> {
         cmd(&self.docker, args).run(deadline).map_err(classify)
     }
 
-    /// Compose 2 where the client has it, else Compose 1. Found by the plugin's file where that is in
-    /// one of Docker's folders, because asking the client costs a tenth of a second.
+    /// Compose 2 if the client has it, else Compose 1. The file of the plugin is searched first, because
+    /// asking the client takes a tenth of a second.
     fn generation(&self, deadline: Deadline) -> Result<Generation> {
         if let Some(known) = self.generation.get() {
             return Ok(known.clone());
@@ -110,7 +110,7 @@ impl Compose {
                 (Err(_), Ok(path)) => Generation::One(path),
                 (Err(error), Err(_)) => {
                     let what = format!("there is neither `docker compose` nor `docker-compose`: {error:#}");
-                    let next = "install the docker compose plugin, or --engine process";
+                    let next = "install the docker compose plugin, or use --engine process";
                     return Err(fail(Exit::Host, what, next));
                 }
             }
@@ -118,7 +118,7 @@ impl Compose {
         Ok(self.generation.get_or_init(|| found).clone())
     }
 
-    /// The command of the Compose there is.
+    /// The command of the Compose that is installed.
     pub fn compose_command(&self, deadline: Deadline) -> Result<Cmd> {
         Ok(match self.generation(deadline)? {
             Generation::Two => cmd(&self.docker, &["compose"]),
@@ -126,8 +126,9 @@ impl Compose {
         })
     }
 
-    /// Compose on the files in `dir`. What the shell exports must not win over the env file, so every
-    /// variable that the file sets, or that steers Compose itself, is taken out.
+    /// A Compose command on the files in `dir`. Variables that the shell exports must not win over
+    /// the env file. So every variable that the file sets, or that controls Compose itself, is
+    /// removed from the environment.
     pub fn compose(&self, dir: &Path, deadline: Deadline) -> Result<Cmd> {
         let mut unset: Vec<String> = std::env::vars_os()
             .map(|(name, _)| name.to_string_lossy().into_owned())
@@ -146,12 +147,12 @@ impl Compose {
             .env_remove(unset))
     }
 
-    /// The filter that finds what Compose made for this project.
+    /// The docker filter for everything that Compose made for this project.
     pub fn label(&self) -> String {
         format!("label=com.docker.compose.project={}", self.pilot.project)
     }
 
-    /// Compose 1 has no such option.
+    /// The option that forbids pulling; nothing for Compose 1, which does not have it.
     pub fn no_pull(&self, deadline: Deadline) -> Result<&'static [&'static str]> {
         Ok(match self.generation(deadline)? {
             Generation::Two => &["--pull", "never"],
@@ -159,7 +160,7 @@ impl Compose {
         })
     }
 
-    /// Ids of the project's containers, one-off ones left out. `-a` includes the stopped.
+    /// Ids of the project's containers, also stopped ones, but without one-off containers (`compose run`).
     pub fn containers(&self, deadline: Deadline) -> Result<Vec<String>> {
         let project = self.label();
         let found = self.docker(
@@ -178,7 +179,7 @@ impl Compose {
         Ok(found.lines().map(str::to_owned).collect())
     }
 
-    /// A docker command on each of these; nothing where there are none.
+    /// Runs one docker command on all of `names`; nothing if there are none.
     pub fn each(&self, words: &[&str], names: &[String], deadline: Deadline) -> Result<Option<String>> {
         if names.is_empty() {
             return Ok(None);
@@ -187,8 +188,8 @@ impl Compose {
         self.docker(&[words, &names].concat(), deadline).map(Some)
     }
 
-    /// The answer to a question of two parts: what there is, and what each of it is like. What goes away between
-    /// the two, as in the middle of a deployment, is no failure: then it is asked again.
+    /// For a query of two parts: list the objects, then inspect each. If an object disappears between the
+    /// two, as it can during a deployment, the whole query is repeated.
     pub fn steady<T>(&self, deadline: Deadline, ask: impl Fn() -> Result<T>) -> Result<T> {
         let mut asked = 0;
         let found = deadline.poll(BETWEEN, || {
@@ -208,12 +209,12 @@ impl Compose {
         Ok(self.docker(&args, deadline)?.lines().map(str::to_owned).collect())
     }
 
-    /// The tag of a service's image.
+    /// A service's image name with this tag.
     pub fn tag_of(&self, service: &str, tag: &str) -> String {
         format!("{}:{tag}", self.pilot.image_name(service))
     }
 
-    /// What a listing command tells of the project, a line each.
+    /// The lines that a list command prints for the project.
     pub fn listed(&self, words: &[&str], deadline: Deadline) -> Result<Vec<String>> {
         let label = self.label();
         let text = self.docker(&[words, &["--filter", &label]].concat(), deadline)?;

@@ -1,5 +1,5 @@
-//! Stored data under Docker: the volumes of the project's services, into archives and back. They are found by
-//! Compose's project label.
+//! Stored data under Docker: copies volumes into archives, and back. Volumes are found by Compose's project
+//! label.
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
@@ -32,7 +32,7 @@ impl Data for Compose {
         };
         let copy = |from: &str| {
             let copy = cmd(&self.docker, &["cp", from, "-"]).stdout_to(archive);
-            // Much to copy takes long: that is not an engine that does not answer.
+            // A slow copy is not an engine that does not answer, so a missed deadline is not a host failure.
             let classified = |error| if is_hung(&error) { error } else { classify(error) };
             still::copy(&format!("volume {volume}"), archive, || {
                 copy.clone().run(deadline).map(drop).map_err(classified)
@@ -66,10 +66,10 @@ impl Data for Compose {
 }
 
 impl Compose {
-    /// Volume of a service as Compose names it.
+    /// Compose's name for the volume of a service.
     fn volume(&self, service: &str) -> String {
         let found = self.pilot.every_service().find(|s| s.name == service);
-        // Data of no service that the manifest names goes by its volume's own name.
+        // A volume that belongs to no service of the manifest is called by its own name.
         found.map_or_else(|| service.to_owned(), |s| format!("{}_{}", self.pilot.project, s.volume))
     }
 
@@ -79,13 +79,13 @@ impl Compose {
         Ok(found.lines().map(str::to_owned).collect())
     }
 
-    /// A container of a service.
+    /// Id of the first container of a service.
     fn container(&self, service: &str, deadline: Deadline) -> Result<Option<String>> {
         let there = self.services(deadline)?;
         Ok(there.get(service).and_then(|service| service.0.first()).map(|instance| instance.handle.clone()))
     }
 
-    /// Where a container has a volume.
+    /// The path at which a container mounts a volume.
     fn mount(&self, container: &str, volume: &str, deadline: Deadline) -> Result<Option<String>> {
         let format = format!(
             "{{{{range .Mounts}}}}{{{{if eq .Name {volume:?}}}}}{{{{.Destination}}}}{{{{end}}}}{{{{end}}}}"
@@ -94,7 +94,7 @@ impl Compose {
         Ok(Some(path.trim().to_owned()).filter(|path| !path.is_empty()))
     }
 
-    /// Gives a volume that no container has to one with nothing in it, so that it can be read.
+    /// Mounts a volume that no container uses into an empty helper container, so that it can be read.
     fn with_helper(
         &self,
         volume: &str,
@@ -103,7 +103,7 @@ impl Compose {
     ) -> Result<()> {
         let scratch = files::Scratch::new("helper")?;
         let empty = scratch.path().join("empty.tar");
-        // Two blocks of zeros: the end of an archive (POSIX pax, "ustar Interchange Format").
+        // Two blocks of zeros are an empty archive (POSIX pax, "ustar Interchange Format").
         files::write(&empty, &[0; 1024], Mode::Plain)?;
         let tag = format!("{}-helper:{}", self.pilot.project, std::process::id());
         self.docker(&["import", &empty.display().to_string(), &tag], deadline)?;

@@ -1,4 +1,4 @@
-//! The images of a project, by its own names and the label that its builds carry.
+//! The images of a project. They are found by the project's image names and by the label that its builds set.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
@@ -59,7 +59,7 @@ impl Images for Compose {
         let ids = self.ids(&references, deadline).map_err(|e| match exit_of(&e) {
             Exit::Host | Exit::OverBudget => e,
             _ => {
-                let what = format!("not all images are there with the tag {tag}: {e:#}");
+                let what = format!("some images with the tag {tag} are missing: {e:#}");
                 fail(Exit::Usage, what, Next::shell(format!("docker images '{}'", self.tag_of("*", "*"))))
             }
         })?;
@@ -87,7 +87,11 @@ impl Images for Compose {
         self.docker(&["load", "--quiet", "--input", &archive.display().to_string()], deadline)?;
         match self.ids(std::slice::from_ref(&image.id), deadline)?.first() {
             Some(id) if *id == image.id => Ok(()),
-            other => bail!("loading {} gave {other:?} instead of {}", archive.display(), image.id),
+            other => bail!(
+                "loaded {}, but the engine then has the image {other:?} instead of {}",
+                archive.display(),
+                image.id
+            ),
         }
     }
 
@@ -126,8 +130,9 @@ impl Images for Compose {
         }
         let used = self.used_images(deadline)?;
         let label = format!("label=pilot.project={}", self.pilot.project);
-        // By name and by the label that the Dockerfile sets: an image of that name that was not built here has no other copy, and one
-        // of another name that was built on ours has the label too.
+        // Remove an image only if it has both our name and our label. An image with our name that
+        // was not built here may have no other copy, and an image of another name that was built
+        // on ours has the label too.
         let built = self.docker(&["images", "--no-trunc", "--quiet", "--filter", &label], deadline)?;
         let built: Vec<&str> = built.lines().collect();
         for tag in self.own_tags(deadline)? {
@@ -147,7 +152,7 @@ impl Images for Compose {
 }
 
 impl Compose {
-    /// The tags of the project's own image names.
+    /// All tags of the project's image names.
     pub fn own_tags(&self, deadline: Deadline) -> Result<Vec<String>> {
         let mut all = Vec::new();
         for service in self.pilot.services() {
@@ -162,11 +167,12 @@ impl Compose {
     /// Content id and size in bytes.
     fn image(&self, name: &str, deadline: Deadline) -> Result<[String; 2]> {
         let text = self.docker(&["image", "inspect", "--format", "{{.Id}} {{.Size}}", name], deadline)?;
-        let (id, size) = text.trim().split_once(' ').context("cannot understand docker image inspect")?;
+        let (id, size) =
+            text.trim().split_once(' ').context("cannot parse the output of docker image inspect")?;
         Ok([id.to_owned(), size.to_owned()])
     }
 
-    /// Content ids that the project's containers, stopped ones included, were made from.
+    /// Content ids of the images that the project's containers use, also stopped ones.
     fn used_images(&self, deadline: Deadline) -> Result<Vec<String>> {
         let text = self.steady(deadline, || {
             let ids = self.listed(&["ps", "-a", "--quiet"], deadline)?;
@@ -176,8 +182,9 @@ impl Compose {
     }
 }
 
-/// Runs a build. The builder without BuildKit shares layers between projects, and loses hold of one that
-/// another project's clean-up removes at that moment: then, and only then, it is run again.
+/// Runs a build. The old builder (without BuildKit) shares layers between projects. If another
+/// project's clean-up removes a layer at that moment, the build fails, and is run again. Other
+/// failures are not retried.
 fn persist(build: &Cmd, deadline: Deadline) -> Result<()> {
     let lost = ["failed to get digest", "No such image", "unknown parent"];
     for _ in 0..2 {

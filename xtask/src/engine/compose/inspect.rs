@@ -1,4 +1,4 @@
-//! What Docker tells of the project's containers, networks and volumes, and of itself.
+//! What Docker reports about the project's containers, networks and volumes, and about itself.
 
 use crate::base::deadline::Deadline;
 use crate::base::proc::cmd;
@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 impl Inspect for Compose {
     fn logs(&self, instance: &Instance, lines: Option<usize>, deadline: Deadline) -> Result<String> {
-        // The services' own output is on both streams.
+        // The services write to both streams, so both are read.
         let script = "exec \"$0\" logs --timestamps --tail \"$1\" \"$2\" 2>&1";
         let docker = self.docker.display().to_string();
         let lines = lines.map_or("all".to_owned(), |n| n.to_string());
@@ -55,7 +55,7 @@ impl Inspect for Compose {
         let before = SystemTime::now();
         let info = self.docker(&["info", "--format", "{{json .}}"], deadline)?;
         let asked = before.elapsed().unwrap_or_default() / 2;
-        let info: Value = serde_json::from_str(&info).context("cannot understand docker info")?;
+        let info: Value = serde_json::from_str(&info).context("cannot parse the output of docker info")?;
         let clock = info["SystemTime"].as_str().and_then(|text| humantime::parse_rfc3339(text).ok());
         let skew = clock.map(|engine| {
             let ours = before + asked;

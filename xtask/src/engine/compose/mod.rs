@@ -1,5 +1,5 @@
-//! The engine `compose`: Docker through its client and Compose 2 (`docker compose`) or Compose 1
-//! (`docker-compose`). One file for each role of an engine, over one client.
+//! The engine `compose`: the docker client with Compose 2 (`docker compose`) or Compose 1 (`docker-compose`).
+//! One file for each role of an engine, and one shared client.
 
 pub mod client;
 mod data;

@@ -1,5 +1,5 @@
-//! The services of a project as Docker and Compose run them: seen by Compose's labels, which both of its
-//! generations write alike; applied, stopped, taken down.
+//! The services of a project under Docker: observes, applies, stops and removes them. They are found by
+//! Compose's labels, which Compose 1 and 2 write in the same way.
 
 use crate::base::deadline::Deadline;
 use crate::engine::compose::client::{Compose, PROFILE, classify};
@@ -33,7 +33,7 @@ impl Runtime for Compose {
             self.each(&["inspect", "--type", "container"], &ids, deadline)
         })?;
         let list: Vec<Value> = match containers {
-            Some(text) => serde_json::from_str(&text).context("cannot understand docker inspect")?,
+            Some(text) => serde_json::from_str(&text).context("cannot parse the output of docker inspect")?,
             None => Vec::new(),
         };
         services(&list)
@@ -51,11 +51,12 @@ impl Runtime for Compose {
     fn apply(&self, _: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
         let compose = self.compose(dir, deadline)?;
         if !force.is_empty() {
-            // Compose leaves a container alone whose settings fit, however unwell it is.
+            // Compose does not replace a container with the right settings, even if it is
+            // unhealthy. So remove it first.
             let unwell = self.handles(force, deadline)?;
             self.each(&["rm", "--force"], &unwell, deadline)?;
         }
-        // No stop grace: in an emergency nobody waits ten seconds for a service that ignores SIGTERM.
+        // No stop grace period: an incident must not wait ten seconds for a service that ignores SIGTERM.
         let up = compose.args(["up", "--detach", "--timeout", "0", "--no-build"]);
         up.args(self.no_pull(deadline)?).run(deadline).map(drop).map_err(classify)
     }
@@ -74,7 +75,7 @@ impl Runtime for Compose {
 
     fn stop(&self, service: &str, deadline: Deadline) -> Result<()> {
         let ids = self.existing(service, deadline)?;
-        // `stop` and not `kill`: a container that was told to stop is not started again by its policy.
+        // `stop` and not `kill`: its restart policy does not restart a container that was stopped.
         self.each(&["stop", "--time", "0"], &ids, deadline).map(drop)
     }
 
@@ -93,7 +94,7 @@ impl Runtime for Compose {
     }
 
     fn down(&self, extent: Extent, deadline: Deadline) -> Result<()> {
-        // By label and not by `compose down`: that needs a compose file, and the tree's may be broken.
+        // By label and not with `compose down`: that needs a compose file, which may be broken.
         self.each(&["rm", "--force"], &self.every_container(deadline)?, deadline)?;
         let kinds: &[&str] = if extent == Extent::Services { &["network"] } else { &["network", "volume"] };
         for kind in kinds {
@@ -127,21 +128,21 @@ impl Runtime for Compose {
 }
 
 impl Compose {
-    /// Containers of these services.
+    /// Ids of the containers of these services.
     fn handles(&self, services: &[String], deadline: Deadline) -> Result<Vec<String>> {
         let there = self.services(deadline)?;
         let all = services.iter().filter_map(|service| there.get(service)).flat_map(|service| &service.0);
         Ok(all.map(|instance| instance.handle.clone()).collect())
     }
 
-    /// Containers of a service that has any.
+    /// Ids of the containers of a service. An error if it has none.
     fn existing(&self, service: &str, deadline: Deadline) -> Result<Vec<String>> {
         let found = self.handles(&[service.to_owned()], deadline)?;
         ensure!(!found.is_empty(), "{service} has no container in project {}", self.pilot.project);
         Ok(found)
     }
 
-    /// One-off containers too.
+    /// Ids of all containers of the project, also one-off ones.
     fn every_container(&self, deadline: Deadline) -> Result<Vec<String>> {
         let found =
             self.docker(&["ps", "-a", "--no-trunc", "--quiet", "--filter", &self.label()], deadline)?;

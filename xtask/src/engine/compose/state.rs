@@ -1,5 +1,6 @@
-//! Reading what Docker tells: one container of `docker inspect`, where plugins are, which state folder a
-//! container was deployed from. Pure but for the environment; called by `compose` alone.
+//! Parsing of what Docker reports: a container of `docker inspect`, the plugin folders, and the state folder
+//! that a container was deployed from. Pure, except that it reads environment variables. Called only by
+//! `compose`.
 
 use crate::base::secrets;
 use crate::stack::model::{Instance, Service};
@@ -9,8 +10,8 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// The services that these containers of `docker inspect` are instances of. Two with the same number of one
-/// service (a recreate was cut off) are one instance: the running one counts.
+/// Groups the containers of `docker inspect` by service. If two containers of a service have the same number
+/// (a recreate was cut off), they count as one instance: the running one.
 pub fn services(containers: &[Value]) -> Result<BTreeMap<String, Service>> {
     let mut found: BTreeMap<(String, String), Instance> = BTreeMap::new();
     for container in containers {
@@ -26,7 +27,7 @@ pub fn services(containers: &[Value]) -> Result<BTreeMap<String, Service>> {
     Ok(services)
 }
 
-/// One container, with its service and its number in that.
+/// One container, with the name of its service and its number there.
 fn instance(container: &Value) -> Result<((String, String), Instance)> {
     let text = |pointer: &str| container.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let label = |name: &str| {
@@ -42,7 +43,7 @@ fn instance(container: &Value) -> Result<((String, String), Instance)> {
         .find_map(|(_, hosts)| hosts.get(0)?.get("HostPort")?.as_str()?.parse().ok());
     let service = label("com.docker.compose.service");
     if service.is_empty() || text("/Id").is_empty() {
-        bail!("cannot understand docker inspect: a container without id or service label");
+        bail!("cannot parse the output of docker inspect: a container has no id or no service label");
     }
     let env = env.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     secrets::learn(&env);
@@ -62,7 +63,7 @@ fn instance(container: &Value) -> Result<((String, String), Instance)> {
     Ok(((service, label("com.docker.compose.container-number")), instance))
 }
 
-/// Where the client looks for plugins (docker/cli, `cli-plugins/manager`).
+/// The folders in which the docker client looks for plugins (docker/cli, `cli-plugins/manager`).
 pub fn plugin_folders() -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
     let own = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or(home);
@@ -71,7 +72,7 @@ pub fn plugin_folders() -> Vec<PathBuf> {
     own.into_iter().chain(system.map(PathBuf::from)).map(|folder| folder.join("cli-plugins")).collect()
 }
 
-/// `STATE/releases/ID/docker-compose.poc.yml` → `STATE`.
+/// The state folder in the path of a compose file: `STATE/releases/ID/docker-compose.poc.yml` gives `STATE`.
 fn state_dir(config_file: &str) -> Option<String> {
     let releases = Path::new(config_file).parent()?.parent()?;
     let state = releases.file_name()?.eq("releases").then(|| releases.parent())??;

@@ -1,4 +1,4 @@
-//! Stored data of local processes, into archives and back.
+//! Stored data of local processes: copies folders into archives, and back.
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
@@ -12,7 +12,7 @@ use std::path::Path;
 
 impl Data for Processes {
     fn stored(&self, _: Deadline) -> Result<BTreeSet<String>> {
-        // All that there is, also of services that the manifest does not name: a teardown takes it too.
+        // Also data of services that the manifest does not name, because a teardown removes it too.
         let mut data = files::names(&self.home.join("volumes"))?;
         data.retain(|name| self.data(name).is_dir());
         Ok(data.into_iter().collect())
@@ -32,13 +32,13 @@ impl Data for Processes {
     }
 }
 
-/// Copies a folder that may be written to meanwhile, as of one moment.
+/// Copies a folder, as of one moment, while a service may write to it.
 fn save(from: &Path, archive: &Path, deadline: Deadline) -> Result<()> {
     let tar = tar("--create", archive, from).args(["."]);
     still::copy(&from.display().to_string(), archive, || tar.clone().run(deadline).map(drop))
 }
 
-/// What it says is read, so it says it in English.
+/// A tar command. Its messages are parsed, so they must be in English.
 fn tar(what: &str, archive: &Path, folder: &Path) -> Cmd {
     let words =
         [what, "--file", &archive.display().to_string(), "--directory", &folder.display().to_string()];

@@ -1,4 +1,4 @@
-//! Where local processes of one pilot have what they need, and what a supervisor is told.
+//! The folders of the local processes of one pilot, and the description that a supervisor gets.
 
 use crate::base::files;
 use crate::stack::pilot::Pilot;
@@ -11,33 +11,33 @@ use std::path::{Path, PathBuf};
 pub struct Processes {
     /// The stack.
     pub pilot: Pilot,
-    /// Where everything is kept.
+    /// The folder that has everything of this engine.
     pub home: PathBuf,
 }
 
-/// What a supervisor runs, in `service.json` (0600: the environment has secrets).
+/// What a supervisor runs: `service.json` (0600, because the environment has secrets).
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Spec {
-    /// Content id.
+    /// Content id of the image.
     pub image: String,
-    /// What is run.
+    /// Path of the program.
     pub program: PathBuf,
-    /// Which service.
+    /// Name of the service; the program gets it as its argument.
     pub role: String,
-    /// Everything that it is started with.
+    /// Its whole environment.
     pub env: BTreeMap<String, String>,
-    /// Where it listens.
+    /// The port on 127.0.0.1 at which it listens.
     pub port: u16,
-    /// Digest of the image and the environment.
+    /// SHA-256 of image id and environment.
     pub settings: String,
-    /// Where its output goes.
+    /// Path of its log.
     pub log: PathBuf,
-    /// For older versions, which look for the supervisor's id in it.
+    /// Path of the `alive` file. Older versions look for the supervisor's id in it.
     pub alive: PathBuf,
 }
 
 impl Processes {
-    /// Everything it keeps is in the pilot's state folder.
+    /// The engine for this pilot; its folder is in the pilot's state folder.
     pub fn new(pilot: &Pilot) -> Self {
         Self { pilot: pilot.clone(), home: pilot.state.process() }
     }
@@ -52,14 +52,14 @@ impl Processes {
         self.home.join("volumes").join(service)
     }
 
-    /// What a service was started with; nothing where it never was.
+    /// What a service was started with; nothing if it was never started.
     pub fn read_spec(&self, service: &str) -> Result<Option<Spec>> {
         let path = self.dir(service).join("service.json");
         if path.exists() { files::read_json(&path).map(Some) } else { Ok(None) }
     }
 
-    /// Removes a folder as a whole or not at all: out of the way first, so that one which is there is never half
-    /// of what it was. What a killed command has left out of the way goes with the next.
+    /// Removes a folder completely or not at all: it is renamed first, so a folder that still has its name is
+    /// complete. If the command is killed after that, the next removal deletes the rest.
     pub fn remove_whole(&self, path: &Path) -> Result<()> {
         let trash = self.home.join("trash");
         files::make_folder(&trash)?;

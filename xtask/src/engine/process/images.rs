@@ -1,5 +1,5 @@
-//! The images of local processes: programs that were taken in by their content, and the tags that lead to them.
-//! Nothing is started here.
+//! The images of local processes: programs, stored by content id, and the tags that name them. Nothing is
+//! started here.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
@@ -15,12 +15,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// First line of an image archive; the program follows. The content id is the checksum of both.
+/// The first line of an image archive, as JSON. The program follows. The content id is the SHA-256 of both.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Head {
-    /// Of this format.
+    /// Version of this format.
     pub version: u32,
-    /// Environment that is built in.
+    /// The environment that is built into the image.
     pub env: BTreeMap<String, String>,
 }
 
@@ -55,7 +55,7 @@ impl Images for Processes {
             let Some(id) = tags.get(&format!("{name}:{tag}")) else {
                 let known: Vec<&str> = tags.keys().map(String::as_str).collect();
                 let what = format!("there is no image {name}:{tag}; there are {}", known.join(", "));
-                return Err(fail(Exit::Usage, what, Next::xtask("up").so("builds the tree")));
+                return Err(fail(Exit::Usage, what, Next::xtask("up").so("to build the source code")));
             };
             images.insert(
                 service.to_owned(),
@@ -82,7 +82,7 @@ impl Images for Processes {
         let bytes = std::fs::read(archive).with_context(|| format!("cannot read {}", archive.display()))?;
         let id = self.take_in(&bytes)?;
         if id != image.id {
-            bail!("{} holds {id} and not {}", archive.display(), image.id);
+            bail!("{} contains the image {id}, expected {}", archive.display(), image.id);
         }
         Ok(())
     }
@@ -115,7 +115,7 @@ impl Images for Processes {
 }
 
 impl Processes {
-    /// Programs that were taken in, by image id.
+    /// Path of the program of an image.
     pub fn program(&self, image: &str) -> PathBuf {
         self.home.join("images").join(image.trim_start_matches("sha256:"))
     }
@@ -136,7 +136,7 @@ impl Processes {
         if tags == before { Ok(()) } else { files::write_json(&self.tags_path(), &tags, Mode::Plain) }
     }
 
-    /// Takes a program in under its content id.
+    /// Stores an image under its content id.
     fn take_in(&self, archive: &[u8]) -> Result<String> {
         let id = format!("sha256:{}", files::sha256_bytes(archive));
         let path = self.program(&id);
@@ -147,13 +147,13 @@ impl Processes {
         Ok(id)
     }
 
-    /// Content ids of the programs that were taken in.
+    /// Content ids of the stored images.
     fn taken_in(&self) -> Result<Vec<String>> {
         let names = files::names(&self.home.join("images"))?;
         Ok(names.iter().filter_map(|name| Some(format!("sha256:{}", name.strip_suffix(".head")?))).collect())
     }
 
-    /// What was being taken in when a command was killed: it has no head.
+    /// Removes images that are incomplete because a command was killed: they have no head.
     fn remove_unfinished(&self) -> Result<Vec<Freed>> {
         let folder = self.home.join("images");
         let whole = self.taken_in()?;
@@ -161,12 +161,12 @@ impl Processes {
         names.retain(|name| !whole.contains(&format!("sha256:{}", name.trim_end_matches(".head"))));
         let remove = |name: String| {
             let bytes = files::remove(&folder.join(&name))?;
-            Ok(Freed { what: format!("half a program, {name}"), bytes })
+            Ok(Freed { what: format!("incomplete program {name}"), bytes })
         };
         names.into_iter().map(remove).collect()
     }
 
-    /// What the image was made with.
+    /// The head of an image.
     pub fn head(&self, image: &str) -> Result<Head> {
         files::read_json(&self.program(image).with_extension("head"))
     }

@@ -1,4 +1,4 @@
-//! What can be told of local processes: their logs, what they use, their data.
+//! What can be found out about local processes: their logs, what they use, and their data.
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
@@ -45,12 +45,12 @@ impl Inspect for Processes {
     }
 }
 
-/// Memory and threads of a service and its supervisor.
+/// Memory and threads of a service with its supervisor.
 fn usage(service: &str, members: &[Member]) -> Usage {
     let stats: Vec<_> = members.iter().filter_map(|member| member.process.stat()).collect();
     Usage {
         name: service.to_owned(),
-        cpu: "not told".into(),
+        cpu: "unknown".into(),
         memory: files::human(stats.iter().map(|stat| stat.memory).sum()),
         processes: stats.iter().map(|stat| stat.threads).sum::<u64>().to_string(),
     }

@@ -1,7 +1,8 @@
-//! Which processes of this host belong to the pilot, and ending them. A member holds the service's `alive`
-//! file as its standard input; where that file, or the whole state folder, was deleted or moved, what it was
-//! started with tells. Nothing depends on an id that somebody wrote down, so there is no moment at which a
-//! command may be killed and leave a member that the next one does not find.
+//! Which processes of this host belong to the pilot, and ending them. A process of a service is called a
+//! member. It has the service's `alive` file as standard input. If that file or the whole state folder was
+//! deleted or moved, a member is found by its command line and environment. Nothing depends on a process id
+//! that was written down. So a command may be killed at any moment, and the next command still finds every
+//! member.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
@@ -17,28 +18,29 @@ use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
 use std::time::Duration;
 
-/// A member that nobody sees while the lock is held is being started by a command that was killed: so long.
+/// How long the lock may be held although no member is visible: a command that was
+/// killed may be starting one.
 const UNSEEN: Duration = Duration::from_secs(2);
 
 /// One process of a service.
 #[derive(Clone, Copy, Debug)]
 pub struct Member {
-    /// Which.
+    /// The process.
     pub process: Process,
-    /// Does it start the service again when that ends?
+    /// Is it the supervisor, which restarts the service?
     pub supervisor: bool,
-    /// Does it hold the `alive` file that is there now?
+    /// Has it the present `alive` file open?
     here: bool,
 }
 
-/// Do these run a service as they should: one supervisor, and nobody who was left over?
+/// Is the service run correctly: by exactly one supervisor, without a process that was left over?
 pub fn run_well(members: &[Member]) -> bool {
     let supervisors = members.iter().filter(|m| m.supervisor).count();
     supervisors == 1 && members.len() <= 2 && members.iter().all(|m| m.here)
 }
 
 impl Processes {
-    /// The members that there are now, by service.
+    /// All members of this moment, by service.
     pub fn members(&self) -> Result<BTreeMap<String, Vec<Member>>> {
         let alive = self.alive_files()?;
         let mut all: BTreeMap<String, Vec<Member>> = BTreeMap::new();
@@ -51,7 +53,7 @@ impl Processes {
         Ok(all)
     }
 
-    /// Services of the manifest, and those that have a folder from before it was changed.
+    /// The services of the manifest, and services of an earlier manifest that still have a folder.
     pub fn known_services(&self) -> Result<Vec<String>> {
         let mut all: Vec<String> = self.pilot.services().map(str::to_owned).collect();
         let more = files::names(&self.home.join("services"))?;
@@ -77,8 +79,8 @@ impl Processes {
         process.sees_our_files().then_some((service, Member { process, supervisor, here: false }))
     }
 
-    /// The service that a process was started for: a supervisor is told the path of its description, a
-    /// service its role and the folder of its data.
+    /// The service of a process, from its command line and environment: a supervisor gets the path of its
+    /// description, a service gets its role and its data folder.
     fn service_in(&self, words: &[String], process: Process) -> Option<String> {
         let below = |path: &str, folder: &str| {
             let rest = Path::new(path).strip_prefix(self.home.join(folder)).ok()?;
@@ -95,7 +97,7 @@ impl Processes {
         }
     }
 
-    /// Ends every member of these services, and does not come back before their locks are free.
+    /// Kills every member of these services, and returns when their locks are free.
     pub fn end(&self, services: &[String], deadline: Deadline) -> Result<()> {
         let unseen = deadline.within(UNSEEN);
         let ask = || {
@@ -130,8 +132,8 @@ impl Processes {
         })
     }
 
-    /// Is anybody there, seen or not? Whoever only asks keeps nobody from starting the service: that takes a
-    /// new file.
+    /// Does any process hold the `alive` file, visible or not? This check does not block a start of the
+    /// service, because a start makes a new file.
     fn is_held(&self, service: &str) -> bool {
         let file = files::open_regular(&self.dir(service).join("alive"));
         file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
@@ -144,24 +146,27 @@ impl Processes {
             Some(process) => format!("process {} (`{}`)", process.id(), process.words().join(" ")),
             None => "a process that this user cannot see".to_owned(),
         };
-        let what = format!("{} is locked by {who}, which is no process of {service}", path.display());
+        let what = format!(
+            "cannot stop {service}: {} is locked by {who}, which is not a process of {service}",
+            path.display()
+        );
         let next = match holder {
             Some(process) => format!("kill {}", process.id()),
-            None => format!("run this as the user who started {service}, or as root"),
+            None => format!("run the same command as the user who started {service}, or as root"),
         };
         fail(Exit::Host, what, next)
     }
 }
 
-/// A file of this service that nobody has, locked before it has its name: whoever looked at the one before
-/// keeps nobody from starting. It is handed to the supervisor and the service as standard input.
+/// Makes a new `alive` file and locks it before it gets its name, so that a process that has the old file
+/// open cannot block the start. The supervisor and the service get the file as standard input.
 pub fn new_alive(path: &Path) -> Result<std::fs::File> {
     let fresh = path.with_extension("new");
     files::remove(&fresh)?;
     let file = std::fs::File::options().read(true).write(true).create_new(true).open(&fresh);
-    let file = file.with_context(|| format!("cannot make {}", fresh.display()))?;
+    let file = file.with_context(|| format!("cannot create {}", fresh.display()))?;
     file.try_lock().with_context(|| format!("cannot lock {}", fresh.display()))?;
     files::clear_way(path)?;
-    std::fs::rename(&fresh, path).with_context(|| format!("cannot make {}", path.display()))?;
+    std::fs::rename(&fresh, path).with_context(|| format!("cannot create {}", path.display()))?;
     Ok(file)
 }

@@ -1,4 +1,5 @@
-//! The services as local processes: seen by their members, started under a supervisor each, ended.
+//! The services as local processes: observes them through their members, starts each under a supervisor, and
+//! ends them.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
@@ -35,7 +36,7 @@ impl Runtime for Processes {
     fn services(&self, _: Deadline) -> Result<BTreeMap<String, Service>> {
         let mut services = BTreeMap::new();
         let members = self.members()?;
-        // Those too that the manifest does not name: another release has started them.
+        // Also services that the manifest does not name: another release may have started them.
         for service in self.known_services()? {
             let members = members.get(&service).map_or(&[][..], Vec::as_slice);
             if let Some(instance) = self.instance(&service, members)? {
@@ -67,7 +68,7 @@ impl Runtime for Processes {
                 fresh.push((service.to_owned(), spec));
             }
         }
-        // All ports are given up before the first is taken: two services may have swapped theirs.
+        // Stop all before the first is started: two services may have swapped their ports.
         let names: Vec<String> = fresh.iter().map(|(service, _)| service.clone()).collect();
         self.end(&names, deadline)?;
         fresh.iter().try_for_each(|(service, spec)| self.begin(service, spec))
@@ -108,8 +109,8 @@ impl Runtime for Processes {
     }
 
     fn add(&self, _: &Path, services: &[String], _: Deadline) -> Result<()> {
-        let what = format!("{} run on Docker alone", services.join(" and "));
-        Err(fail(Exit::Usage, what, "the same with --engine compose, where Docker is"))
+        let what = format!("{} can only run on Docker", services.join(" and "));
+        Err(fail(Exit::Usage, what, "run the same command with --engine compose, on a host with Docker"))
     }
 
     fn down(&self, extent: Extent, deadline: Deadline) -> Result<()> {
@@ -117,7 +118,7 @@ impl Runtime for Processes {
         services.extend(self.members()?.into_keys());
         self.end(&services, deadline)?;
         for service in services {
-            // Where it cannot be removed (a disk that was made read-only) it is told as what has ended.
+            // If it cannot be removed (a read-only disk), the service is shown as ended, which is right.
             files::remove(&self.dir(&service).join("service.json")).ok();
         }
         match extent {
@@ -137,7 +138,8 @@ impl Runtime for Processes {
 }
 
 impl Processes {
-    /// Settings of a service under a release: the image's, the env file's, then the engine's own.
+    /// What a service of a release is started with: the settings of the image, then of the env
+    /// file, then of the engine.
     fn spec(&self, release: &Release, dir: &Path, service: &str) -> Result<Spec> {
         let path = dir.join(ENV_FILE);
         let bytes = files::read(&path)?;
@@ -170,14 +172,14 @@ impl Processes {
 
     fn begin(&self, service: &str, spec: &Spec) -> Result<()> {
         if let Some(owner) = ports::owner_of(spec.port) {
-            let what = format!("port {} of {service} is taken by {owner}", spec.port);
+            let what = format!("cannot start {service}: its port {} is taken by {owner}", spec.port);
             return Err(fail(Exit::Host, what, "end that process, or change the port in the env file"));
         }
         files::make_folder(&self.data(service))?;
         let path = self.dir(service).join("service.json");
         files::clear_way(&path)?;
         files::write_json(&path, spec, Mode::Private)?;
-        // Locked here and handed over: from now on somebody holds it until the last member is gone.
+        // Locked here and handed over: from now on it is locked until the last member has ended.
         let alive = new_alive(&spec.alive)?;
         let mut note = alive.try_clone().context("cannot share a file")?;
         let me = files::this_program()?;
@@ -190,17 +192,17 @@ impl Processes {
             .stderr(supervise::open_log(&spec.log))
             .spawn()
             .context("cannot start a supervisor")?;
-        // An older version could not end it without; nothing here reads it.
+        // Only older versions read this id; they need it to end the service.
         writeln!(note, "{}", supervisor.id()).ok();
         Ok(())
     }
 
-    /// What is known of a service; nothing where there is none.
+    /// What is known about a service; nothing if it does not exist.
     fn instance(&self, service: &str, members: &[Member]) -> Result<Option<Instance>> {
         let spec = match self.read_spec(service) {
             Ok(Some(spec)) => Ok(spec),
             Ok(None) if members.is_empty() => return Ok(None),
-            Ok(None) => Err(anyhow::anyhow!("its description is gone")),
+            Ok(None) => Err(anyhow::anyhow!("its description (service.json) is missing")),
             Err(error) => Err(error),
         };
         let supervised = members.iter().any(|member| member.supervisor);

@@ -1,5 +1,5 @@
-//! `xtask supervise FILE`: keeps one service running until its group is ended. Hidden from `--help`: only
-//! `apply` starts it, with the locked `alive` file as standard input.
+//! `xtask supervise FILE`: keeps one service running until its process group is killed. Hidden from `--help`:
+//! only the process engine starts it, with the locked `alive` file as standard input.
 
 use crate::base::files;
 use crate::base::files::Mode;
@@ -10,14 +10,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest pause before a service that ends again and again is started anew.
+/// Longest pause before a service that keeps ending is restarted.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A log file is begun anew past this size; one older is kept.
+/// Bytes after which a new log file is begun. One older file is kept.
 const LOG_LIMIT: u64 = 5 << 20;
 
-/// Runs what the file says, until that is gone. What cannot be written beside it (a full disk) is no reason to
-/// leave the service down.
+/// Runs the service that the file describes, until the file is removed. If the restart count or the log
+/// cannot be written (a full disk), the service is started anyway.
 pub fn supervise(path: &Path) -> Result<()> {
     let spec: Spec = files::read_json(path)?;
     let restarts = path.with_file_name("restarts");
@@ -31,7 +31,7 @@ pub fn supervise(path: &Path) -> Result<()> {
             told(std::fs::rename(&spec.log, spec.log.with_extension("1")));
         }
         let started = Instant::now();
-        // Standard input is inherited: the service holds the lock too, and outlives us holding it.
+        // The service inherits standard input, so it holds the lock too, even after this process has ended.
         let ended = Command::new(&spec.program)
             .arg(&spec.role)
             .env_clear()
@@ -47,7 +47,7 @@ pub fn supervise(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The log, to be added to; nothing is kept where it cannot be written.
+/// The log, opened for appending. If that fails, the output is discarded.
 pub fn open_log(path: &Path) -> Stdio {
     files::append(path).map_or_else(|_| Stdio::null(), Stdio::from)
 }
@@ -58,7 +58,8 @@ fn told<T, E: std::fmt::Debug>(done: Result<T, E>) {
     }
 }
 
-/// Into the log; a line that cannot be written is lost, where `eprintln` would end the supervisor.
+/// Writes a line to the log. If it cannot be written it is lost; `eprintln` would
+/// panic and end the supervisor.
 fn warn(message: &str, how: &str) {
     let line = serde_json::json!({"level": "WARN", "message": message, "how": how});
     writeln!(std::io::stderr(), "{line}").ok();
