@@ -69,36 +69,42 @@ fn a_failed_deployment_stays_behind_the_gate_and_is_rolled_back() {
         let pilot = pilot.up();
         store_something(&pilot);
         let good = pilot.env_text();
-        pilot.edit_env("USE_SIMULATION", "false");
-        let up = pilot.json(&["up"]).expect(1);
-        assert_eq!(up.finished()["next"], pilot.suggested("rollback"));
-        // The gate never opened on it.
-        let refused = pilot.public("GET", "/stream?route=critique&seed=42", None);
-        assert_eq!((refused.status, refused.header("retry-after")), (503, "5"));
-        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
-        pilot.xtask(&["kill-switch", "off"]).expect(1);
-        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
-        let list = pilot.xtask(&["releases", "list"]).expect(0).out;
-        assert!(
-            list.contains("r1")
-                && list.contains("known-good")
-                && list.contains("r2")
-                && list.contains("failed"),
-            "{list}"
-        );
-        // A failed release is no target.
-        let refused = pilot.xtask(&["rollback", "--to", "r2"]).expect(2);
-        assert!(refused.err.contains("r2 is failed"), "{}", refused.err);
+        // On Docker, `promises.rs` has failed deployments that wait for a rollback.
+        if pilot.engine == Process {
+            pilot.edit_env("USE_SIMULATION", "false");
+            let up = pilot.json(&["up"]).expect(1);
+            assert_eq!(up.finished()["next"], pilot.suggested("rollback"));
+            // The gate never opened on it.
+            let refused = pilot.public("GET", "/stream?route=critique&seed=42", None);
+            assert_eq!((refused.status, refused.header("retry-after")), (503, "5"));
+            assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
+            pilot.xtask(&["kill-switch", "off"]).expect(1);
+            assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
+            let list = pilot.xtask(&["releases", "list"]).expect(0).out;
+            assert!(
+                list.contains("r1")
+                    && list.contains("known-good")
+                    && list.contains("r2")
+                    && list.contains("failed"),
+                "{list}"
+            );
+            // A failed release is no target.
+            let refused = pilot.xtask(&["rollback", "--to", "r2"]).expect(2);
+            assert!(refused.err.contains("r2 is failed"), "{}", refused.err);
 
-        let finished = pilot.json(&["rollback"]).expect(0).finished();
-        assert_eq!((&finished["release"], &finished["outcome"]), (&json!("r1"), &json!("restored")));
-        assert_eq!(pilot.env_text(), good);
-        assert_eq!(pilot.running_values("engine")["USE_SIMULATION"], true);
-        is_still_there(&pilot);
+            let finished = pilot.json(&["rollback"]).expect(0).finished();
+            assert_eq!((&finished["release"], &finished["outcome"]), (&json!("r1"), &json!("restored")));
+            assert_eq!(pilot.env_text(), good);
+            assert_eq!(pilot.running_values("engine")["USE_SIMULATION"], true);
+            is_still_there(&pilot);
+        }
 
         pilot.edit_env("USE_SIMULATION", "false");
         let back = pilot.json(&["up", "--rollback-on-failure"]).expect(7).finished();
         assert_eq!((&back["release"], &back["outcome"]), (&json!("r1"), &json!("rolled-back")));
+        assert_eq!(pilot.env_text(), good);
+        assert_eq!(pilot.running_values("engine")["USE_SIMULATION"], true);
+        is_still_there(&pilot);
         assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
     });
 }
