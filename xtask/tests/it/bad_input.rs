@@ -141,18 +141,6 @@ fn compose_without_docker_is_the_hosts_failure() {
 }
 
 #[test]
-fn a_fresh_clone_is_told_where_the_running_pilots_state_is() {
-    on(&[Compose2], "clone", |pilot| {
-        let pilot = pilot.up();
-        let other = Folder::new("other-state");
-        let mut command = pilot.command(&["rollback"]);
-        let refused = ran(command.env("PILOT_STATE_DIR", &other.0).output().unwrap()).expect(6);
-        let next = pilot.suggested("rollback");
-        assert!(refused.err.contains(&next), "{}", refused.err);
-    });
-}
-
-#[test]
 fn settings_that_the_checks_need_are_missed_before_anything_is_begun() {
     on(&[Process], "missed", |pilot| {
         let pilot = pilot.up();

@@ -1,7 +1,7 @@
 //! Another project on the same Docker: a running and a stopped container, an image, a volume with a file in
 //! it and a network that nobody uses. After whatever a test does, all of it is as it was, bit for bit.
 
-use crate::pilot::{Folder, Pilot, docker};
+use crate::pilot::{Folder, Pilot, docker, remove};
 use std::process::Command;
 
 /// Gone when dropped.
@@ -70,15 +70,13 @@ impl Canary {
             .collect();
         ids.sort();
         assert_eq!(ids.len(), 2);
-        let mut all: Vec<String> = ids.iter().map(|id| docker(&["inspect", id])).collect();
-        all.extend(
-            [format!("{name}:1"), format!("{name}-unused:1")].map(|tag| docker(&["image", "inspect", &tag])),
-        );
-        all.extend([name.clone(), format!("{name}_own")].map(|v| docker(&["volume", "inspect", &v])));
-        all.extend(
-            [format!("{name}-unused"), format!("{name}_default")]
-                .map(|n| docker(&["network", "inspect", &n])),
-        );
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let mut all = vec![
+            docker(&[&["inspect"], ids.as_slice()].concat()),
+            docker(&["image", "inspect", &format!("{name}:1"), &format!("{name}-unused:1")]),
+            docker(&["volume", "inspect", name, &format!("{name}_own")]),
+            docker(&["network", "inspect", &format!("{name}-unused"), &format!("{name}_default")]),
+        ];
         let to = self.folder.0.join("seen");
         self.with_volume(|id| drop(docker(&["cp", &format!("{id}:/data/note"), &to.display().to_string()])));
         all.push(std::fs::read_to_string(to).unwrap());
@@ -93,9 +91,9 @@ impl Canary {
         docker(&["rm", id.trim()]);
     }
 
-    /// Compares, and cleans up.
+    /// Compares; it may be asked again after something else was done.
     #[track_caller]
-    pub fn assert_untouched(self) {
+    pub fn assert_untouched(&self) {
         for (before, after) in self.before.iter().zip(self.look()) {
             assert_eq!(*before, after);
         }
@@ -105,13 +103,10 @@ impl Canary {
 impl Drop for Canary {
     fn drop(&mut self) {
         let label = format!("label=com.docker.compose.project={}", self.name);
-        for (list, remove) in [
-            (vec!["ps", "--all", "--quiet", "--filter", &label], vec!["rm", "--force"]),
-            (vec!["volume", "ls", "--quiet", "--filter", &label], vec!["volume", "rm"]),
-            (vec!["network", "ls", "--quiet", "--filter", &label], vec!["network", "rm"]),
-        ] {
-            docker(&list).lines().for_each(|id| drop(docker(&[remove.as_slice(), &[id]].concat())));
-        }
+        let of_project = |list: &[&str]| docker(&[list, &["--quiet", "--filter", &label]].concat());
+        remove(&["rm", "--force"], &of_project(&["ps", "--all"]));
+        remove(&["volume", "rm"], &of_project(&["volume", "ls"]));
+        remove(&["network", "rm"], &of_project(&["network", "ls"]));
         let name = &self.name;
         for words in [
             ["volume", "rm", name].as_slice(),

@@ -144,6 +144,6 @@ fn throw_at_random(pilot: Pilot, tries: usize) {
 
 #[test]
 fn a_kill_switch_thrown_at_any_moment_of_a_run_ends_closed_and_named() {
-    on(&[Process], "thrown", |pilot| throw_at_random(pilot, crate::pilot::tries(12)));
+    on(&[Process], "thrown", |pilot| throw_at_random(pilot, crate::pilot::tries(6)));
     on(&[Compose2], "thrown-docker", |pilot| throw_at_random(pilot, crate::pilot::tries(20) / 10));
 }

@@ -58,7 +58,7 @@ fn flags_come_from_the_running_services_and_not_from_the_file() {
 
 #[test]
 fn a_snapshot_holds_measured_values_alone() {
-    on(&[Process, Compose2], "snapshot", |pilot| {
+    on(&[Process], "snapshot", |pilot| {
         let pilot = pilot.up();
         let file = pilot.folder.0.join("metrics.json");
         let words = ["snapshot", "--output", &file.display().to_string()];

@@ -84,7 +84,7 @@ fn gives_data(port: u16, expression: &str) {
             return;
         }
         assert!(Instant::now() < limit, "no data for {expression}: {body}");
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 
@@ -139,7 +139,6 @@ fn targets_are_up_rules_are_loaded_and_every_panel_has_data() {
             let volumes = docker(&["volume", "ls", "--quiet"]);
             assert!(volumes.contains(&format!("{}_prometheus_data", pilot.project)), "{volumes}");
 
-            traffic(&pilot);
             for service in ["gateway", "engine", "jobs"] {
                 gives_data(port, &format!("up{{service=\"{service}\"}} == 1"));
             }
@@ -147,7 +146,12 @@ fn targets_are_up_rules_are_loaded_and_every_panel_has_data() {
             let rules = rules["data"]["groups"][0]["rules"].as_array().unwrap();
             assert_eq!(rules.len(), 6);
             assert!(rules.iter().all(|rule| rule["health"] != "err"), "{rules:?}");
+            // What prometheus makes of it is no matter of the Compose that started it.
+            if pilot.engine == Compose1 {
+                return;
+            }
             // Rates need traffic between two scrapes.
+            traffic(&pilot);
             std::thread::sleep(Duration::from_secs(6));
             traffic(&pilot);
             let dashboard: Value =
@@ -164,13 +168,11 @@ fn targets_are_up_rules_are_loaded_and_every_panel_has_data() {
             assert!(said.contains("gateway:3001: up"), "{said}");
 
             // It is the project's own: a reset takes it down with its data, which is backed up first.
-            if pilot.engine == Compose2 {
-                let finished = pilot.json(&["reset", "--yes"]).expect(0).finished();
-                let backup = Path::new(finished["report"].as_str().unwrap()).with_file_name("backup");
-                assert!(backup.join("prometheus.data.tar").metadata().unwrap().len() > 0);
-                let volumes = docker(&["volume", "ls", "--quiet"]);
-                assert!(!volumes.contains(&format!("{}_prometheus_data", pilot.project)), "{volumes}");
-            }
+            let finished = pilot.json(&["reset", "--yes"]).expect(0).finished();
+            let backup = Path::new(finished["report"].as_str().unwrap()).with_file_name("backup");
+            assert!(backup.join("prometheus.data.tar").metadata().unwrap().len() > 0);
+            let volumes = docker(&["volume", "ls", "--quiet"]);
+            assert!(!volumes.contains(&format!("{}_prometheus_data", pilot.project)), "{volumes}");
         });
     });
 }

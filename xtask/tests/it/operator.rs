@@ -230,41 +230,52 @@ fn hostile_heads_are_never_a_500() {
     on(&[Process], "c-hostile", |pilot| {
         let pilot = pilot.up();
         let token = format!("authorization: Bearer {}", pilot.setting("ADMIN_TOKEN"));
+        let heads = [
+            "GET /stream?route=plan&seed=99999999999999999999999 HTTP/1.1\r\nhost: x",
+            "GET /stream?route=plan&budget=1&sessionId=%ff%fe HTTP/1.1\r\nhost: x",
+            "GET /stream?route=plan&route=plan HTTP/1.1\r\nhost: x",
+            "GET /stream?route=plan HTTP/1.1\r\nhost: x\r\nlast-event-id: \u{ff}",
+            "GET /stream?route=plan&budget=1 HTTP/1.1\r\nhost: x\r\nlast-event-id: msg_4294967295",
+            "GET /stream?route=plan HTTP/1.1\r\nhost: x\r\nlast-event-id: msg_99999999999",
+            "GET /generate?route=plan&seed=1&budget=4294967295 HTTP/1.1\r\nhost: x",
+            "GET /generate?route=plan&seed=1&budget=1&from=4294967295 HTTP/1.1\r\nhost: x",
+            "GET /report?scenarioId=demo&seed=-1 HTTP/1.1\r\nhost: x",
+            "GET /report?scenarioId=demo&seed=18446744073709551615 HTTP/1.1\r\nhost: x",
+            "GET /jobs/stream?scenarioId=a&jobId=b HTTP/1.1\r\nhost: x",
+            "GET http://elsewhere.example/report?scenarioId=demo HTTP/1.1\r\nhost: x",
+            "GET //healthz?%00 HTTP/1.1\r\nhost: x",
+            "OPTIONS * HTTP/1.1\r\nhost: x",
+            "POST /cancel HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked",
+            "POST /cancel HTTP/1.1\r\nhost: x\r\ncontent-length: -1",
+            "BREW /report HTTP/1.1\r\nhost: x",
+            "GET /report HTTP/9.9",
+            "\u{0}\u{1}\u{2}",
+        ];
+        let ask = |port: u16, head: &str, more: &str| {
+            let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+            let more = if more.is_empty() { String::new() } else { format!("\r\n{more}") };
+            // Closed while we still write: an answer too.
+            drop(socket.write_all(format!("{head}{more}\r\nconnection: close\r\n\r\n").as_bytes()));
+            let mut answer = Vec::new();
+            // Closed in the middle of what makes no sense: an end too.
+            drop(socket.read_to_end(&mut answer));
+            String::from_utf8_lossy(&answer).into_owned()
+        };
         for service in ["gateway", "engine", "jobs"] {
-            for head in [
-                "GET /stream?route=plan&seed=99999999999999999999999 HTTP/1.1\r\nhost: x",
-                "GET /stream?route=plan&budget=1&sessionId=%ff%fe HTTP/1.1\r\nhost: x",
-                "GET /stream?route=plan&route=plan HTTP/1.1\r\nhost: x",
-                "GET /stream?route=plan HTTP/1.1\r\nhost: x\r\nlast-event-id: \u{ff}",
-                "GET /stream?route=plan&budget=1 HTTP/1.1\r\nhost: x\r\nlast-event-id: msg_4294967295",
-                "GET /stream?route=plan HTTP/1.1\r\nhost: x\r\nlast-event-id: msg_99999999999",
-                "GET /generate?route=plan&seed=1&budget=4294967295 HTTP/1.1\r\nhost: x",
-                "GET /generate?route=plan&seed=1&budget=1&from=4294967295 HTTP/1.1\r\nhost: x",
-                "GET /report?scenarioId=demo&seed=-1 HTTP/1.1\r\nhost: x",
-                "GET /report?scenarioId=demo&seed=18446744073709551615 HTTP/1.1\r\nhost: x",
-                "GET /jobs/stream?scenarioId=a&jobId=b HTTP/1.1\r\nhost: x",
-                "GET http://elsewhere.example/report?scenarioId=demo HTTP/1.1\r\nhost: x",
-                "GET //healthz?%00 HTTP/1.1\r\nhost: x",
-                "OPTIONS * HTTP/1.1\r\nhost: x",
-                "POST /cancel HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked",
-                "POST /cancel HTTP/1.1\r\nhost: x\r\ncontent-length: -1",
-                "BREW /report HTTP/1.1\r\nhost: x",
-                "GET /report HTTP/9.9",
-                "\u{0}\u{1}\u{2}",
-            ] {
-                for more in ["", token.as_str()] {
-                    let mut socket = TcpStream::connect(("127.0.0.1", pilot.port(service))).unwrap();
-                    socket.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
-                    let more = if more.is_empty() { String::new() } else { format!("\r\n{more}") };
-                    // Closed while we still write: an answer too.
-                    drop(socket.write_all(format!("{head}{more}\r\nconnection: close\r\n\r\n").as_bytes()));
-                    let mut answer = Vec::new();
-                    // Closed in the middle of what makes no sense: an end too.
-                    drop(socket.read_to_end(&mut answer));
-                    let answer = String::from_utf8_lossy(&answer).into_owned();
-                    assert!(!answer.starts_with("HTTP/1.1 5"), "{service} {head}: {answer}");
+            let port = pilot.port(service);
+            // Side by side: some wait until the service has had enough of waiting.
+            std::thread::scope(|scope| {
+                for head in heads {
+                    for more in ["", token.as_str()] {
+                        let ask = &ask;
+                        scope.spawn(move || {
+                            let answer = ask(port, head, more);
+                            assert!(!answer.starts_with("HTTP/1.1 5"), "{service} {head}: {answer}");
+                        });
+                    }
                 }
-            }
+            });
             let health = http("GET", pilot.port(service), "/healthz", &[], None);
             assert_eq!(health.status, 200, "{service}: {}", health.body);
             let path = pilot.state().join("process/services").join(service).join("log");

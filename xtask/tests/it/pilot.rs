@@ -375,15 +375,20 @@ impl Pilot {
     /// has a tag of its own too, or nobody would find it again once the first one has moved.
     pub fn build_bad_version(&self, more: &str) {
         let tag: String = more.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-        for service in ["gateway", "engine", "jobs"] {
-            let name = format!("{}-{service}", self.project);
-            let (latest, bad) = (format!("{name}:latest"), format!("{name}:bad-{tag}"));
-            let path = self.folder.0.join("Dockerfile.bad");
-            std::fs::write(&path, format!("FROM {latest}\nENV SCENARIO_VERSION=v6.6.6 {more}\n")).unwrap();
-            let (file, context) = (path.display().to_string(), Folder::new("context"));
-            let context = context.0.display().to_string();
-            docker(&["build", "--quiet", "--file", &file, "--tag", &latest, "--tag", &bad, &context]);
-        }
+        std::thread::scope(|scope| {
+            for service in ["gateway", "engine", "jobs"] {
+                let name = format!("{}-{service}", self.project);
+                let (latest, bad) = (format!("{name}:latest"), format!("{name}:bad-{tag}"));
+                scope.spawn(move || {
+                    let context = Folder::new("context");
+                    let file = context.0.join("Dockerfile");
+                    std::fs::write(&file, format!("FROM {latest}\nENV SCENARIO_VERSION=v6.6.6 {more}\n"))
+                        .unwrap();
+                    let (file, context) = (file.display().to_string(), context.0.display().to_string());
+                    docker(&["build", "--quiet", "--file", &file, "--tag", &latest, "--tag", &bad, &context]);
+                });
+            }
+        });
     }
 
     /// Content ids of what runs, by service.
@@ -405,10 +410,14 @@ impl Pilot {
     pub fn containers(&self, field: &str) -> Vec<(String, String)> {
         let filter = format!("label=com.docker.compose.project={}", self.project);
         let ids = self.docker(&["ps", "--quiet", "--filter", &filter]);
+        let ids: Vec<&str> = ids.lines().collect();
+        if ids.is_empty() {
+            return Vec::new();
+        }
         let format = format!("{{{{index .Config.Labels \"com.docker.compose.service\"}}}} {field}");
-        let mut all: Vec<(String, String)> = ids
+        let told = self.docker(&[&["inspect", "--format", &format], ids.as_slice()].concat());
+        let mut all: Vec<(String, String)> = told
             .lines()
-            .map(|id| self.docker(&["inspect", "--format", &format, id]))
             .map(|line| line.trim().split_once(' ').map(|(a, b)| (a.into(), b.into())).unwrap())
             .collect();
         all.sort();
@@ -454,21 +463,33 @@ impl Drop for Pilot {
             return;
         }
         let filter = format!("label=com.docker.compose.project={}", self.project);
-        for (list, remove) in [
-            (vec!["ps", "--all", "--quiet", "--filter", &filter], vec!["rm", "--force"]),
-            (vec!["volume", "ls", "--quiet", "--filter", &filter], vec!["volume", "rm"]),
-            (vec!["network", "ls", "--quiet", "--filter", &filter], vec!["network", "rm"]),
-        ] {
-            for id in docker(&list).lines() {
-                docker(&[remove.as_slice(), &[id]].concat());
-            }
-        }
-        for service in ["gateway", "engine", "jobs"] {
-            let name = format!("{}-{service}", self.project);
-            let tags = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &name]);
-            let tags = tags.lines().filter(|t| !t.ends_with("<none>"));
-            tags.for_each(|tag| drop(docker(&["rmi", tag])));
-        }
+        let of_project = |list: &[&str]| docker(&[list, &["--quiet", "--filter", &filter]].concat());
+        remove(&["rm", "--force"], &of_project(&["ps", "--all"]));
+        remove(&["volume", "rm"], &of_project(&["volume", "ls"]));
+        remove(&["network", "rm"], &of_project(&["network", "ls"]));
+        let mine = |service| format!("reference={}-{service}", self.project);
+        let [gateway, engine, jobs] = ["gateway", "engine", "jobs"].map(mine);
+        let tags = docker(&[
+            "images",
+            "--format",
+            "{{.Repository}}:{{.Tag}}",
+            "--filter",
+            &gateway,
+            "--filter",
+            &engine,
+            "--filter",
+            &jobs,
+        ]);
+        let tags: Vec<&str> = tags.lines().filter(|tag| !tag.ends_with("<none>")).collect();
+        remove(&["rmi"], &tags.join("\n"));
+    }
+}
+
+/// Removes all of these with one command, where there are any.
+pub fn remove(command: &[&str], ids: &str) {
+    let ids: Vec<&str> = ids.lines().collect();
+    if !ids.is_empty() {
+        docker(&[command, &ids].concat());
     }
 }
 

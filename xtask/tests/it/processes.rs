@@ -88,7 +88,7 @@ fn killed_at_any_instant_the_next_command_finishes_and_knows_every_process() {
         let pilot = pilot.up();
         let mut random = Random::new();
         let commands: [&[&str]; 4] = [&["rollback"], &["reset", "--yes"], &["down"], &["up"]];
-        for n in 0..tries(60) {
+        for n in 0..tries(24) {
             let words = commands[random.below(4) as usize];
             if words[0] != "down" {
                 // Something to do for each of them.

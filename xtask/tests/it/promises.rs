@@ -4,7 +4,7 @@
 use crate::holds::shut_out;
 use crate::host::SmallDisk;
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Pilot, copy_of_the_tree, docker, on, skip, try_http};
+use crate::pilot::{Folder, Pilot, copy_of_the_tree, docker, on, skip, try_http};
 use crate::resume::{kill_when, step};
 use serde_json::json;
 
@@ -151,32 +151,63 @@ fn a_service_that_the_release_does_not_have_goes_and_its_data_stays() {
     });
 }
 
+/// Images of another project, which no pilot of a test runs; gone when dropped.
+struct Foreign(String);
+
+impl Foreign {
+    fn built_on(pilot: &Pilot) -> Self {
+        let foreign = Self(format!("{}-foreign", pilot.project));
+        let path = pilot.folder.0.join("Dockerfile.foreign");
+        for service in ["gateway", "engine", "jobs"] {
+            let text = format!("FROM {}-{service}:latest\nENV SCENARIO_VERSION=v6.6.6\n", pilot.project);
+            std::fs::write(&path, text).unwrap();
+            let (file, context) = (path.display().to_string(), Folder::new("foreign-context"));
+            let (tag, context) = (format!("{}-{service}:latest", foreign.0), context.0.display().to_string());
+            docker(&["build", "--quiet", "--file", &file, "--tag", &tag, &context]);
+        }
+        foreign
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        for service in ["gateway", "engine", "jobs"] {
+            // One that was not built is none to remove.
+            let tag = format!("{}-{service}:latest", self.0);
+            std::process::Command::new("docker").args(["rmi", &tag]).output().unwrap();
+        }
+    }
+}
+
 #[test]
 fn what_runs_is_compared_with_the_release_before_the_gate_opens() {
     on(&[Compose2], "compared", |pilot| {
-        // Dropped after the pilot, whose containers may have its images.
-        let other = Pilot::new("compared-other", Compose2).up();
         let pilot = pilot.up();
-        other.build_bad_version("SCENARIO_VERSION=v6.6.6");
-        // Images of another pilot, by the variable that the compose file reads.
-        pilot.edit_env("PILOT_IMAGES", &other.project);
+        let foreign = Foreign::built_on(&pilot);
+        // Images of another project, by the variable that the compose file reads.
+        pilot.edit_env("PILOT_IMAGES", &foreign.0);
         let failed = pilot.xtask(&["up"]).expect(1);
         assert!(failed.err.contains("what runs is not release"), "{}", failed.err);
-        shut_out(&pilot, "while another pilot's images run");
+        shut_out(&pilot, "while another project's images run");
         pilot.xtask(&["rollback"]).expect(0);
         assert_eq!(pilot.running_images(), pilot.release_images("r1"));
     });
 }
 
+/// A bad version of all services as the release of a tag.
+fn tagged_bad_version(pilot: &Pilot, fault: &str, tag: &str) {
+    pilot.build_bad_version(&format!("SCENARIO_FAULT={fault}"));
+    for service in ["gateway", "engine", "jobs"] {
+        let name = format!("{}-{service}", pilot.project);
+        docker(&["tag", &format!("{name}:latest"), &format!("{name}:{tag}")]);
+    }
+}
+
 #[test]
-fn a_new_gateway_that_says_closed_and_serves_is_stopped_at_once() {
+fn a_new_gateway_that_says_closed_and_serves_is_stopped_and_one_that_fails_when_open_is_closed_again() {
     on(&[Compose2], "liar", |pilot| {
         let pilot = pilot.up();
-        let name = |service: &str| format!("{}-{service}", pilot.project);
-        pilot.build_bad_version("SCENARIO_FAULT=lying-gate");
-        for service in ["gateway", "engine", "jobs"] {
-            docker(&["tag", &format!("{}:latest", name(service)), &format!("{}:liar", name(service))]);
-        }
+        tagged_bad_version(&pilot, "lying-gate", "liar");
         let failed = pilot.json(&["up", "--tag", "liar"]).expect(1);
         assert!(failed.out.contains("does not prove that it refuses the public"), "{}", failed.out);
         let finished = failed.finished();
@@ -184,18 +215,8 @@ fn a_new_gateway_that_says_closed_and_serves_is_stopped_at_once() {
         assert!(try_http("GET", pilot.port("gateway"), "/healthz", &[], None).is_err());
         pilot.xtask(&["rollback"]).expect(0);
         served(&pilot);
-    });
-}
 
-#[test]
-fn a_gate_that_fails_the_public_once_it_is_open_is_closed_again() {
-    on(&[Compose2], "fails-open", |pilot| {
-        let pilot = pilot.up();
-        let name = |service: &str| format!("{}-{service}", pilot.project);
-        pilot.build_bad_version("SCENARIO_FAULT=fails-when-open");
-        for service in ["gateway", "engine", "jobs"] {
-            docker(&["tag", &format!("{}:latest", name(service)), &format!("{}:sly", name(service))]);
-        }
+        tagged_bad_version(&pilot, "fails-when-open", "sly");
         // It passes every check behind the gate, so only the public's own request shows it.
         let failed = pilot.json(&["up", "--tag", "sly"]).expect(1);
         assert!(failed.out.contains("11 of 11") || failed.out.contains("\"passed\":true"), "{}", failed.out);

@@ -1,8 +1,8 @@
 //! What a rollback restores, what it keeps, and what it leaves alone.
 
 use crate::host::SmallDisk;
-use crate::pilot::Engine::{Compose1, Compose2, Process};
-use crate::pilot::{Pilot, docker, on, skip, try_http};
+use crate::pilot::Engine::{Compose2, Process};
+use crate::pilot::{Pilot, on, skip, try_http};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,13 +18,13 @@ fn files(folder: &Path) -> Vec<std::path::PathBuf> {
 }
 
 /// A scenario and a job that were there before.
-fn store_something(pilot: &Pilot) {
+pub fn store_something(pilot: &Pilot) {
     pilot.store_scenario();
     let job = pilot.public("GET", "/jobs/stream?scenarioId=kept", None);
     assert_eq!(job.events().last().unwrap().0, "job-completed");
 }
 
-fn is_still_there(pilot: &Pilot) {
+pub fn is_still_there(pilot: &Pilot) {
     assert!(pilot.has_scenario());
     let jobs = pilot.request("GET", "jobs", "/jobs", None).json();
     assert!(jobs["jobs"].as_array().unwrap().iter().any(|j| j["scenarioId"] == "kept"), "{jobs}");
@@ -35,84 +35,6 @@ fn the_only_rollback(pilot: &Pilot) -> std::path::PathBuf {
     let mut all = pilot.runs();
     assert_eq!(all.len(), 2);
     all.pop().unwrap()
-}
-
-#[test]
-fn config_drift_is_restored_in_the_running_services() {
-    on(&[Compose2, Compose1], "config", |pilot| {
-        let pilot = pilot.up();
-        store_something(&pilot);
-        let good = pilot.env_text();
-        pilot.edit_env("MAX_TOKENS_PER_RUN", "7");
-        pilot.edit_env("USE_SIMULATION", "false");
-        let broken = pilot.env_text();
-        pilot.compose_by_hand(&["up", "--detach"]).expect(0);
-        assert_eq!(pilot.running_values("gateway")["MAX_TOKENS_PER_RUN"], 7);
-
-        let ran = pilot.json(&["rollback"]).expect(0);
-        let finished = ran.finished();
-        assert_eq!(finished["outcome"], "restored");
-        assert_eq!(finished["scenarios"], json!(["config"]));
-        for service in ["gateway", "engine", "jobs"] {
-            let values = pilot.running_values(service);
-            assert_eq!(values["MAX_TOKENS_PER_RUN"], 4000, "{service}");
-            assert_eq!(values["USE_SIMULATION"], true, "{service}");
-        }
-        assert_eq!(pilot.env_text(), good);
-        let backup = the_only_rollback(&pilot).join("backup/.env.poc");
-        assert_eq!(std::fs::read_to_string(backup).unwrap(), broken);
-        is_still_there(&pilot);
-        // Done means done: nothing differs any more, and plain Compose has nothing to change either.
-        let before = pilot.containers("{{.Id}}");
-        assert_eq!(pilot.json(&["rollback"]).expect(0).finished()["outcome"], "nothing-to-do");
-        pilot.compose_by_hand(&["up", "--detach"]).expect(0);
-        assert_eq!(pilot.containers("{{.Id}}"), before);
-    });
-}
-
-#[test]
-fn version_drift_is_restored_to_the_releases_image_ids() {
-    on(&[Compose2, Compose1], "version", |pilot| {
-        let pilot = pilot.up();
-        store_something(&pilot);
-        pilot.build_bad_version("SCENARIO_FAULT=error-5xx");
-        pilot.compose_by_hand(&["up", "--detach"]).expect(0);
-        assert_ne!(pilot.running_images(), pilot.release_images("r1"));
-
-        let finished = pilot.json(&["rollback"]).expect(0).finished();
-        assert_eq!(finished["scenarios"], json!(["version"]));
-        assert_eq!(finished["release"], "r1");
-        assert!(finished["restored_ms"].as_u64() > finished["gate_closed_ms"].as_u64());
-        assert_eq!(finished["smoke"]["passed"], true);
-        assert_eq!(pilot.running_images(), pilot.release_images("r1"));
-        is_still_there(&pilot);
-        // The tags moved with it: a later plain `docker compose up` starts what was restored.
-        let before = pilot.containers("{{.Id}}");
-        pilot.compose_by_hand(&["up", "--detach"]).expect(0);
-        assert_eq!(pilot.containers("{{.Id}}"), before);
-    });
-}
-
-#[test]
-fn images_that_docker_lost_come_from_the_release() {
-    on(&[Compose2], "lost", |pilot| {
-        let pilot = pilot.up();
-        // Images of this test's own: the tree's have the same ids in every project.
-        pilot.build_bad_version("SCENARIO_VERSION=v1.2.3");
-        for service in ["gateway", "engine", "jobs"] {
-            let name = format!("{}-{service}", pilot.project);
-            docker(&["tag", &format!("{name}:latest"), &format!("{name}:v1.2.3")]);
-        }
-        pilot.xtask(&["up", "--tag", "v1.2.3"]).expect(0);
-        pilot.xtask(&["down"]).expect(0);
-        for (_, id) in pilot.release_images("r2") {
-            docker(&["rmi", "--force", &id]);
-            assert!(!docker(&["images", "--no-trunc", "--quiet"]).contains(&id));
-        }
-        let ran = pilot.xtask(&["rollback"]).expect(0);
-        assert!(ran.out.contains("load lost images"), "{}", ran.out);
-        assert_eq!(pilot.running_images(), pilot.release_images("r2"));
-    });
 }
 
 #[test]
@@ -142,53 +64,47 @@ fn no_compiler_git_or_cargo_is_needed() {
 }
 
 #[test]
-fn what_the_shell_exports_does_not_win_over_the_release() {
-    on(&[Compose2, Compose1], "exported", |mut pilot| {
-        pilot.set("MAX_TOKENS_PER_RUN", "3");
-        pilot.set("GATEWAY_PORT", "1");
-        pilot.set("COMPOSE_PROJECT_NAME", "somebody-else");
-        pilot.set("PILOT_IMAGES", "somebody-else");
-        let pilot = pilot.up();
-        assert_eq!(pilot.running_values("gateway")["MAX_TOKENS_PER_RUN"], 4000);
-    });
-}
-
-#[test]
 fn a_failed_deployment_stays_behind_the_gate_and_is_rolled_back() {
     on(&[Process, Compose2], "failed", |pilot| {
         let pilot = pilot.up();
         store_something(&pilot);
         let good = pilot.env_text();
-        pilot.edit_env("USE_SIMULATION", "false");
-        let up = pilot.json(&["up"]).expect(1);
-        assert_eq!(up.finished()["next"], pilot.suggested("rollback"));
-        // The gate never opened on it.
-        let refused = pilot.public("GET", "/stream?route=critique&seed=42", None);
-        assert_eq!((refused.status, refused.header("retry-after")), (503, "5"));
-        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
-        pilot.xtask(&["kill-switch", "off"]).expect(1);
-        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
-        let list = pilot.xtask(&["releases", "list"]).expect(0).out;
-        assert!(
-            list.contains("r1")
-                && list.contains("known-good")
-                && list.contains("r2")
-                && list.contains("failed"),
-            "{list}"
-        );
-        // A failed release is no target.
-        let refused = pilot.xtask(&["rollback", "--to", "r2"]).expect(2);
-        assert!(refused.err.contains("r2 is failed"), "{}", refused.err);
+        // On Docker, `promises.rs` has failed deployments that wait for a rollback.
+        if pilot.engine == Process {
+            pilot.edit_env("USE_SIMULATION", "false");
+            let up = pilot.json(&["up"]).expect(1);
+            assert_eq!(up.finished()["next"], pilot.suggested("rollback"));
+            // The gate never opened on it.
+            let refused = pilot.public("GET", "/stream?route=critique&seed=42", None);
+            assert_eq!((refused.status, refused.header("retry-after")), (503, "5"));
+            assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
+            pilot.xtask(&["kill-switch", "off"]).expect(1);
+            assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
+            let list = pilot.xtask(&["releases", "list"]).expect(0).out;
+            assert!(
+                list.contains("r1")
+                    && list.contains("known-good")
+                    && list.contains("r2")
+                    && list.contains("failed"),
+                "{list}"
+            );
+            // A failed release is no target.
+            let refused = pilot.xtask(&["rollback", "--to", "r2"]).expect(2);
+            assert!(refused.err.contains("r2 is failed"), "{}", refused.err);
 
-        let finished = pilot.json(&["rollback"]).expect(0).finished();
-        assert_eq!((&finished["release"], &finished["outcome"]), (&json!("r1"), &json!("restored")));
-        assert_eq!(pilot.env_text(), good);
-        assert_eq!(pilot.running_values("engine")["USE_SIMULATION"], true);
-        is_still_there(&pilot);
+            let finished = pilot.json(&["rollback"]).expect(0).finished();
+            assert_eq!((&finished["release"], &finished["outcome"]), (&json!("r1"), &json!("restored")));
+            assert_eq!(pilot.env_text(), good);
+            assert_eq!(pilot.running_values("engine")["USE_SIMULATION"], true);
+            is_still_there(&pilot);
+        }
 
         pilot.edit_env("USE_SIMULATION", "false");
         let back = pilot.json(&["up", "--rollback-on-failure"]).expect(7).finished();
         assert_eq!((&back["release"], &back["outcome"]), (&json!("r1"), &json!("rolled-back")));
+        assert_eq!(pilot.env_text(), good);
+        assert_eq!(pilot.running_values("engine")["USE_SIMULATION"], true);
+        is_still_there(&pilot);
         assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
     });
 }
@@ -248,7 +164,7 @@ fn a_restored_pilot_stays_restored_when_the_books_cannot_be_kept() {
 }
 
 #[test]
-fn a_plan_touches_nothing_and_is_what_is_executed() {
+fn a_plan_touches_nothing_and_what_it_says_is_done_while_two_hundred_streams_end() {
     on(&[Process, Compose2], "plan", |pilot| {
         let pilot = pilot.up();
         let before = files(&pilot.state());
@@ -261,18 +177,8 @@ fn a_plan_touches_nothing_and_is_what_is_executed() {
         let planned = |ran: &crate::pilot::Ran| -> Value {
             ran.events().into_iter().find(|e| e["event"] == "planned").unwrap()
         };
-        let executed = pilot.json(&["rollback"]).expect(0);
-        assert_eq!(planned(&shown), planned(&executed));
-    });
-}
-
-#[test]
-fn two_hundred_streams_end_and_none_hangs() {
-    on(&[Process, Compose2], "streams", |pilot| {
-        let pilot = pilot.up();
-        pilot.edit_env("ENABLE_CACHE", "true");
         let port = pilot.port("gateway");
-        let ends: Vec<String> = std::thread::scope(|scope| {
+        let (executed, ends) = std::thread::scope(|scope| {
             let stream = |n: u16| {
                 let path = format!("/stream?route=critique&seed={n}&budget=4000");
                 match try_http("GET", port, &path, &[], None) {
@@ -291,9 +197,11 @@ fn two_hundred_streams_end_and_none_hangs() {
                 assert!(Instant::now() < limit, "only {:?} streams started", active());
                 std::thread::sleep(Duration::from_millis(20));
             }
-            pilot.xtask(&["rollback"]).expect(0);
-            streams.into_iter().map(|s| s.join().unwrap()).collect()
+            let executed = pilot.json(&["rollback"]).expect(0);
+            let ends: Vec<String> = streams.into_iter().map(|s| s.join().unwrap()).collect();
+            (executed, ends)
         });
+        assert_eq!(planned(&shown), planned(&executed));
         assert_eq!(ends.len(), 200);
         assert!(ends.iter().all(|end| end == "cancelled" || end == "503"), "{ends:?}");
     });
@@ -301,7 +209,7 @@ fn two_hundred_streams_end_and_none_hangs() {
 
 #[test]
 fn secrets_are_in_no_output_journal_evidence_or_report() {
-    on(&[Process, Compose2], "secrets", |pilot| {
+    on(&[Process], "secrets", |pilot| {
         let pilot = pilot.up();
         let (token, password) = (pilot.setting("ADMIN_TOKEN"), pilot.setting("GRAFANA_ADMIN_PASSWORD"));
         assert!(token.len() == 32 && password.len() == 32);
@@ -349,25 +257,5 @@ fn a_pilot_with_another_project_on_the_port_is_not_touched() {
             crate::pilot::http("POST", pilot.port("gateway"), "/admin/kill-switch", &headers, Some(body));
         assert_eq!(answer.status, 421);
         assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
-    });
-}
-
-#[test]
-fn another_commit_is_built_without_touching_the_checkout() {
-    on(&[Process], "from", |pilot| {
-        let git = |args: &[&str]| {
-            let output =
-                std::process::Command::new("git").args(args).current_dir(&pilot.root).output().unwrap();
-            String::from_utf8_lossy(&output.stdout).into_owned()
-        };
-        let (before, head) = (git(&["status", "--porcelain"]), git(&["rev-parse", "HEAD"]));
-        pilot.xtask(&["up", "--from", "HEAD"]).expect(0);
-        assert_eq!(git(&["status", "--porcelain"]), before);
-        assert_eq!(git(&["rev-parse", "HEAD"]), head);
-        assert!(!git(&["worktree", "list"]).contains(&pilot.state().display().to_string()));
-        let shown = pilot.xtask(&["releases", "show", "r1"]).expect(0).out;
-        assert!(shown.contains(head.trim()), "{shown}");
-        // Its commit names it from now on.
-        assert_eq!(pilot.json(&["rollback", "--to", head.trim()]).expect(0).finished()["release"], "r1");
     });
 }

@@ -3,21 +3,43 @@
 use crate::canary::Canary;
 use crate::pilot::Engine::{Compose1, Compose2, Process};
 use crate::pilot::{Folder, Pilot, docker, on, ran, workspace};
+use crate::rollback::{is_still_there, store_something};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A rollback that restores, with a canary beside it where there is Docker. Its last event.
-#[track_caller]
-fn restores(pilot: &Pilot, args: &[&str]) -> Value {
-    let canary = (pilot.engine != Process).then(|| Canary::beside(pilot));
-    let finished = pilot.json(args).expect(0).finished();
-    canary.into_iter().for_each(Canary::assert_untouched);
-    assert_eq!(finished["outcome"], "restored", "{finished}");
-    assert_eq!(finished["smoke"]["passed"], true, "{finished}");
-    assert_eq!(finished["escalation"]["level"], 1, "{finished}");
-    assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
-    finished
+/// A pilot with another project beside it, where there is Docker.
+struct Beside {
+    // Dropped first: it is built on the pilot's images.
+    canary: Option<Canary>,
+    pilot: Pilot,
+}
+
+impl Beside {
+    fn of(pilot: Pilot) -> Self {
+        let canary = (pilot.engine != Process).then(|| Canary::beside(&pilot));
+        Self { canary, pilot }
+    }
+
+    /// A command that restores, and that the other project does not feel. Its last event.
+    #[track_caller]
+    fn restores(&self, args: &[&str]) -> Value {
+        let finished = self.pilot.json(args).expect(0).finished();
+        self.canary.iter().for_each(Canary::assert_untouched);
+        assert_eq!(finished["outcome"], "restored", "{finished}");
+        assert_eq!(finished["smoke"]["passed"], true, "{finished}");
+        assert_eq!(finished["escalation"]["level"], 1, "{finished}");
+        assert_eq!(self.pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+        finished
+    }
+}
+
+impl std::ops::Deref for Beside {
+    type Target = Pilot;
+
+    fn deref(&self) -> &Pilot {
+        &self.pilot
+    }
 }
 
 fn backup_of(finished: &Value) -> PathBuf {
@@ -30,23 +52,53 @@ fn archived(backup: &Path, service: &str) -> String {
     ran(Command::new("tar").arg("--list").arg("--file").arg(archive).output().unwrap()).out
 }
 
+/// What is done by hand leaves nothing to be done: plain Compose changes nothing of what was restored.
+fn nothing_differs(pilot: &Pilot) {
+    assert_eq!(pilot.json(&["rollback"]).expect(0).finished()["outcome"], "nothing-to-do");
+    if pilot.engine != Process {
+        let before = pilot.containers("{{.Id}}");
+        pilot.compose_by_hand(&["up", "--detach"]).expect(0);
+        assert_eq!(pilot.containers("{{.Id}}"), before);
+    }
+}
+
 #[test]
 fn a_config() {
-    on(&[Compose2, Compose1, Process], "sc-a", |pilot| {
-        let pilot = pilot.up();
+    on(&[Compose2, Compose1, Process], "sc-a", |mut pilot| {
+        if pilot.engine != Process {
+            // What the shell exports does not win over the env file, nor over the release.
+            pilot.set("MAX_TOKENS_PER_RUN", "3");
+            pilot.set("GATEWAY_PORT", "1");
+            pilot.set("COMPOSE_PROJECT_NAME", "somebody-else");
+            pilot.set("PILOT_IMAGES", "somebody-else");
+        }
+        let pilot = Beside::of(pilot.up());
+        store_something(&pilot);
         let good = pilot.env_text();
+        assert_eq!(pilot.running_values("gateway")["MAX_TOKENS_PER_RUN"], 4000);
+        pilot.edit_env("MAX_TOKENS_PER_RUN", "7");
         pilot.edit_env("USE_SIMULATION", "false");
+        let broken = pilot.env_text();
         if pilot.engine == Process {
             pilot.xtask(&["up"]).expect(1);
         } else {
             pilot.compose_by_hand(&["up", "--detach"]).expect(0);
         }
-        assert_eq!(restores(&pilot, &["rollback"])["scenarios"], json!(["config"]));
+        assert_eq!(pilot.running_values("gateway")["MAX_TOKENS_PER_RUN"], 7);
+        let finished = pilot.restores(&["rollback"]);
+        assert_eq!(finished["scenarios"], json!(["config"]));
+        for service in ["gateway", "engine", "jobs"] {
+            let values = pilot.running_values(service);
+            assert_eq!(values["MAX_TOKENS_PER_RUN"], 4000, "{service}");
+            assert_eq!(values["USE_SIMULATION"], true, "{service}");
+        }
         assert_eq!(pilot.env_text(), good);
-        assert_eq!(pilot.running_values("engine")["USE_SIMULATION"], true);
+        assert_eq!(std::fs::read_to_string(backup_of(&finished).join(".env.poc")).unwrap(), broken);
+        is_still_there(&pilot);
+        nothing_differs(&pilot);
         // And with the file emptied under running services.
         std::fs::write(pilot.env_path(), "").unwrap();
-        let finished = restores(&pilot, &["rollback"]);
+        let finished = pilot.restores(&["rollback"]);
         assert_eq!(finished["scenarios"], json!(["config"]));
         assert_eq!(std::fs::read_to_string(backup_of(&finished).join(".env.poc")).unwrap(), "");
         assert_eq!(pilot.env_text(), good);
@@ -56,18 +108,26 @@ fn a_config() {
 #[test]
 fn b_version() {
     on(&[Compose2, Compose1], "sc-b", |pilot| {
-        let pilot = pilot.up();
+        let pilot = Beside::of(pilot.up());
+        store_something(&pilot);
         pilot.build_bad_version("SCENARIO_FAULT=error-5xx");
         pilot.compose_by_hand(&["up", "--detach"]).expect(0);
-        assert_eq!(restores(&pilot, &["rollback"])["scenarios"], json!(["version"]));
+        assert_ne!(pilot.running_images(), pilot.release_images("r1"));
+        let finished = pilot.restores(&["rollback"]);
+        assert_eq!(finished["scenarios"], json!(["version"]));
+        assert_eq!(finished["release"], "r1");
+        assert!(finished["restored_ms"].as_u64() > finished["gate_closed_ms"].as_u64());
         assert_eq!(pilot.running_images(), pilot.release_images("r1"));
+        is_still_there(&pilot);
+        // The tags moved with it: a later plain `docker compose up` starts what was restored.
+        nothing_differs(&pilot);
     });
 }
 
 #[test]
 fn c_reset_asks_backs_up_and_starts_clean() {
     on(&[Compose2, Process], "sc-c", |pilot| {
-        let pilot = pilot.up();
+        let pilot = Beside::of(pilot.up());
         pilot.store_scenario();
         let env = pilot.env_text();
         // Nobody to ask: nothing happens, and what would go is named.
@@ -77,7 +137,7 @@ fn c_reset_asks_backs_up_and_starts_clean() {
         assert!(pilot.has_scenario());
         let before = (pilot.engine != Process).then(|| pilot.containers("{{.Id}}"));
 
-        let finished = restores(&pilot, &["reset", "--yes"]);
+        let finished = pilot.restores(&["reset", "--yes"]);
         assert_eq!(finished["scenarios"], json!(["reset"]));
         assert!(!pilot.has_scenario());
         assert_eq!(pilot.public("GET", "/report?scenarioId=demo-scenario", None).status, 200);
@@ -96,23 +156,23 @@ fn c_reset_asks_backs_up_and_starts_clean() {
 
         // What went is not lost.
         let id = backup.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
-        restores(&pilot, &["backup", "restore", &id, "--yes"]);
+        pilot.restores(&["backup", "restore", &id, "--yes"]);
         assert!(pilot.has_scenario());
-        let finished = restores(&pilot, &["reset", "--yes", "--keep-data"]);
+        let finished = pilot.restores(&["reset", "--yes", "--keep-data"]);
         assert_eq!(finished["scenarios"], json!(["reset"]));
         assert!(pilot.has_scenario());
     });
 }
 
 #[test]
-fn c_a_store_overwritten_with_noise_is_found_and_kept() {
+fn c_a_store_that_is_noise_or_gone_is_found_and_made_again() {
     on(&[Compose2, Process], "sc-noise", |pilot| {
-        let pilot = pilot.up();
+        let pilot = Beside::of(pilot.up());
         let noise = vec![0x5a; 9000];
         pilot.overwrite("engine", "engine.db", &noise);
         let shown = pilot.json(&["assess"]).expect(1);
         assert!(shown.out.contains("store corrupt"), "{}", shown.out);
-        let finished = restores(&pilot, &["rollback"]);
+        let finished = pilot.restores(&["rollback"]);
         assert_eq!(finished["scenarios"], json!(["reset"]));
         assert_ne!(pilot.stored("engine", "engine.db")[..16], noise[..16]);
         let backup = backup_of(&finished);
@@ -124,13 +184,7 @@ fn c_a_store_overwritten_with_noise_is_found_and_kept() {
         assert_eq!(std::fs::read(to.join("engine.db")).unwrap(), noise);
         // Only what was corrupt went.
         assert!(!backup.join("jobs.data.tar").exists());
-    });
-}
-
-#[test]
-fn c_a_deleted_volume_is_found_and_made_again() {
-    on(&[Compose2, Process], "sc-gone", |pilot| {
-        let pilot = pilot.up();
+        // And a volume that somebody deleted.
         pilot.store_scenario();
         pilot.xtask(&["backup", "create"]).expect(0);
         if pilot.engine == Process {
@@ -141,9 +195,9 @@ fn c_a_deleted_volume_is_found_and_made_again() {
             docker(&["rm", "--force", &id]);
             docker(&["volume", "rm", &format!("{}_engine_data", pilot.project)]);
         }
-        assert_eq!(restores(&pilot, &["rollback"])["scenarios"], json!(["reset"]));
+        assert_eq!(pilot.restores(&["rollback"])["scenarios"], json!(["reset"]));
         assert!(!pilot.has_scenario());
-        restores(&pilot, &["backup", "restore", "latest", "--only", "data", "--yes"]);
+        pilot.restores(&["backup", "restore", "latest", "--only", "data", "--yes"]);
         assert!(pilot.has_scenario());
     });
 }
@@ -151,7 +205,7 @@ fn c_a_deleted_volume_is_found_and_made_again() {
 #[test]
 fn d_host_frees_its_own_redeploys_and_watches() {
     on(&[Compose2, Process], "sc-d", |pilot| {
-        let pilot = pilot.up();
+        let pilot = Beside::of(pilot.up());
         // Old images of this pilot that no release names.
         if pilot.engine != Process {
             pilot.build_bad_version("SCENARIO_OLD=1");
@@ -159,7 +213,7 @@ fn d_host_frees_its_own_redeploys_and_watches() {
         pilot.xtask(&["down"]).expect(0);
         let half = pilot.state().join("images/cut-off.tar.1.new");
         std::fs::write(&half, vec![0; 100_000]).unwrap();
-        let finished = restores(&pilot, &["rollback", "--scenario", "host"]);
+        let finished = pilot.restores(&["rollback", "--scenario", "host"]);
         assert_eq!(finished["scenarios"], json!(["host"]));
         assert!(!half.exists());
         let journal = Path::new(finished["report"].as_str().unwrap()).with_file_name("journal.jsonl");
@@ -171,17 +225,16 @@ fn d_host_frees_its_own_redeploys_and_watches() {
             assert_eq!(pilot.running_images(), pilot.release_images("r1"));
         }
         // By itself, with an image and a backup too many.
-        let canary = (pilot.engine != Process).then(|| {
+        if pilot.engine != Process {
             pilot.build_bad_version("SCENARIO_OLD=2");
             pilot.xtask(&["rollback"]).expect(0);
-            Canary::beside(&pilot)
-        });
+        }
         for _ in 0..2 {
             std::fs::create_dir_all(pilot.state().join("backups/.cut-off")).unwrap();
             let shown = pilot.json(&["host", "--free"]).expect(0);
             assert!(shown.out.contains("freed_bytes") && shown.out.contains(".cut-off"), "{}", shown.out);
         }
-        canary.into_iter().for_each(Canary::assert_untouched);
+        pilot.canary.iter().for_each(Canary::assert_untouched);
     });
 }
 
@@ -247,7 +300,7 @@ fn commit_is_built_verified_and_leaves_the_checkout_alone() {
             format!("version = 1\n[[restore_point]]\nlabel = \"first\"\ncommit = \"{first}\"\n"),
         )
         .unwrap();
-        let pilot = pilot.up();
+        let pilot = Beside::of(pilot.up());
         assert_eq!(title(&pilot), "Second title");
         // Work that is not committed, some of it staged, and a stash.
         std::fs::write(root.join("README.md"), "stashed\n").unwrap();
@@ -270,18 +323,26 @@ fn commit_is_built_verified_and_leaves_the_checkout_alone() {
         };
         let before = state();
 
-        // A bad setting in the tree's file must not get into what is built.
-        pilot.edit_env("USE_SIMULATION", "false");
-        let finished = restores(&pilot, &["rollback", "--to", &first]);
-        assert!(finished["scenarios"].as_array().unwrap().contains(&json!("commit")), "{finished}");
-        assert_eq!(finished["release"], "r2");
+        // Each engine's images are made of it once: by a rollback, and by a deployment of that commit.
+        if pilot.engine == Process {
+            // A bad setting in the tree's file must not get into what is built.
+            pilot.edit_env("USE_SIMULATION", "false");
+            let finished = pilot.restores(&["rollback", "--to", &first]);
+            assert!(finished["scenarios"].as_array().unwrap().contains(&json!("commit")), "{finished}");
+            assert_eq!(finished["release"], "r2");
+            assert_eq!(pilot.setting("USE_SIMULATION"), "true");
+        } else {
+            let finished = pilot.json(&["up", "--from", &first]).expect(0).finished();
+            assert_eq!(finished["release"], "r2");
+            assert!(pilot.xtask(&["releases", "show", "r2"]).expect(0).out.contains(&first));
+            assert_eq!(pilot.running_images(), pilot.release_images("r2"));
+        }
         assert_eq!(title(&pilot), "First title");
-        assert_eq!(pilot.setting("USE_SIMULATION"), "true");
         assert_eq!(state(), before);
 
         // By its label, and built already: the recorded release is used.
-        restores(&pilot, &["rollback", "--to", "r1"]);
-        let again = restores(&pilot, &["rollback", "--to", "first"]);
+        pilot.restores(&["rollback", "--to", "r1"]);
+        let again = pilot.restores(&["rollback", "--to", "first"]);
         assert_eq!(again["release"], "r2");
 
         // Another commit with the same tree makes the same release, and is known by it from then on.
@@ -289,9 +350,9 @@ fn commit_is_built_verified_and_leaves_the_checkout_alone() {
             let identity = ["-c", "user.name=T", "-c", "user.email=t@example.invalid"];
             let tree = format!("{first}^{{tree}}");
             let same = git(&[identity.as_slice(), &["commit-tree", &tree, "-m", "same"]].concat());
-            restores(&pilot, &["rollback", "--to", "r1"]);
-            assert_eq!(restores(&pilot, &["rollback", "--to", same.trim()])["release"], "r2");
-            restores(&pilot, &["rollback", "--to", "r1"]);
+            pilot.restores(&["rollback", "--to", "r1"]);
+            assert_eq!(pilot.restores(&["rollback", "--to", same.trim()])["release"], "r2");
+            pilot.restores(&["rollback", "--to", "r1"]);
             let again = pilot.xtask(&["rollback", "--to", same.trim()]).expect(0);
             assert!(!again.out.contains("while the commit is built"), "{}", again.out);
         }

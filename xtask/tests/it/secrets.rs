@@ -83,7 +83,11 @@ fn with_secrets(pilot: Pilot) -> Pilot {
 fn awkward_and_unlisted_secrets_are_shown_nowhere() {
     on(&[Process, Compose2], "awkward", |pilot| {
         let pilot = with_secrets(pilot);
-        for command in [["assess"].as_slice(), &["diagnose"], &["status"], &["releases", "show", "r2"]] {
+        let preflight = &["preflight"];
+        let looks = [["assess"].as_slice(), &["diagnose"], &["status"], &["releases", "show", "r2"]];
+        let more =
+            [["smoke"].as_slice(), &["flags"], preflight, &["host"], &["rollback", "--plan", "--to", "r1"]];
+        for command in looks.into_iter().chain(more) {
             assert_hidden(&format!("{command:?}"), &pilot.xtask(command).all());
             assert_hidden(&format!("{command:?} as JSON"), &pilot.json(command).all());
         }
@@ -114,6 +118,9 @@ fn awkward_and_unlisted_secrets_are_shown_nowhere() {
             let told = pilot.json(&words).expect(0).all();
             assert_hidden(&format!("{words:?} as JSON"), &told);
         }
+        // Ids of images are told alike by what runs and by the release.
+        let same = pilot.told(&["releases", "diff", "r2", "running"], 0);
+        assert_eq!((&same["images"], &same["compose"]), (&json!({}), &Value::Null), "{same}");
         let told = pilot.told(&["releases", "diff", "r1", "r2"], 0);
         assert_eq!(told["settings"]["API_KEY"], json!(["(none)", "********"]));
         // A rollback away from it, with all that it writes.

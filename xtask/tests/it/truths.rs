@@ -36,38 +36,51 @@ fn with_a_container_that_goes_away(pilot: &mut Pilot, times: usize) {
     pilot.set("PATH", &format!("{}:{}", folder.display(), std::env::var("PATH").unwrap()));
 }
 
-#[test]
-fn a_container_that_goes_away_between_two_questions_is_no_failure() {
-    on(&[Compose2], "vanish", |pilot| {
-        let mut pilot = pilot.up();
-        for args in [&["status"][..], &["assess"], &["diagnose"]] {
-            with_a_container_that_goes_away(&mut pilot, 3);
-            pilot.xtask(args).expect(0);
-        }
-        // One that is always named and never there: an error of a few lines, and no inspect document.
-        with_a_container_that_goes_away(&mut pilot, 10_000);
-        let told = pilot.xtask(&["status"]).expect(4);
-        assert!(told.all().to_lowercase().contains("no such"), "{}", told.all());
-        assert!(told.all().lines().count() < 12 && !told.all().contains("\"Id\""), "{}", told.all());
-    });
+fn a_container_that_goes_away_between_two_questions_is_no_failure(pilot: &mut Pilot) {
+    let path = std::env::var("PATH").unwrap();
+    for args in [&["status"][..], &["assess"], &["diagnose"]] {
+        with_a_container_that_goes_away(pilot, 3);
+        pilot.xtask(args).expect(0);
+    }
+    // One that is always named and never there: an error of a few lines, and no inspect document.
+    with_a_container_that_goes_away(pilot, 10_000);
+    let told = pilot.xtask(&["status"]).expect(4);
+    assert!(told.all().to_lowercase().contains("no such"), "{}", told.all());
+    assert!(told.all().lines().count() < 12 && !told.all().contains("\"Id\""), "{}", told.all());
+    pilot.set("PATH", &path);
+}
+
+fn an_engine_is_not_blamed_for_a_budget_that_ended(pilot: &Pilot) {
+    let cases = [
+        &["rollback", "--budget", "1ms"][..],
+        &["rollback", "--budget", "1ms", "--plan"],
+        &["rollback", "--budget", "1ms", "--scenario", "reset"],
+    ];
+    for args in cases {
+        let told = pilot.xtask(args).expect(3);
+        assert!(told.err.contains("budget"), "{args:?}: {}", told.all());
+        assert!(!told.all().contains("does not answer"), "{args:?}: {}", told.all());
+        assert!(!told.all().contains("restart-engine"), "{args:?}: {}", told.all());
+    }
+    pilot.xtask(&["rollback"]).expect(0);
+}
+
+fn a_fresh_clone_is_told_where_the_running_pilots_state_is(pilot: &Pilot) {
+    let other = Folder::new("other-state");
+    let mut command = pilot.command(&["rollback"]);
+    let refused = ran(command.env("PILOT_STATE_DIR", &other.0).output().unwrap()).expect(6);
+    let next = pilot.suggested("rollback");
+    assert!(refused.err.contains(&next), "{}", refused.err);
 }
 
 #[test]
-fn an_engine_is_not_blamed_for_a_budget_that_ended() {
-    on(&[Compose2], "blame", |pilot| {
-        let pilot = pilot.up();
-        let cases = [
-            &["rollback", "--budget", "1ms"][..],
-            &["rollback", "--budget", "1ms", "--plan"],
-            &["rollback", "--budget", "1ms", "--scenario", "reset"],
-        ];
-        for args in cases {
-            let told = pilot.xtask(args).expect(3);
-            assert!(told.err.contains("budget"), "{args:?}: {}", told.all());
-            assert!(!told.all().contains("does not answer"), "{args:?}: {}", told.all());
-            assert!(!told.all().contains("restart-engine"), "{args:?}: {}", told.all());
-        }
-        pilot.xtask(&["rollback"]).expect(0);
+fn what_is_said_of_docker_is_what_was_seen() {
+    // One pilot for all three, which leave it as it was.
+    on(&[Compose2], "seen", |pilot| {
+        let mut pilot = pilot.up();
+        a_fresh_clone_is_told_where_the_running_pilots_state_is(&pilot);
+        a_container_that_goes_away_between_two_questions_is_no_failure(&mut pilot);
+        an_engine_is_not_blamed_for_a_budget_that_ended(&pilot);
     });
 }
 
