@@ -46,15 +46,17 @@ pub fn of(exit: Exit, manifest: &Manifest) -> Escalation {
     level_of(level, why, manifest)
 }
 
-/// The level for what was only looked at: nothing was tried yet, so what a rollback fixes is nobody else's.
+/// The level for a command that only looks. Nothing was tried yet, so nobody must be called
+/// for what a rollback can fix.
 pub fn of_a_look(exit: Exit, manifest: &Manifest) -> Escalation {
     match exit {
-        Exit::NotRestored => level_of(1, "something is wrong, and no rollback was tried yet", manifest),
+        Exit::NotRestored => level_of(1, "something is wrong; try a rollback first", manifest),
         exit => of(exit, manifest),
     }
 }
 
-/// The level for a deployment: what fails then is the new release, and the one before can be gone back to.
+/// The level for a deployment. If it fails, the new release is wrong, and the user can
+/// go back to the one before.
 pub fn of_a_deployment(exit: Exit, manifest: &Manifest) -> Escalation {
     match exit {
         Exit::NotRestored => level_of(1, "the new release could not be verified", manifest),

@@ -118,6 +118,16 @@ pub fn tries(few: usize) -> usize {
     std::env::var("PILOT_TRIES").ok().map_or(few, |text| text.parse().unwrap())
 }
 
+/// Every third point at which something is cut off; with `PILOT_TRIES` every one. In memory every operation is cut
+/// off each time (`operations/in_memory.rs`).
+pub const STRIDE: usize = 3;
+
+/// Numbers of the events after which a run is cut off.
+pub fn cuts() -> impl Iterator<Item = usize> {
+    let stride = if std::env::var_os("PILOT_TRIES").is_some() { 1 } else { STRIDE };
+    (1..).step_by(stride)
+}
+
 /// Random numbers (splitmix64) from a seed that is printed; `PILOT_SEED` brings one back.
 pub struct Random(u64);
 

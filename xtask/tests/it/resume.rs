@@ -1,7 +1,7 @@
 //! Killed at any point and run again, it finishes; one at a time; deadlines hold.
 
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Folder, Pilot, on};
+use crate::pilot::{Folder, Pilot, STRIDE, cuts, on};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -46,7 +46,7 @@ fn killed_at_every_event_and_run_again_it_finishes() {
         let pilot = pilot.up();
         let good = pilot.env_text();
         let mut points = 0;
-        for events in 1.. {
+        for events in cuts() {
             pilot.edit_env("USE_SIMULATION", "false");
             let broken = pilot.env_text();
             pilot.xtask(&["up"]).expect(1);
@@ -66,7 +66,7 @@ fn killed_at_every_event_and_run_again_it_finishes() {
             }
             points += 1;
         }
-        assert!(points > 10, "only {points} points");
+        assert!(points * STRIDE > 10, "only {points} points");
     });
 }
 
@@ -75,7 +75,7 @@ fn killed_in_a_reset_and_run_again_it_finishes() {
     on(&[Process], "killed-reset", |pilot| {
         let pilot = pilot.up();
         let mut points = 0;
-        for events in 1.. {
+        for events in cuts() {
             let store = pilot.state().join("process/volumes/engine/engine.db");
             std::fs::write(&store, [0x5a; 9000]).unwrap();
             let cut_off = kill_after(&pilot, &["rollback"], events);
@@ -87,7 +87,7 @@ fn killed_in_a_reset_and_run_again_it_finishes() {
             }
             points += 1;
         }
-        assert!(points > 8, "only {points} points");
+        assert!(points * STRIDE > 8, "only {points} points");
     });
 }
 
@@ -98,7 +98,7 @@ fn killed_in_a_whole_reset_and_run_again_the_data_is_still_there() {
         pilot.store_scenario();
         let words = ["reset", "--yes", "--keep-data"];
         let mut points = 0;
-        for events in 1.. {
+        for events in cuts() {
             let cut_off = kill_after(&pilot, &words, events);
             pilot.xtask(&words).expect(0);
             assert!(pilot.has_scenario(), "after {events} events");
@@ -107,7 +107,7 @@ fn killed_in_a_whole_reset_and_run_again_the_data_is_still_there() {
             }
             points += 1;
         }
-        assert!(points > 15, "only {points} points");
+        assert!(points * STRIDE > 15, "only {points} points");
         // And when somebody runs something else instead, where the data is, is told.
         kill_when(&pilot, &words, step("tear-down", "done"));
         let volumes = pilot.state().join("process/volumes");
@@ -129,7 +129,7 @@ fn a_deployment_that_is_killed_is_rolled_back() {
     on(&[Process], "killed-up", |pilot| {
         let pilot = pilot.up();
         let mut points = 0;
-        for events in 1.. {
+        for events in cuts() {
             pilot.edit_env("USE_SIMULATION", "false");
             let cut_off = kill_after(&pilot, &["up"], events);
             assert_eq!(
@@ -143,7 +143,7 @@ fn a_deployment_that_is_killed_is_rolled_back() {
             }
             points += 1;
         }
-        assert!(points > 8, "only {points} points");
+        assert!(points * STRIDE > 8, "only {points} points");
     });
 }
 

@@ -8,8 +8,12 @@ use crate::stack::model::Instance;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow::{Break, Continue};
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+/// Between two tries while Docker is busy with the same question of somebody else.
+const BUSY: Duration = Duration::from_millis(200);
 
 impl Inspect for Compose {
     fn logs(&self, instance: &Instance, lines: Option<usize>, deadline: Deadline) -> Result<String> {
@@ -61,10 +65,14 @@ impl Inspect for Compose {
             let ours = before + asked;
             engine.duration_since(ours).unwrap_or_else(|behind| behind.duration())
         });
-        let used = self.docker(
-            &["system", "df", "--format", "{{.Type}}: {{.Size}}, {{.Reclaimable}} reclaimable"],
-            deadline,
-        )?;
+        let format = "{{.Type}}: {{.Size}}, {{.Reclaimable}} reclaimable";
+        // Docker does this for one client at a time, and refuses the others meanwhile.
+        let used =
+            deadline.poll(BUSY, || match self.docker(&["system", "df", "--format", format], deadline) {
+                Err(error) if format!("{error:#}").contains("is already running") => Continue(error),
+                other => Break(other),
+            });
+        let used = used.flatten()?;
         Ok(EngineHost {
             version: info["ServerVersion"].as_str().unwrap_or("?").to_owned(),
             root: info["DockerRootDir"].as_str().map(PathBuf::from),
