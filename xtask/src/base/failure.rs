@@ -77,9 +77,9 @@ Exit codes:
   4    host or engine failure: Level 3, infrastructure
   5    another command holds the lock
   6    no known-good release to go back to
-  7    the new release failed; the one before serves again (or would, but for a hold)
+  7    the new release failed; the previous one serves again (or is ready, but a hold keeps the gate closed)
   9    done and verified (restored or deployed); a hold keeps the gate closed
-  130  interrupted; the same command takes it up";
+  130  interrupted; the same command continues";
 
 /// A failure: the exit code, what happened, and what to do next.
 #[derive(Debug)]

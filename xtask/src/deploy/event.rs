@@ -194,7 +194,7 @@ impl Finished {
     /// A signal came.
     pub fn interrupted() -> Self {
         Self {
-            error: Some("interrupted; the same command takes it up again".into()),
+            error: Some("interrupted; the same command continues it".into()),
             ..Self::plain(Exit::Interrupted)
         }
     }
