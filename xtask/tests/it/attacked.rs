@@ -248,7 +248,10 @@ fn holds_that_nobody_can_list_are_not_taken_for_none() {
         // The gate is closed and nothing differs: nothing to do, but not served either.
         for words in [["rollback"], ["up"]] {
             let finished = pilot.json(&words).expect(9).finished();
-            assert!(finished["hold"].as_str().unwrap().contains("nobody can tell"), "{finished}");
+            assert!(
+                finished["hold"].as_str().unwrap().contains("it is unknown whether somebody holds it"),
+                "{finished}"
+            );
             shut_out(&pilot, "under holds that nobody can list");
         }
         std::fs::remove_file(&holds).unwrap();

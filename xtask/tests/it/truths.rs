@@ -131,7 +131,7 @@ fn an_interrupted_build_is_told_as_interrupted() {
             let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
             wait_for(&pid);
             let ended = signalled(child, signal).expect(130);
-            assert!(ended.all().contains("the same command takes it up again"), "{}", ended.all());
+            assert!(ended.all().contains("the same command continues it"), "{}", ended.all());
             assert!(
                 !ended.all().contains("correct the source") && !ended.all().contains("cannot build"),
                 "{ended:?}"
