@@ -1,5 +1,5 @@
-//! `cargo xtask`: see `docs/architecture.md` for the map. This file takes the command line apart, calls
-//! the command, and turns what comes back into the last line and the exit code.
+//! `cargo xtask`: parses the command line, calls the command, and turns its result into the last line and the
+//! exit code. No command does its work here. `docs/architecture.md` has the map of the code.
 
 mod base;
 mod checks;
@@ -56,13 +56,13 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(finished.exit))
 }
 
-/// Help that was asked for, or a command line that nobody understands: then the last event says so too.
+/// Shows help, or the error in the command line. In JSON, the last event has the error too.
 fn mistyped(error: &clap::Error, start: Instant) -> ExitCode {
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let json = words.iter().any(|word| word == "--format=json")
         || words.windows(2).any(|pair| pair == ["--format", "json"]);
     if !json || !error.use_stderr() {
-        // As `print` of clap has it: whoever does not listen is no reason to fail.
+        // As in `print` of clap: if the output is closed, that is not an error.
         error.print().ok();
         return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { Exit::Ok as u8 });
     }
@@ -74,7 +74,7 @@ fn mistyped(error: &clap::Error, start: Instant) -> ExitCode {
     ExitCode::from(u8::from(finished.exit))
 }
 
-/// From here on a signal ends this command as interrupted.
+/// From here on, a signal ends this command as interrupted.
 fn listen(format: Format, start: Instant) -> Result<()> {
     signals::listen(Exit::Interrupted as i32, move || {
         let out = Output::new(format, start, Context::default());
@@ -110,13 +110,13 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
     Ok(finished)
 }
 
-/// Without an engine a rollback can neither judge nor close anything, and says so.
+/// Without an engine, a rollback can neither check nor close anything; the error says so.
 fn nothing_done(cli: &Cli, error: anyhow::Error) -> anyhow::Error {
     if !matches!(cli.command, Command::Rollback(_) | Command::Reset(_)) {
         return error;
     }
     let what =
-        format!("{error:#}; nobody can tell what runs, so the gate is as it was, and no evidence was taken");
+        format!("{error:#}; so it is unknown what runs: the gate was not changed, and no evidence was saved");
     fail(exit_of(&error), what, next_of(&error).cloned().unwrap_or_default())
 }
 
@@ -146,11 +146,11 @@ fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
     }
 }
 
-/// The last line: an event, or what a person wants to know.
+/// The last line: an event, or a summary for people.
 fn conclude(out: &Output, finished: &Finished, drill: bool) {
     out.event(&Event::Finished(finished));
     if drill && finished.rollback.is_some() {
-        // The rollback in it has told the rest.
+        // The rollback in the drill has already printed the rest.
         let good = finished.exit == Exit::Ok;
         out.say(format!("\n{} drill {}", out.mark(Some(good)), if good { "passed" } else { "failed" }));
         return;
@@ -182,7 +182,7 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
         }
         _ => {}
     }
-    // A command that only looks, or closes, has told it itself.
+    // A command that only reads, or that closes the gate, has already said this.
     if let (Some(hold), Some(_)) = (&finished.hold, finished.outcome) {
         out.say(format!("  the gate is {hold}"));
         out.say(format!("  to verify, lift the hold and open: {}", out.xtask("kill-switch off")));

@@ -79,7 +79,7 @@ Exit codes:
   6    no known-good release to go back to
   7    the new release failed; the previous one serves again (or is ready, but a hold keeps the gate closed)
   9    done and verified (restored or deployed); a hold keeps the gate closed
-  130  interrupted; the same command continues";
+  130  interrupted; the same command continues it";
 
 /// A failure: the exit code, what happened, and what to do next.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! `bench`: the figures that the project promises. What is measured is in `rehearsal::bench`.
+//! `bench`: measures the figures that the project promises. The work is done in `rehearsal::bench`.
 
 use crate::base::output::Output;
 use crate::deploy::event::Finished;
@@ -10,7 +10,7 @@ use anyhow::Result;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5")]
 pub struct Args {
-    /// Times that each thing is measured; the median counts
+    /// How often each thing is measured; the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: u32,
 }

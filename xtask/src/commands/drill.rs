@@ -1,4 +1,4 @@
-//! `drill`: a rehearsal on a pilot of its own. What it does is in `rehearsal::drill`.
+//! `drill`: a rehearsal on a separate pilot. The work is done in `rehearsal::drill`.
 
 use crate::base::output::Output;
 use crate::deploy::event::Finished;
@@ -14,10 +14,10 @@ use clap::ValueEnum;
     after_help = "Examples:\n  cargo xtask drill\n  cargo xtask drill --fault ignore-sigterm\n  cargo xtask drill --keep"
 )]
 pub struct Args {
-    /// What is wrong with the bad version [default: error-5xx, and a bad env file with it]
+    /// What is wrong with the bad version [default: error-5xx, with a bad env file]
     #[arg(long, value_enum)]
     fault: Option<FaultName>,
-    /// Leave the drill's pilot running afterwards, and say how to end it
+    /// Leave the drill's pilot running afterwards, and say how to remove it
     #[arg(long)]
     keep: bool,
 }
@@ -25,22 +25,22 @@ pub struct Args {
 /// The faults that an image can be built with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum FaultName {
-    /// SIGTERM is swallowed
+    /// SIGTERM is ignored
     IgnoreSigterm,
-    /// The services end, again and again
+    /// The services crash again and again
     CrashLoop,
     /// The first token comes seconds late
     SlowFirstToken,
     /// Public routes answer 500
     #[value(name = "error-5xx")]
     Error5xx,
-    /// Nothing is ever answered
+    /// No request is ever answered
     Hang,
     /// The databases are overwritten with noise
     CorruptStore,
-    /// The gate says that it is closed, and lets everybody in
+    /// The gate says that it is closed, but lets everybody in
     LyingGate,
-    /// Behind the closed gate all is well; once it is open, the public gets 500
+    /// All is well behind the closed gate; once it is open, the public gets 500
     FailsWhenOpen,
 }
 
@@ -59,7 +59,7 @@ impl FaultName {
     }
 }
 
-/// Breaks a pilot and rolls it back.
+/// Breaks a separate pilot and rolls it back.
 pub fn run(args: &Args, engine: Option<Kind>, real: &Pilot, out: Output) -> Result<Finished> {
     drill::run(args.fault.map(FaultName::as_str), args.keep, engine, real, out)
 }

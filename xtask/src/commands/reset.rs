@@ -1,5 +1,6 @@
-//! `reset`: a clean stack (scenario C). The same rollback with the scenario `reset` named: it asks, backs
-//! up, tears down, checks that nothing is left, and deploys the last known-good release with its seed.
+//! `reset`: a clean stack (scenario C). It is a rollback with the scenario `reset`: it asks, backs up,
+//! removes everything, checks that nothing is left, and deploys the last known-good release with its seed.
+//! The work is done in `operations::rollback`.
 
 use crate::deploy::difference::Scenario;
 use crate::deploy::event::Finished;
@@ -12,15 +13,15 @@ use anyhow::Result;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  cargo xtask reset\n  cargo xtask reset --yes --keep-data")]
 pub struct Args {
-    /// Bring the data back from the backup that is made first
+    /// Restore the data from the backup that is made first
     #[arg(long)]
     keep_data: bool,
-    /// Open the gate at the end, whoever holds it closed; lifts the holds that stand now
+    /// Open the gate at the end, even if a person closed it; lifts the holds that stand now
     #[arg(long)]
     open: bool,
 }
 
-/// Asks, then does it.
+/// Asks the user, then runs it.
 pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     let mut request = Request {
         scenarios: vec![Scenario::Reset],

@@ -1,4 +1,5 @@
-//! `rollback`: back to the last known-good release, or to another one. What it does is in `operations::rollback`.
+//! `rollback`: goes back to the last known-good release, or to another one. The work is done in
+//! `operations::rollback`.
 
 use crate::base::deadline::Deadline;
 use crate::commands::values::ScenarioName;
@@ -31,15 +32,15 @@ pub struct Args {
     /// Also switch your checkout to that commit; refused over uncommitted work
     #[arg(long, requires = "to")]
     checkout: bool,
-    /// Open the gate at the end, whoever holds it closed; lifts the holds that stand now
+    /// Open the gate at the end, even if a person closed it; lifts the holds that stand now
     #[arg(long)]
     open: bool,
-    /// Give up runs that were cut off, and begin anew; their backups stay
+    /// Give up interrupted runs, and begin a new one; their backups stay
     #[arg(long)]
     abandon: bool,
 }
 
-/// Shows the plan, or carries it out.
+/// Shows the plan, or executes it.
 pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     let scenarios = args.scenario.iter().map(|name| (*name).into()).collect();
     let mut request = Request { to: args.to.clone(), scenarios, ..Request::by(Command::Rollback) };

@@ -1,4 +1,4 @@
-//! `up`: a new release, of the tree or of something else. What it does is in `operations::up`.
+//! `up`: deploys a new release, from the source or from something else. The work is done in `operations::up`.
 
 use crate::deploy::event::Finished;
 use crate::deploy::session::Session;
@@ -12,21 +12,21 @@ use anyhow::Result;
     after_help = "Examples:\n  cargo xtask up\n  cargo xtask up --tag v1.1.0\n  cargo xtask up --from main~1 --rollback-on-failure"
 )]
 pub struct Args {
-    /// Use existing images with this tag instead of building the tree
+    /// Use existing images with this tag instead of building the source
     #[arg(long, conflicts_with = "from")]
     tag: Option<String>,
-    /// Build this commit (or label of known-good.toml) in a worktree of its own
+    /// Build this commit (or label of known-good.toml) in a separate worktree
     #[arg(long, value_name = "REV")]
     from: Option<String>,
-    /// Make the env file anew from .env.poc.example; the old one is backed up
+    /// Make a new env file from .env.poc.example; the old one is backed up
     #[arg(long)]
     defaults: bool,
-    /// Go back to the last known-good release when this one fails its checks
+    /// Roll back to the last known-good release if this one fails its checks
     #[arg(long)]
     rollback_on_failure: bool,
 }
 
-/// Makes it, starts it, judges it.
+/// Makes the release, starts it, and decides whether it is good.
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let source = match (&args.tag, &args.from) {
         (Some(tag), _) => Source::Tag(tag),

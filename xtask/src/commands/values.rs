@@ -1,4 +1,5 @@
-//! Words of the command line that stand for values of the program.
+//! Values of the command line, with their help texts, and the program values that they stand for. Used by the
+//! args of the commands.
 
 use crate::base::output::Format;
 use crate::deploy::difference::Scenario;
@@ -8,13 +9,13 @@ use clap::ValueEnum;
 /// `--scenario`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ScenarioName {
-    /// A: the settings are not those of the release
+    /// A: the settings differ from the release
     Config,
-    /// B: the images are not those of the release
+    /// B: the images differ from the release
     Version,
-    /// C: stored data is corrupt or gone
+    /// C: stored data is corrupt or missing
     Reset,
-    /// D: services are gone or do not answer, or the host is short of something
+    /// D: services are missing or do not answer, or the host lacks something
     Host,
 }
 
@@ -52,7 +53,7 @@ impl From<EngineName> for Kind {
 pub enum FormatName {
     /// Sentences for people
     Text,
-    /// One event a line
+    /// One event per line
     Json,
 }
 

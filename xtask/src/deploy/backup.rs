@@ -1,6 +1,7 @@
-//! Backups: env file, compose file, seed, logs and stored data of a pilot, each with its checksum, under
-//! `.pilot/backups/`; and the backup that a rollback makes of what it will overwrite or remove, in the
-//! rollback's own folder. One format for both. A backup counts once every copy was verified.
+//! Backups: verified copies of the env file, the compose file, the seed, logs and stored data, with
+//! checksums. They are under `.pilot/backups/`. A run keeps the backup of what it will overwrite or remove in
+//! its own folder, in the same format. A backup counts only when every copy in it was verified. Called by
+//! `steps`, by `operations` and by the command `backup`.
 
 use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
@@ -28,17 +29,17 @@ const DATA: &str = ".data.tar";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Backup {
     version: u32,
-    /// Project that it is of.
+    /// The project that was copied.
     pub project: String,
     /// Unix milliseconds.
     pub made_ms: u64,
-    /// Release that ran.
+    /// The release that was running.
     pub release: Option<String>,
     /// Checksums by name.
     pub files: BTreeMap<String, String>,
 }
 
-/// A backup and where it is.
+/// A backup and its folder.
 #[derive(Clone, Debug)]
 pub struct Kept {
     /// What the user calls it.
@@ -47,23 +48,23 @@ pub struct Kept {
     pub dir: PathBuf,
     /// What is in it.
     pub backup: Backup,
-    /// Folder of the run that made it; none when it was made by hand.
+    /// The folder of the run that made it; none if a user made it.
     pub run: Option<RunDir>,
 }
 
-/// What goes into a backup beside the files of the pack.
+/// What to copy, besides the files of the pack.
 #[derive(Clone, Copy, Debug)]
 pub struct Contents<'a> {
-    /// Release that runs.
+    /// The release that runs.
     pub release: Option<&'a str>,
     /// Services whose stored data is copied.
     pub data: &'a [String],
-    /// All log lines of every service too?
+    /// Should all log lines of every service be copied too?
     pub logs: bool,
 }
 
 impl Backup {
-    /// Reads it, or nothing where there is none. A newer format is refused.
+    /// Reads `backup.json`; none if the folder has none. A newer format is refused.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(INDEX);
         if !path.exists() {
@@ -71,25 +72,25 @@ impl Backup {
         }
         let backup: Self = files::read_json(&path)?;
         ensure!(backup.version <= FORMAT, "{} has the newer format {}", path.display(), backup.version);
-        // Names are joined to paths, and tell services: each is of one file in the folder.
+        // These names become paths, so each must be the name of a file in the folder.
         let own = |name: &&String| files::stays_within(name) && !name.contains('/') && *name != INDEX;
         if let Some(name) = backup.files.keys().find(|name| !own(name)) {
-            bail!("{} names {name:?}, which is no file of a backup", path.display());
+            bail!("{} names {name:?}, which cannot be a file of a backup", path.display());
         }
         Ok(Some(backup))
     }
 
-    /// Services whose data it has.
+    /// Services whose data is in it.
     pub fn data(&self) -> Vec<String> {
         self.files.keys().filter_map(|name| name.strip_suffix(DATA)).map(str::to_owned).collect()
     }
 
-    /// Are all its files there and as they were? The error names the first that is not.
+    /// Are all its files there and unchanged? The error names the first that is not.
     pub fn check(&self, dir: &Path) -> Result<()> {
         self.files.keys().try_for_each(|name| self.file(dir, name).map(drop))
     }
 
-    /// The archive with a service's data, verified.
+    /// The archive with the data of a service, verified.
     pub fn archive(&self, dir: &Path, service: &str) -> Result<PathBuf> {
         self.file(dir, &format!("{service}{DATA}"))
     }
@@ -100,15 +101,15 @@ impl Backup {
         let sum = self.files.get(name).with_context(|| format!("the backup has no {name}"))?;
         ensure!(
             &files::sha256(&path)? == sum,
-            "{} was altered: its checksum is not that of the backup",
+            "{} was altered: its checksum differs from the one in backup.json",
             path.display()
         );
         Ok(path)
     }
 }
 
-/// A folder for the next backup of a run. Whole ones are never touched again; what was cut off while it was
-/// made has its original still, and is made anew.
+/// The folder for the next backup of a run. A complete backup is never changed. An incomplete one was
+/// interrupted while its original still existed, so it is made again.
 pub fn next_of_run(run: &RunDir) -> Result<PathBuf> {
     for n in 1.. {
         let dir = run.backup(n);
@@ -120,7 +121,7 @@ pub fn next_of_run(run: &RunDir) -> Result<PathBuf> {
     bail!("no name is left for a backup in {}", run.path().display())
 }
 
-/// Makes a backup in `to`, a folder of its own, verifying each copy.
+/// Makes a backup in the folder `to`, which has nothing else in it, and verifies each copy.
 pub fn create(
     pilot: &Pilot,
     engine: &dyn Engine,
@@ -151,10 +152,10 @@ pub fn create(
         engine.snapshot(service, &path, deadline).with_context(|| format!("backing up {service}"))?;
         let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
         file.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
-        // The folder is private already; so is what somebody takes out of it.
+        // The folder is private. Make the file private too: a user may copy it to another folder.
         let private = std::fs::Permissions::from_mode(0o600);
         file.set_permissions(private).with_context(|| format!("cannot make {} private", path.display()))?;
-        // Readable to its end, or it is no backup.
+        // An archive counts as a backup only if it can be read to its end.
         let list = cmd("tar", &["--list", "--file", &path.display().to_string()]).run(deadline)?;
         ensure!(!list.trim().is_empty(), "{} is empty", path.display());
         backup.files.insert(name, files::sha256(&path)?);
@@ -176,12 +177,12 @@ pub fn create(
     Ok(backup)
 }
 
-/// What the files of the n-th instance of a service begin with, counted from 0.
+/// The first part of the file names of the n-th instance of a service, counted from 0.
 pub fn numbered(service: &str, n: usize) -> String {
     if n == 0 { service.to_owned() } else { format!("{service}-{}", n + 1) }
 }
 
-/// Makes a backup by itself: listed once it is whole.
+/// Makes a backup outside a run. It is in the list only when it is complete.
 pub fn keep(pilot: &Pilot, engine: &dyn Engine, what: Contents<'_>, deadline: Deadline) -> Result<Kept> {
     let id = pilot.state.next_id()?;
     let staging = pilot.state.backups().join(format!(".{id}"));
@@ -195,7 +196,7 @@ pub fn keep(pilot: &Pilot, engine: &dyn Engine, what: Contents<'_>, deadline: De
     Ok(Kept { id, dir, backup, run: None })
 }
 
-/// All backups, oldest first, those of runs too, and what is wrong with the others.
+/// All backups, also those of runs, oldest first; and what is wrong with the backups that cannot be read.
 pub fn list(state: &StateDir) -> Result<(Vec<Kept>, Vec<String>)> {
     let (mut all, mut broken) = (Vec::new(), Vec::new());
     let folder = state.backups();
@@ -211,7 +212,7 @@ pub fn list(state: &StateDir) -> Result<(Vec<Kept>, Vec<String>)> {
         for (id, dir) in run.backups()? {
             match Backup::read(&dir) {
                 Ok(Some(backup)) => all.push(Kept { id, dir, backup, run: Some(run.clone()) }),
-                // It was cut off while it was made: its original is still there.
+                // It was interrupted while it was made, so its original still exists.
                 Ok(None) => {}
                 Err(error) => broken.push(format!("{error:#}")),
             }
@@ -221,7 +222,8 @@ pub fn list(state: &StateDir) -> Result<(Vec<Kept>, Vec<String>)> {
     Ok((all, broken))
 }
 
-/// A backup by what the user typed, checked whole; `latest` is the newest that has what is wanted.
+/// Finds the backup that the user named, and checks all its files. `latest` is the newest one that has the
+/// wanted content.
 pub fn named(state: &StateDir, name: &str, wanted: impl Fn(&Backup) -> bool) -> Result<Kept> {
     let (mut all, _) = list(state)?;
     let at = match name {
@@ -242,12 +244,12 @@ pub fn named(state: &StateDir, name: &str, wanted: impl Fn(&Backup) -> bool) -> 
     Ok(kept)
 }
 
-/// Retention: removes what `surplus` says, and what was cut off while it was made.
+/// Retention: removes the backups that `surplus` lists, and incomplete ones.
 pub fn retain(state: &StateDir, keep: usize) -> Result<Vec<Freed>> {
     let (all, _) = list(state)?;
     let mut freed = Vec::new();
     for kept in surplus(all, keep) {
-        // Out of the list first: a removal that is cut off leaves no half backup in it.
+        // Rename it first: then a removal that is interrupted leaves no incomplete backup in the list.
         let staging = kept.dir.with_file_name(format!(".old-{}", kept.id));
         if let Err(error) = std::fs::rename(&kept.dir, &staging) {
             bail!("cannot remove {}: {error}", kept.dir.display());
@@ -257,14 +259,14 @@ pub fn retain(state: &StateDir, keep: usize) -> Result<Vec<Freed>> {
     let folder = state.backups();
     for name in files::names(&folder)?.iter().filter(|name| name.starts_with('.')) {
         let bytes = files::remove(&folder.join(name))?;
-        freed.push(Freed { what: format!("half a backup, {name}"), bytes });
+        freed.push(Freed { what: format!("the incomplete backup {name}"), bytes });
     }
     Ok(freed)
 }
 
-/// Of these backups, oldest first, those past the newest `keep` of each sort (of runs or by hand, with data or
-/// without), so that none without data pushes one with data out. A run that was cut off keeps its own: they may be
-/// the only copies of what it has removed.
+/// The backups past the newest `keep` of each kind: of runs or made by a user, with data or without. The
+/// kinds are counted separately, so a backup without data never displaces one with data. The backups of an
+/// interrupted run stay: they may be the only copies of data that it removed. The list is oldest first.
 fn surplus(all: Vec<Kept>, keep: usize) -> Vec<Kept> {
     let over = |run: &RunDir| run.report().exists() && !run.owes().exists();
     let all = all.into_iter().filter(|kept| kept.run.as_ref().is_none_or(over));

@@ -1,5 +1,5 @@
-//! Freeing what is the pilot's own and no longer needed, in the state folder and at the engine. Nothing else is
-//! touched. Called by `execute` where the disk is full, and by `host --free`.
+//! Frees disk space: removes what the pilot made and no longer needs, in the state folder and in the engine.
+//! It touches nothing else. Called by `execute` if the disk is full, and by `host --free`.
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
@@ -11,8 +11,8 @@ use crate::release::store::Store;
 use crate::stack::pilot::{DEFAULT_PROJECT, Pilot};
 use anyhow::Result;
 
-/// Frees what is the pilot's own: images and builds that no release names, one-off containers that have
-/// ended, backups beyond retention, and what was cut off while it was made.
+/// Removes images and builds that no release names, one-off containers that have ended, old backups, and
+/// files that an interrupted command left incomplete.
 pub fn free(pilot: &Pilot, images: &dyn Images, store: &Store, deadline: Deadline) -> Result<Vec<Freed>> {
     let mut freed = store.remove_unfinished()?;
     freed.extend(backup::retain(&pilot.state, pilot.manifest.limits.keep_backups)?);
@@ -23,7 +23,7 @@ pub fn free(pilot: &Pilot, images: &dyn Images, store: &Store, deadline: Deadlin
         freed.push(Freed { what: format!("builds of other commits, {}", other_commits.display()), bytes });
     }
     let (releases, broken) = store.list()?;
-    // What a release names that cannot be read is not known: no image goes.
+    // If a release cannot be read, its images are unknown: then no image is removed.
     if broken.is_empty() {
         let keep: Vec<String> =
             releases.iter().flat_map(|r| r.images.values()).map(|image| image.id.clone()).collect();

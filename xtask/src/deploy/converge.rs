@@ -1,5 +1,5 @@
-//! Brings a stack to a release: observe, drift, plan, execute, record. Used by `up` and by `rollback`; what is
-//! particular to either stays with it.
+//! Brings a stack to a release: observe, drift, plan, execute, record. Called by `up` and by `rollback`. What
+//! only one of them does is not here.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Failure, over_budget};
@@ -22,29 +22,29 @@ use crate::stack::hold::Hold;
 use crate::stack::state_dir;
 use anyhow::Result;
 
-/// Plans that are made for one release before it is given up.
+/// How many plans are made for one release before the tool stops trying.
 const PLANS: usize = 3;
 
-/// What an observation means for a goal.
+/// An observation, and what it means for a goal.
 pub struct Preview {
-    /// What is.
+    /// What was observed.
     pub now: Observation,
     /// What differs.
     pub drift: Vec<Difference>,
     /// What would be done.
     pub plan: Plan,
-    /// The stack by the manifest of what runs.
+    /// The stack by the manifest of the release that runs.
     pub running: View,
-    /// The stack by the manifest of the release gone to.
+    /// The stack by the manifest of the target release.
     pub target: View,
 }
 
 impl Preview {
-    /// What was not seen because the budget ended is nobody's fault, and no reason to plan anything.
+    /// If the budget ended before the stack was observed, do not plan anything, and do not blame a service.
     pub fn in_time(self, deadline: Deadline) -> Result<Self> {
         match &self.now.stack {
             Observed::Unknown(_) if deadline.passed() => {
-                let what = "the budget was used up before it was seen what runs".into();
+                let what = "the budget was used up before the tool could see what runs".into();
                 Err(Failure { what, ..over_budget() }.into())
             }
             _ => Ok(self),
@@ -53,7 +53,7 @@ impl Preview {
 }
 
 impl Session {
-    /// Looks and plans; changes nothing.
+    /// Observes and plans; changes nothing.
     pub fn preview(&self, goal: &Goal<'_>, deadline: Deadline) -> Result<Preview> {
         let target = self.by(goal.release)?;
         let running = self.running(deadline)?;
@@ -61,7 +61,7 @@ impl Session {
         Ok(self.judge(goal, now, running, target))
     }
 
-    /// What an observation means.
+    /// What an observation means for this goal.
     fn judge(&self, goal: &Goal<'_>, now: Observation, running: View, target: View) -> Preview {
         let env = target.env.as_ref().map(|env| env.map()).unwrap_or_default();
         let beside: Vec<&str> =
@@ -73,7 +73,7 @@ impl Session {
         }
         drift.extend(goal.known.iter().cloned());
         let gateways = Gateways {
-            // A deployment goes by the tree's manifest where there is no other.
+            // A deployment uses the manifest of the source if there is no release.
             running: (running.release.is_some() || goal.purpose == Purpose::Deploy)
                 .then(|| running.pilot.gateway()),
             release: target.pilot.gateway(),
@@ -82,8 +82,9 @@ impl Session {
         Preview { now, drift, plan, running, target }
     }
 
-    /// Brings the stack to the release and records that it is verified. Returns the plan that was executed; it
-    /// is empty when there was nothing to do, which the checks have shown: the engine cannot see all.
+    /// Brings the stack to the release and records that it is verified. Returns the plan that was executed.
+    /// It is empty if there was nothing to do; then the checks have passed, because the engine alone does not
+    /// see every problem.
     pub fn converge(
         &self,
         goal: &mut Goal<'_>,
@@ -107,9 +108,9 @@ impl Session {
         measured: &mut Measured,
     ) -> Result<Plan> {
         let mut scenarios: Vec<Scenario> = Vec::new();
-        // A plan can turn out stale in two ways, each of which the next plan takes into account: the
-        // gate could not be closed, so the gateway was stopped; a service that did not run turned out,
-        // once it ran, to have a corrupt store.
+        // A plan can become stale in two ways, and the next plan considers both: the gate could not be
+        // closed, so the gateway was stopped; or a service that did not run was started, and its store is
+        // corrupt.
         for attempt in 1..=PLANS {
             let mut preview = self.preview(goal, deadline)?.in_time(deadline)?;
             if self.takes_over_a_hold(&mut preview.now, run) {
@@ -149,11 +150,11 @@ impl Session {
                 }
             }
         }
-        anyhow::bail!("the plan went stale {PLANS} times")
+        anyhow::bail!("the plan was stale {PLANS} times: the stack changed each time")
     }
 
-    /// The checks of a release from which nothing differs. What they find, the engine cannot see, so every
-    /// service counts as unhealthy; nothing where all are passed.
+    /// Runs the checks if no difference from the release was found. The engine cannot see what they find, so
+    /// if one fails, every service counts as unhealthy. Returns nothing if all checks pass.
     pub fn look_closer(
         &self,
         release: &Release,
@@ -171,8 +172,8 @@ impl Session {
         Ok(found)
     }
 
-    /// A gate that a person closed without this tool (the old runbook's `curl`) is held like any other, unless
-    /// the user asked for it to be opened. True when a hold was written.
+    /// If a person closed the gate without this tool (for example with the old runbook's `curl`), a hold is
+    /// written for it, unless the user asked to open the gate. Returns true if a hold was written.
     pub fn takes_over_a_hold(&self, now: &mut Observation, run: &Run) -> bool {
         let Gate::Closed(reason) = &now.gate else { return false };
         if now.holds.held(&[]).is_some() || run.request.open || gate::closer(reason) != Closer::Person {
@@ -180,7 +181,7 @@ impl Session {
         }
         let hold = Hold::found(reason);
         self.out.note(format!("the gate was closed by hand; it stays closed: {hold}"));
-        // For this run it stands, whether or not it can be written down.
+        // This run respects the hold even if it cannot be written.
         if let Err(error) = hold.place(&self.ledger()) {
             self.out.note(format!("that hold is not recorded: {error:#}"));
         }
@@ -188,9 +189,10 @@ impl Session {
         true
     }
 
-    /// The release is verified on the running stack; what the engine made of its settings is noted, to be
-    /// compared with later. The public is served again by now, so a rollback only warns if the result cannot
-    /// be recorded (it would go on to an older release); a new release that cannot be promoted fails.
+    /// Records that the release is verified on the running stack, and which settings the engine made of it,
+    /// for later comparison. The public is already served again. So if the result cannot be recorded, a
+    /// rollback only warns: an error would make it go to an older release. A new release that cannot be
+    /// promoted fails.
     fn record(&self, goal: &Goal<'_>, run: &Run) -> Result<()> {
         let limit = Deadline::after(self.pilot.manifest.limits.engine);
         let promoted = self.engine.services(limit).and_then(|services| {
@@ -202,11 +204,11 @@ impl Session {
         });
         match promoted {
             Err(error) if goal.purpose == Purpose::Deploy => return Err(error),
-            Err(error) => self.out.note(format!("not recorded: {error:#}")),
+            Err(error) => self.out.note(format!("the result was not recorded: {error:#}")),
             Ok(()) => {}
         }
         if let Err(error) = self.store.retain(self.pilot.manifest.limits.keep_releases) {
-            self.out.note(format!("old releases were not cleared away: {error:#}"));
+            self.out.note(format!("old releases were not removed: {error:#}"));
         }
         Ok(())
     }

@@ -1,29 +1,30 @@
-//! What may differ between a stack and a release, as values, with the words that say so; and the scenarios. A value
-//! that may be a secret is not shown.
+//! The differences between a stack and a release, as values, with the sentence that describes each; and the
+//! scenarios. Possible secrets are not shown. Nothing is compared here: that is in `drift`. Used by `drift`,
+//! `plan` and the reports.
 
 use crate::base::next::Next;
 use crate::base::secrets;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Why we roll back: the runbook's scenarios.
+/// Why a rollback is done: the scenarios of the runbook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scenario {
-    /// A: the settings are not those of the release.
+    /// A: the settings differ from the release.
     Config,
-    /// B: the images are not those of the release.
+    /// B: the images differ from the release.
     Version,
-    /// C: stored data is corrupt or gone.
+    /// C: stored data is corrupt or missing.
     Reset,
-    /// D: nothing changed, but services are gone or do not answer; or the host is short of something.
+    /// D: nothing changed, but services are missing or do not answer, or the host lacks something.
     Host,
     /// A commit, or a label of `known-good.toml`, that the user named with `--to`.
     Commit,
 }
 
 impl Scenario {
-    /// As it is written.
+    /// The name in JSON and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Config => "config",
@@ -35,25 +36,25 @@ impl Scenario {
     }
 }
 
-/// A setting that has another value.
+/// A setting whose value differs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Change {
     /// Its name.
     pub name: String,
-    /// Its value now; none: it is not set. A secret is not shown.
+    /// Its value now; none if it is not set. A secret is not shown.
     pub now: Option<String>,
-    /// Its value in the release; none: the release does not set it.
+    /// Its value in the release; none if the release does not set it.
     pub release: Option<String>,
 }
 
-/// Changes that one line shows; the others are counted.
+/// How many changes one line shows. The others are only counted.
 const SHOWN: usize = 6;
 
-/// What stands for the value of a secret.
+/// Shown instead of a secret value.
 const HIDDEN: &str = "(a secret)";
 
 impl Change {
-    /// Of a setting with these values.
+    /// A change of this setting between two values.
     pub fn new(name: &str, now: Option<&String>, release: Option<&String>) -> Self {
         let shown = |value: &String| {
             if secrets::hides(name, value) { HIDDEN.to_owned() } else { value.clone() }
@@ -84,7 +85,7 @@ fn listed(changes: &[Change], release: &str) -> String {
     all.join("; ")
 }
 
-/// One thing that is not as the release has it.
+/// One difference from the release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "drift")]
 pub enum Difference {
@@ -94,13 +95,13 @@ pub enum Difference {
         service: String,
         /// Content id that runs.
         running: String,
-        /// Version that it says that it is.
+        /// The version that the service reports.
         running_version: Option<String>,
         /// Id of the release.
         release: String,
         /// Content id of the release's image.
         image: String,
-        /// Version of the release.
+        /// The version of the release.
         version: String,
     },
     /// The service was started with other values for these settings.
@@ -123,63 +124,64 @@ pub enum Difference {
         release: String,
         /// The settings.
         changes: Vec<Change>,
-        /// Set when it is not a matter of single settings.
+        /// Set if the file as a whole is the problem, not single settings.
         trouble: Option<String>,
     },
     /// The service does not run.
     Down {
         /// Which service.
         service: String,
-        /// The engine's word, or `missing`.
+        /// The state that the engine reports, or `missing`.
         state: String,
     },
-    /// It runs, and the release does not have it.
+    /// The service runs, but the release does not have it.
     Extra {
         /// Which service.
         service: String,
     },
-    /// It runs and is not healthy.
+    /// The service runs but is not healthy.
     #[serde(alias = "sick")]
     Unhealthy {
         /// Which service.
         service: String,
-        /// What it, or its silence, said.
+        /// What it answered, or that it did not answer.
         reason: String,
     },
     /// Its stored data cannot be used.
     StoreCorrupt {
         /// Which service.
         service: String,
-        /// What it said.
+        /// The reason that it gave.
         reason: String,
     },
-    /// It has no stored data any more.
+    /// Its stored data is missing.
     DataMissing {
         /// Which service.
         service: String,
     },
-    /// The engine has lost the release's image.
+    /// The engine does not have the image of the release.
     ImageLost {
         /// Which service.
         service: String,
     },
-    /// The host is short of something.
+    /// The host lacks something.
     Shortage {
-        /// Of what, and how short.
+        /// What it lacks, and how much.
         what: String,
-        /// What fixes it.
+        /// How to fix it.
         fix: Next,
     },
-    /// Another release was deployed last, whatever of it shows in the services.
+    /// Another release was deployed last, even if its services look the same.
     Release {
-        /// Its id; none when no deployment is recorded.
+        /// Its id; none if no deployment is recorded.
         deployed: Option<String>,
     },
-    /// The tree's compose file is another. The deployment uses the release's; the file is left alone.
+    /// The compose file in the source differs. The deployment uses the file of the release, and leaves this
+    /// one alone.
     ComposeFile,
     /// Something could not be found out.
     Unknown {
-        /// What.
+        /// What is unknown.
         what: String,
         /// Why.
         why: String,
@@ -217,7 +219,7 @@ impl fmt::Display for Difference {
 }
 
 impl Difference {
-    /// The service that has to be started anew for it.
+    /// The service that must restart because of this difference.
     pub fn restarts(&self) -> Option<&str> {
         match self {
             Self::Image { service, .. }

@@ -1,5 +1,6 @@
-//! What differs between an observation and a release, and which scenarios that makes. Pure: values
-//! in, values out; `secrets` is asked which values may be shown.
+//! Compares an observation with a release, and says which scenarios follow. Pure: it reads nothing and
+//! changes nothing. It asks `secrets` which values may be shown. Called by `converge`, `look` and the
+//! commands.
 
 use crate::base::observed::Observed;
 use crate::deploy::difference::{Change, Difference, Scenario};
@@ -11,8 +12,8 @@ use crate::stack::model::Health;
 use crate::stack::model::{Instance, Service};
 use std::collections::BTreeMap;
 
-/// Compares. `env` is the release's env file; both it and the running environment stay inside. Services that
-/// stand `beside` the release's own (prometheus) are no difference.
+/// Compares the observation with the release. `env` is the env file of the release. Secret values do not
+/// leave this function. Services in `beside` (such as prometheus) are not a difference.
 pub fn drift(
     now: &Observation,
     release: &Release,
@@ -105,9 +106,9 @@ fn service_drift(
     }
 }
 
-/// Is a service another than the release's: another image, other values of the settings that the env file
-/// names? A service also has what its image and the compose file set; those do not count. A name that the
-/// tree added shows in the tree's file.
+/// Does a service have another image than the release, or other values for settings that the env file names?
+/// Settings from its image or from the compose file do not count. A setting that was added to the env file of
+/// the source is found there.
 fn content(
     seen: &Service,
     service: &str,
@@ -137,8 +138,8 @@ fn content(
     found
 }
 
-/// What runs, held against the release that was just applied: every service is there, with the release's
-/// image and settings. Empty when it is so.
+/// Compares what runs with the release that was just applied. Every service must be there, with the image and
+/// the settings of the release. The result is empty if all are.
 pub fn applied(
     services: &BTreeMap<String, Service>,
     release: &Release,
@@ -151,14 +152,14 @@ pub fn applied(
     release.images.keys().flat_map(service).collect()
 }
 
-/// Settings with other values in `now` than in `wanted`; with `extra`, those too that only `now` has.
+/// Settings whose values differ between `now` and `wanted`. With `extra`, also settings that only `now` has.
 fn differing(now: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>, extra: bool) -> Vec<Change> {
     let changed = wanted.iter().filter(|(name, value)| now.get(*name) != Some(*value)).map(|(name, _)| name);
     let added = now.keys().filter(|name| extra && !wanted.contains_key(*name));
     changed.chain(added).map(|name| Change::new(name, now.get(name), wanted.get(name))).collect()
 }
 
-/// The scenarios that a drift makes, each once, in the runbook's order.
+/// The scenarios that follow from the differences, each once, in the order of the runbook.
 pub fn scenarios(drift: &[Difference]) -> Vec<Scenario> {
     let mut all: Vec<Scenario> = drift
         .iter()
@@ -173,7 +174,8 @@ pub fn scenarios(drift: &[Difference]) -> Vec<Scenario> {
             _ => None,
         })
         .collect();
-    // Down or sick with a changed image or setting: that is why. With nothing changed: the host.
+    // A service that is down or unhealthy after a change of image or setting: the change is the reason. If
+    // nothing changed, the host is.
     let ill = |d: &Difference| {
         matches!(d, Difference::Down { .. } | Difference::Unhealthy { .. } | Difference::Unknown { .. })
     };
@@ -248,7 +250,7 @@ pub mod tests {
         }
     }
 
-    /// What a service says, where the engine says what runs and where it does not.
+    /// Sets what a service answers, whether the engine or only the service reports it.
     pub fn says(now: &mut Observation, service: &str, health: Health) {
         match &now.stack {
             Observed::Known(_) => change(now, service, |instance| instance.health = Some(health)),

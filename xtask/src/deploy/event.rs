@@ -1,5 +1,5 @@
-//! What happens, as values: the lines of a run's journal and of `--format json`, with the sentence for people
-//! that each makes. Told through `output`; nothing here prints or decides.
+//! Events: the lines of a run's journal and of `--format json`, as values, with the sentence that people see.
+//! Nothing is printed or decided here. Every layer above `base` creates events, and `output` writes them.
 
 use crate::base::failure::{Exit, exit_of, next_of};
 use crate::base::next::{Context as Whose, Next};
@@ -23,17 +23,17 @@ pub enum Outcome {
     Restored,
     /// Not restored.
     NotRestored,
-    /// The pilot is as the release has it, and healthy.
+    /// The pilot already matches the release and is healthy.
     NothingToDo,
     /// Nothing was begun.
     Refused,
     /// The new release serves.
     Deployed,
-    /// The new release failed; the one before serves again.
+    /// The new release failed, and the release before it serves again.
     RolledBack,
 }
 
-/// How a step stands.
+/// The state of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Progress {
@@ -41,9 +41,9 @@ pub enum Progress {
     Started,
     /// It ended well.
     Done,
-    /// It failed and the rollback with it.
+    /// It failed, so the run failed.
     Failed,
-    /// It ended well but for something that does no harm.
+    /// It ended, but something harmless went wrong.
     Warned,
     /// There was nothing to do.
     Skipped,
@@ -63,11 +63,11 @@ pub enum Event<'a> {
         rollback: Option<&'a str>,
         /// Compose project.
         project: &'a str,
-        /// Engine with its version.
+        /// The engine, with its version.
         engine: &'a str,
         /// Unix milliseconds.
         at_ms: u64,
-        /// Taken up again after it was cut off.
+        /// Does it continue an interrupted run?
         resumed: bool,
     },
     /// The releases that a run may go to, the best first.
@@ -77,31 +77,31 @@ pub enum Event<'a> {
     },
     /// What differs from the release.
     Drift {
-        /// Release it was compared with.
+        /// The release that the stack was compared with.
         release: &'a str,
         /// Each difference.
         differences: &'a [Difference],
     },
     /// What will be done.
     Planned {
-        /// The very value that is executed.
+        /// The same value that is executed.
         plan: &'a Plan,
     },
     /// A step began or ended.
     Step {
         /// The step as it was planned.
         action: &'a Step,
-        /// In words.
+        /// The step in words.
         step: String,
-        /// How it stands.
+        /// Its state.
         progress: Progress,
         /// Milliseconds since the command began.
         at_ms: u64,
-        /// Milliseconds that it took; 0 at its start.
+        /// How many milliseconds it took; 0 when it begins.
         took_ms: u64,
         /// Why it failed.
         detail: Option<String>,
-        /// Folder within the run's that it has filled.
+        /// The folder in the run's folder that it has filled.
         #[serde(skip_serializing_if = "Option::is_none")]
         folder: Option<&'a Path>,
     },
@@ -110,12 +110,12 @@ pub enum Event<'a> {
         /// Every check.
         smoke: &'a Smoke,
     },
-    /// The answer of a command that only looks.
+    /// The result of a command that only reads.
     Result {
         /// As JSON.
         value: &'a Value,
     },
-    /// The last line, always.
+    /// The last line; every command writes it.
     Finished(&'a Finished),
 }
 
@@ -127,47 +127,47 @@ pub struct Finished {
     /// Code of the process.
     #[serde(rename = "exit_code")]
     pub exit: Exit,
-    /// Id of the rollback.
+    /// The id of the run.
     pub rollback: Option<String>,
-    /// Why it was rolled back.
+    /// The reason for the rollback.
     pub scenarios: Vec<Scenario>,
-    /// Release that runs now, or that was tried last.
+    /// The release that runs now, or that was tried last.
     pub release: Option<String>,
-    /// A person holds the gate closed.
+    /// Does a person hold the gate closed?
     #[serde(default)]
     pub held: bool,
-    /// Who that is, since when and why.
+    /// Who holds it, since when and why.
     #[serde(default)]
     pub hold: Option<String>,
-    /// What the public met at the end, as it was seen.
+    /// What the public gets at the end, as it was checked.
     #[serde(default)]
     pub public: Option<Public>,
-    /// When the gate was proved closed, from the start of the process.
+    /// When the gate was proved closed, in milliseconds since the process began.
     pub gate_closed_ms: Option<u64>,
-    /// When a public stream through the open gate had its first token.
+    /// When a public stream got its first token through the open gate.
     pub restored_ms: Option<u64>,
-    /// Time between the two.
+    /// The time between the two.
     pub downtime_ms: Option<u64>,
-    /// Smoke checks of the release that runs now.
+    /// The smoke checks of the release that runs now.
     pub smoke: Option<Value>,
-    /// Folder with the evidence.
+    /// The folder with the evidence.
     pub evidence: Option<String>,
     /// The report.
     pub report: Option<String>,
-    /// What went wrong.
+    /// What failed.
     pub error: Option<String>,
-    /// The next command to run, as it can be pasted.
+    /// The next command to run; it can be pasted.
     pub next: Option<String>,
-    /// What else there is to do next, or why that command.
+    /// Other advice for the user, or the reason for that command.
     #[serde(default)]
     pub advice: Option<String>,
-    /// Who is called, where a command says so.
+    /// Who to call, if the command says so.
     #[serde(default)]
     pub escalation: Option<Escalation>,
 }
 
 impl Finished {
-    /// A command that ended like this and has no more to say.
+    /// A command that ended like this and says no more.
     pub fn plain(exit: Exit) -> Self {
         Self {
             outcome: None,
@@ -191,7 +191,7 @@ impl Finished {
         }
     }
 
-    /// A signal came.
+    /// A signal interrupted the command.
     pub fn interrupted() -> Self {
         Self {
             error: Some("interrupted; the same command continues it".into()),
@@ -199,7 +199,7 @@ impl Finished {
         }
     }
 
-    /// As it can be shown and kept: what went wrong repeats what programs said.
+    /// With secrets masked: an error may repeat the output of a program.
     pub fn masked(mut self) -> Self {
         for text in [&mut self.error, &mut self.next, &mut self.advice, &mut self.hold] {
             *text = text.take().map(|text| secrets::mask(&text));
@@ -208,7 +208,7 @@ impl Finished {
         self
     }
 
-    /// A command that failed before it had anything to tell.
+    /// A command that failed before it had a result.
     pub fn refused(error: &anyhow::Error, context: &Whose) -> Self {
         let refused = Self {
             outcome: Some(Outcome::Refused),
@@ -218,7 +218,7 @@ impl Finished {
         refused.then(next_of(error), context)
     }
 
-    /// With what to do next, as whoever asked can paste it.
+    /// With the next command, written so that the user can paste it.
     pub fn then(self, next: Option<&Next>, context: &Whose) -> Self {
         let words = next.map(|next| next.words().to_owned()).filter(|words| !words.is_empty());
         Self { next: next.and_then(|next| context.command(next)), advice: words, ..self }
@@ -280,7 +280,7 @@ impl Tell for Event<'_> {
     }
 }
 
-/// One check as a line; why it failed stands below, whole.
+/// One check as a line. If it failed, the full reason is below it.
 pub fn check_line(out: &Output, check: &Check) -> String {
     match check.ok {
         true => out.marked(Some(true), &format!("{:<38} {}", check.name, check.detail)),

@@ -1,7 +1,7 @@
-//! Evidence: what there is before anything changes it (states, inspect output, logs, metrics, sessions,
-//! settings), gathered side by side under a deadline, with secrets masked, beside a manifest with the
-//! checksum of each file and the reason for each that could not be had. `execute` captures it in a
-//! rollback; the command `evidence` adds what takes longer, and packs it.
+//! Evidence: states, inspect output, logs, metrics, sessions and settings, saved before anything is changed.
+//! All parts are collected at the same time, within a deadline, and secrets are masked. A manifest lists the
+//! checksum of each file, and the reason for each file that is missing. `execute` collects it in a run; the
+//! command `evidence` adds what takes longer, and packs it.
 
 use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
@@ -19,10 +19,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Log lines of each service that are kept.
+/// How many log lines of each service are kept.
 const LOG_LINES: usize = 200;
 
-/// Name of the manifest.
+/// The name of the manifest.
 pub const INDEX: &str = "manifest.json";
 
 /// `manifest.json`.
@@ -33,11 +33,11 @@ pub struct Manifest {
     made_ms: u64,
     /// Checksums by name.
     pub files: BTreeMap<String, String>,
-    /// What could not be had, and why.
+    /// What is missing, and why.
     pub missed: BTreeMap<String, String>,
 }
 
-/// One file of the evidence, and how its text is got.
+/// One file of the evidence, and how to get its text.
 pub struct Item<'a> {
     name: String,
     get: Box<dyn FnOnce() -> Result<String> + Send + 'a>,
@@ -48,7 +48,7 @@ pub fn item<'a>(name: impl Into<String>, get: impl FnOnce() -> Result<String> + 
     Item { name: name.into(), get: Box::new(get) }
 }
 
-/// What every bundle has, quickly.
+/// The files of every bundle; all are quick to get.
 pub fn items<'a>(
     pilot: &'a Pilot,
     engine: &'a dyn Engine,
@@ -63,7 +63,7 @@ pub fn items<'a>(
         }),
     ];
     for service in pilot.services() {
-        // Where there is none, what is missed is told with the reason.
+        // If there is no instance, the manifest says what is missing and why.
         for n in 0..now.service(service).map_or(1, |seen| seen.0.len().max(1)) {
             let instance = move || now.instances(service)?.get(n).context("it is gone");
             let name = numbered(service, n);
@@ -96,8 +96,8 @@ fn ask(
     contract::document(&engine.reach(endpoint, limit), route)
 }
 
-/// Gathers the items side by side into `to`, masked. Errors are of the folder alone; what could not be
-/// had is in the manifest.
+/// Collects the items into `to`, all at the same time, masked. It fails only if the folder cannot be written.
+/// What is missing is listed in the manifest.
 pub fn gather(pilot: &Pilot, items: Vec<Item<'_>>, to: &Path) -> Result<Manifest> {
     files::make_private_folder(to)?;
     let mut manifest = Manifest {

@@ -1,6 +1,7 @@
-//! Runs a plan: one loop, one match. Each step is journaled when it begins and when it ends, and takes
-//! the nearer of its own limit and the budget's end. Nothing is decided here; a plan that turns out
-//! stale is given back (`Stale`) to be made anew from a fresh observation. What a step does is in `steps`.
+//! Executes a plan: one loop with one match. Each step is written to the journal when it begins and when it
+//! ends. Its deadline is its own limit or the end of the budget, whichever comes first. Nothing is decided
+//! here. If the plan is stale (`Stale`), it stops, and `converge` observes and plans again. What a step does
+//! is in `steps`.
 
 use crate::base::failure::{Exit, exit_of, fail, next_of, over_budget};
 use crate::deploy::event::{Event, Progress};
@@ -11,7 +12,7 @@ use anyhow::Result;
 use std::path::Path;
 use std::time::Instant;
 
-/// Runs the steps in order; the first that fails ends it.
+/// Runs the steps in order, and stops at the first one that fails.
 pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) -> Result<()> {
     for step in &plan.steps {
         let begun = Instant::now();
@@ -58,8 +59,8 @@ pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) 
 }
 
 impl Execution<'_> {
-    /// Something was begun, so the command is not what is wrong; a step that ran into the end of the budget
-    /// failed for that reason.
+    /// Something was already begun, so this is not an error in the command line. A step that the end of the
+    /// budget stopped failed because of the budget.
     fn classify(&self, error: anyhow::Error) -> anyhow::Error {
         match exit_of(&error) {
             Exit::Host | Exit::OverBudget => error,
@@ -69,7 +70,7 @@ impl Execution<'_> {
         }
     }
 
-    /// One step: a call each.
+    /// Runs one step: one call for each.
     fn run(&self, step: &Step, measured: &mut Measured) -> Result<End> {
         let limits = &self.target.pilot.manifest.limits;
         let (ask, deploy) = (self.deadline.within(limits.engine), self.deadline.within(limits.deploy));

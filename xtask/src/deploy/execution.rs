@@ -1,4 +1,5 @@
-//! What a run needs and what it has done so far, as its steps see it. The loop is in `execute`, the steps in `steps`.
+//! What a run needs, and what it has done so far, for its steps. The loop is in `execute`, the steps are in
+//! `steps`. Made by `converge`.
 
 use crate::base::deadline::Deadline;
 use crate::base::output::Output;
@@ -12,71 +13,71 @@ use crate::stack::envfile::EnvFile;
 use std::fmt;
 use std::path::PathBuf;
 
-/// What every step may need.
+/// What a step may use.
 pub struct Execution<'a> {
-    /// The stack by the manifest of what runs: it is closed, copied and kept as evidence.
+    /// The stack by the manifest of the release that runs: to close the gate, copy data and keep evidence.
     pub running: &'a View,
-    /// The stack by the manifest of the release gone to: it is applied, checked and opened.
+    /// The stack by the manifest of the target release: to apply, check and open.
     pub target: &'a View,
-    /// The releases.
+    /// The store of releases.
     pub store: &'a Store,
     /// Where events go.
     pub out: &'a Output,
-    /// End of the budget.
+    /// The end of the budget.
     pub deadline: Deadline,
-    /// The release that the plan leads to.
+    /// The target release.
     pub release: &'a Release,
-    /// Its settings.
+    /// The settings of the target release.
     pub env: &'a EnvFile,
-    /// What the plan was made from.
+    /// The observation that the plan was made from.
     pub now: &'a Observation,
-    /// The run, whose folder has evidence and backups.
+    /// The run; its folder has the evidence and the backups.
     pub run: &'a Run,
 }
 
-/// What was measured on the way.
+/// What was measured in this run.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
-    /// The gate was proved closed, from the start of the process.
+    /// When the gate was proved closed, in milliseconds since the process began.
     pub gate_closed_ms: Option<u64>,
-    /// A public stream had its first token.
+    /// When a public stream got its first token.
     pub restored_ms: Option<u64>,
     /// The last verification.
     pub smoke: Option<Smoke>,
     /// Who holds the gate closed at the end, and why.
     pub held: Option<String>,
-    /// Whether what runs is known to be well or wrong, for the end of a run that fails.
+    /// What is known of the running stack, for the end of a run that fails.
     pub stance: Stance,
-    /// What this run has done so far, with what its journal proves of an earlier try.
+    /// What this run has done so far, including what its journal proves of an earlier attempt.
     pub past: Past,
 }
 
-/// What is known of a stack that could not be brought to a release.
+/// What is known of a stack that could not be brought to the release.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stance {
-    /// Nothing yet: it is judged at the end.
+    /// Nothing yet; it is checked at the end.
     #[default]
     Open,
-    /// The services answer and are healthy although the engine does not: their gate is left open on purpose.
+    /// The engine does not answer, but the services answer and are healthy: the gate is left open on purpose.
     LeftServed,
-    /// It is wrong.
+    /// Something is wrong.
     Wrong,
 }
 
-/// How a step ended, when it did not fail.
+/// How a step ended, if it did not fail.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
     /// It was done.
     Done,
-    /// The same, and it filled this folder within the run's.
+    /// It was done, and it filled this folder in the run's folder.
     Filled(PathBuf),
-    /// It was done but for something that does no harm: what. It may have filled a folder.
+    /// It was done, but something harmless went wrong; it may have filled a folder.
     Warned(String, Option<PathBuf>),
-    /// There was nothing to do: why.
+    /// There was nothing to do, and why.
     Skipped(String),
 }
 
-/// The world is no longer what the plan was made from; make a new one.
+/// The stack changed after the plan was made: observe and plan again.
 #[derive(Debug)]
 pub struct Stale(pub String);
 
@@ -89,7 +90,7 @@ impl fmt::Display for Stale {
 impl std::error::Error for Stale {}
 
 impl Execution<'_> {
-    /// What the public is told: why a person holds the gate closed, else what the run is about.
+    /// What the public is told: a person's reason for closing the gate; if there is none, what the run does.
     pub fn reason(&self) -> String {
         self.run.reason_under(&self.now.holds)
     }

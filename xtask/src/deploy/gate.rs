@@ -1,41 +1,41 @@
-//! The gateway's kill switch over HTTP: where it stands and who put it there, closing it and proving that it
-//! is closed (healthz says so AND a public stream is refused), opening it and proving that a public stream
-//! runs. Decides nothing about when; called by `observe` and `lockout`.
+//! The gateway's kill switch over HTTP: reads it and who closed it, closes it and proves that (healthz says
+//! so AND a public stream is refused), and opens it and proves that a public stream works. When to close or
+//! open is not decided here. Called by `observe`, `lockout` and `kill-switch`.
 
 use crate::base::http::Client;
 use crate::stack::contract::{self, Switch};
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-/// Where the gate stands, as far as it can be told.
+/// The position of the gate, if it is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Gate {
-    /// Requests are let in.
+    /// Requests are accepted.
     Open,
-    /// They are refused, with this reason.
+    /// Requests are refused, with this reason.
     Closed(String),
-    /// Cannot tell: this is why.
+    /// Unknown, and why.
     Unknown(String),
 }
 
-/// Who closed a gate, by the reason that it gives.
+/// Who closed a gate, derived from its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closer {
-    /// A run of this program, or of an older version of it.
+    /// A run of this tool, or of an older version of it.
     Run,
-    /// The gateway itself, because of a setting or of a file that it could not read.
+    /// The gateway itself, because of a setting or because it could not read its file.
     Gateway,
-    /// Anybody else, `kill-switch on` of an older version included: a person.
+    /// Anybody else: a person, also with `kill-switch on` of an older version.
     Person,
 }
 
-/// The reason that a run closes the gate with.
+/// The reason that a run gives when it closes the gate.
 pub fn run_reason(run: &str, why: &str) -> String {
     format!("run {run}: {why}")
 }
 
-/// What runs of older versions closed the gate with.
+/// The reasons that runs of older versions gave.
 const OLDER: [&str; 4] = [
     "rollback: restoring the last known-good release",
     "rollback: not verified yet",
@@ -43,7 +43,7 @@ const OLDER: [&str; 4] = [
     "a release is being deployed",
 ];
 
-/// Reads the reason, to the letter: a person's may begin with any word.
+/// Compares the whole reason, because a person's reason may begin with the same words.
 pub fn closer(reason: &str) -> Closer {
     let id = reason.strip_prefix("run ").and_then(|rest| rest.split_once(": ")).map(|(id, _)| id);
     let is_id = |id: &str| {
@@ -60,7 +60,7 @@ pub fn closer(reason: &str) -> Closer {
     }
 }
 
-/// Asks the gateway.
+/// Asks the gateway for its position.
 pub fn position(gateway: &Client) -> Gate {
     match contract::switch(gateway) {
         Ok(Switch::Open) => Gate::Open,
@@ -70,13 +70,13 @@ pub fn position(gateway: &Client) -> Gate {
     }
 }
 
-/// Closes the gate and proves it.
+/// Closes the gate and proves that it is closed.
 pub fn close(gateway: &Client, reason: &str) -> Result<()> {
     contract::set_switch(gateway, Some(reason))?;
     prove_closed(gateway)
 }
 
-/// Both halves of the proof.
+/// Both parts of the proof.
 pub fn prove_closed(gateway: &Client) -> Result<()> {
     match position(gateway) {
         Gate::Closed(_) => contract::refuses_public(gateway),
@@ -84,7 +84,7 @@ pub fn prove_closed(gateway: &Client) -> Result<()> {
     }
 }
 
-/// Opens the gate and waits for the first token of a public stream: only then is service restored.
+/// Opens the gate and waits for the first token of a public stream: only then is the service restored.
 pub fn open(gateway: &Client) -> Result<()> {
     contract::set_switch(gateway, None)?;
     contract::serves_public(gateway)

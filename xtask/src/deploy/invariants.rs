@@ -1,7 +1,7 @@
-//! What must hold of every plan and of every run, whatever made it: one helper for each, used by all tests that make
-//! a plan or a run. See "Invariants" in `docs/architecture.md`.
+//! Tests: what must hold of every plan and of every run. Each has one helper, and every test that makes a
+//! plan or a run calls it. See "Invariants" in `docs/architecture.md`.
 
-// A helper of a test that panics has failed the test: that is what it is for.
+// If a helper panics, the test has failed, which is the purpose of the helper.
 #![allow(clippy::unwrap_used)]
 
 use crate::base::files;
@@ -17,21 +17,21 @@ use crate::release::store::Store;
 use crate::stack::ledger::Ledger;
 use crate::stack::state_dir::StateDir;
 
-/// Holds a plan, made from `now`, against the invariants.
+/// Checks a plan, which was made from `now`.
 #[track_caller]
 pub fn of_plan(plan: &Plan, now: &Observation, purpose: Purpose) {
     let steps = &plan.steps;
     let at = |wanted: &dyn Fn(&Step) -> bool| steps.iter().position(wanted);
     let asks = at(&|s| *s == Step::AskEngine);
     if let Some(asks) = asks {
-        // With an engine that does not answer nothing is changed, and asking is the last step.
+        // If the engine does not answer, nothing is changed, and the last step asks it again.
         assert_eq!(asks, steps.len() - 1, "{steps:?}");
         let only = |s: &Step| matches!(s, Step::CloseGate | Step::Preserve { .. } | Step::AskEngine);
         assert!(steps.iter().all(only), "{steps:?}");
         return;
     }
     let Some(end) = steps.len().checked_sub(1) else { return };
-    // The gate opens once, at the very end, right after the verification; under a hold it stays closed.
+    // The gate opens once, at the end, right after the verification. Under a hold it stays closed.
     let ends = |s: &Step| matches!(s, Step::OpenGate | Step::KeepClosed { .. });
     let all: Vec<usize> = (0..=end).filter(|n| ends(&steps[*n])).collect();
     assert_eq!(all, [end], "{steps:?}");
@@ -41,7 +41,7 @@ pub fn of_plan(plan: &Plan, now: &Observation, purpose: Purpose) {
         matches!(s, RestoreEnvFile | RemoveData { .. } | RemoveServices { .. } | Apply { .. } | TearDown)
     };
     let changed = at(&changes);
-    // Nothing is overwritten or removed before it is preserved; a deployment removes no data.
+    // Nothing is overwritten or removed before it is preserved. A deployment removes no data.
     let removes = |s: &Step| matches!(s, Step::RemoveData { .. } | Step::TearDown);
     match purpose {
         Purpose::Rollback => {
@@ -49,7 +49,8 @@ pub fn of_plan(plan: &Plan, now: &Observation, purpose: Purpose) {
         }
         Purpose::Deploy => assert_eq!(at(&removes), None, "{steps:?}"),
     }
-    // Images are there before anything is torn down, and a gateway that may have lost its gate comes up closed.
+    // Images are loaded before anything is removed. If the gateway may have lost its position, it comes up
+    // closed.
     let loads = at(&|s| matches!(s, Step::LoadImages { .. }));
     assert!(loads.is_none_or(|loads| Some(loads) < changed), "{steps:?}");
     let closes_first = matches!(steps[0], Step::CloseGate | Step::StopGateway | Step::StopPublished { .. });
@@ -61,17 +62,17 @@ pub fn of_plan(plan: &Plan, now: &Observation, purpose: Purpose) {
     assert!(on_disk.is_none_or(|on_disk| Some(on_disk) < applies), "{steps:?}");
 }
 
-/// What a run began with.
+/// What a run started with.
 pub struct Before<'a> {
-    /// Where releases, runs and backups are.
+    /// The folder with releases, runs and backups.
     pub state: &'a StateDir,
     /// Stored data that must not be lost, by service.
     pub data: &'a [(&'a str, &'a str)],
-    /// What must be written nowhere but in env files.
+    /// A secret that may be written only in env files.
     pub secret: &'a str,
 }
 
-/// Holds what a run has left behind against the invariants; `finished` is none where it was cut off.
+/// Checks what a run has left; `finished` is none if the run was interrupted.
 #[track_caller]
 pub fn of_run(before: &Before<'_>, things: &Things, finished: Option<&Finished>) {
     assert_eq!(things.let_in_to_bad, 0, "the public was let in to what is not well: {:?}", things.done);
@@ -97,7 +98,7 @@ pub fn of_run(before: &Before<'_>, things: &Things, finished: Option<&Finished>)
     }
 }
 
-/// What the last event says of the public and of the release is what is.
+/// What the last event says about the public and the release must be true.
 #[track_caller]
 fn what_is_said_is_so(before: &Before<'_>, things: &Things, finished: &Finished) {
     let good = matches!(finished.outcome, Some(Outcome::Restored | Outcome::Deployed | Outcome::NothingToDo));

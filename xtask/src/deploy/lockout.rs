@@ -1,7 +1,7 @@
-//! Shutting the public out by any means, and letting it in again. Closing: over HTTP with proof; where that
-//! fails, the gateway is stopped, or all that is published where what runs belongs to no release that is
-//! known. Opening: only while no hold stands, which is looked at before and after; on any failure the gate is
-//! closed again. What is said of the gate is what was seen. Called by `execute`, `rollback` and `kill-switch`.
+//! Shuts the public out by any means, and lets it in again. To close: over HTTP, with proof; if that fails,
+//! stop the gateway, or every published service if what runs belongs to no known release. To open: only if no
+//! hold stands, which is checked before and after; if anything fails, the gate is closed again. Statements
+//! about the gate are only what was seen. Called by `execute`, `rollback` and `kill-switch`.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
@@ -24,23 +24,24 @@ use std::fmt;
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
-/// Longest that one request to the gate takes; it is asked while the public waits.
+/// The time limit of one request to the gate. It is short, because the public waits meanwhile.
 pub const REQUEST: Duration = Duration::from_secs(1);
 
-/// Longest that opening takes, up to a public stream's first token.
+/// The time limit for opening the gate, including the first token of a public stream.
 const OPENING: Duration = Duration::from_secs(10);
 
-/// Longest that one waits for somebody else who opens the gate at this moment.
+/// How long to wait for another command that is opening the gate.
 pub const OTHERS: Duration = Duration::from_secs(15);
 
 /// How the public was shut out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// The gateway says so, and refuses a stream.
+    /// The gateway says that it is closed, and refuses a stream.
     Proved,
-    /// It did not: these services were stopped, and were seen to be down. None: nothing served the public.
+    /// The gate could not be closed: these services were stopped, and it was checked that they are down. If
+    /// the list is empty, nothing served the public.
     Stopped {
-        /// Which.
+        /// Which services.
         services: Vec<String>,
         /// Why the gate could not be closed.
         why: String,
@@ -55,21 +56,21 @@ impl fmt::Display for Closed {
                 write!(f, "nothing serves the public: no gateway runs ({why})")
             }
             Self::Stopped { services, why } => {
-                write!(f, "the gate could not be closed ({why}), so {} was stopped", services.join(", "))
+                write!(f, "could not close the gate ({why}), so {} was stopped", services.join(", "))
             }
         }
     }
 }
 
-/// What the public meets, as it was last seen.
+/// What the public gets, as last seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Public {
-    /// It is shut out, in this way.
+    /// It is shut out, and how.
     ShutOut(String),
     /// It is served.
     Served,
-    /// Cannot tell: this is why.
+    /// Unknown, and why.
     Unknown(String),
 }
 
@@ -78,12 +79,12 @@ impl fmt::Display for Public {
         match self {
             Self::ShutOut(how) => write!(f, "the public is shut out: {how}"),
             Self::Served => write!(f, "the public is served"),
-            Self::Unknown(why) => write!(f, "nobody can tell whether the public is served: {why}"),
+            Self::Unknown(why) => write!(f, "it is unknown whether the public is served: {why}"),
         }
     }
 }
 
-/// Shuts the public out. Errors where neither could be done or seen.
+/// Shuts the public out. It is an error if this could not be done, or could not be proved.
 pub fn shut(view: &View, now: &Observation, reason: &str, deadline: Deadline) -> Result<Closed> {
     let gateway =
         now.gateway(&view.pilot, view.engine.as_ref(), REQUEST).context("the gateway's address is unknown");
@@ -96,11 +97,11 @@ pub fn shut(view: &View, now: &Observation, reason: &str, deadline: Deadline) ->
     Ok(Closed::Stopped { services, why })
 }
 
-/// Stops what lets the public in, and looks whether it is down: the gateway, or every published service where
-/// nobody knows which one that is.
+/// Stops the gateway, or every published service if it is unknown which one is the gateway. Then checks that
+/// they are down.
 fn stop(view: &View, now: &Observation, deadline: Deadline) -> Result<Vec<String>> {
     let Observed::Known(stack) = &now.stack else {
-        let what = format!("the engine does not tell what runs: {}", now.stack.why());
+        let what = format!("the engine does not say what runs: {}", now.stack.why());
         return Err(fail(Exit::Host, what, Next::xtask("host")));
     };
     let lets_in = |name: &str| view.release.is_none() || name == view.pilot.gateway();
@@ -117,7 +118,7 @@ fn stop(view: &View, now: &Observation, deadline: Deadline) -> Result<Vec<String
     Ok(services)
 }
 
-/// Closes the gate of the release that runs on disk, so that whoever starts its gateway, it comes up closed.
+/// Closes the gate on disk, for the release that runs: the gateway comes up closed, however it is started.
 pub fn close_on_disk(view: &View, store: &Store, reason: &str, deadline: Deadline) -> Result<()> {
     let release = view.release.as_ref().context("no release is deployed")?;
     let words = contract::close_on_disk(reason);
@@ -131,27 +132,27 @@ pub fn close_on_disk(view: &View, store: &Store, reason: &str, deadline: Deadlin
     Ok(())
 }
 
-/// How an opening ended.
+/// How an attempt to open the gate ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opened {
-    /// A public stream had its first token.
+    /// It is open: a public stream got its first token.
     Open,
-    /// Somebody holds the gate closed, and it is proved to be.
+    /// A hold stands, and it is proved that the gate is closed.
     Held(Hold),
 }
 
-/// Which closings by a person an opening may undo.
+/// Which closings by a person may be undone.
 #[derive(Clone, Copy, Debug)]
 pub struct Lift<'a> {
-    /// Holds, by id: those that stood when the user asked for an open gate.
+    /// The ids of the holds that stood when the user asked to open the gate.
     pub holds: &'a [String],
-    /// Also one that was closed without this tool.
+    /// Also undo a closing that was done without this tool.
     pub by_hand: bool,
 }
 
-/// Opens the gate of what was just verified, unless a hold stands that is not to be lifted. Those that are go
-/// first, so that a process that is killed here leaves no open gate under a hold. On any failure from here on
-/// the gate is closed again, with `reason`.
+/// Opens the gate of a stack that was just verified, unless a hold stands that must not be lifted. The other
+/// holds are deleted first: if the process is killed here, no gate is open under a hold. If anything fails
+/// after that, the gate is closed again, with `reason`.
 pub fn open(
     view: &View,
     ledger: &Ledger,
@@ -159,14 +160,14 @@ pub fn open(
     reason: &str,
     deadline: Deadline,
 ) -> Result<Opened> {
-    // Whoever closes by hand waits for this: a hold is seen here, or its owner closes after us.
+    // `kill-switch on` waits for this lock. So its hold is seen here, or it closes the gate after this.
     let _opening = ledger.opening(deadline.within(OTHERS))?;
     let gateway = view.gateway(OPENING.min(deadline.left()))?;
     let holds = hold::standing(ledger).context("cannot tell whether somebody holds the gate closed")?;
     if let Some(hold) = Hold::first_of(&holds, lift.holds) {
         return stay_closed(view, &gateway, hold, deadline);
     }
-    // Closed by hand since the run began, without a hold: it is one.
+    // A person closed the gate since the run began, without a hold: this counts as a hold.
     if let (Gate::Closed(reason), false, true) = (gate::position(&gateway), lift.by_hand, holds.is_empty())
         && gate::closer(&reason) == Closer::Person
     {
@@ -188,14 +189,14 @@ pub fn open(
     }
 }
 
-/// Under a hold: proves that the gate is closed, with the reason of whoever holds it.
+/// Under a hold: proves that the gate is closed, with the reason of the person who holds it.
 pub fn stay_closed(view: &View, gateway: &Client, hold: &Hold, deadline: Deadline) -> Result<Opened> {
     close_again(view, gateway, &hold.reason, deadline)?;
     Ok(Opened::Held(hold.clone()))
 }
 
-/// A gateway that was just started: waits for it, closes it if it came up open, and has it prove that it refuses
-/// the public. One that cannot prove it is stopped at once. True when it had come up open.
+/// Waits for a gateway that was just started, closes it if it came up open, and proves that it refuses the
+/// public. If that fails, it is stopped at once. Returns true if it had come up open.
 pub fn closed_after_start(view: &View, reason: &str, deadline: Deadline) -> Result<bool> {
     let gateway = view.gateway(REQUEST)?;
     let (open, proved) = deadline.poll(Duration::from_millis(5), || match gate::position(&gateway) {
@@ -216,19 +217,19 @@ fn close_again(view: &View, gateway: &Client, reason: &str, deadline: Deadline) 
     if gate::close(gateway, reason).is_ok() {
         return Ok(Closed::Proved);
     }
-    // The end of the budget is no reason to leave it open.
+    // Close it even if the budget is used up.
     let limit = Deadline::after(view.pilot.manifest.limits.engine.max(deadline.left()));
     let now = view.observe(view.engine.as_ref(), limit);
     shut(view, &now, reason, limit)
 }
 
-/// What the public meets now: seen, not remembered.
+/// What the public gets now: asked, not remembered.
 pub fn public(view: &View, deadline: Deadline) -> Public {
     let now = view.observe(view.engine.as_ref(), deadline);
     seen(view, &now)
 }
 
-/// The same from an observation that was just made.
+/// The same, from an observation that was just made.
 pub fn seen(view: &View, now: &Observation) -> Public {
     if let Observed::Known(stack) = &now.stack {
         let published: Vec<&str> = stack
@@ -238,7 +239,7 @@ pub fn seen(view: &View, now: &Observation) -> Public {
             .map(|(name, _)| name.as_str())
             .collect();
         if published.is_empty() {
-            return Public::ShutOut("no service runs that is published".into());
+            return Public::ShutOut("no published service runs".into());
         }
         if view.release.is_some() && !stack.services.get(view.pilot.gateway()).is_some_and(|s| s.is_live()) {
             return Public::ShutOut("the gateway does not run".into());

@@ -1,5 +1,6 @@
-//! The one way to bring a stack to a release, stage by stage: `observe` what is true, `drift` from the release, `plan`
-//! as data, `execute` with a journal, verify, open. `converge` is the whole of it, used by `up` and by `rollback`.
+//! The only way to bring a stack to a release: `observe` what is true, find the `drift` from the release,
+//! make a `plan`, `execute` it with a journal, verify, open the gate. `converge` does all of this; `up` and
+//! `rollback` call it.
 
 pub mod backup;
 pub mod cleanup;

@@ -1,5 +1,5 @@
-//! What is true now, read-only and side by side. A fact that could not be found out is unknown, with
-//! the reason; nothing is guessed. Called by every command that looks.
+//! What is true now. This only reads, and asks everything at the same time. What could not be found out is
+//! unknown, with the reason; nothing is guessed. Called by every command that needs the state of the stack.
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
@@ -27,10 +27,10 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The env file in the tree.
+/// The env file of the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TreeEnv {
-    /// There is none.
+    /// It does not exist.
     Missing,
     /// It cannot be read as an env file.
     Malformed(String),
@@ -41,33 +41,33 @@ pub enum TreeEnv {
 /// Everything that was found out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Observation {
-    /// What the engine says.
+    /// What the engine reports.
     pub stack: Observed<Stack>,
-    /// Where the services answer: as the engine says, or where it says nothing, by the env file.
+    /// The addresses of the services: from the engine, or from the env file if the engine does not answer.
     #[serde(skip)]
     pub endpoints: BTreeMap<String, Endpoint>,
-    /// What the services say where the engine says nothing; elsewhere each instance has its own health.
+    /// The health of the services if the engine does not answer. Otherwise each instance has its own health.
     pub unseen: BTreeMap<String, Health>,
     /// The kill switch.
     pub gate: Gate,
     /// Who holds the gate closed.
     pub holds: Observed<Vec<Hold>>,
-    /// The env file in the tree; holds secrets.
+    /// The env file of the source. It has secrets.
     #[serde(skip)]
     pub tree_env: Observed<TreeEnv>,
-    /// Is the tree's compose file that of the running release?
+    /// The compose file of the source, to compare with the release.
     pub tree_compose: Observed<Option<String>>,
-    /// What is outside its limits on the host, as far as it costs nothing to know.
+    /// Host checks that are quick enough to run every time.
     pub shortages: Vec<HostCheck>,
 }
 
 impl Observation {
-    /// A service as the engine has it.
+    /// A service as the engine reports it.
     pub fn service(&self, name: &str) -> Option<&Service> {
         self.stack.known()?.services.get(name)
     }
 
-    /// The instances of a service that is missed: the error is why there is none.
+    /// The instances of a service. If there are none, the error says why.
     pub fn instances(&self, name: &str) -> Result<&[Instance]> {
         let stack = match &self.stack {
             Observed::Known(stack) => stack,
@@ -78,7 +78,7 @@ impl Observation {
         Ok(found)
     }
 
-    /// What a service says: the first of its instances that is not well, else the first.
+    /// The health of a service: of the first instance that is not healthy, or of the first one if all are.
     pub fn health(&self, name: &str) -> Option<&Health> {
         let seen = self.service(name).into_iter().flat_map(|service| &service.0);
         let mut all = seen.filter_map(|instance| instance.health.as_ref()).chain(self.unseen.get(name));
@@ -92,8 +92,8 @@ impl Observation {
     }
 }
 
-/// Looks at everything. `env` says where to ask when the engine says nothing; `stored` is the engine that is asked
-/// for images and data.
+/// Observes everything. `env` has the addresses to ask if the engine does not answer. `stored` is the engine
+/// that is asked for images and data.
 pub fn observe(
     pilot: &Pilot,
     runtime: &dyn Runtime,
@@ -128,7 +128,7 @@ pub fn observe(
                 unseen = told.collect();
             }
         }
-        gate.join().unwrap_or_else(|_| Gate::Unknown("the look at it panicked".into()))
+        gate.join().unwrap_or_else(|_| Gate::Unknown("the check of the gate panicked".into()))
     });
     let (tree_env, tree_compose) = (tree_env(pilot).into(), compose(pilot).into());
     let mut shortages = host::quick(pilot);
@@ -137,7 +137,7 @@ pub fn observe(
     Observation { stack, endpoints, unseen, gate, holds, tree_env, tree_compose, shortages }
 }
 
-/// What the engine has of the whole stack, asked side by side.
+/// What the engine reports of the whole stack. The parts are asked at the same time.
 fn stack(runtime: &dyn Runtime, stored: &dyn Engine, deadline: Deadline) -> Result<Stack> {
     std::thread::scope(|scope| {
         let images = scope.spawn(|| stored.images(deadline));
@@ -147,7 +147,7 @@ fn stack(runtime: &dyn Runtime, stored: &dyn Engine, deadline: Deadline) -> Resu
     })
 }
 
-/// Asks every instance of the stack's own services how it is, side by side.
+/// Asks every instance of the stack's own services for its health, all at the same time.
 fn ask(pilot: &Pilot, stack: &mut Stack, client: impl Fn(&Endpoint) -> Client + Sync) {
     let own = stack.services.iter_mut().filter(|(name, _)| pilot.services().any(|own| own == name.as_str()));
     let instances = own.flat_map(|(_, service)| &mut service.0);
@@ -182,7 +182,7 @@ fn compose(pilot: &Pilot) -> Result<Option<String>> {
     Ok(files::read_if_there(&path)?.map(|bytes| files::sha256_bytes(&bytes)))
 }
 
-/// Settings of a release's env file.
+/// The settings in the env file of a release.
 pub fn release_env(store: &Store, release: &Release) -> Result<EnvFile> {
     let path = store.file(&release.id, ENV_FILE);
     let bytes = files::read(&path)?;

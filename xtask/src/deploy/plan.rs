@@ -1,5 +1,5 @@
-//! The plan of a deployment or a rollback: its steps, in order. `make` is pure: it decides all that
-//! is to be decided, and `--plan` prints the very value that `execute` runs.
+//! Makes the plan of a deployment or a rollback: the steps, in order. `make` is pure and decides everything
+//! that has to be decided. `--plan` prints the same value that `execute` runs. Called by `converge`.
 
 use crate::base::observed::Observed;
 use crate::deploy::difference::{Difference, Scenario};
@@ -11,18 +11,18 @@ use crate::stack::model::Health;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// What is to be done.
+/// What to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// The release it leads to.
+    /// The target release.
     pub release: String,
-    /// Why.
+    /// The scenarios: the reason for it.
     pub scenarios: Vec<Scenario>,
-    /// In order; empty when there is nothing to do.
+    /// The steps in order; empty if there is nothing to do.
     pub steps: Vec<Step>,
 }
 
-/// What the plan is for, beyond what the drift says.
+/// What the plan is for. The drift does not say this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Go back to a release.
@@ -31,21 +31,21 @@ pub enum Purpose {
     Deploy,
 }
 
-/// What becomes of stored data, beyond what the drift asks for.
+/// What to do with stored data, besides what the drift requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Data {
-    /// What is corrupt goes, after its backup; the rest stays.
+    /// Remove corrupt data after it was backed up; keep the rest.
     AsFound,
-    /// A reset brings back what it has just backed up.
+    /// A reset restores the data that it has just backed up.
     ThroughReset,
-    /// These services get theirs from the backup in this folder.
+    /// Restore these services from the backup in this folder.
     From(PathBuf, Vec<String>),
 }
 
-/// Where to, and what is wanted beyond what the drift says.
+/// The target, and what the user wants besides what the drift requires.
 #[derive(Clone, Debug)]
 pub struct Goal<'a> {
-    /// The release.
+    /// The target release.
     pub release: &'a Release,
     /// Go back, or deploy.
     pub purpose: Purpose,
@@ -53,29 +53,29 @@ pub struct Goal<'a> {
     pub named: &'a [Scenario],
     /// What to do with stored data.
     pub data: Data,
-    /// Holds that the user wants lifted, by id.
+    /// The ids of holds that the user wants to lift.
     pub lift: &'a [String],
-    /// Differences found by other means than an observation.
+    /// Differences that an observation does not show, such as failed checks.
     pub known: Vec<Difference>,
 }
 
 impl<'a> Goal<'a> {
-    /// A release, for this purpose, with nothing particular about it.
+    /// The plain goal: this release, for this purpose.
     pub fn plain(release: &'a Release, purpose: Purpose) -> Self {
         Self { release, purpose, named: &[], data: Data::AsFound, lift: &[], known: Vec::new() }
     }
 }
 
-/// Who has the gate: what runs by its own manifest, and the release gone to by its own.
+/// The gateways: of the release that runs, and of the target release.
 #[derive(Clone, Copy, Debug)]
 pub struct Gateways<'a> {
-    /// The gateway of what runs; none where what runs belongs to no release that is known.
+    /// The gateway of the release that runs; none if what runs belongs to no known release.
     pub running: Option<&'a str>,
-    /// The gateway of the release gone to.
+    /// The gateway of the target release.
     pub release: &'a str,
 }
 
-/// Plans the way from `now` to the goal.
+/// Plans how to get from `now` to the goal.
 pub fn make(now: &Observation, drift: &[Difference], goal: &Goal<'_>, gateways: Gateways<'_>) -> Plan {
     let rollback = goal.purpose == Purpose::Rollback;
     let mut scenarios = if rollback { crate::deploy::drift::scenarios(drift) } else { Vec::new() };
@@ -91,7 +91,7 @@ pub fn make(now: &Observation, drift: &[Difference], goal: &Goal<'_>, gateways: 
     Plan { release: goal.release.id.clone(), scenarios, steps }
 }
 
-/// What the parts of a plan are made from.
+/// The values that the parts of a plan are made from.
 struct Way<'a> {
     now: &'a Observation,
     drift: &'a [Difference],
@@ -105,7 +105,7 @@ impl Way<'_> {
         self.rollback && self.goal.named.contains(&scenario)
     }
 
-    /// A whole reset: everything of the project goes.
+    /// A complete reset: everything of the project is removed.
     fn is_reset(&self) -> bool {
         self.names(Scenario::Reset)
     }
@@ -114,7 +114,7 @@ impl Way<'_> {
         self.now.holds.held(self.goal.lift)
     }
 
-    /// Is there nothing to do? A new release is always gone to: it has yet to be verified.
+    /// Is there nothing to do? A new release always has steps, because it was never verified.
     fn is_there(&self) -> bool {
         let matters = |d: &&Difference| !matches!(d, Difference::ComposeFile);
         // A commit names the target; it is not a reason to roll back.
@@ -131,7 +131,7 @@ impl Way<'_> {
             && gate_is_right
     }
 
-    /// For an engine that does not answer. Services that answer and are healthy are not shut out because of it.
+    /// The plan if the engine does not answer. Services that answer and are healthy keep serving the public.
     fn ask_the_engine(&self) -> Vec<Step> {
         let healthy = |health: &Health| matches!(health, Health::Healthy { .. });
         let well = self.now.gate == Gate::Open && self.now.unseen.values().all(healthy);
@@ -140,12 +140,12 @@ impl Way<'_> {
         close.into_iter().chain(keep).chain([Step::AskEngine]).collect()
     }
 
-    /// The public is shut out.
+    /// Shut the public out.
     fn close(&self) -> Vec<Step> {
         closable(self.now, self.gateways.running).into_iter().collect()
     }
 
-    /// What there is is kept before anything of it is changed.
+    /// Copy and record what exists, before any of it is changed.
     fn keep(&self) -> Vec<Step> {
         let mut steps = Vec::new();
         let short = self.drift.iter().any(|d| matches!(d, Difference::Shortage { .. }));
@@ -155,7 +155,7 @@ impl Way<'_> {
         if self.rollback {
             steps.push(Step::Preserve { data: self.removed() });
         }
-        // Before anything is removed: an image that cannot be had ends the run here.
+        // Load images before anything is removed: if one cannot be loaded, the run ends here.
         let lost = self.lost_images();
         if !lost.is_empty() {
             steps.push(Step::LoadImages { services: lost });
@@ -170,10 +170,10 @@ impl Way<'_> {
         lost.map(|(service, _)| service.clone()).collect()
     }
 
-    /// The stack is brought to the release, behind the closed gate.
+    /// Bring the stack to the release, behind the closed gate.
     fn change(&self) -> Vec<Step> {
         let (reset, removed) = (self.is_reset(), self.removed());
-        // Only a gateway that keeps its data comes up as it was left.
+        // The gate keeps its position only if the gateway keeps its data.
         let stays_closed = self.close() == [Step::CloseGate]
             && self.gateways.running == Some(self.gateways.release)
             && !removed.iter().any(|service| service == self.gateways.release);
@@ -203,15 +203,16 @@ impl Way<'_> {
         steps
     }
 
-    /// Services that the engine will start anew, as far as the drift tells.
+    /// The services that the engine will restart, as far as the drift shows.
     fn restarted(&self) -> Vec<String> {
         let concerns = |name: &String| self.drift.iter().any(|d| d.restarts().is_some_and(|s| s == name));
         self.goal.release.images.keys().filter(|name| self.is_reset() || concerns(name)).cloned().collect()
     }
 
-    /// The new gateway is closed, everything is checked, and only then the public is let in.
+    /// Prove that the new gateway is closed, check everything, and only then let the public in.
     fn verify_and_open(&self) -> Vec<Step> {
-        // Always: a store that was reset by a rollback which was then cut off looks like any other.
+        // Always load the scenario: if a rollback was interrupted after it removed a store, the new, empty
+        // store looks like any other.
         let mut steps = vec![Step::Seed];
         steps.extend(self.names(Scenario::Host).then_some(Step::Watch));
         steps.push(Step::Verify);
@@ -222,8 +223,9 @@ impl Way<'_> {
         steps
     }
 
-    /// Services whose stored data is backed up and removed: all that there is in a whole reset; what will
-    /// come from a backup; what is corrupt. A deployment removes nothing: it has no place for a backup.
+    /// Services whose stored data is backed up and then removed: all of them in a complete reset; those that
+    /// are restored from a backup; those that are corrupt. A deployment removes no data, because it keeps no
+    /// backup to restore it from.
     fn removed(&self) -> Vec<String> {
         let there =
             |service: &String| self.now.stack.known().is_none_or(|stack| stack.data.contains(service));
@@ -238,7 +240,7 @@ impl Way<'_> {
     }
 }
 
-/// How the public is shut out before anything changes; nothing where nothing serves it.
+/// The step that shuts the public out before anything changes; none if nothing serves the public.
 fn closable(now: &Observation, gateway: Option<&str>) -> Option<Step> {
     let Some(gateway) = gateway else {
         let all = now.stack.known().into_iter().flat_map(|stack| &stack.services);
@@ -247,7 +249,7 @@ fn closable(now: &Observation, gateway: Option<&str>) -> Option<Step> {
         return (!services.is_empty()).then_some(Step::StopPublished { services });
     };
     let runs = now.service(gateway).is_some_and(|s| s.is_live());
-    // Unknown is not open: a gateway that runs and does not answer is taken out of the way.
+    // Unknown does not mean closed: a gateway that runs but does not answer is stopped.
     match &now.gate {
         Gate::Open | Gate::Closed(_) => Some(Step::CloseGate),
         Gate::Unknown(_) if runs => Some(Step::StopGateway),
@@ -255,7 +257,7 @@ fn closable(now: &Observation, gateway: Option<&str>) -> Option<Step> {
     }
 }
 
-/// Services that run and that the release does not have.
+/// Services that run but are not in the release.
 fn extra(drift: &[Difference]) -> Vec<String> {
     let extra = |d: &Difference| match d {
         Difference::Extra { service } => Some(service.clone()),
@@ -272,8 +274,7 @@ fn corrupt(drift: &[Difference]) -> Vec<String> {
     drift.iter().filter_map(corrupt).collect()
 }
 
-/// Services that look as the release wants them and are not well. The engine replaces the others by
-/// itself.
+/// Services that match the release but are not healthy: the engine would not replace them by itself.
 fn unhealthy(drift: &[Difference]) -> Vec<String> {
     let differs = |name: &str| {
         drift.iter().any(|d| match d {
@@ -306,7 +307,7 @@ mod tests {
 
     const SAME: Gateways<'_> = Gateways { running: Some("gateway"), release: "gateway" };
 
-    /// A plan, held against what must hold of every plan.
+    /// Makes a plan and checks it against the invariants.
     fn make(now: &Observation, drift: &[Difference], goal: &Goal<'_>, gateways: Gateways<'_>) -> Plan {
         let plan = super::make(now, drift, goal, gateways);
         of_plan(&plan, now, goal.purpose);
@@ -379,7 +380,7 @@ mod tests {
         let backup = position(&p, |s| *s == Step::Preserve { data: engine.clone() });
         let removed = position(&p, |s| *s == Step::RemoveData { services: engine.clone() });
         assert!(backup < removed && removed < position(&p, |s| *s == Step::Seed));
-        // Cut off after the removal, the next plan sees a new store and no corruption.
+        // If the run was interrupted after the removal, the next plan sees a new store and no corruption.
         let again = plan(|n| n.gate = Gate::Closed("rollback".into()), &[]);
         position(&again, |s| *s == Step::Seed);
     }
@@ -406,7 +407,7 @@ mod tests {
         let (now, release, _) = matching();
         let data = Data::From("/b".into(), vec!["engine".into(), "jobs".into()]);
         let p = make(&now, &[], &Goal { data, ..back(&release) }, SAME);
-        // There is none of jobs, so there is none to remove.
+        // `jobs` has no data, so nothing is removed there.
         let engine = vec!["engine".to_owned()];
         let kept = position(&p, |s| *s == Step::Preserve { data: engine.clone() });
         let gone = position(&p, |s| *s == Step::RemoveData { services: engine.clone() });
@@ -473,15 +474,15 @@ mod tests {
             held(n);
             n.gate = Gate::Closed("bad answers".into());
         };
-        // Closed as it should be, and nothing differs.
+        // Closed as it should be, and no difference.
         assert_eq!(plan(closed, &[]).steps, []);
-        // The gate is open although it is held: `kill-switch on` was cut off.
+        // The gate is open under a hold: `kill-switch on` was interrupted.
         let p = plan(held, &[]);
         assert_eq!(p.steps[0], Step::CloseGate);
         assert!(matches!(p.steps.last(), Some(Step::KeepClosed { hold }) if hold.contains("bad answers")));
         let p = plan(|n| n.holds = Observed::Unknown("no such disk".into()), &[]);
         assert!(matches!(p.steps.last(), Some(Step::KeepClosed { hold }) if hold.contains("no such disk")));
-        // Lifted by its id, and no other with it.
+        // Only the hold with this id is lifted.
         let (mut now, release, _) = matching();
         closed(&mut now);
         let lift = [hold.id.clone()];
@@ -499,7 +500,7 @@ mod tests {
         let (mut now, release, _) = matching();
         change(&mut now, "engine", |s| s.address = None);
         let p = make(&now, &[], &back(&release), Gateways { running: None, ..SAME });
-        // Nothing differs and yet nobody knows what runs.
+        // No difference, but it is unknown which release runs.
         assert_eq!(p.steps, []);
         let named = Goal { named: &[Scenario::Version], ..back(&release) };
         let p = make(&now, &[], &named, Gateways { running: None, ..SAME });

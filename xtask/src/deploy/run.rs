@@ -1,7 +1,8 @@
-//! Runs: a rollback, a reset or a deployment, each with a folder of its own (`rollbacks/SEQ-TIME/`) that has what
-//! was asked for, the journal, evidence, backups and the report. Their order is the number in front, never
-//! the clock. Here a run begins, or one that was cut off is taken up again, and its journal is read for what
-//! it proves: was the gate opened, which originals are gone, where their copies are. Nothing is executed here.
+//! Runs: a rollback, a reset or a deployment. Each has its own folder (`rollbacks/SEQ-TIME/`) with its
+//! request, journal, evidence, backups and report. Runs are ordered by their number, never by the clock. This
+//! file begins a run or continues an interrupted one, and reads from its journal what that proves: was the
+//! gate opened, which data was removed, where are the copies. Nothing is executed here. Called by `rollback`,
+//! `up` and `ending`.
 
 use crate::base::files;
 use crate::base::files::Mode;
@@ -20,26 +21,26 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Format of `request.json`.
+/// The format of `request.json`.
 const FORMAT: u32 = 2;
 
-/// What began a run.
+/// The command that began a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Command {
-    /// Back to a release.
+    /// Roll back to a release.
     #[default]
     Rollback,
     /// A clean stack.
     Reset,
-    /// Data and files of a backup.
+    /// Restore data and files from a backup.
     Restore,
-    /// A new release.
+    /// Deploy a new release.
     Up,
 }
 
 impl Command {
-    /// As the user types it.
+    /// The words that the user types.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Rollback => "rollback",
@@ -50,52 +51,52 @@ impl Command {
     }
 }
 
-/// What was asked for, kept so that a run which was cut off can be taken up again.
+/// What the user asked for. It is saved, so that an interrupted run can be continued.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Request {
-    /// Of this format.
+    /// The version of this format.
     pub version: u32,
-    /// What began it. Older versions kept rollbacks and resets alone.
+    /// The command. Older versions saved only rollbacks and resets.
     #[serde(default)]
     pub command: Command,
-    /// Release, commit or label.
+    /// A release, a commit or a label.
     pub to: Option<String>,
     /// Scenarios that the user named.
     pub scenarios: Vec<Scenario>,
-    /// A reset brings the data back that it backed up.
+    /// A reset restores the data that it backed up.
     #[serde(default)]
     pub keep_data: bool,
-    /// Backup whose data comes back, and the services that it is brought back for.
+    /// The backup to restore data from, and the services to restore.
     #[serde(default)]
     pub backup: Option<(PathBuf, Vec<String>)>,
-    /// Holds that stood when the user asked for an open gate (`--open`).
+    /// The holds that stood when the user asked to open the gate (`--open`).
     #[serde(default)]
     pub lift: Vec<String>,
-    /// The user asked for an open gate at the end, whoever closed it.
+    /// Should the gate be open at the end, even if a person closed it?
     #[serde(default)]
     pub open: bool,
 }
 
 impl Request {
-    /// A request by this command, for nothing in particular.
+    /// A request for this command, without any options.
     pub fn by(command: Command) -> Self {
         Self { version: FORMAT, command, ..Self::default() }
     }
 
-    /// Is that what the other one asked for? Whether the gate is to open at the end is not a part of it.
+    /// Do both requests ask for the same? `--open` is not compared.
     fn same(&self, other: &Self) -> bool {
         let asked = |request: &Self| Self { lift: Vec::new(), open: false, ..request.clone() };
         asked(self) == asked(other)
     }
 
-    /// The user wants an open gate at the end: the holds that stand now are lifted then, and no later ones.
+    /// Asks to open the gate at the end. This lifts the holds that stand now, but no later ones.
     pub fn lift_standing(&mut self, ledger: &Ledger) -> Result<()> {
         self.open = true;
         self.lift = hold::standing(ledger)?.into_iter().map(|hold| hold.id).collect();
         Ok(())
     }
 
-    /// The words that ask for it again.
+    /// The words of the command line that ask for the same again.
     pub fn words(&self) -> Vec<String> {
         let mut words: Vec<String> = self.command.as_str().split(' ').map(str::to_owned).collect();
         if let Some(to) = self.to.as_ref().filter(|_| self.command == Command::Rollback) {
@@ -114,40 +115,40 @@ impl Request {
 /// One run.
 #[derive(Debug)]
 pub struct Run {
-    /// `0012-20261124T084736659`.
+    /// For example `0012-20261124T084736659`.
     pub id: String,
     /// Its folder.
     pub dir: RunDir,
     /// What was asked for.
     pub request: Request,
-    /// What its journal proves, when it was cut off before.
+    /// What its journal proves, if the run was interrupted before.
     pub past: Option<Past>,
 }
 
 /// What the journal of a run proves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Past {
-    /// Unix milliseconds of its beginning.
+    /// When it began, in Unix milliseconds.
     pub began_ms: Option<u64>,
-    /// It came to opening the gate, or to leaving it closed under a hold: all else was done, and it is not taken
-    /// up again.
+    /// It had begun to open the gate, or to leave it closed under a hold. Everything before that was done, so
+    /// the run is not continued.
     pub opening: bool,
-    /// That was done: the last step, as it was planned.
+    /// The last step as it was planned, if it was done.
     pub last: Option<Step>,
-    /// Releases that it meant to go to, the best first.
+    /// The releases that it could go to, the best first.
     pub targets: Vec<String>,
-    /// Step that it was at, in words.
+    /// The step that it was executing, in words.
     pub at: Option<String>,
-    /// Copies of data, by service: the last that was made while the original was whole.
+    /// Copies of data, by service: the last copy that was made while the original was whole.
     pub copies: BTreeMap<String, PathBuf>,
-    /// Services whose original is gone: the step that removed it was done, or one that fills it was not.
+    /// Services whose original is gone: a step removed it, or a step that restores it did not finish.
     pub gone: BTreeSet<String>,
     /// Services whose original may be gone: a step that removes it had begun.
     pub touched: BTreeSet<String>,
 }
 
 impl Past {
-    /// Reads a journal. A line that was cut off is no event.
+    /// Reads a journal. An incomplete last line is ignored.
     fn read(dir: &RunDir) -> Result<Self> {
         let bytes = files::read_if_there(&dir.journal())?.unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
@@ -182,7 +183,7 @@ impl Past {
         }
     }
 
-    /// The backups of run `id` that its copies of data are in, as `backup list` calls them, oldest first.
+    /// The backups of run `id` that have its copies of data, by their names in `backup list`, oldest first.
     pub fn backups(&self, id: &str) -> Vec<String> {
         let mut ids: Vec<String> =
             self.copies.values().filter_map(|folder| state_dir::backup_id(id, folder)).collect();
@@ -191,8 +192,8 @@ impl Past {
         ids
     }
 
-    /// From its first moment on a step may have removed something. Data is removed as a whole or not at all, so
-    /// what is still there is whole; while it is filled, it is not.
+    /// From its beginning, a step may have removed data. Data is removed completely or not at all, so what
+    /// still exists is whole. While data is restored, it is not whole.
     pub fn begins(&mut self, step: &Step) {
         match step {
             Step::OpenGate | Step::KeepClosed { .. } => self.opening = true,
@@ -207,7 +208,7 @@ impl Past {
         }
     }
 
-    /// A copy counts once its step is done, and only where the original was whole.
+    /// A copy counts only if its step was done, and only if the original was whole.
     pub fn ends(&mut self, step: &Step, folder: Option<PathBuf>) {
         match (step, folder) {
             (Step::Preserve { data }, Some(folder)) => {
@@ -230,7 +231,7 @@ impl Past {
     }
 }
 
-/// A run that was cut off, with what it has left behind.
+/// A run that was interrupted or has failed, with the data that may exist only in its backups.
 #[derive(Clone, Debug)]
 pub struct CutOff {
     /// Its id.
@@ -241,12 +242,12 @@ pub struct CutOff {
     pub request: Request,
     /// What its journal proves.
     pub past: Past,
-    /// It came to an end of its own, which was no good one, with data that may exist in its backups alone.
+    /// It ended by itself but failed, and data may exist only in its backups.
     pub ended: bool,
 }
 
 impl CutOff {
-    /// Backups of it whose originals may be gone, as `backup list` calls them, newest last.
+    /// Its backups whose originals may be gone, by their names in `backup list`, newest last.
     pub fn only_copies(&self) -> Vec<String> {
         let mut gone = self.past.clone();
         gone.copies.retain(|service, _| self.past.touched.contains(service));
@@ -254,8 +255,8 @@ impl CutOff {
     }
 }
 
-/// Begins a run, or takes up the newest one where that was cut off and asked for the same. One that had come
-/// as far as opening its gate is over: it is never taken up, and what is asked for now begins anew.
+/// Begins a run, or continues the newest one if it was interrupted and had the same request. A run that had
+/// begun to open its gate is never continued: a new run begins.
 pub fn begin(state: &StateDir, request: &Request) -> Result<Run> {
     let all = state.every_run()?;
     if let Some((_, dir)) = all.last().filter(|(number, _)| *number > 0)
@@ -271,8 +272,8 @@ pub fn begin(state: &StateDir, request: &Request) -> Result<Run> {
 }
 
 impl Run {
-    /// As one that has failed, where data may exist in its backups alone: none of them is cleared away, and the
-    /// next commands name them.
+    /// Marks a failed run whose backups may have the only copies of data. These backups are not deleted, and
+    /// the next commands name them.
     pub fn owes(&self, past: &Past) -> Result<Option<CutOff>> {
         let cut = CutOff {
             id: self.id.clone(),
@@ -288,13 +289,13 @@ impl Run {
         Ok(Some(cut))
     }
 
-    /// Every copy of a file that the backups of this run have.
+    /// All copies of a file in the backups of this run.
     pub fn copies_of(&self, file: &str) -> Vec<PathBuf> {
         let backups = self.dir.backups().unwrap_or_default();
         backups.into_iter().map(|(_, dir)| dir.join(file)).collect()
     }
 
-    /// What the public is told while the gate is closed for it.
+    /// What the public is told while the run keeps the gate closed.
     pub fn reason(&self) -> String {
         let why = match self.request.command {
             Command::Up => "a release is being deployed",
@@ -305,24 +306,24 @@ impl Run {
         gate::run_reason(&self.id, why)
     }
 
-    /// The same while somebody holds the gate: what that person gave as the reason stays.
+    /// The same while a person holds the gate closed: that person's reason stays.
     pub fn reason_under(&self, holds: &Observed<Vec<Hold>>) -> String {
         let hold = holds.known().and_then(|holds| Hold::first_of(holds, &self.request.lift));
         hold.map_or_else(|| self.reason(), |hold| hold.reason.clone())
     }
 
-    /// Was it cut off and taken up again?
+    /// Does it continue an interrupted run?
     pub fn resumed(&self) -> bool {
         self.past.is_some()
     }
 
-    /// Is it where the state folder had no room for it?
+    /// Is its folder somewhere else because the state folder had no room?
     pub fn elsewhere(&self, state: &StateDir) -> bool {
         !self.dir.path().starts_with(state.path())
     }
 }
 
-/// All runs that were cut off and not given up, oldest first; `but` is at work.
+/// All runs that were interrupted or failed and were not given up, oldest first, except the run `but`.
 pub fn all_cut_off(state: &StateDir, but: Option<&str>) -> Result<Vec<CutOff>> {
     let mut all = Vec::new();
     for (_, dir) in state.every_run()? {
@@ -331,14 +332,14 @@ pub fn all_cut_off(state: &StateDir, but: Option<&str>) -> Result<Vec<CutOff>> {
     Ok(all)
 }
 
-/// Gives up a run that was cut off: it is not taken up again, nor spoken of. Its backups stay.
+/// Gives up an interrupted run: it is not continued, and no command names it again. Its backups stay.
 pub fn give_up(cut: &CutOff) -> Result<()> {
     files::remove(&cut.dir.owes())?;
     files::write(&cut.dir.given_up(), b"", Mode::Plain)
 }
 
-/// Was this one cut off, or does it owe data? A run whose request cannot be understood, a newer version's too, is
-/// none that could be taken up.
+/// Was this run interrupted, or may its backups have the only copies of data? A run whose request cannot be
+/// read, such as one of a newer version, cannot be continued.
 fn cut_off(dir: &RunDir) -> Result<Option<CutOff>> {
     let ended = dir.report().exists();
     if dir.given_up().exists() || ended && !dir.owes().exists() {
@@ -376,26 +377,26 @@ mod tests {
         let again = [step(&preserve, "done", Some("backup-2"))];
         let copies =
             |past: Past| past.copies.into_values().map(|p| p.display().to_string()).collect::<Vec<_>>();
-        // Nothing was removed: the newer copy counts.
+        // Nothing was removed, so the newer copy counts.
         assert_eq!(copies(past(&[first.clone(), again.clone()].concat())), ["backup-2", "backup-2"]);
-        // A removal that began may have removed it, and what is still there is whole.
+        // A removal had begun. What still exists is whole.
         let begun = past(&[first.clone(), [step(&remove, "started", None)], again.clone()].concat());
         assert_eq!(begun.touched, BTreeSet::from(["engine".to_owned()]));
         assert_eq!(copies(begun), ["backup-2", "backup-2"]);
-        // Of what is gone, the older copy counts.
+        // If the original is gone, the older copy counts.
         let removed = past(&[first.clone(), [step(&remove, "done", None)], again.clone()].concat());
         assert_eq!(removed.gone, BTreeSet::from(["engine".to_owned()]));
         assert_eq!(copies(removed), ["backup", "backup-2"]);
         let torn = [first.clone(), [step(&Step::TearDown, "done", None)]].concat();
         assert_eq!(copies(past(&[torn.clone(), again.to_vec()].concat())), ["backup", "backup"]);
-        // Half brought back is no original; wholly brought back it is one again.
+        // Data is not an original while it is being restored. After the restore is done, it is.
         let back = Step::ReturnData { except: Vec::new() };
         let half = [first, [step(&back, "started", None)], again.clone()].concat();
         assert_eq!(copies(past(&half)), ["backup", "backup"]);
         let whole =
             [torn, [step(&back, "started", None), step(&back, "done", None)].into(), again.to_vec()].concat();
         assert_eq!(copies(past(&whole)), ["backup-2", "backup-2"]);
-        // A copy whose step did not end is none.
+        // A copy does not count if its step did not end.
         assert!(past(&[step(&preserve, "started", None)]).copies.is_empty());
     }
 

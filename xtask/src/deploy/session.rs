@@ -1,5 +1,5 @@
-//! What a command works with: the stack, what runs it, its releases, and where events go; and whose manifest
-//! counts for what.
+//! What a command works with: the stack, its engine, its releases, and the output; and which manifest counts
+//! for what. Made by `main`, used by every command that needs a stack.
 
 use crate::base::deadline::Deadline;
 use crate::base::output::Output;
@@ -15,7 +15,7 @@ use anyhow::Result;
 pub struct Session {
     /// The stack.
     pub pilot: Pilot,
-    /// What runs it.
+    /// The engine that runs it.
     pub engine: Box<dyn Engine>,
     /// Its releases.
     pub store: Store,
@@ -29,7 +29,7 @@ impl Session {
         self.store.ledger()
     }
 
-    /// The stack by the manifest of what runs.
+    /// The stack by the manifest of the release that runs.
     pub fn running(&self, deadline: Deadline) -> Result<View> {
         View::running(&self.pilot, self.engine.as_ref(), &self.store, deadline)
     }
@@ -39,9 +39,9 @@ impl Session {
         View::of(&self.pilot, self.engine.as_ref(), &self.store, release)
     }
 
-    /// Can a run go to this release at all? Its files are as they were, its manifest and its settings can be read,
-    /// and the settings have all that the checks need. What can be refused is refused here, before the first
-    /// step.
+    /// Can a run go to this release? Its files must be unchanged, its manifest and settings must be readable,
+    /// and the settings must have everything that the checks need. A release is refused here, before the
+    /// first step.
     pub fn admissible(&self, release: &Release) -> Result<()> {
         self.store.check_files(release)?;
         let view = self.by(release)?;

@@ -1,4 +1,5 @@
-//! The steps of a plan, as plain data: what `--plan` prints, what the journal keeps, what is executed.
+//! The steps of a plan, as plain data: `--plan` prints them, the journal keeps them, `execute` runs them.
+//! Nothing is decided or done here. Made by `plan`.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -8,83 +9,84 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "step")]
 pub enum Step {
-    /// Close the gate over HTTP and prove it; where that fails, stop the gateway (Option B).
+    /// Close the gate over HTTP and prove it; if that fails, stop the gateway (Option B).
     CloseGate,
-    /// Stop the gateway, which does not answer (Option B), so that the public is out at once.
+    /// Stop the gateway, which does not answer (Option B): then the public is out at once.
     StopGateway,
-    /// Stop every service that is published: what runs belongs to no release that is known, so nobody can
-    /// tell how its gate is closed.
+    /// Stop every published service: what runs belongs to no known release, so it is unknown how to close its
+    /// gate.
     StopPublished {
-        /// Which.
+        /// Which services.
         services: Vec<String>,
     },
-    /// Free what is the pilot's own and no longer needed.
+    /// Delete what the pilot made and no longer needs.
     FreeSpace,
-    /// Evidence and backup, side by side: logs, inspect output and metrics before anything is replaced,
-    /// and a verified copy of the env file and of stored state that will be removed. Evidence that
-    /// cannot be had is recorded as missed; without the backup nothing goes on.
+    /// Collect evidence and make the backup, at the same time: logs, inspect output and metrics before
+    /// anything is replaced, and a verified copy of the env file and of the stored data that will be removed.
+    /// Missing evidence is recorded; without the backup, the run stops.
     Preserve {
         /// Services whose stored data is backed up.
         data: Vec<String>,
     },
-    /// Remove the project's containers, volumes and network, and check that nothing of it is left.
+    /// Remove the project's containers, volumes and network, and check that nothing is left.
     TearDown,
-    /// Take images in from the release, which the engine has lost.
+    /// Load images of the release that the engine does not have.
     LoadImages {
         /// Services whose image is missing.
         services: Vec<String>,
     },
-    /// Move the image tags to the release.
+    /// Move the image tags to the images of the release.
     #[serde(alias = "point-tags")]
     Retag,
-    /// Put the release's env file in place of the tree's.
+    /// Replace the env file of the source with that of the release.
     RestoreEnvFile,
-    /// Remove the stored data of these services; a verified backup exists.
+    /// Remove the stored data of these services. A verified backup exists.
     RemoveData {
-        /// Which.
+        /// Which services.
         services: Vec<String>,
     },
-    /// Bring back the stored data that `Preserve` has copied.
+    /// Restore the stored data that `Preserve` has copied.
     ReturnData {
-        /// Services whose data stays out: it is corrupt.
+        /// Services whose data is not restored, because it is corrupt.
         except: Vec<String>,
     },
-    /// Bring stored data from a backup.
+    /// Restore stored data from a backup.
     RestoreData {
-        /// Its folder.
+        /// The folder of the backup.
         from: PathBuf,
-        /// Whose.
+        /// Which services.
         services: Vec<String>,
     },
-    /// See whether the engine answers again: without it nothing can be changed, with it the plan is another.
+    /// Ask whether the engine answers again. If not, nothing can be changed. If it does, a new plan is
+    /// needed.
     AskEngine,
     /// Close the gate on disk, so that the gateway comes up closed.
     CloseGateOnDisk,
     /// Remove services that the release does not have.
     RemoveServices {
-        /// Which.
+        /// Which services.
         services: Vec<String>,
     },
-    /// Bring the services to the release.
+    /// Start the services as the release has them.
     #[serde(alias = "replace")]
     Apply {
-        /// Services that restart, as far as the drift tells: the engine compares for itself.
+        /// Services that will restart, as far as the drift shows. The engine also compares by itself.
         #[serde(default)]
         services: Vec<String>,
-        /// Services that are replaced even though the engine sees no difference.
+        /// Services that are replaced even if the engine sees no difference.
         force: Vec<String>,
     },
-    /// Load the release's demo scenario, which is there already unless the store is new.
+    /// Load the demo scenario of the release. This changes nothing unless the store is new.
     Seed,
     /// Watch restarts, memory and the host until they are steady.
     Watch,
-    /// The new gateway proves that it is closed; what runs is compared with the release; all smoke checks.
+    /// Prove that the new gateway is closed, compare what runs with the release, and run all smoke checks.
     Verify,
-    /// Open the gate and wait for a public stream's first token.
+    /// Open the gate and wait for the first token of a public stream.
     OpenGate,
-    /// Leave the gate closed, and prove it: a person holds it.
+    /// Leave the gate closed, and prove that it is: a person holds it.
     KeepClosed {
-        /// Who, since when and why.
+        /// Who holds it, since when and why.
         hold: String,
     },
 }

@@ -1,5 +1,5 @@
-//! What each step does, one function a step, on the stack as `execute` has it. Nothing is decided here that
-//! the plan could have decided. Called by `execute` alone.
+//! What each step does: one function for each step. What the plan could have decided is not decided here.
+//! Called only by `execute`.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
@@ -34,19 +34,19 @@ use std::ops::ControlFlow::{Break, Continue};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// An engine that did not answer a moment ago is not waited for again.
+/// How long to wait for an engine that did not answer a moment ago.
 const ASK: Duration = Duration::from_secs(2);
 
-/// Between two looks at what the services use.
+/// The time between two measurements of what the services use.
 const WATCH: Duration = Duration::from_secs(1);
 
 impl Execution<'_> {
     pub(super) fn close_gate(&self, deadline: Deadline, measured: &mut Measured) -> Result<End> {
         let client = self.now.gateway(&self.running.pilot, self.running.engine.as_ref(), lockout::REQUEST);
-        // Whoever closed it already gave a reason, which stays.
+        // If the gate is already closed, the reason that was given stays.
         if client.is_some_and(|client| gate::prove_closed(&client).is_ok()) {
             measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
-            return Ok(End::Skipped("it is closed already, proved".into()));
+            return Ok(End::Skipped("it was closed already, and this was proved".into()));
         }
         let closed = lockout::shut(self.running, self.now, &self.reason(), deadline)?;
         measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
@@ -80,7 +80,7 @@ impl Execution<'_> {
         Ok(End::Done)
     }
 
-    /// Only asks: where the engine answers again, the plan has to be made anew.
+    /// Only asks. If the engine answers again, a new plan is needed.
     pub(super) fn ask_engine(&self, measured: &mut Measured) -> Result<End> {
         if self.now.gate == Gate::Open && measured.gate_closed_ms.is_none() {
             self.out.note("the services answer and are healthy: their gate is left open");
@@ -125,18 +125,18 @@ impl Execution<'_> {
         Ok(End::Done)
     }
 
-    /// What was edited since the backup was made is kept beside it.
+    /// Keeps a copy of the env file if it was edited after the backup was made.
     pub(super) fn restore_env_file(&self) -> Result<End> {
         let (to, from) = (&self.target.pilot.env_path, self.store.file(&self.release.id, ENV_FILE));
         let Some(old) = files::exchange(&from, to, Mode::Private)? else { return Ok(End::Done) };
         let mut copies = self.run.copies_of(ENV_FILE);
         copies.push(from);
-        // A copy that cannot be read is none.
+        // A copy that cannot be read does not count.
         if !copies.iter().any(|copy| files::read(copy).is_ok_and(|bytes| bytes == old)) {
             let kept = self.run.dir.edited_env_file();
             files::write(&kept, &old, Mode::Private)?;
             let (file, kept) = (to.display(), kept.display());
-            self.out.note(format!("{file} was edited since its backup was made; that is kept in {kept}"));
+            self.out.note(format!("{file} was edited after its backup was made; a copy is in {kept}"));
         }
         Ok(End::Done)
     }
@@ -147,7 +147,7 @@ impl Execution<'_> {
         self.wait_for_gateway()?;
         let limits = &self.target.pilot.manifest.limits;
         let healthy = smoke::wait_healthy(&self.target.target()?, self.deadline.within(limits.ready));
-        // A service that did not run could not tell that its store is corrupt.
+        // Before it was started, the service could not report that its store is corrupt.
         healthy.map_err(|e| if e.is::<StoreCorrupt>() { Stale(e.to_string()).into() } else { e })?;
         contract::load_scenario(&self.target.gateway(limits.ready)?, &seed)?;
         Ok(End::Done)
@@ -166,12 +166,12 @@ impl Execution<'_> {
         Ok(End::Done)
     }
 
-    /// Evidence and backup side by side. What evidence missed is no failure.
+    /// Collects evidence and makes the backup, at the same time. Missing evidence is not a failure.
     pub(super) fn preserve(&self, data: &[String]) -> Result<End> {
         let View { pilot, engine, .. } = self.running;
         let limits = &pilot.manifest.limits;
         let limit = self.deadline.within(limits.evidence);
-        // Data may be large, and without its copy nothing goes on.
+        // Data may be large, and without its copy the run must stop.
         let copying = if data.is_empty() { limit } else { self.deadline.within(limits.deploy) };
         let to = backup::next_of_run(&self.run.dir)?;
         let (evidence, backup) = std::thread::scope(|scope| {
@@ -179,7 +179,7 @@ impl Execution<'_> {
                 let items = evidence::items(pilot, engine.as_ref(), self.now, limit);
                 evidence::gather(pilot, items, &self.run.dir.evidence())
             });
-            // Logs go with a teardown, so they are part of its backup.
+            // A teardown also removes the logs, so they are part of its backup.
             let running = self.running.release.as_ref().map(|release| release.id.as_str());
             let what = backup::Contents { release: running, data, logs: !data.is_empty() };
             let backup = backup::create(pilot, engine.as_ref(), what, &to, copying);
@@ -198,7 +198,7 @@ impl Execution<'_> {
         })
     }
 
-    /// Brings back what this run has copied while it was whole, each service from its own copy.
+    /// Restores the data that this run copied while it was whole. Each service has its own copy.
     pub(super) fn return_data(&self, except: &[String], past: &Past, deadline: Deadline) -> Result<End> {
         let mut copies = past.copies.iter().filter(|(service, _)| !except.contains(service));
         copies.try_for_each(|(service, from)| {
@@ -207,7 +207,7 @@ impl Execution<'_> {
         Ok(End::Done)
     }
 
-    /// What could not be freed is no failure: it shows in what comes next.
+    /// If space could not be freed, this step does not fail; a later step will.
     pub(super) fn free_space(&self, deadline: Deadline) -> Result<End> {
         let View { pilot, engine, .. } = self.running;
         match cleanup::free(pilot, engine.as_ref(), self.store, deadline) {
@@ -226,14 +226,14 @@ impl Execution<'_> {
         let View { pilot, engine, .. } = self.target;
         for service in services {
             let archive = backup.archive(from, service)?;
-            // Cut off halfway and taken up again, there may be half of it.
+            // If the run was interrupted in this step, the data may be incomplete, so it is removed first.
             engine.remove_data(service, deadline)?;
             let restored = engine.restore(&self.folder(), service, &archive, deadline);
-            let restored = restored.with_context(|| format!("bringing the data of {service} back"));
+            let restored = restored.with_context(|| format!("restoring the data of {service}"));
             match restored {
                 // Prometheus and Grafana data must not fail a rollback.
                 Err(error) if pilot.services().all(|own| own != service) => {
-                    self.out.note(format!("it stays in the backup alone: {error:#}"));
+                    self.out.note(format!("{service}: its data is only in the backup: {error:#}"));
                 }
                 other => other?,
             }
@@ -241,8 +241,8 @@ impl Execution<'_> {
         Ok(End::Done)
     }
 
-    /// Steady: no service was started anew, memory changed by less than a tenth, and the host is within its
-    /// limits. What never gets steady is told, and left to the verification to judge.
+    /// Steady means: no service restarted, memory changed by less than a tenth, and the host is within its
+    /// limits. If this does not become steady, a note says so, and the verification decides.
     pub(super) fn watch(&self, deadline: Deadline) -> Result<End> {
         let mut last: Option<BTreeMap<String, (u64, f64)>> = None;
         let steady = deadline.poll(WATCH, || {
@@ -278,7 +278,7 @@ impl Execution<'_> {
         }
     }
 
-    /// Restarts and resident memory of each service.
+    /// The restarts and the resident memory of each service.
     fn sample(&self, deadline: Deadline) -> Result<BTreeMap<String, (u64, f64)>> {
         let services = self.target.engine.services(deadline)?;
         let View { pilot, engine, .. } = self.target;
@@ -291,7 +291,7 @@ impl Execution<'_> {
         Ok(sample)
     }
 
-    /// Applies until it holds: a client that was killed before may have left an engine at work.
+    /// Repeats until it works: a client that was killed earlier may have left the engine busy.
     pub(super) fn apply(&self, force: &[String], deadline: Deadline) -> Result<End> {
         let (dir, mut tries) = (self.folder(), 0);
         let applied = deadline.poll(Duration::from_millis(300), || {
@@ -309,7 +309,7 @@ impl Execution<'_> {
         Ok(End::Done)
     }
 
-    /// A port that is taken is the host's trouble; whoever has it is named.
+    /// A port that is in use is a problem of the host. The error names the process that uses it.
     fn name_port_owner(&self, error: anyhow::Error) -> anyhow::Error {
         let text = format!("{error:#}");
         if !text.contains("port is already allocated") && !text.contains("address already in use") {
@@ -335,7 +335,7 @@ impl Execution<'_> {
         Ok(())
     }
 
-    /// Everything is checked behind the closed gate; meanwhile what runs is compared with the release.
+    /// Checks everything behind the closed gate. At the same time, compares what runs with the release.
     pub(super) fn verify(&self, measured: &mut Measured) -> Result<End> {
         self.wait_for_gateway()?;
         let limits = &self.target.pilot.manifest.limits;

@@ -1,6 +1,7 @@
-//! The stack by the manifest of one release. What runs is closed, copied and kept as evidence by the
-//! manifest of the release that runs; what is applied, checked and opened, by that of the release gone to;
-//! `up` works by the tree's. A view is which manifest counts, as a type: whoever has one cannot use another.
+//! The stack by the manifest of one release. To close the gate, copy data and keep evidence, the manifest of
+//! the release that runs counts. To apply, check and open, the manifest of the target release counts. `up`
+//! uses the manifest of the source. Each is a `View`, so code that has one view cannot use another manifest
+//! by mistake. Made by `Session`.
 
 use crate::base::deadline::Deadline;
 use crate::base::http::Client;
@@ -18,20 +19,20 @@ use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A stack by one manifest.
+/// The stack by one manifest.
 pub struct View {
     /// The pilot with that manifest.
     pub pilot: Pilot,
-    /// What runs it, by that manifest.
+    /// The engine, by that manifest.
     pub engine: Box<dyn Engine>,
-    /// The release whose manifest it is; none: the tree's.
+    /// The release that has this manifest; none if it is the manifest of the source.
     pub release: Option<Release>,
-    /// The settings of that release, or the tree's; none where they cannot be read.
+    /// The settings of that release, or of the source; none if they cannot be read.
     pub env: Option<EnvFile>,
 }
 
 impl View {
-    /// By the manifest of a release. Errors where its manifest or its settings cannot be read.
+    /// By the manifest of a release. It is an error if its manifest or its settings cannot be read.
     pub fn of(pilot: &Pilot, engine: &dyn Engine, store: &Store, release: &Release) -> Result<Self> {
         let manifest = Manifest::load(&store.file(&release.id, MANIFEST_FILE))?;
         let pilot = Pilot { manifest, ..pilot.clone() };
@@ -40,14 +41,14 @@ impl View {
         Ok(Self { pilot, engine, release: Some(release.clone()), env: Some(env) })
     }
 
-    /// By the tree's manifest, or what stands in for it.
+    /// By the manifest of the source, or its substitute.
     pub fn tree(pilot: &Pilot, engine: &dyn Engine) -> Result<Self> {
         let engine = engine.for_stack(pilot)?;
         Ok(Self { pilot: pilot.clone(), engine, release: None, env: pilot.env().ok() })
     }
 
-    /// By the manifest of the release that runs: the one that is recorded, else the one whose very images
-    /// run. By the tree's, with no release, where what runs belongs to none that is known.
+    /// By the manifest of the release that runs: the one that is recorded, or the one whose images run. If
+    /// what runs belongs to no known release, by the manifest of the source, without a release.
     pub fn running(pilot: &Pilot, engine: &dyn Engine, store: &Store, deadline: Deadline) -> Result<Self> {
         let by = |release: &Release| Self::of(pilot, engine, store, release).ok();
         if let Some(view) = store.current().ok().flatten().and_then(|release| by(&release)) {
@@ -60,30 +61,30 @@ impl View {
         found.map_or_else(|| Self::tree(pilot, engine), Ok)
     }
 
-    /// The settings; an error where they could not be read.
+    /// The settings. It is an error if they could not be read.
     pub fn env(&self) -> Result<&EnvFile> {
         self.env.as_ref().with_context(|| format!("{} cannot be read", self.pilot.env_path.display()))
     }
 
-    /// The gateway as these settings have it: their port, their token.
+    /// A client for the gateway, with the port and token of these settings.
     pub fn gateway(&self, limit: Duration) -> Result<Client> {
         let all = clients(&self.pilot, self.engine.as_ref(), self.env()?, limit)?;
         all.get(self.pilot.gateway()).cloned().context("pilot.toml names no gateway")
     }
 
-    /// What the smoke checks are held against.
+    /// The settings and limits that the smoke checks use.
     pub fn target(&self) -> Result<Target> {
         Target::new(&self.pilot, self.engine.as_ref(), self.env()?)
     }
 
-    /// Looks at the stack with the eyes of this view. `stored` is the engine that says whose data there is: that
-    /// of the release gone to has names of its own for volumes.
+    /// Observes the stack by this view. `stored` is the engine that knows which data exists: the target
+    /// release may use other names for volumes.
     pub fn observe(&self, stored: &dyn Engine, deadline: Deadline) -> Observation {
         observe::observe(&self.pilot, self.engine.as_ref(), stored, self.env.as_ref(), deadline)
     }
 }
 
-/// Do the very images of this release run, and nothing else?
+/// Do exactly the images of this release run?
 fn runs(services: &BTreeMap<String, Service>, release: &Release) -> bool {
     let same = |(service, image): (&String, &crate::release::description::Image)| {
         services.get(service).is_some_and(|service| service.has_image(&image.id))

@@ -1,5 +1,6 @@
-//! What runs a release: `compose` where a Docker engine answers, `process` elsewhere. What an engine can do is in
-//! `roles`. Engines do what a plan says; they decide nothing.
+//! What runs a release: `compose` if a Docker engine answers, otherwise `process`. What an engine can do is
+//! in `roles`. An engine does what a plan says and decides nothing. Called by `deploy`, `operations` and
+//! `commands`.
 
 mod compose;
 #[cfg(test)]
@@ -18,8 +19,9 @@ use anyhow::Result;
 
 pub use process::supervise::supervise;
 
-/// The engine for a pilot: the one asked for, else the one that the running release was made with,
-/// else `compose` where Docker answers, else `process`. Docker that hangs is an error, not a no.
+/// The engine for a pilot: the requested one; else the one that the running release was made with; else
+/// `compose` if Docker answers, and `process` if not. If Docker hangs, that is an error, and does not mean
+/// that there is no Docker.
 pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
     let recorded = || {
         let current = Store::new(&pilot.state).current().ok().flatten()?;

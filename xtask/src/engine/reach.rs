@@ -1,4 +1,5 @@
-//! Clients for the services of a stack, reached as its engine reaches them.
+//! Makes clients for the services of a stack, at the addresses that its engine uses. Called by `checks` and
+//! `commands`.
 
 use crate::base::http::Client;
 use crate::engine::roles::Runtime;
@@ -9,7 +10,7 @@ use anyhow::Result;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// For all services of a release, by the env file it was deployed with. Each request takes `limit` at most.
+/// Clients for all services of a release, by its env file. Each request takes `limit` at most.
 pub fn clients(
     pilot: &Pilot,
     runtime: &dyn Runtime,

@@ -1,5 +1,6 @@
-//! What an engine does, as four small roles: a caller asks for those that it needs. They speak of a stack and of
-//! its named data, not of containers, so that a swarm could be a third engine. An engine decides nothing.
+//! What an engine does, as four small roles: a caller asks only for those that it needs. They use the words
+//! stack and data, not containers, so that a third engine (a swarm) is possible. An engine decides nothing.
+//! `compose`, `process` and `fake` implement the roles.
 
 use crate::base::deadline::Deadline;
 use crate::base::files::Freed;
@@ -14,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Which engine; the word of `--engine` and of `release.json`.
+/// Which engine; the word in `--engine` and in `release.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -25,12 +26,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The one of this name.
+    /// The engine with this name.
     pub fn named(name: &str) -> Option<Self> {
         [Self::Compose, Self::Process].into_iter().find(|kind| kind.as_str() == name)
     }
 
-    /// As it is written.
+    /// The name in `--engine` and in `release.json`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Compose => "compose",
@@ -39,55 +40,55 @@ impl Kind {
     }
 }
 
-/// How much of a project is taken down.
+/// How much of a project is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// Services and the network.
+    /// The services and the network.
     Services,
-    /// Stored data too.
+    /// Also the stored data.
     Data,
-    /// Images too.
+    /// Also the images.
     Everything,
 }
 
-/// What one running service uses, in the engine's words.
+/// What one running service uses, as the engine reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Usage {
-    /// Container, or service.
+    /// The container, or the service.
     pub name: String,
-    /// Per cent of one core.
+    /// Percent of one core.
     pub cpu: String,
-    /// In use, of its limit.
+    /// Memory in use, and its limit.
     pub memory: String,
     /// Processes or threads.
     pub processes: String,
 }
 
-/// The engine as a part of the host.
+/// The engine as part of the host.
 #[derive(Clone, Debug, Serialize)]
 pub struct EngineHost {
     /// Its version.
     pub version: String,
-    /// Where it keeps images and volumes, if that is on this host.
+    /// The folder for images and volumes, if it is on this host.
     pub root: Option<PathBuf>,
-    /// Its clock against ours; none when it tells no time.
+    /// The difference between its clock and ours; none if it does not report the time.
     pub skew: Option<Duration>,
-    /// Containers that run, of every project.
+    /// How many containers run, of all projects.
     pub running: Option<u64>,
-    /// What it uses on disk, a line each, in its own words.
+    /// What it uses on disk, one line each, as the engine reports it.
     pub used: Vec<String>,
 }
 
-/// What images are made of.
+/// What to build images from.
 #[derive(Clone, Copy, Debug)]
 pub struct Build<'a> {
     /// The static binary.
     pub binary: &'a Path,
-    /// How it is wrapped, where an engine needs telling.
+    /// The Dockerfile, if the engine needs one.
     pub dockerfile: &'a Path,
-    /// Version that `healthz` reports, and tag of the images.
+    /// The version that `healthz` reports; also the tag of the images.
     pub label: &'a str,
-    /// Defect for a drill; empty otherwise.
+    /// The fault for a drill; otherwise empty.
     pub fault: &'a str,
 }
 
@@ -99,10 +100,10 @@ pub trait Runtime: Sync {
     /// With versions, for people.
     fn describe(&self, deadline: Deadline) -> String;
 
-    /// The same engine for a stack as another manifest has it.
+    /// The same engine for a stack by another manifest.
     fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>>;
 
-    /// The services as they are. Read-only.
+    /// The services as they are now. Read-only.
     fn services(&self, deadline: Deadline) -> Result<BTreeMap<String, Service>>;
 
     /// A client for a service of the stack, whose requests take `limit` at most.
@@ -110,14 +111,14 @@ pub trait Runtime: Sync {
         Client::new(endpoint.port, self.project(), endpoint.token.as_deref(), limit)
     }
 
-    /// Name of the stack's project.
+    /// The name of the stack's project.
     fn project(&self) -> &str;
 
-    /// Brings the stack to a release whose files are in `dir`. What is as it should be is left alone,
-    /// but for the services in `force`. Does not wait for stop graces nor for health.
+    /// Brings the stack to a release whose files are in `dir`. Services that are already right are left
+    /// alone, except those in `force`. Does not wait until old services have stopped or new ones are healthy.
     fn apply(&self, release: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()>;
 
-    /// Runs the image of a service once, with its volume and these words.
+    /// Runs the image of a service once, with its volume and these arguments.
     fn run_once(
         &self,
         release: &Release,
@@ -127,84 +128,85 @@ pub trait Runtime: Sync {
         deadline: Deadline,
     ) -> Result<String>;
 
-    /// Stops one service at once and keeps what is left of it for evidence.
+    /// Stops one service at once, and keeps what is left of it for evidence.
     fn stop(&self, service: &str, deadline: Deadline) -> Result<()>;
 
-    /// Starts a service again that was stopped.
+    /// Starts a stopped service again.
     fn start(&self, service: &str, deadline: Deadline) -> Result<()>;
 
     /// Removes services; their data stays.
     fn remove(&self, services: &[String], deadline: Deadline) -> Result<()>;
 
-    /// Starts services beside the pilot's own (prometheus, grafana) from the files in `dir`.
+    /// Starts services besides the pilot's own (prometheus, grafana) from the files in `dir`.
     fn add(&self, dir: &Path, services: &[String], deadline: Deadline) -> Result<()>;
 
-    /// Takes the project down.
+    /// Removes the project, up to this level.
     fn down(&self, extent: Extent, deadline: Deadline) -> Result<()>;
 
-    /// Names of all that the project has on this host, images apart.
+    /// The names of everything that the project has on this host, except images.
     fn resources(&self, deadline: Deadline) -> Result<Vec<String>>;
 }
 
-/// Has images, by their content ids.
+/// Keeps images, by their content ids.
 pub trait Images: Sync {
-    /// Content ids of those that there are.
+    /// The content ids of the images that exist.
     fn images(&self, deadline: Deadline) -> Result<Vec<String>>;
 
-    /// Wraps the binary for each service.
+    /// Builds an image with the binary for each service.
     fn build(&self, build: &Build<'_>, deadline: Deadline) -> Result<BTreeMap<String, Image>>;
 
-    /// Existing images with this tag, by service.
+    /// The existing images with this tag, by service.
     fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>>;
 
     /// Gives images this tag, as `build` does.
     fn tag(&self, images: &BTreeMap<String, Image>, tag: &str, deadline: Deadline) -> Result<()>;
 
-    /// Moves the tags that the compose file names, and gives each image a tag of the release, so that
-    /// a clean-up of untagged images leaves it.
+    /// Moves the tags that the compose file names. Also gives each image a tag of the release, so that a
+    /// clean-up of untagged images does not remove it.
     fn retag(&self, release: &Release, deadline: Deadline) -> Result<()>;
 
     /// Writes an image to an archive.
     fn save(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()>;
 
-    /// Takes an image in from an archive.
+    /// Loads an image from an archive.
     fn load(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()>;
 
-    /// Removes what is the project's own and neither runs nor is among the images to keep.
+    /// Removes the project's own resources that do not run and that no image to keep needs.
     fn forget(&self, keep: &[String], deadline: Deadline) -> Result<Vec<Freed>>;
 }
 
-/// Has the stored data of services.
+/// Keeps the stored data of services.
 pub trait Data: Sync {
-    /// Services whose stored data exists; data of none goes by its own name.
+    /// Services whose stored data exists. Data that belongs to no service has its own name.
     fn stored(&self, deadline: Deadline) -> Result<BTreeSet<String>>;
 
-    /// Copies the data of a service, as of one moment, into an archive.
+    /// Copies the data of a service into an archive, as it was at one moment.
     fn snapshot(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;
 
-    /// Fills the data of a service, which has none, from an archive. The release's files are in `dir`.
+    /// Restores the data of a service from an archive. The service must have no data. The files of the
+    /// release are in `dir`.
     fn restore(&self, dir: &Path, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;
 
     /// Removes a service and its data.
     fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()>;
 }
 
-/// Tells of what runs. Read-only.
+/// Reports on what runs. Read-only.
 pub trait Inspect: Sync {
-    /// Log lines of an instance: the last so many, or all that there are.
+    /// The last `lines` log lines of an instance, or all of them.
     fn logs(&self, instance: &Instance, lines: Option<usize>, deadline: Deadline) -> Result<String>;
 
     /// What the running services use.
     fn usage(&self, deadline: Deadline) -> Result<Vec<Usage>>;
 
-    /// What there is around the services, by name, as the engine tells it.
+    /// The networks and volumes of the project, by name, as the engine reports them.
     fn networks_and_volumes(&self, deadline: Deadline) -> Result<BTreeMap<String, String>>;
 
     /// The engine as a part of the host.
     fn host(&self, deadline: Deadline) -> Result<EngineHost>;
 }
 
-/// All four. Whoever needs one or two asks for those alone.
+/// All four roles. Code that needs only one or two asks only for those.
 pub trait Engine: Runtime + Images + Data + Inspect {}
 
 impl<T: Runtime + Images + Data + Inspect> Engine for T {}

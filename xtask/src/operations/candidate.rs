@@ -1,5 +1,5 @@
-//! Making candidates for a release: of the tree, of existing images, of another commit, or of the parts of
-//! a backup; and the env file that they need. Nothing is deployed here. Called by `up`, by `rollback` for a
+//! Makes candidates for a release: from the source, from existing images, from a commit, or from parts of a
+//! backup; and the env file that they need. Nothing is deployed here. Called by `up`, by `rollback` for a
 //! commit, and by `backup restore`.
 
 use crate::base::deadline::Deadline;
@@ -21,22 +21,22 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Longest that wrapping and saving images takes.
+/// The time limit for building and saving images.
 const IMAGES: Duration = Duration::from_secs(300);
 
-/// What a release is made of.
+/// What to make a release from.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Source<'a> {
-    /// The tree as it is.
+    /// The source as it is.
     #[default]
     Tree,
-    /// Existing images with this tag, and the tree's files.
+    /// Existing images with this tag, and the files of the source.
     Tag(&'a str),
     /// A commit, or a label of `known-good.toml`.
     Commit(&'a str),
 }
 
-/// The candidate, or the known-good release that has the very same content. `env` is its env file.
+/// Makes the candidate, or finds the known-good release with the same content. `env` is its env file.
 pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release> {
     let pilot = &session.pilot;
     let deadline = Deadline::after(IMAGES);
@@ -46,12 +46,12 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
                 fail(
                     Exit::Usage,
                     format!("git knows no commit {rev}"),
-                    Next::shell("git log --oneline").so("shows those there are; git fetch gets more"),
+                    Next::shell("git log --oneline").so("lists the commits; git fetch gets more"),
                 )
             })?;
-            // Git lists those of commands that were cut off.
+            // Git still lists the worktrees of commands that were interrupted.
             if let Err(error) = source::remove_worktrees(pilot) {
-                session.out.note(format!("an old worktree is left: {error:#}"));
+                session.out.note(format!("an old worktree could not be removed: {error:#}"));
             }
             Some((source::Worktree::new(pilot, &commit)?, commit))
         }
@@ -59,7 +59,7 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
     };
     let root = worktree.as_ref().map_or(pilot.root.as_path(), |(tree, _)| tree.path());
     let commit = worktree.as_ref().map_or_else(|| source::head(pilot), |(_, commit)| Some(commit.clone()));
-    // A restore point may name images; where they are gone, its commit is built.
+    // A label can name images. If they no longer exist, its commit is built.
     let point = match source {
         Source::Commit(rev) => source::restore_point(pilot, rev)?.and_then(|point| point.tag),
         Source::Tree | Source::Tag(_) => None,
@@ -93,7 +93,7 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
     record(session, Parts { label, commit, engine: session.engine.kind().as_str(), images, inputs, files })
 }
 
-/// Checksum of all that goes into the images: the program, how it is wrapped, what is baked in.
+/// The checksum of everything that goes into the images: the program, the Dockerfile, the build arguments.
 fn inputs(pilot: &Pilot, build: &Build<'_>) -> Result<String> {
     let Build { binary, dockerfile, label, fault } = *build;
     let program = files::sha256(binary)?;
@@ -103,10 +103,10 @@ fn inputs(pilot: &Pilot, build: &Build<'_>) -> Result<String> {
     Ok(files::sha256_bytes(all.as_bytes()))
 }
 
-/// Images that were built from the very same before. Building them again would give others: three builds side
-/// by side each make the layers that they share, and a builder dates what it makes. What can be told of an
-/// image by looking at it does not do, because whatever is built on ours has our labels: a release says what
-/// its images, which are named by content, were built from. What the engine has lost of them is loaded.
+/// Images that an earlier release built from the same input. Building again would give different images: a
+/// build puts dates into them, and parallel builds each make the layers that they share. Labels of an image
+/// are no proof, because images that are based on ours inherit them. So a release records what its images,
+/// which are named by content, were built from. If the engine lost some of them, they are loaded.
 fn made_before(
     session: &Session,
     inputs: &str,
@@ -130,9 +130,9 @@ fn made_before(
                 engine.tag(&release.images, label, deadline)?;
                 return Ok(Some(release.images));
             }
-            Err(error) => {
-                session.out.note(format!("the images of release {} are lost: {error:#}", release.id))
-            }
+            Err(error) => session
+                .out
+                .note(format!("the images of release {} cannot be used again: {error:#}", release.id)),
         }
     }
     Ok(None)
@@ -151,7 +151,7 @@ fn pack_files(pack: &Path, env: &Path) -> Result<BTreeMap<String, PathBuf>> {
     Ok(files)
 }
 
-/// A candidate with the images and files of `base`, some of the files replaced.
+/// A candidate with the images and files of `base`; some of the files are replaced.
 pub fn variant(session: &Session, base: &Release, replaced: BTreeMap<String, PathBuf>) -> Result<Release> {
     let mut files: BTreeMap<String, PathBuf> =
         base.files.keys().map(|name| (name.clone(), session.store.file(&base.id, name))).collect();
@@ -162,7 +162,7 @@ pub fn variant(session: &Session, base: &Release, replaced: BTreeMap<String, Pat
     record(session, Parts { label, commit, engine, images, inputs, files })
 }
 
-/// Records a candidate, unless a known-good release has the very same content.
+/// Records a candidate, unless a known-good release has the same content.
 fn record(session: &Session, parts: Parts<'_>) -> Result<Release> {
     let sum = |(name, path): (&String, &PathBuf)| Ok((name.clone(), files::sha256(path)?));
     let files: BTreeMap<String, String> = parts.files.iter().map(sum).collect::<Result<_>>()?;
@@ -172,7 +172,7 @@ fn record(session: &Session, parts: Parts<'_>) -> Result<Release> {
     if let Some(known) = same
         && session.store.check_files(&known).is_ok()
     {
-        // So that it is found by this commit the next time.
+        // Record the commit, so that the next search for it finds this release.
         if let Some(commit) = parts.commit.filter(|commit| !known.is_of(commit)) {
             session.store.same_commit(&known.id, &commit)?;
         }
@@ -182,7 +182,7 @@ fn record(session: &Session, parts: Parts<'_>) -> Result<Release> {
     session.store.create(parts, |image, path| session.engine.save(image, path, limit))
 }
 
-/// `v1.0.0`, from the manifest of the services' package.
+/// For example `v1.0.0`, from the Cargo.toml of the services.
 fn label(root: &Path, pilot: &Pilot) -> Result<String> {
     #[derive(serde::Deserialize)]
     struct Cargo {
@@ -200,8 +200,8 @@ fn label(root: &Path, pilot: &Pilot) -> Result<String> {
     Ok(format!("v{}", cargo.package.version))
 }
 
-/// Makes the env file where there is none, and fills in secrets that are empty. A project other than
-/// the default gets images, a network and free ports of its own.
+/// Makes the env file if it does not exist, and fills in empty secrets. A project other than the default one
+/// gets its own images, network and free ports.
 pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
     let name = pilot.env_path.display().to_string();
     let existing = files::read_if_there(&pilot.env_path)?;
@@ -225,7 +225,7 @@ pub fn ensure_env(pilot: &Pilot) -> Result<EnvFile> {
         }
     }
     let env = EnvFile::parse(&name, text.as_bytes())?;
-    // Nothing is added to a file that is wrong in another way.
+    // If the file has another error, nothing is added to it.
     pilot.services().try_for_each(|service| pilot.port(service, &env).map(drop))?;
     for secret in &pilot.manifest.secrets.variables {
         if env.get(secret).is_none_or(str::is_empty) {

@@ -1,6 +1,6 @@
-//! How a run ends, for `rollback` and `up` alike: what the public meets is looked at (and where something is
-//! wrong it is shut out), evidence is taken where there is none yet, and the last event and the report are
-//! written. Also the end of a command that could not even begin because it has nowhere to go.
+//! How a run ends, for `rollback` and `up`: what the public gets is checked (if something is wrong, the
+//! public is shut out), evidence is collected if there is none yet, and the last event and the report are
+//! written. Also the end of a command that cannot begin because no release can be deployed.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail, next_of};
@@ -34,24 +34,24 @@ use crate::stack::state_dir::RunDir;
 use anyhow::{Result, bail, ensure};
 use std::collections::BTreeMap;
 
-/// What a run came to.
+/// The result of a run.
 pub struct Ended {
     /// The release that runs now, or that was tried last.
     pub release: Option<String>,
-    /// Why it was gone to.
+    /// Why this release was the target.
     pub scenarios: Vec<Scenario>,
     /// How it ended.
     pub result: Result<Outcome>,
 }
 
 impl Ended {
-    /// A run that failed before it went anywhere.
+    /// A run that failed before it had a target release.
     pub fn failed(error: anyhow::Error) -> Self {
         Self { release: None, scenarios: Vec::new(), result: Err(error) }
     }
 }
 
-/// Ends a run and writes its report: the one place where its last event is made.
+/// Ends a run and writes its report. Only this function makes the last event of a run.
 pub fn conclude(session: &Session, run: &Run, ended: Ended, measured: &Measured) -> Finished {
     let exit = match &ended.result {
         Ok(_) if measured.held.is_some() => Exit::Held,
@@ -83,7 +83,7 @@ pub fn conclude(session: &Session, run: &Run, ended: Ended, measured: &Measured)
         match run.owes(&measured.past) {
             Ok(Some(cut)) => tell_where_data_is(session, &cut),
             Ok(None) => {}
-            Err(error) => session.out.note(format!("cannot note that its backups are needed: {error:#}")),
+            Err(error) => session.out.note(format!("cannot record that its backups are needed: {error:#}")),
         }
     }
     finished.held = finished.hold.is_some();
@@ -94,9 +94,9 @@ pub fn conclude(session: &Session, run: &Run, ended: Ended, measured: &Measured)
     finished.escalation = Some(level(finished.exit, &session.pilot.manifest));
     finished.report = Some(run.dir.page().display().to_string());
     finished = finished.masked();
-    // `main` tells it to the user when all else is done; the journal has it now.
+    // `main` shows it to the user at the very end; the journal has it now.
     session.out.record(&Event::Finished(&finished));
-    // What was done stands, whether or not it can be written down.
+    // The work was done, even if the report cannot be written.
     if let Err(error) = write(&run.dir, &finished) {
         session.out.note(format!("no report: {error:#}"));
         finished.report = None;
@@ -109,11 +109,11 @@ fn write(dir: &RunDir, finished: &Finished) -> Result<()> {
     report::write(dir, finished)
 }
 
-/// The end of a run that failed. Where the stack is wrong or cannot be judged, the public is shut out unless it is
-/// seen to be, and evidence is taken where there is none. A stack that was not touched and is well stays
-/// served.
+/// The end of a run that failed. If the stack is wrong or its state is unknown, the public is shut out
+/// (unless it already is), and evidence is collected if there is none. A stack that was not changed and is
+/// healthy keeps serving the public.
 fn secure(session: &Session, run: &Run, measured: &Measured) -> Result<Public> {
-    // The end of the run's budget is no reason to leave the public with what is wrong.
+    // Do this even if the budget is used up: the public must not get bad answers.
     let limits = &session.pilot.manifest.limits;
     let limit = || Deadline::after(limits.engine);
     let view = &session.running(limit())?;
@@ -143,11 +143,12 @@ fn secure(session: &Session, run: &Run, measured: &Measured) -> Result<Public> {
     Ok(public)
 }
 
-/// There is nowhere to go (no release, none that is whole, no configuration). Where what runs drifts, fails a
-/// check, or cannot be judged, the public is shut out and the evidence taken; a stack that passes its checks
-/// is left served, and nothing is touched. Never ends 2 but for a stack that is well.
+/// No release can be deployed (there is none, none is whole, or there is no configuration). If what runs
+/// drifts, fails a check, or its state is unknown, the public is shut out and evidence is collected. A stack
+/// that passes its checks keeps serving, and nothing is changed. The exit code is 2 only for a healthy stack.
 pub fn nowhere_to_go(session: &Session, request: &run::Request, error: anyhow::Error) -> Result<Finished> {
-    // However short the run's budget was: a stack that is well is not shut out for it.
+    // This does not depend on the run's budget: a healthy stack must not be shut out because the budget was
+    // short.
     let deadline = Deadline::after(session.pilot.manifest.limits.ready);
     let view = session.running(deadline)?;
     let now = view.observe(view.engine.as_ref(), deadline);
@@ -181,12 +182,12 @@ pub fn nowhere_to_go(session: &Session, request: &run::Request, error: anyhow::E
     Ok(conclude(session, &run, ended, &measured))
 }
 
-/// Is what runs as its release has it, and does it pass every check, by the settings it was started with? The
-/// error says what is wrong, or what cannot be told.
+/// Does what runs match its release, and does it pass every check, with the settings that it was started
+/// with? If not, or if this is unknown, the error says why.
 fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) -> Result<()> {
     let stack = match &now.stack {
         Observed::Known(stack) => stack,
-        Observed::Unknown(why) => bail!("the engine does not tell what runs: {why}"),
+        Observed::Unknown(why) => bail!("the engine does not say what runs: {why}"),
     };
     ensure!(now.gate == Gate::Open || now.holds.held(&[]).is_some(), "the gate is not open");
     for service in view.pilot.services() {
@@ -196,11 +197,12 @@ fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) 
             Some(Health::StoreCorrupt(why) | Health::Unhealthy(why) | Health::Silent(why)) => {
                 bail!("{service}: {why}")
             }
-            None => bail!("the health of {service} cannot be told"),
+            None => bail!("the health of {service} is unknown"),
         }
     }
     if let Some(release) = &view.release {
-        // Settings that were altered in the store say nothing of what runs; the images are in the release itself.
+        // Settings that were changed in the store say nothing about what runs. The image ids are in
+        // `release.json`.
         let whole = session.store.check_files(release).is_ok();
         let env = if whole { view.env()?.map() } else { BTreeMap::new() };
         let differs = drift::applied(&stack.services, release, &env);
@@ -216,13 +218,14 @@ fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) 
     Ok(())
 }
 
-/// Says what runs that were cut off, or failed, have left behind, and how to finish or to give them up. The end of
-/// one that had come to opening its gate is written down now. One that removed nothing is given up.
+/// Names runs that were interrupted or failed, the data in their backups, and how to continue or give them
+/// up. If such a run had begun to open its gate, its report is written now. If it removed nothing, it is
+/// given up.
 pub fn tell_of_cut_off(session: &Session, at_work: &Run) {
     let told = run::all_cut_off(&session.pilot.state, Some(&at_work.id))
         .and_then(|all| all.iter().try_for_each(|cut| tell_of(session, cut)));
     if let Err(error) = told {
-        session.out.note(format!("what earlier runs have left behind cannot be told: {error:#}"));
+        session.out.note(format!("cannot read what earlier runs have left behind: {error:#}"));
     }
 }
 
@@ -240,7 +243,7 @@ fn tell_of(session: &Session, cut: &CutOff) -> Result<()> {
     }
     tell_where_data_is(session, cut);
     let abandon = session.out.xtask("rollback --abandon");
-    session.out.note(format!("to leave that data where it is: {abandon}"));
+    session.out.note(format!("to give up this run and leave the data in its backup: {abandon}"));
     Ok(())
 }
 
@@ -252,14 +255,14 @@ pub fn tell_where_data_is(session: &Session, cut: &CutOff) {
     }
 }
 
-/// As far as its journal tells: what was not seen to be done is not said to be.
+/// Writes only what the journal proves.
 fn write_down(session: &Session, cut: &CutOff) -> Result<()> {
     let up = cut.request.command == run::Command::Up;
     let done = if up { Outcome::Deployed } else { Outcome::Restored };
     let (outcome, exit, held, how) = match &cut.past.last {
         Some(Step::KeepClosed { hold }) => (done, Exit::Held, Some(hold.clone()), "after its last step"),
         Some(_) => (done, Exit::Ok, None, "after the gate was open"),
-        None => (Outcome::NotRestored, Exit::Interrupted, None, "at its last step, whose end nobody saw"),
+        None => (Outcome::NotRestored, Exit::Interrupted, None, "in its last step; its result is unknown"),
     };
     let finished = Finished {
         outcome: Some(outcome),
@@ -270,7 +273,7 @@ fn write_down(session: &Session, cut: &CutOff) -> Result<()> {
         ..Finished::plain(exit)
     };
     write(&cut.dir, &finished.masked()).or_else(|error| {
-        session.out.note(format!("no report of run {}: {error:#}", cut.id));
+        session.out.note(format!("cannot write the report of run {}: {error:#}", cut.id));
         Ok(())
     })
 }

@@ -1,7 +1,8 @@
-//! Rollbacks, resets and deployments on a fake engine and a fake pilot: the plan, the journal and the end compared,
-//! and every operation of each made to fail, or the run cut off before it. The state folder is a real one.
+//! Tests: rollbacks, resets and deployments on a fake engine and a fake pilot. They compare the plan, the
+//! journal and the end. Every operation is made to fail once, and the run is interrupted once before each.
+//! The state folder is real.
 
-// A helper of a test that panics has failed the test: that is what it is for.
+// If a helper panics, the test has failed, which is the purpose of the helper.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use crate::base::deadline::Deadline;
@@ -36,14 +37,14 @@ use std::time::{Duration, Instant};
 const SECRET: &str = "a-token-that-nobody-may-see";
 const DATA: [(&str, &str); 3] = [("engine", "kept in engine"), ("gateway", "kept"), ("jobs", "kept in jobs")];
 
-/// A stack in memory that runs its release r1, verified, with data of its own.
+/// A stack in memory that runs its release r1, verified, with its own data.
 struct Scene {
     _folder: Folder,
     pilot: Pilot,
     world: World,
 }
 
-/// A folder of a test's own, in memory where the host has such a place: every write of a run is synced.
+/// A folder for one test, in memory if the host allows it: a run syncs every write.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -78,7 +79,7 @@ impl Scene {
         for name in [".env.poc.example", "docker-compose.poc.yml", "seed/demo-scenario.json"] {
             std::fs::copy(from.join(name), pack.join(name)).unwrap();
         }
-        // Nothing in memory takes long, and what never comes is not waited for.
+        // Nothing takes long in memory, so do not wait for what never comes.
         let manifest = std::fs::read_to_string(from.join("pilot.toml")).unwrap();
         let manifest = manifest.replace("ready = \"20s\"", "ready = \"150ms\"");
         std::fs::write(pack.join("pilot.toml"), manifest).unwrap();
@@ -105,13 +106,13 @@ impl Scene {
         Store::new(&self.pilot.state)
     }
 
-    /// What is started by hand, past this program.
+    /// Starts something by hand, without this tool.
     fn apply(&self, release: &Release) {
         let (dir, limit) = (self.store().dir(&release.id), Deadline::after(Duration::from_secs(1)));
         self.world.engine(&self.pilot).apply(release, &dir, &[], limit).unwrap();
     }
 
-    /// A candidate in the store, with images that the engine has.
+    /// A candidate in the store; the engine has its images.
     fn release(&self, id: &str, version: &str, env: &str) -> Release {
         let (state, pack) = (&self.pilot.state, &self.pilot.pack);
         let image = |service: &str| {
@@ -145,7 +146,7 @@ impl Scene {
         files::read_text(&self.pilot.env_path).unwrap()
     }
 
-    /// A bad version and bad settings, deployed past this program.
+    /// A bad version and bad settings, deployed without this tool.
     fn break_version(&self, defect: Defect) {
         let env = with_value(&self.env_text(), "ENABLE_CACHE", "true");
         let bad = self.release("bad", "v6.6.6", &env);
@@ -156,7 +157,7 @@ impl Scene {
         self.world.things().defects.extend(ids);
     }
 
-    /// One process: it has an engine of its own on the same world.
+    /// One process: it has its own engine on the same world.
     fn run(&self, what: &dyn Fn(&Session) -> Result<Finished>) -> Ran {
         let out = Output::silent(Instant::now()).of(Context::new(Some("memory"), None, None));
         let engine = Box::new(self.world.engine(&self.pilot));
@@ -178,7 +179,7 @@ impl Scene {
         }
     }
 
-    /// What must hold whatever was done.
+    /// What must hold in every case.
     #[track_caller]
     fn hold(&self, finished: Option<&Finished>) {
         self.hold_with(&DATA, finished);
@@ -190,7 +191,7 @@ impl Scene {
         of_run(&before, &self.world.things(), finished);
     }
 
-    /// The public stores something, where it is let in; all the data that must not be lost from now on.
+    /// The public stores something, if it is let in. Returns all the data that must not be lost from now on.
     fn store_more(&self) -> [(&'static str, &'static str); 3] {
         let mut things = self.world.things();
         let mut data = DATA;
@@ -201,7 +202,7 @@ impl Scene {
         data
     }
 
-    /// The steps of the newest run, each with how it ended, as the journal has them.
+    /// The steps of the newest run from its journal, each with how it ended.
     fn journal(&self) -> Vec<(String, String)> {
         let (_, run) = self.pilot.state.every_run().unwrap().pop().unwrap();
         let text = files::read_text(&run.journal()).unwrap();
@@ -241,8 +242,8 @@ fn deploy(session: &Session) -> Result<Finished> {
     up::deploy(Goal::plain(&release, Purpose::Deploy), false, "in memory", session, budget())
 }
 
-/// Makes every operation of `what` fail, one at a time, then cuts it off before each; each time on a stack of its
-/// own that `prepare` has made. What must hold does; and what is run again then ends well.
+/// Makes every operation of `what` fail, one at a time, then interrupts the run before each. Each time,
+/// `prepare` makes a new stack. The invariants must hold, and running it again must end well.
 fn everywhere(
     prepare: &dyn Fn(&Scene),
     what: &dyn Fn(&Session) -> Result<Finished>,
@@ -293,7 +294,7 @@ fn a_rollback_in_memory_is_what_was_planned_and_what_is_said() {
     assert_eq!(scene.planned(), steps);
     assert_eq!(scene.journal(), steps.map(|step| (step.to_owned(), "done".to_owned())));
     assert_eq!(scene.env_text(), good);
-    // Once more, there is nothing to do.
+    // Run again: there is nothing to do.
     let again = scene.finishes(&roll_back);
     assert_eq!(again.outcome, Some(Outcome::NothingToDo));
 }
@@ -346,7 +347,8 @@ fn a_version_that_fails_in_any_way_is_never_left_open() {
         scene.world.begin(None, None);
         let finished = scene.finishes(&deploy);
         assert_eq!(finished.exit, Exit::NotRestored, "{defect:?}: {finished:?}");
-        // One that fails once it is open had to be opened to show that; the others never are.
+        // This release fails only while the gate is open, so the gate must be opened once. The others must
+        // never be let in.
         let opened = std::mem::take(&mut scene.world.things().let_in_to_bad);
         assert_eq!(opened > 0, defect == Defect::FailsWhenOpen, "{defect:?}");
         assert!(!scene.world.things().is_open(), "{defect:?}");
@@ -372,7 +374,7 @@ fn under_a_hold_everything_is_restored_and_nothing_is_opened() {
 fn what_an_older_version_has_left_is_still_read() {
     let scene = Scene::new();
     scene.break_version(Defect::Errors);
-    // A release without what was added since, and a run that was cut off, with the names of steps of that time.
+    // A release without the fields that were added later, and an interrupted run with the old names of steps.
     let path = scene.pilot.state.release("r1").join(DESCRIPTION);
     let mut release: Value = files::read_json(&path).unwrap();
     for name in ["verified_run", "same_commits", "inputs"] {
@@ -442,7 +444,7 @@ fn a_rollback_over_corrupt_data_that_fails_or_is_cut_off_anywhere_can_be_run_aga
         scene.world.begin(None, Some(number));
         let ran = scene.run(&roll_back);
         let cut = matches!(ran, Ran::CutOff);
-        // What is corrupt is no data that could be lost.
+        // Corrupt data cannot be lost.
         scene.hold_with(&DATA[..2], None);
         scene.world.begin(None, None);
         let finished = scene.finishes(&roll_back);

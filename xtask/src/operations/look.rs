@@ -1,5 +1,6 @@
-//! The one look that `status`, `assess`, `diagnose`, `preflight` and `evidence` start from, so that all of them see
-//! the same: what is, how it differs from where a rollback would go, and what that would do. Changes nothing.
+//! The common observation of `status`, `assess`, `diagnose`, `preflight` and `evidence`, so that all of them
+//! see the same: the stack, how it differs from the target release, and what a rollback would do. Changes
+//! nothing.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
@@ -21,25 +22,25 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// What was seen.
+/// What was observed.
 pub struct Look {
     /// The release that is deployed, if any is recorded.
     pub current: Option<Release>,
     /// The release that a rollback would go to, if there is one.
     pub target: Option<Release>,
-    /// What is.
+    /// The observation.
     pub now: Observation,
-    /// What differs from the release; nothing where there is none.
+    /// The differences from the release; empty if there is no release.
     pub drift: Vec<Difference>,
     /// What a rollback would do.
     pub plan: Option<Plan>,
-    /// Streams that run.
+    /// The streams that are running.
     pub sessions: Observed<Value>,
-    /// Last log lines of each service, secrets masked; of none where none were asked for.
+    /// The last log lines of each service, with secrets masked; empty if none were requested.
     pub logs: BTreeMap<String, Observed<Vec<String>>>,
 }
 
-/// Looks at the pilot and reads so many log lines of each service, which may be none.
+/// Observes the pilot and reads this number of log lines of each service, which may be 0.
 pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
     let (current, target, trouble) = releases(session);
     let plain = |release| session.preview(&Goal::plain(release, Purpose::Rollback), deadline);
@@ -81,7 +82,7 @@ pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
     Look { current, target, now, drift, plan, sessions, logs }
 }
 
-/// The release that is deployed, the one that a rollback would go to, and what cannot be told of them.
+/// The release that is deployed, the target of a rollback, and what could not be read about them.
 fn releases(session: &Session) -> (Option<Release>, Option<Release>, Vec<Difference>) {
     let mut trouble = Vec::new();
     let current = session.store.current().unwrap_or_else(|error| {
@@ -100,12 +101,13 @@ fn cannot_tell(what: &str, error: &anyhow::Error) -> Difference {
 }
 
 impl Look {
-    /// The release that the drift is from: where a rollback would go, else what is deployed.
+    /// The release that the drift is measured against: the target of a rollback, or else the deployed
+    /// release.
     pub fn against(&self) -> Option<&Release> {
         self.target.as_ref().or(self.current.as_ref())
     }
 
-    /// How a look ends: 0 when all is well, 1 when not, 4 when the engine does not answer; and what to run next.
+    /// The exit code and the next command: 0 if all is well, 1 if not, 4 if the engine does not answer.
     pub fn verdict(&self) -> (Exit, Option<Next>) {
         let same = self.drift.iter().all(|d| *d == Difference::ComposeFile);
         let held = self.now.holds.held(&[]).is_some();
@@ -117,13 +119,13 @@ impl Look {
             Observed::Unknown(_) => (Exit::Host, Some(Next::xtask("host"))),
             Observed::Known(_) if well => (Exit::Ok, None),
             Observed::Known(_) if self.target.is_none() => (Exit::NotRestored, Some(Next::xtask("up"))),
-            // As it should be, but for a person who holds the gate closed.
+            // All is as it should be, except that a person holds the gate closed.
             Observed::Known(_) if held && same => (Exit::NotRestored, Some(Next::xtask("kill-switch off"))),
             Observed::Known(_) => (Exit::NotRestored, Some(Next::xtask("rollback"))),
         }
     }
 
-    /// In JSON, with what else a command tells.
+    /// As JSON, with the extra values of a command.
     pub fn told(&self, more: Value) -> Value {
         let mut told = json!({
             "release": self.current.as_ref().map(|release| &release.id),
@@ -138,7 +140,7 @@ impl Look {
         told
     }
 
-    /// The scenarios that a rollback would choose, with the differences that make each.
+    /// The scenarios that a rollback would choose, each with its differences.
     pub fn reasons(&self) -> Vec<(Scenario, String)> {
         let all = scenarios(&self.drift);
         let why = |scenario: &Scenario| {

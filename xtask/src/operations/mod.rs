@@ -1,4 +1,5 @@
-//! The stories, each from top to bottom: deploying a release, going back to one, and how either ends.
+//! Complete stories, each readable from top to bottom: deploy a release, roll back, and how a run ends. How a
+//! stack is brought to a release is in `deploy`. Called by `commands`.
 
 pub mod candidate;
 pub mod ending;

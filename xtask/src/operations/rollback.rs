@@ -1,6 +1,7 @@
-//! The story of a rollback, top to bottom: take the lock, choose where to go back to, bring the pilot
-//! there behind the closed gate, and if that fails try the next older known-good release while the
-//! budget lasts; then report. A rollback that was cut off is taken up again.
+//! The story of a rollback, from top to bottom: take the lock, choose the target release, bring the pilot to
+//! it behind the closed gate; if that fails, try the next older known-good release while the budget lasts;
+//! then report. An interrupted rollback is continued. Called by the commands `rollback`, `reset` and `backup
+//! restore`, and by `up` if a deployment fails.
 
 use crate::base::ask;
 use crate::base::deadline::Deadline;
@@ -24,20 +25,20 @@ use anyhow::{Context, Result};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What a rollback or a reset from the command line is asked to do, beyond its request.
+/// The options of a rollback or reset on the command line, besides its request.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// What to do.
+    /// The request.
     pub request: Request,
-    /// Time it may take; the manifest's where none is given.
+    /// The time limit; none means the budget in the manifest.
     pub budget: Option<Duration>,
-    /// Switch the user's checkout to the commit that was gone to.
+    /// Also switch the user's checkout to the commit that was rolled back to.
     pub checkout: bool,
-    /// Give up runs that were cut off.
+    /// Give up interrupted runs.
     pub abandon: bool,
 }
 
-/// Where it goes: releases, best first, or a commit of which none was made yet.
+/// The targets: releases, best first, or a commit that has no release yet.
 enum Targets {
     Releases(Vec<Release>),
     Commit(String),
@@ -72,13 +73,13 @@ pub fn run(options: &Options, yes: bool, session: &Session) -> Result<Finished> 
     Ok(finished)
 }
 
-/// A whole reset deletes what may be fine: it is asked for, with the names of what goes. Gives the time that
-/// the answer took, which is not the run's.
+/// A complete reset may delete good data, so the user is asked, with a list of what is deleted. Returns how
+/// long the answer took: this time does not count against the budget.
 fn confirmed(request: &Request, yes: bool, session: &Session, deadline: Deadline) -> Result<Duration> {
     if !request.scenarios.contains(&Scenario::Reset) || yes {
         return Ok(Duration::ZERO);
     }
-    // Nobody is asked for a reset that cannot be: it ends without removing anything.
+    // Do not ask about a reset that is impossible: it ends without removing anything.
     if targets(request, session).is_err() {
         return Ok(Duration::ZERO);
     }
@@ -92,7 +93,7 @@ fn confirmed(request: &Request, yes: bool, session: &Session, deadline: Deadline
     let what = format!(
         "a reset of {} deletes, after a verified backup ({back}):\n{}",
         session.pilot.project,
-        if list.is_empty() { "  nothing: there is nothing left".into() } else { list.join("\n") }
+        if list.is_empty() { "  nothing; nothing is left to delete".into() } else { list.join("\n") }
     );
     let asked = Instant::now();
     ask::confirm(yes, &what)?;
@@ -101,12 +102,13 @@ fn confirmed(request: &Request, yes: bool, session: &Session, deadline: Deadline
     Ok(waited)
 }
 
-/// A rollback by whoever holds the lock already.
+/// A rollback for a caller that already holds the lock.
 pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Result<Finished> {
     let found = targets(request, session).and_then(|targets| admitted(targets, session));
     let targets = match found {
         Ok(targets) => targets,
-        // A name that was mistyped says nothing of the stack; with no release to go to it must be looked at.
+        // A mistyped name says nothing about the stack. But if there is no release at all, the stack must be
+        // checked.
         Err(error) if exit_of(&error) == Exit::Usage && request.to.is_some() => return Err(error),
         Err(error) => return ending::nowhere_to_go(session, request, error),
     };
@@ -125,16 +127,18 @@ pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Resul
     Ok(ending::conclude(session, &run, ended, &measured))
 }
 
-/// Says that the run begins, or that it is taken up, and what others have left behind.
+/// Says that the run begins or continues, and what other runs have left behind.
 fn begin(run: &Run, session: &Session) {
     if run.elsewhere(&session.pilot.state) {
         session.out.note(format!(
-            "no room in the state folder: journal and backup go to {}",
+            "no room in the state folder: the journal and the backup are in {}",
             run.dir.path().display()
         ));
     }
     if let Err(error) = session.out.open_journal(&run.dir.journal()) {
-        session.out.note(format!("no journal, so this run cannot be taken up: {error:#}"));
+        session.out.note(format!(
+            "cannot write the journal, so this run cannot be continued if it is interrupted: {error:#}"
+        ));
     }
     if let Some(began) = run.past.as_ref().and_then(|past| past.began_ms) {
         let earlier = now_ms().saturating_sub(began).saturating_sub(session.out.elapsed_ms());
@@ -152,8 +156,8 @@ fn begin(run: &Run, session: &Session) {
     ending::tell_of_cut_off(session, run);
 }
 
-/// Where a run that is taken up meant to go: `previous` is another one by now. Where none of those is whole any
-/// more, where it would go today.
+/// The targets of the run that is continued: `previous` may mean another release by now. If none of them is
+/// whole any more, the targets that a new run would have.
 fn as_begun(targets: Targets, run: &Run, session: &Session) -> Targets {
     let meant = run.past.as_ref().map(|past| past.targets.as_slice()).unwrap_or_default();
     let all = session.store.list().map(|(all, _)| all).unwrap_or_default();
@@ -165,8 +169,8 @@ fn as_begun(targets: Targets, run: &Run, session: &Session) -> Targets {
     admitted(Targets::Releases(releases), session).unwrap_or(targets)
 }
 
-/// Passes over releases that are not whole, up to the first that is. Everything that can be refused is
-/// refused here, before the first step.
+/// Skips releases that are not whole, up to the first one that is. Everything that can be refused is refused
+/// here, before the first step.
 fn admitted(targets: Targets, session: &Session) -> Result<Targets> {
     let Targets::Releases(releases) = targets else { return Ok(targets) };
     let mut first_error = None;
@@ -185,13 +189,13 @@ fn admitted(targets: Targets, session: &Session) -> Result<Targets> {
     })
 }
 
-/// Where a rollback without arguments would go: the first release that it would not pass over.
+/// The target of a rollback without arguments: the first release that would not be skipped.
 pub fn default_target(session: &Session) -> Result<Option<Release>> {
     let good = in_order(session.store.known_good()?, session.store.current()?.as_ref());
     Ok(good.into_iter().find(|release| session.admissible(release).is_ok()))
 }
 
-/// The running release first, then the others, the one verified last before those.
+/// The running release first, then the others. Those that were verified later come first.
 fn in_order(good: Vec<Release>, current: Option<&Release>) -> Vec<Release> {
     let (mut first, rest): (Vec<_>, Vec<_>) =
         good.into_iter().partition(|release| current.is_some_and(|current| current.id == release.id));
@@ -199,13 +203,13 @@ fn in_order(good: Vec<Release>, current: Option<&Release>) -> Vec<Release> {
     first
 }
 
-/// The gate is closed before anything is built: that takes a minute, and the pilot is broken.
+/// Closes the gate before the build: a build takes a minute, and the pilot is broken meanwhile.
 fn try_commit(session: &Session, run: &Run, rev: &str, deadline: Deadline, measured: &mut Measured) -> Ended {
     let release = match release_of(session, run, rev, deadline, measured) {
         Ok(release) => release,
         Err(error) => return Ended::failed(error),
     };
-    session.out.note(format!("release {} ({}) is made of {rev}", release.id, release.label));
+    session.out.note(format!("release {} ({}) was made from {rev}", release.id, release.label));
     let mut ended = try_releases(session, run, std::slice::from_ref(&release), deadline, measured);
     if let Err(error) = &ended.result
         && let Err(error) = session.store.mark_failed(&release.id, &format!("{error:#}"))
@@ -233,17 +237,17 @@ fn release_of(
     let view = session.running(deadline)?;
     let mut now = view.observe(view.engine.as_ref(), deadline);
     session.takes_over_a_hold(&mut now, run);
-    // What a person gave as the reason stays.
+    // If a person closed the gate, that person's reason stays.
     let closed = lockout::shut(&view, &now, &run.reason_under(&now.holds), deadline)?;
     session.out.note(format!("while the commit is built: {closed}"));
     measured.gate_closed_ms = Some(session.out.elapsed_ms());
     candidate::make(Source::Commit(rev), &env, session).map_err(|error| {
-        let what = format!("no release could be made of {rev}: {error:#}");
+        let what = format!("no release could be made from {rev}: {error:#}");
         fail(Exit::NotRestored, what, Next::xtask("rollback"))
     })
 }
 
-/// Tries one release after the other.
+/// Tries the releases one after another.
 fn try_releases(
     session: &Session,
     run: &Run,
@@ -266,7 +270,7 @@ fn try_releases(
         }
         match try_release(session, run, release, &named, deadline, measured) {
             Ok((outcome, scenarios)) => return Ended { release: last, scenarios, result: Ok(outcome) },
-            // Another release does not fix a host, and there is no time for one past the budget.
+            // Another release does not fix the host, and after the budget there is no time for one.
             Err(error) if matches!(exit_of(&error), Exit::Host | Exit::OverBudget) => {
                 return Ended { release: last, ..Ended::failed(error) };
             }
@@ -279,7 +283,7 @@ fn try_releases(
     Ended { release: last, ..Ended::failed(first_error.unwrap_or_else(|| no_release(session))) }
 }
 
-/// How it ended, and why the release was gone to.
+/// How it ended, and the reason for the rollback.
 fn try_release(
     session: &Session,
     run: &Run,
@@ -304,7 +308,7 @@ fn goal<'a>(request: &'a Request, release: &'a Release, named: &'a [Scenario]) -
     Goal { named, data: data(request), lift: &request.lift, ..Goal::plain(release, Purpose::Rollback) }
 }
 
-/// What the user named, and `commit` where it was one.
+/// The scenarios that the user named, and `commit` if the target is one.
 fn named(request: &Request, session: &Session) -> Result<Vec<Scenario>> {
     let mut named = request.scenarios.clone();
     if let Some(to) = &request.to
@@ -324,8 +328,8 @@ fn data(request: &Request) -> Data {
     }
 }
 
-/// Where a rollback may go. Only known-good releases, never a failed one; a commit may have none yet, and
-/// what a backup is brought back on was just made.
+/// The possible targets. Only known-good releases, never a failed one. Exceptions: a commit may have no
+/// release yet, and the release of a backup was just made.
 fn targets(request: &Request, session: &Session) -> Result<Targets> {
     let good = session.store.known_good()?;
     let current = session.store.current().unwrap_or_else(|error| {
@@ -368,8 +372,8 @@ fn targets(request: &Request, session: &Session) -> Result<Targets> {
 
 fn no_release(session: &Session) -> anyhow::Error {
     let mut what = format!("there is no known-good release in {}", session.pilot.state.path().display());
-    let mut next = Next::xtask("up").so("makes one from the tree");
-    // The pilot may have been started from another clone, whose state has the releases.
+    let mut next = Next::xtask("up").so("makes one from your source");
+    // Another clone may have started the pilot, and then the releases are in its state folder.
     if let Ok(services) = session.engine.services(Deadline::after(session.pilot.manifest.limits.engine))
         && let Some(state) =
             services.values().flat_map(|service| &service.0).find_map(|s| s.state_dir.as_ref())
@@ -384,14 +388,14 @@ fn no_release(session: &Session) -> anyhow::Error {
     fail(Exit::NoRelease, what, next)
 }
 
-/// Shows what would be done and touches nothing.
+/// Shows what would be done, and changes nothing.
 pub fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result<Finished> {
     let releases = match admitted(targets(request, session)?, session)? {
         Targets::Releases(releases) => releases,
         Targets::Commit(rev) => {
-            session
-                .out
-                .say(format!("close the gate, build {rev} in a worktree of its own, then as with a release"));
+            session.out.say(format!(
+                "close the gate, build {rev} in a separate worktree, then continue as with a release"
+            ));
             return Ok(Finished { scenarios: vec![Scenario::Commit], ..Finished::plain(Exit::Ok) });
         }
     };

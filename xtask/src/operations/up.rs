@@ -1,5 +1,6 @@
-//! `up`: has a release made of the tree (or of existing images, or of another commit), starts it behind
-//! the closed gate, verifies it, and promotes it to known-good or reports it failed.
+//! The story of a deployment: make a release from the source (or from existing images, or from a commit),
+//! start it behind the closed gate, verify it, and promote it to known-good or mark it as failed. Called by
+//! the command `up`.
 
 use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
@@ -23,18 +24,18 @@ use crate::stack::ports;
 use anyhow::Result;
 use std::time::Instant;
 
-/// What is asked for.
+/// What the user asked for.
 #[derive(Debug, Default)]
 pub struct Options<'a> {
-    /// What the release is made of.
+    /// What to make the release from.
     pub source: Source<'a>,
-    /// Make the env file anew; the old one is backed up.
+    /// Replace the env file with a new one; the old one is backed up.
     pub defaults: bool,
-    /// Go back to the last known-good release when this one fails.
+    /// Roll back to the last known-good release if this one fails.
     pub rollback_on_failure: bool,
 }
 
-/// From the command line.
+/// A deployment from the command line.
 pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
     let _lock = session.ledger().lock("up")?;
     let pilot = &session.pilot;
@@ -42,7 +43,7 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
         let what = backup::Contents { release: None, data: &[], logs: false };
         let limit = Deadline::after(pilot.manifest.limits.deploy);
         let kept = backup::keep(pilot, session.engine.as_ref(), what, limit)?;
-        session.out.note(format!("the env file is made anew; what was there is in backup {}", kept.id));
+        session.out.note(format!("a new env file is made; the old one is in backup {}", kept.id));
         files::remove(&pilot.env_path)?;
     }
     candidate::ensure_env(pilot)?;
@@ -59,7 +60,7 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
     let mut goal = Goal::plain(&release, Purpose::Deploy);
     let preview = session.preview(&goal, deadline)?.in_time(deadline)?;
     if preview.plan.steps.is_empty() {
-        // The release that was made is the one that runs: it is looked at, and left alone where it is well.
+        // If this release already runs, it is checked, and left alone if it is healthy.
         let mut measured = Measured::default();
         goal.known = session.look_closer(&release, deadline, &mut measured)?;
         if goal.known.is_empty() {
@@ -94,7 +95,7 @@ fn nothing_changed(release: &Release, preview: &Preview, measured: &Measured) ->
     })
 }
 
-/// Starts a release and judges it.
+/// Starts a release, and decides whether it is good.
 pub fn deploy(
     mut goal: Goal<'_>,
     rollback_on_failure: bool,
@@ -122,7 +123,7 @@ pub fn deploy(
     if back { go_back(finished, session, deadline) } else { Ok(finished) }
 }
 
-/// Records that a release failed. The error says what to do: go back, where there is a way back.
+/// Records that a release failed. The error names the next command: a rollback, if that is possible.
 fn failed(release: &Release, session: &Session, error: &anyhow::Error) -> anyhow::Error {
     if let Err(error) = session.store.mark_failed(&release.id, &format!("{error:#}")) {
         session.out.note(format!("release {} is not recorded as failed: {error:#}", release.id));
@@ -134,13 +135,13 @@ fn failed(release: &Release, session: &Session, error: &anyhow::Error) -> anyhow
     fail(exit_of(error), format!("release {} failed: {error:#}", release.id), next)
 }
 
-/// The release that served before serves again, and still the one that was asked for does not run.
+/// The release before it serves again, but the requested one does not run, so this is not a success.
 fn go_back(failed: Finished, session: &Session, deadline: Deadline) -> Result<Finished> {
     let why = failed.error.clone().unwrap_or_default();
-    session.out.note(format!("{why}; going back"));
+    session.out.note(format!("{why}; rolling back"));
     let mut back = rollback::locked(&Request::by(Command::Rollback), session, deadline)?;
     if !back.exit.is_good() {
-        back.error = Some(format!("{why}; and going back failed: {}", back.error.unwrap_or_default()));
+        back.error = Some(format!("{why}; and the rollback failed: {}", back.error.unwrap_or_default()));
         return Ok(back);
     }
     let serves = if back.held { "would serve again, but for a hold" } else { "serves again" };
@@ -153,7 +154,7 @@ fn go_back(failed: Finished, session: &Session, deadline: Deadline) -> Result<Fi
     Ok(back.then(Some(&next), session.out.context()))
 }
 
-/// A port that somebody else has is told before anything is built.
+/// Reports a port that another program uses before anything is built.
 fn check_ports(session: &Session) -> Result<()> {
     let pilot = &session.pilot;
     let env = pilot.env()?;

@@ -1,6 +1,6 @@
-//! `drill`: a good release, then what a bad day brings (another env file, another version, deployed
-//! past all checks), then the very rollback that an operator would call, as a process of its own so
-//! that its times are the operator's.
+//! `drill`: deploys a good release, then a bad version and a bad env file by hand, without any checks, and
+//! then runs the same rollback that an operator would run. The rollback is a separate process, so its times
+//! are the operator's. Called by the command `drill`.
 
 use crate::base::output::Output;
 use crate::deploy::event::Finished;
@@ -10,10 +10,11 @@ use crate::stack::pilot::Pilot;
 use anyhow::Result;
 use std::time::Duration;
 
-/// Label of the broken version.
+/// The label of the bad version.
 const BAD: &str = "v9.9.9-bad";
 
-/// Runs the rehearsal with this fault of the bad version, or with the default and a bad env file; the result is that of the rollback in it.
+/// Runs the drill with this fault in the bad version, or with the default fault and a bad env file. Returns
+/// the result of the rollback.
 pub fn run(
     fault: Option<&str>,
     keep: bool,
@@ -21,7 +22,7 @@ pub fn run(
     real: &Pilot,
     out: Output,
 ) -> Result<Finished> {
-    out.say("1. a good release, in a project of its own");
+    out.say("1. deploy a good release in a separate project");
     let rehearsal = Rehearsal::begin(real, asked, out, keep)?;
     let session = &rehearsal.session;
     let bad_env: &[(&str, &str)] = match fault {
@@ -30,14 +31,14 @@ pub fn run(
     };
     let fault = fault.unwrap_or("error-5xx");
     let also = if bad_env.is_empty() { "" } else { " and a bad env file" };
-    session.out.say(format!("\n2. a bad day: version {BAD} with the fault {fault}{also}, deployed by hand"));
+    session.out.say(format!("\n2. deploy by hand: version {BAD} with the fault {fault}{also}"));
     rehearsal.deploy_by_hand(rehearsal.images(BAD, fault)?, bad_env)?;
-    // The fault has to show before anybody would call for a rollback.
+    // Give the fault time to show, as it would before a person starts a rollback.
     std::thread::sleep(Duration::from_secs(1));
-    session.out.say("\n3. the rollback");
+    session.out.say("\n3. roll back");
     let finished = rehearsal.roll_back(true)?;
     if keep {
-        session.out.say(format!("\nkept: {}", session.out.xtask("status")));
+        session.out.say(format!("\nthe drill's pilot still runs: {}", session.out.xtask("status")));
     }
     Ok(finished)
 }

@@ -1,6 +1,6 @@
-//! A pilot of its own (project name, ports, images, state) for `drill` and `bench`: made with a good
-//! release, broken as a colleague would by hand, rolled back as an operator would, and torn down however
-//! the end comes. A pilot that runs is never touched.
+//! A separate pilot (project name, ports, images, state) for `drill` and `bench`: a good release is deployed,
+//! then broken as a colleague would break it by hand, then rolled back as an operator would do it. It is
+//! always removed at the end. A pilot that is running is never touched.
 
 pub mod bench;
 pub mod drill;
@@ -30,13 +30,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Longest that one part takes, building apart.
+/// The time limit for one part, except building.
 pub const PART: Duration = Duration::from_secs(300);
 
-/// Rehearsals whose reports are kept for reading.
+/// How many rehearsals keep their reports.
 const KEPT: usize = 5;
 
-/// A pilot that is torn down at the end, however the end comes.
+/// A pilot that is removed at the end, also after an error.
 pub struct Rehearsal {
     /// Its pilot.
     pub session: Session,
@@ -52,10 +52,10 @@ impl Drop for Rehearsal {
     }
 }
 
-/// Removes all but the rollback's journal, evidence and report.
+/// Removes everything except the journal, the evidence and the report of the rollback.
 fn tear_down(pilot: &Pilot, engine: &dyn Engine) {
     if let Err(error) = engine.down(Extent::Everything, Deadline::after(PART)) {
-        eprintln!("warning: the drill's pilot is not wholly gone: {error:#}");
+        eprintln!("warning: could not remove all of the drill's pilot: {error:#}");
         return;
     }
     let Ok(entries) = std::fs::read_dir(pilot.state.path()) else { return };
@@ -69,7 +69,7 @@ fn tear_down(pilot: &Pilot, engine: &dyn Engine) {
 }
 
 impl Rehearsal {
-    /// Sets up a pilot and brings a good release up on it.
+    /// Sets up a pilot and deploys a good release on it.
     pub fn begin(real: &Pilot, asked: Option<Kind>, out: Output, keep: bool) -> Result<Self> {
         let id = format!("{:x}-{:x}", crate::base::deadline::now_ms(), std::process::id());
         let project = format!("{REHEARSALS}{id}");
@@ -101,7 +101,7 @@ impl Rehearsal {
         Ok(rehearsal)
     }
 
-    /// Images of the tree under another label, with a fault built in (none: an empty word).
+    /// Builds the source as images with another label and with this fault; an empty fault means none.
     pub fn images(&self, label: &str, fault: &str) -> Result<BTreeMap<String, Image>> {
         let pilot = &self.session.pilot;
         let binary = source::build(pilot, &pilot.root, &|text| self.session.out.note(text))?;
@@ -110,7 +110,7 @@ impl Rehearsal {
         self.session.engine.build(&build, Deadline::after(PART))
     }
 
-    /// What a colleague in a hurry does: edits the env file, tags other images, brings them up.
+    /// What a colleague in a hurry does: edit the env file, tag other images, start them.
     pub fn deploy_by_hand(&self, images: BTreeMap<String, Image>, settings: &[(&str, &str)]) -> Result<()> {
         let Session { pilot, engine, .. } = &self.session;
         let _lock = self.session.ledger().lock("drill")?;
@@ -127,13 +127,13 @@ impl Rehearsal {
         engine.apply(&bad, &dir, &[], deadline)
     }
 
-    /// Folder with the files of what was deployed by hand.
+    /// The folder with the files that were deployed by hand.
     pub fn by_hand(&self) -> PathBuf {
         self.session.pilot.state.by_hand()
     }
 
-    /// `cargo xtask rollback`, in a process of its own, as an operator calls it. Its last event is in
-    /// its report. With `show` the user sees what it says.
+    /// Runs `cargo xtask rollback` in a separate process, as an operator does. Its last event is read from
+    /// its report. With `show`, the user sees its output.
     pub fn roll_back(&self, show: bool) -> Result<Finished> {
         let pilot = &self.session.pilot;
         let format = if self.session.out.is_json() { "json" } else { "text" };
@@ -153,7 +153,7 @@ impl Rehearsal {
     }
 }
 
-/// What drills that were killed left behind goes; of the others the newest few stay for reading.
+/// Removes what interrupted drills have left. The reports of the newest drills stay.
 fn clear_old(pilot: &Pilot) -> Result<()> {
     let Some(folder) = pilot.state.path().parent() else { return Ok(()) };
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
@@ -161,7 +161,7 @@ fn clear_old(pilot: &Pilot) -> Result<()> {
     for path in entries.filter_map(|e| Some(e.ok()?.path())) {
         let state = StateDir::new(&path);
         if state.drill().path().exists() {
-            // Held by a drill that runs, or kept on purpose.
+            // A drill uses it now, or the user kept it.
             let Ok(_dead) = Ledger::new(&state.drill()).lock("drill") else { continue };
             if state.drill_kept().exists() {
                 continue;
@@ -176,7 +176,7 @@ fn clear_old(pilot: &Pilot) -> Result<()> {
         }
         done.push(path);
     }
-    // Their names begin with the time.
+    // The names begin with the time, so the newest is last.
     done.sort();
     let surplus = done.len().saturating_sub(KEPT - 1);
     for path in done.into_iter().take(surplus) {

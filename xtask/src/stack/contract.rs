@@ -1,6 +1,6 @@
-//! What the pilot answers: its routes, the fields of its JSON, its variables and its metrics, each named here and
-//! nowhere else (`pilot-deploy/services`, and the tests of `contract.rs`, are the other side). Typed requests; what
-//! an answer means for a rollback is not decided here.
+//! The contract: the routes, JSON fields, variables and metrics of the pilot. They are named only here. The
+//! other side is `pilot-deploy/services`; the tests in `contract.rs` compare both. Requests have types. What
+//! an answer means for a rollback is not decided here. Called by `engine`, `checks`, `deploy` and `commands`.
 
 use crate::base::http::{Answer, Client, Events};
 use crate::stack::model::Health;
@@ -9,68 +9,68 @@ use serde_json::{Value, json};
 
 /// Variables of the env file and of the services.
 pub mod env {
-    /// What lets an operator in.
+    /// The admin token.
     pub const TOKEN: &str = "ADMIN_TOKEN";
-    /// Scenario of the demo.
+    /// The scenario of the demo.
     pub const SCENARIO: &str = "DEMO_SCENARIO_ID";
-    /// Seed of the demo.
+    /// The seed of the demo.
     pub const SEED: &str = "DEMO_SEED";
-    /// Limit for the first token, in milliseconds.
+    /// The limit for the first token, in milliseconds.
     pub const FIRST_TOKEN_MS: &str = "TTFF_TARGET_MS";
-    /// Limit for a cancel, in milliseconds.
+    /// The limit for a cancel, in milliseconds.
     pub const CANCEL_MS: &str = "CANCEL_TARGET_MS";
-    /// Limit for a comparison of all options, in seconds.
+    /// The limit for a comparison of all options, in seconds.
     pub const COMPARISON_S: &str = "COMPARISON_TARGET_S";
-    /// Compose project, for the compose file.
+    /// The Compose project, for the compose file.
     pub const PROJECT: &str = "PILOT_PROJECT";
-    /// What image names begin with, for the compose file.
+    /// The prefix of the image names, for the compose file.
     pub const IMAGES: &str = "PILOT_IMAGES";
-    /// Name of the network, for the compose file.
+    /// The name of the network, for the compose file.
     pub const NETWORK: &str = "PILOT_NETWORK";
-    /// Which service an image is.
+    /// The service that an image is for.
     pub const ROLE: &str = "SCENARIO_ROLE";
-    /// Which version it says that it is.
+    /// The version that an image reports.
     pub const VERSION: &str = "SCENARIO_VERSION";
-    /// Defect for a drill.
+    /// The fault for a drill.
     pub const FAULT: &str = "SCENARIO_FAULT";
-    /// Project that a service belongs to.
+    /// The project that a service belongs to.
     pub const OWNER: &str = "SCENARIO_PROJECT";
-    /// Where a service listens.
+    /// The address that a service listens on.
     pub const LISTEN: &str = "SCENARIO_LISTEN";
-    /// Folder of its stored data.
+    /// The folder of its stored data.
     pub const DATA: &str = "SCENARIO_DATA";
 
-    /// Where a service finds another one.
+    /// The variable with the address of another service.
     pub fn url_of(service: &str) -> String {
         format!("SCENARIO_{}_URL", service.to_uppercase())
     }
 }
 
-/// Words for the program in an image that close the gate on disk, and what it prints then.
+/// The arguments for the program in an image that close the gate on disk.
 pub fn close_on_disk(reason: &str) -> [&str; 3] {
     ["gate", "close", reason]
 }
 
-/// What it prints once the gate is closed on disk.
+/// What it prints after it has closed the gate on disk.
 pub const CLOSED_ON_DISK: &str = "closed";
 
-/// Reasons that the gateway gives when it is closed because of itself.
+/// The reasons that the gateway gives if it closed the gate itself.
 pub const OWN_REASONS: [&str; 2] = ["GLOBAL_KILL_SWITCH is true", "gate file unreadable"];
 
-/// Where the kill switch stands.
+/// The position of the kill switch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Switch {
-    /// Requests are let in.
+    /// Requests are accepted.
     Open,
-    /// They are refused, with this reason.
+    /// Requests are refused, with this reason.
     Closed(String),
-    /// Something else was answered.
+    /// The answer was something else.
     Other(String),
 }
 
 const HEALTHZ: &str = "/healthz";
 
-/// One probe of a service. The word itself is compared: `unhealthy` contains `healthy`.
+/// Asks a service for its health once. The whole word is compared, because `unhealthy` contains `healthy`.
 pub fn health(client: &Client) -> Health {
     let answer = match client.get(HEALTHZ) {
         Ok(answer) => answer,
@@ -92,7 +92,7 @@ pub fn health(client: &Client) -> Health {
     }
 }
 
-/// The kill switch, as the gateway tells it.
+/// The kill switch, as the gateway reports it.
 pub fn switch(gateway: &Client) -> Result<Switch> {
     let answer = gateway.get(HEALTHZ)?;
     let body = answer.json();
@@ -111,7 +111,7 @@ pub fn set_switch(gateway: &Client, closed: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Is a stream, as the public asks for it, refused as one behind a closed kill switch is?
+/// Is a public stream refused in the way that a closed kill switch refuses it?
 pub fn refuses_public(gateway: &Client) -> Result<()> {
     let refused = gateway.public().get(&public_stream())?;
     if refused.status != 503 || refused.headers.get("retry-after").is_none() {
@@ -120,7 +120,7 @@ pub fn refuses_public(gateway: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the first token of a stream as the public asks for it.
+/// Waits for the first token of a public stream.
 pub fn serves_public(gateway: &Client) -> Result<()> {
     gateway.public().stream(&public_stream(), None)?.until(TOKEN).map(drop)
 }
@@ -129,45 +129,45 @@ fn public_stream() -> String {
     StreamOf::seed("42").path()
 }
 
-/// Event of a stream that carries a piece of the answer.
+/// The event that carries a part of the answer.
 pub const TOKEN: &str = "token";
-/// Event that tells how far a stream is.
+/// The event that says how far a stream is.
 pub const PROGRESS: &str = "progress";
-/// Last event of a stream that came to its end.
+/// The last event of a stream that finished.
 pub const DONE: &str = "done";
-/// Last event of a stream that was cancelled.
+/// The last event of a stream that was cancelled.
 pub const CANCELLED: &str = "cancelled";
 
-/// A stream to ask for.
+/// A stream to request.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamOf<'a> {
     /// Makes the answer the same each time.
     pub seed: &'a str,
-    /// Tokens at most.
+    /// The largest number of tokens.
     pub budget: Option<u32>,
-    /// Name of the session, to cancel it by.
+    /// The name of the session, which is needed to cancel it.
     pub session: Option<&'a str>,
 }
 
 impl<'a> StreamOf<'a> {
-    /// As long as the pilot makes it.
+    /// A stream that is as long as the pilot allows.
     pub fn seed(seed: &'a str) -> Self {
         Self { seed, budget: None, session: None }
     }
 
-    /// Its route with its query.
+    /// The route with its query.
     pub fn path(&self) -> String {
         let budget = self.budget.map(|budget| format!("&budget={budget}")).unwrap_or_default();
         let session = self.session.map(|id| format!("&sessionId={id}")).unwrap_or_default();
         format!("/stream?route=critique&seed={}{budget}{session}", self.seed)
     }
 
-    /// Opens it, or what is left of it after that event.
+    /// Opens the stream, or continues it after that event.
     pub fn open(&self, gateway: &Client, after: Option<&str>) -> Result<Events> {
         gateway.stream(&self.path(), after)
     }
 
-    /// Reads it as one answer.
+    /// Reads the stream as one answer.
     pub fn whole(&self, gateway: &Client) -> Result<Answer> {
         gateway.get(&self.path())
     }
@@ -182,7 +182,7 @@ pub fn cancel(gateway: &Client, session: &str) -> Result<()> {
     Ok(())
 }
 
-/// Cancels it again, which is refused.
+/// Cancels a session again, which must be refused.
 pub fn cancel_again(gateway: &Client, session: &str) -> Result<()> {
     let answer = gateway.post("/cancel", &json!({"sessionId": session}))?;
     let refused = answer.status == 409 && answer.json()["status"] == "already_cancelled";
@@ -190,7 +190,7 @@ pub fn cancel_again(gateway: &Client, session: &str) -> Result<()> {
     Ok(())
 }
 
-/// A report and the number of options that it compares. Errors name a field that is missing.
+/// Gets a report, and the number of options that it compares. The error names a missing field.
 pub fn report(gateway: &Client, scenario: &str, seed: &str) -> Result<(String, usize)> {
     let path = report_path(scenario, seed);
     let answer = gateway.get(&path)?;
@@ -208,7 +208,7 @@ pub fn report(gateway: &Client, scenario: &str, seed: &str) -> Result<(String, u
     Ok((answer.body, body["decision"]["options"].as_array().map_or(0, Vec::len)))
 }
 
-/// Its head alone.
+/// Gets only the head of a report.
 pub fn report_head(gateway: &Client, scenario: &str, seed: &str) -> Result<()> {
     let path = report_path(scenario, seed);
     let head = gateway.head(&path)?;
@@ -220,7 +220,7 @@ fn report_path(scenario: &str, seed: &str) -> String {
     format!("/report?scenarioId={scenario}&seed={seed}")
 }
 
-/// Runs a job to its end; how many events it had.
+/// Runs a job to its end. Returns the number of its events.
 pub fn job(gateway: &Client, scenario: &str) -> Result<usize> {
     let events = gateway.stream(&format!("/jobs/stream?scenarioId={scenario}"), None)?.rest()?;
     let last = events.last().map_or("nothing", |e| e.name.as_str());
@@ -228,30 +228,30 @@ pub fn job(gateway: &Client, scenario: &str) -> Result<usize> {
     Ok(events.len())
 }
 
-/// An answer whose headers are looked at.
+/// A request whose answer is checked for its headers.
 pub fn healthz(client: &Client) -> Result<Answer> {
     client.get(HEALTHZ)
 }
 
-/// Offers a scenario, which may be refused (400).
+/// Sends a scenario, which may be refused (400).
 pub fn seed(gateway: &Client, scenario: &Value) -> Result<Answer> {
     gateway.post("/admin/seed", scenario)
 }
 
-/// Loads a scenario that must be taken.
+/// Loads a scenario, which must be accepted.
 pub fn load_scenario(gateway: &Client, scenario: &Value) -> Result<()> {
     let answer = seed(gateway, scenario)?;
     ensure!(answer.status == 200, "POST /admin/seed answered {}", answer.brief());
     Ok(())
 }
 
-/// The settings in force in a service, by name, and its defect for a drill; none when it does not tell.
+/// The settings that a service uses, by name, and its fault for a drill; none if it does not report them.
 pub fn settings(client: &Client) -> Option<Value> {
     let answer = client.get("/admin/config").ok().filter(|answer| answer.status == 200)?;
     Some(answer.json())
 }
 
-/// Streams that run.
+/// The streams that are running.
 pub fn sessions(gateway: &Client) -> Result<Value> {
     Ok(gateway.get(SESSIONS)?.json())
 }
@@ -259,9 +259,9 @@ pub fn sessions(gateway: &Client) -> Result<Value> {
 const SESSIONS: &str = "/admin/sessions";
 const METRICS: &str = "/metrics";
 
-/// Documents of every service that are kept as evidence: how a file with it ends, and its route.
+/// Documents of every service that are kept as evidence: the end of the file name, and the route.
 pub const OF_EACH: [(&str, &str); 1] = [("metrics.txt", METRICS)];
-/// Documents of the gateway that are kept as evidence: the file and its route.
+/// Documents of the gateway that are kept as evidence: the file name, and the route.
 pub const OF_GATEWAY: [(&str, &str); 2] = [("metrics.json", "/admin/metrics"), ("sessions.json", SESSIONS)];
 
 /// One of these documents.
@@ -275,5 +275,5 @@ pub fn document(client: &Client, route: &str) -> Result<String> {
 pub fn memory(client: &Client) -> Result<f64> {
     let text = client.get(METRICS)?.body;
     let value = text.lines().find_map(|line| line.strip_prefix("scenario_resident_memory_bytes "));
-    value.and_then(|value| value.trim().parse().ok()).context("it does not tell its memory")
+    value.and_then(|value| value.trim().parse().ok()).context("it does not report its memory")
 }

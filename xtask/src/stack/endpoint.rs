@@ -1,4 +1,5 @@
-//! The address and token of each service: as the engine reports them, or from an env file.
+//! The address and the admin token of each service, as the engine reports them or from an env file. No
+//! requests are made here. Called by `engine`, `deploy` and `checks`.
 
 use crate::stack::contract;
 use crate::stack::envfile::EnvFile;
@@ -12,12 +13,12 @@ use std::collections::BTreeMap;
 pub struct Endpoint {
     /// The port on 127.0.0.1.
     pub port: u16,
-    /// What lets an operator in.
+    /// The admin token.
     pub token: Option<String>,
 }
 
 impl Endpoint {
-    /// The endpoint of an instance; nothing if it does not run or is not published.
+    /// The endpoint of an instance; none if it does not run or is not published.
     pub fn of(instance: &Instance) -> Option<Self> {
         let address = instance.address.filter(|_| instance.is_running())?;
         Some(Self { port: address.port(), token: instance.env.get(contract::env::TOKEN).cloned() })

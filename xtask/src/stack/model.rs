@@ -1,10 +1,11 @@
-//! The services of a stack as an engine sees them. Values only; the same for every engine.
+//! The services of a stack as an engine reports them: the same values for every engine. Nothing is read or
+//! changed here. Filled in by the engines.
 
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-/// What a service says of itself.
+/// The health that a service reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
@@ -13,11 +14,11 @@ pub enum Health {
         /// The version that it reports.
         version: String,
     },
-    /// It cannot use its stored data; with the reason that it gave.
+    /// It cannot use its stored data, and gave this reason.
     StoreCorrupt(String),
-    /// It is unhealthy; with the reason that it gave.
+    /// It is unhealthy, and gave this reason.
     Unhealthy(String),
-    /// It did not answer in time; with the error.
+    /// It did not answer in time; this is the error.
     Silent(String),
 }
 

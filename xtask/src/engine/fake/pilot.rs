@@ -1,4 +1,5 @@
-//! What the services of a fake world answer: the contract, as far as the checks and the gate ask for it.
+//! Tests: what the services of the fake world answer. Only the part of the contract that the checks and the
+//! gate use.
 
 use crate::base::http::{Reply, Request, Wire};
 use crate::engine::fake::world::{CORRUPT, Defect, Things, World};
@@ -7,17 +8,17 @@ use serde_json::{Value, json};
 use std::io::{Cursor, Read};
 use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The way to one service.
+/// A client for one service.
 pub struct Answers {
-    /// Where it is.
+    /// The world that it is in.
     pub world: World,
-    /// Where it listens.
+    /// Its port.
     pub port: u16,
-    /// Whose it is.
+    /// The service.
     pub project: String,
 }
 
-/// What a request is about.
+/// What a request asks for.
 struct Asked<'a> {
     service: String,
     method: &'a str,
@@ -138,7 +139,7 @@ impl Answers {
         with(json(if corrupt { 503 } else { 200 }, &body), &headers)
     }
 
-    /// Tokens, then the end: `done`, or `cancelled` for one that is too long to come to it.
+    /// Sends tokens, then the end: `done`, or `cancelled` if the stream is too long to finish.
     fn stream(&self, asked: &Asked<'_>) -> Reply {
         let budget: usize = asked.parameter("budget").and_then(|n| n.parse().ok()).unwrap_or(8);
         let seed = asked.parameter("seed").unwrap_or_default();
@@ -161,7 +162,7 @@ impl Answers {
     }
 }
 
-/// How a stream ends: known when it begins, or asked for once it comes to its end.
+/// How a stream ends: known when it begins, or decided when it comes to its end.
 enum Ending {
     Known(Cursor<Vec<u8>>),
     Asked(World, String),

@@ -1,4 +1,4 @@
-//! The engine on a fake world: all four roles.
+//! Tests: the engine on a fake world. It has all four roles.
 
 use crate::base::deadline::Deadline;
 use crate::base::files::{self, Freed, Mode};
@@ -129,11 +129,11 @@ impl Runtime for Fake {
     }
 
     fn add(&self, _: &Path, _: &[String], _: Deadline) -> Result<()> {
-        bail!("there is nothing beside a fake pilot")
+        bail!("a fake pilot has no other services")
     }
 
     fn down(&self, extent: Extent, _: Deadline) -> Result<()> {
-        // Not all at once: a run may be cut off in between.
+        // Services start one by one: a run may be interrupted in between.
         self.world.act("end")?.services.clear();
         if extent != Extent::Services {
             let mut things = self.world.act("remove volumes")?;

@@ -1,4 +1,4 @@
-//! `report.html`: one file, no script, nothing fetched.
+//! `report.html`: one file, without scripts and without requests to a server. Called by `report`.
 
 use crate::deploy::difference::Difference;
 use crate::deploy::event::{Finished, Outcome};

@@ -1,4 +1,5 @@
-//! `report.xml`: the steps and the checks as test cases, in the JUnit form that CI systems read.
+//! `report.xml`: the steps and the checks as test cases, in the JUnit format that CI systems read. Called by
+//! `report`.
 
 use crate::deploy::event::Finished;
 use crate::operations::report::told::{checks, escape, plain, steps, title};
@@ -6,7 +7,7 @@ use anyhow::Result;
 use serde_json::Value;
 use std::fmt::Write;
 
-/// One suite: the steps, then the checks, then how it ended.
+/// One suite: the steps, the checks, and how the run ended.
 pub fn suite(events: &[Value], finished: &Finished) -> Result<String> {
     let mut cases = String::new();
     let (mut count, mut failures) = (0, 0);
@@ -32,7 +33,7 @@ pub fn suite(events: &[Value], finished: &Finished) -> Result<String> {
     let failed = (!finished.exit.is_good())
         .then(|| finished.error.clone().unwrap_or_else(|| format!("exit code {}", u8::from(finished.exit))));
     let restored = finished.restored_ms.unwrap_or(0) as f64 / 1e3;
-    // The steps say which of them failed; this is for what failed before there was one.
+    // A failed step is reported as its own case. This case is for a failure before the first step.
     case("run", "done and verified", restored, failed)?;
     let title = text(&title(events, finished));
     Ok(format!(
@@ -40,7 +41,7 @@ pub fn suite(events: &[Value], finished: &Finished) -> Result<String> {
     ))
 }
 
-/// XML 1.0 has no control characters, escaped or not.
+/// Removes control characters: XML 1.0 does not allow them, not even escaped.
 fn text(raw: &str) -> String {
     escape(&raw.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>())
 }

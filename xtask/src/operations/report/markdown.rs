@@ -1,4 +1,4 @@
-//! `report.md`: the story of a run, to paste into an incident's page.
+//! `report.md`: the story of a run, to paste into the page of an incident. Called by `report`.
 
 use crate::deploy::difference::Difference;
 use crate::deploy::event::Finished;
@@ -59,7 +59,7 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A pipe would begin the next cell.
+/// Escapes `|`, which would begin the next cell.
 fn cell(text: &str) -> String {
     one_line(text).replace('|', "\\|")
 }

@@ -1,5 +1,6 @@
-//! The reports of a run, drawn from its journal: `report.html` for people, `report.md` to paste into an
-//! incident's page, `report.xml` (JUnit) for CI. Nothing in them that is not in the journal.
+//! The reports of a run, made from its journal: `report.html` for people, `report.md` to paste into the page
+//! of an incident, `report.xml` (JUnit) for CI. They have nothing that is not in the journal. Called by
+//! `ending`.
 
 mod html;
 mod junit;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 pub fn write(dir: &RunDir, finished: &Finished) -> Result<()> {
     let path = dir.journal();
     let text = files::read_text(&path)?;
-    // A line cut off by a crash is no event.
+    // A line that a crash left incomplete is ignored.
     let events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let write = |path: PathBuf, text: String| files::write(&path, text.as_bytes(), Mode::Plain);
     write(dir.page(), html::page(&events, finished)?)?;

@@ -1,15 +1,16 @@
-//! What the journal and the last event of a run tell, as the reports draw it.
+//! Reads the journal and the last event of a run for the three reports. Nothing is formatted for one of them
+//! here.
 
 use crate::deploy::event::Finished;
 use anyhow::Result;
 use serde_json::Value;
 
-/// Events of one kind, in order.
+/// The events of one kind, in order.
 pub fn of<'a>(events: &'a [Value], name: &'a str) -> impl Iterator<Item = &'a Value> {
     events.iter().filter(move |event| event["event"] == name)
 }
 
-/// Steps that ended, in order.
+/// The steps that ended, in order.
 pub fn steps(events: &[Value]) -> impl Iterator<Item = &Value> {
     of(events, "step").filter(|step| step["progress"] != "started")
 }
@@ -19,7 +20,7 @@ pub fn checks(finished: &Finished) -> impl Iterator<Item = &Value> {
     finished.smoke.as_ref().and_then(|smoke| smoke["checks"].as_array()).into_iter().flatten()
 }
 
-/// A time in seconds, or that there is none.
+/// A time in seconds, or `not measured`.
 pub fn seconds(ms: Option<u64>) -> String {
     ms.map_or("not measured".into(), |ms| format!("{:.2} s", ms as f64 / 1e3))
 }
@@ -30,24 +31,24 @@ pub fn outcome(finished: &Finished) -> Result<String> {
     Ok(outcome.as_str().unwrap_or("unknown").replace('-', " "))
 }
 
-/// What began the run, and its id.
+/// The command that began the run, and its id.
 pub fn title(events: &[Value], finished: &Finished) -> String {
     let command = of(events, "started").find_map(|event| event["command"].as_str()).unwrap_or("run");
     format!("{command} {}", finished.rollback.as_deref().unwrap_or("?"))
 }
 
-/// Who holds the gate closed, and what the public met at the end, as far as either is known.
+/// Who holds the gate closed, and what the public got at the end, if this is known.
 pub fn gate(finished: &Finished) -> impl Iterator<Item = String> {
     let hold = finished.hold.as_ref().map(|hold| format!("the gate is {hold}"));
     hold.into_iter().chain(finished.public.as_ref().map(ToString::to_string))
 }
 
-/// Text without quotes.
+/// The text of a JSON string, without quotes.
 pub fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// For HTML and XML.
+/// Escapes text for HTML and XML.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -1,5 +1,5 @@
-//! A thousand streams through one gateway: what they cost in memory, and how fast they end when the
-//! gate closes.
+//! The load part of the benchmark: a thousand streams through one gateway. It measures how much memory they
+//! use, and how fast they end when the gate closes. Called by `bench`.
 
 use crate::base::threads::joined;
 use crate::deploy::gate;
@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 const STREAMS: usize = 1_000;
 
-/// Longest that all of it takes.
+/// The time limit for all of it.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Adds the rows of resident memory, idle and loaded, and of the closing.
+/// Adds the rows for memory, idle and under load, and for closing the gate.
 pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
     let pilot = &rehearsal.session.pilot;
     let env = pilot.env()?;
@@ -69,7 +69,7 @@ pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
     Ok(())
 }
 
-/// Reads one stream to its end; when its `cancelled` came.
+/// Reads one stream to its end. Returns when its `cancelled` event came.
 fn stream(port: u16, n: usize, started: &AtomicUsize) -> Result<Instant> {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).context("cannot connect")?;
     socket.set_read_timeout(Some(LIMIT)).context("cannot set a limit")?;
@@ -78,7 +78,7 @@ fn stream(port: u16, n: usize, started: &AtomicUsize) -> Result<Instant> {
     socket.write_all(request.as_bytes()).context("cannot send")?;
     let mut counted = false;
     for line in BufReader::with_capacity(1 << 10, socket).lines() {
-        let line = line.context("the stream broke off")?;
+        let line = line.context("the stream ended early")?;
         if !counted && line == format!("event: {}", contract::TOKEN) {
             counted = true;
             started.fetch_add(1, Ordering::Relaxed);

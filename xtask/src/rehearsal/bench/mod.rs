@@ -1,5 +1,6 @@
-//! `bench`: the figures that the project promises, measured side by side in one run and given as
-//! ratios, because machines are noisy. Each row names what is reached for; none is a test.
+//! `bench`: measures the figures that the project promises. This tool and the alternative are measured in the
+//! same run and compared as a ratio, because machines differ. Each row names its goal; a missed goal fails no
+//! test. Called by the command `bench`.
 
 mod load;
 mod row;
@@ -21,7 +22,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-/// Measures everything `rounds` times; exit 1 when something is not reached.
+/// Measures everything `rounds` times; exit code 1 if a goal is not reached.
 pub fn run(rounds: usize, pilot: &Pilot, out: &Output) -> Result<Finished> {
     let quiet = || Output::silent(out.start());
     let mut rows = Vec::new();
@@ -40,17 +41,17 @@ fn median(mut figures: Vec<f64>) -> Result<f64> {
     figures.get(figures.len() / 2).copied().context("nothing was measured")
 }
 
-/// Milliseconds that a command takes.
+/// How many milliseconds a command takes.
 fn timed(command: Cmd) -> Result<f64> {
     let start = Instant::now();
     command.run(Deadline::after(PART))?;
     Ok(start.elapsed().as_secs_f64() * 1e3)
 }
 
-/// What was measured of one kind, in milliseconds.
+/// The measurements of one kind, in milliseconds.
 type Figures = Vec<f64>;
 
-/// Rollbacks against plain Compose and against the runbook.
+/// Rollbacks, compared with plain Compose and with the old runbook.
 fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<()> {
     let session = &rehearsal.session;
     let good = session.store.current()?.context("the good release is not recorded")?;
@@ -84,7 +85,7 @@ fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<(
         b.push(ours(other.clone(), &[])?);
         b_bare.push(bare(other.clone())?);
         deaf.push(ours(ignoring.clone(), &[])?);
-        // Steady, and long: it is the sum of the stop graces.
+        // This is always long: it is the sum of the times that services get to stop.
         if round == 0 {
             deaf_bare.push(bare(ignoring)?);
         }
@@ -103,18 +104,19 @@ fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<(
     rows.push(Row::plain("gate proved closed", median(gates)?, "ms", 150.0));
     let image = &good.images[session.pilot.gateway()].id;
     let size = cmd("docker", &["image", "inspect", "--format", "{{.Size}}", image]);
-    let size: f64 = size.run(Deadline::after(PART))?.trim().parse().context("docker tells no size")?;
+    let size: f64 =
+        size.run(Deadline::after(PART))?.trim().parse().context("docker does not say the size")?;
     rows.push(Row::plain("image of a service", size / 1e6, "MB", 15.0));
     Ok(())
 }
 
-/// A pilot on which somebody deployed this by hand, and which has settled.
+/// Deploys this by hand on the pilot, and waits until it is steady.
 fn broken(rehearsal: &Rehearsal, images: BTreeMap<String, Image>, settings: &[(&str, &str)]) -> Result<()> {
     rehearsal.deploy_by_hand(images, settings)?;
     wait_ready(rehearsal)
 }
 
-/// Every service answers that it is healthy.
+/// Waits until every service answers that it is healthy.
 fn wait_ready(rehearsal: &Rehearsal) -> Result<()> {
     let session = &rehearsal.session;
     let target = session.running(Deadline::after(session.pilot.manifest.limits.engine))?.target()?;
@@ -124,7 +126,7 @@ fn wait_ready(rehearsal: &Rehearsal) -> Result<()> {
         .map_err(|error| fail(Exit::NotRestored, format!("{error:#}"), "docker ps"))
 }
 
-/// Plain Compose on the files that were deployed by hand, with the env file as it is now.
+/// Plain Compose on the files that were deployed by hand, with the present env file.
 fn compose(rehearsal: &Rehearsal, words: &[&str]) -> Result<Cmd> {
     let dir = rehearsal.by_hand();
     files::copy(&rehearsal.session.pilot.env_path, &dir.join(ENV_FILE), files::Mode::Private)?;
@@ -144,7 +146,7 @@ fn compose_words(rehearsal: &Rehearsal, dir: &Path) -> [String; 6] {
     ]
 }
 
-/// A script of the runbook, on the same files and images.
+/// A script of the old runbook, on the same files and images.
 fn runbook(rehearsal: &Rehearsal, good: &Release, script: &str) -> Result<Cmd> {
     let (session, dir) = (&rehearsal.session, rehearsal.by_hand());
     let pilot = &session.pilot;
@@ -166,7 +168,7 @@ fn runbook(rehearsal: &Rehearsal, good: &Release, script: &str) -> Result<Cmd> {
     Ok(run)
 }
 
-/// What xtask costs before it does anything.
+/// How long xtask takes before it does anything.
 fn itself(pilot: &Pilot, rounds: usize, rows: &mut Vec<Row>) -> Result<()> {
     let me = files::this_program()?;
     let often = rounds * 10;

@@ -1,4 +1,5 @@
-//! The table of the benchmark: what was measured, what it is held against, what is reached for.
+//! The table of the benchmark: what was measured, what it is compared with, and the goal. Nothing is measured
+//! here.
 
 use crate::base::output::Output;
 use crate::deploy::event::Event;
@@ -10,22 +11,22 @@ pub struct Row {
     pub what: &'static str,
     /// The median.
     pub ours: f64,
-    /// Of the figures.
+    /// The unit of the figures.
     pub unit: &'static str,
-    /// What it is held against, and its figure.
+    /// What it is compared with, and the figure of that.
     pub against: Option<(&'static str, f64)>,
-    /// What is reached for: the largest ratio, or the largest figure where nothing is held against it.
+    /// The goal: the largest ratio, or the largest figure if there is nothing to compare with.
     pub reach: Option<f64>,
 }
 
 impl Row {
-    /// A figure that is held against a limit alone.
+    /// A figure with a limit, compared with nothing.
     pub fn plain(what: &'static str, ours: f64, unit: &'static str, reach: f64) -> Self {
         Self { what, ours, unit, against: None, reach: Some(reach) }
     }
 }
 
-/// Prints the table; true when everything is reached.
+/// Prints the table; true if every goal is reached.
 pub fn show(out: &Output, rows: &[Row]) -> bool {
     let mut all = true;
     out.say(format!("\n{:<29} {:>9}   {:<38} {:>6}  {:>7}", "what", "median", "against", "ratio", "reach"));
