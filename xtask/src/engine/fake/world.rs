@@ -75,7 +75,7 @@ impl Things {
         self.services.get(service).and_then(|started| self.defects.get(&started.image)).copied()
     }
 
-    /// Do all services run images without a defect?
+    /// Are all services free of a defect, and is no stored data corrupt?
     pub fn is_well(&self) -> bool {
         self.services.keys().all(|service| self.defect(service).is_none())
             && self.volumes.values().all(|data| data != CORRUPT)
