@@ -4,14 +4,12 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
-use crate::base::files;
-use crate::base::files::Mode;
+use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::observed::Observed;
 use crate::base::proc::cmd;
 use crate::deploy::event::{Event, Finished};
-use crate::deploy::evidence;
-use crate::deploy::evidence::item;
+use crate::deploy::evidence::{self, item};
 use crate::deploy::session::Session;
 use crate::engine::roles::Engine;
 use crate::host;

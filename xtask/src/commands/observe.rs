@@ -3,8 +3,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
-use crate::base::files;
-use crate::base::files::Mode;
+use crate::base::files::{self, Mode};
 use crate::base::http::Client;
 use crate::base::next::Next;
 use crate::deploy::event::{Event, Finished};

@@ -5,8 +5,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
 use crate::base::failure::Exit;
-use crate::base::files;
-use crate::base::files::Mode;
+use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::checks::smoke::{SAME, comparison, verify};
 use crate::checks::target::Target;

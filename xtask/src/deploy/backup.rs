@@ -6,15 +6,13 @@
 use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
 use crate::base::failure::{Exit, fail};
-use crate::base::files;
-use crate::base::files::{Freed, Mode};
+use crate::base::files::{self, Freed, Mode};
 use crate::base::next::Next;
 use crate::base::proc::cmd;
 use crate::engine::roles::Engine;
 use crate::release::description::{COMPOSE_FILE, ENV_FILE, SEED_FILE};
 use crate::stack::pilot::Pilot;
-use crate::stack::state_dir;
-use crate::stack::state_dir::{RunDir, StateDir};
+use crate::stack::state_dir::{self, RunDir, StateDir};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -2,8 +2,7 @@
 //! It touches nothing else. Called by `execute` if the disk is full, and by `host --free`.
 
 use crate::base::deadline::Deadline;
-use crate::base::files;
-use crate::base::files::Freed;
+use crate::base::files::{self, Freed};
 use crate::deploy::backup;
 use crate::engine::roles::Images;
 use crate::release::source;

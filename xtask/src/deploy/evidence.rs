@@ -5,8 +5,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
-use crate::base::files;
-use crate::base::files::Mode;
+use crate::base::files::{self, Mode};
 use crate::base::secrets;
 use crate::base::threads::joined;
 use crate::deploy::backup::numbered;

@@ -4,17 +4,14 @@
 //! gate opened, which data was removed, where are the copies. Nothing is executed here. Called by `rollback`,
 //! `up` and `ending`.
 
-use crate::base::files;
-use crate::base::files::Mode;
+use crate::base::files::{self, Mode};
 use crate::base::observed::Observed;
 use crate::deploy::difference::Scenario;
 use crate::deploy::gate;
 use crate::deploy::step::Step;
-use crate::stack::hold;
-use crate::stack::hold::Hold;
+use crate::stack::hold::{self, Hold};
 use crate::stack::ledger::Ledger;
-use crate::stack::state_dir;
-use crate::stack::state_dir::{RunDir, StateDir};
+use crate::stack::state_dir::{self, RunDir, StateDir};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

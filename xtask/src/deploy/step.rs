@@ -120,7 +120,7 @@ impl fmt::Display for Step {
             Self::RemoveData { services } => write!(f, "remove the data of {}", services.join(", ")),
             Self::CloseGateOnDisk => write!(f, "close the gate on disk"),
             Self::Apply { services, .. } if services.is_empty() => {
-                write!(f, "apply the release; no service has to restart")
+                write!(f, "apply the release")
             }
             Self::Apply { services, .. } => write!(f, "restart {}", services.join(", ")),
             Self::Seed => write!(f, "load the demo scenario"),

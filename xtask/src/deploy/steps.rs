@@ -3,23 +3,18 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
-use crate::base::files;
-use crate::base::files::Mode;
+use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::threads::joined;
-use crate::checks::smoke;
-use crate::checks::smoke::StoreCorrupt;
-use crate::deploy::backup;
-use crate::deploy::backup::Backup;
+use crate::checks::smoke::{self, StoreCorrupt};
+use crate::deploy::backup::{self, Backup};
 use crate::deploy::cleanup;
 use crate::deploy::drift;
 use crate::deploy::event::Event;
 use crate::deploy::evidence;
 use crate::deploy::execution::{End, Execution, Measured, Stale, Stance};
-use crate::deploy::gate;
-use crate::deploy::gate::Gate;
-use crate::deploy::lockout;
-use crate::deploy::lockout::{Closed, Lift, Opened};
+use crate::deploy::gate::{self, Gate};
+use crate::deploy::lockout::{self, Closed, Lift, Opened};
 use crate::deploy::run::Past;
 use crate::deploy::view::View;
 use crate::engine::reach::clients;

@@ -6,8 +6,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::http::Client;
 use crate::checks::target::Target;
-use crate::deploy::observe;
-use crate::deploy::observe::Observation;
+use crate::deploy::observe::{self, Observation};
 use crate::engine::reach::clients;
 use crate::engine::roles::Engine;
 use crate::release::description::{MANIFEST_FILE, Release};

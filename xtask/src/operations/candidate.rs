@@ -4,8 +4,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
-use crate::base::files;
-use crate::base::files::Mode;
+use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::secrets;
 use crate::deploy::session::Session;

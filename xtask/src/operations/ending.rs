@@ -4,8 +4,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail, next_of};
-use crate::base::files;
-use crate::base::files::Mode;
+use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::observed::Observed;
 use crate::checks::smoke::verify;
@@ -17,11 +16,9 @@ use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::evidence;
 use crate::deploy::execution::{Measured, Stance};
 use crate::deploy::gate::Gate;
-use crate::deploy::lockout;
-use crate::deploy::lockout::Public;
+use crate::deploy::lockout::{self, Public};
 use crate::deploy::observe::Observation;
-use crate::deploy::run;
-use crate::deploy::run::{CutOff, Past, Run};
+use crate::deploy::run::{self, CutOff, Past, Run};
 use crate::deploy::session::Session;
 use crate::deploy::step::Step;
 use crate::deploy::view::View;

@@ -394,7 +394,7 @@ fn what_an_older_version_has_left_is_still_read() {
     files::write(&run.join("request.json"), request.as_bytes(), Mode::Plain).unwrap();
     files::write(&run.join("journal.jsonl"), journal.concat().as_bytes(), Mode::Plain).unwrap();
     let cut = run::all_cut_off(&scene.pilot.state, None).unwrap();
-    assert_eq!(cut[0].past.at.as_deref(), Some("apply the release; no service has to restart"));
+    assert_eq!(cut[0].past.at.as_deref(), Some("apply the release"));
     scene.world.begin(None, None);
     let finished = scene.finishes(&roll_back);
     assert_eq!((finished.outcome, finished.release.as_deref()), (Some(Outcome::Restored), Some("r1")));

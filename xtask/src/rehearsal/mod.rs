@@ -7,8 +7,7 @@ pub mod drill;
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
-use crate::base::files;
-use crate::base::files::Mode;
+use crate::base::files::{self, Mode};
 use crate::base::lock::Lock;
 use crate::base::next::{Context as Whose, Next};
 use crate::base::output::Output;

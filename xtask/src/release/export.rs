@@ -7,8 +7,7 @@
 use crate::base::archive::{Archive, Timed};
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
-use crate::base::files;
-use crate::base::files::Mode;
+use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::release::description::{ENV_FILE, Release};
 use crate::release::form::{DESCRIPTION, is_release_id};

@@ -1,8 +1,7 @@
 //! Which releases are removed: old ones, and unfinished ones. The running release and the last known-good one
 //! always stay. Called after a deployment, by `releases prune` and by `host --free`.
 
-use crate::base::files;
-use crate::base::files::Freed;
+use crate::base::files::{self, Freed};
 use crate::release::description::Release;
 use crate::release::store::{Store, number};
 use crate::stack::state_dir::StateDir;

@@ -3,8 +3,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
-use crate::base::files;
-use crate::base::files::Freed;
+use crate::base::files::{self, Freed};
 use crate::base::next::Next;
 use crate::base::proc::{RunError, cmd};
 use crate::stack::pilot::Pilot;

@@ -2,8 +2,7 @@
 
 use crate::base::deadline::now_ms;
 use crate::base::failure::{Exit, fail};
-use crate::base::files;
-use crate::base::files::Mode;
+use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::threads::joined;
 use crate::release::description::{ENV_FILE, Image, Parts, Release, State};

@@ -4,10 +4,8 @@
 //! what a record means.
 
 use crate::base::deadline::Deadline;
-use crate::base::files;
-use crate::base::files::Mode;
-use crate::base::lock;
-use crate::base::lock::Lock;
+use crate::base::files::{self, Mode};
+use crate::base::lock::{self, Lock};
 use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result, anyhow};
 use rustix::fs::OFlags;

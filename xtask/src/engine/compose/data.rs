@@ -2,8 +2,7 @@
 //! label.
 
 use crate::base::deadline::Deadline;
-use crate::base::files;
-use crate::base::files::Mode;
+use crate::base::files::{self, Mode};
 use crate::base::proc::cmd;
 use crate::engine::compose::client::{Compose, PROFILE, classify, is_hung};
 use crate::engine::roles::{Data, Runtime};

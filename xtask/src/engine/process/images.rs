@@ -3,8 +3,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
-use crate::base::files;
-use crate::base::files::{Freed, Mode};
+use crate::base::files::{self, Freed, Mode};
 use crate::base::next::Next;
 use crate::engine::process::home::Processes;
 use crate::engine::roles::{Build, Images};

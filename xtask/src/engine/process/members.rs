@@ -7,8 +7,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
-use crate::base::proctable;
-use crate::base::proctable::Process;
+use crate::base::proctable::{self, Process};
 use crate::engine::process::home::Processes;
 use crate::stack::contract::env;
 use anyhow::{Context, Result, bail};

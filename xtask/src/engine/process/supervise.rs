@@ -1,8 +1,7 @@
 //! `xtask supervise FILE`: keeps one service running until its process group is killed. Hidden from `--help`:
 //! only the process engine starts it, with the locked `alive` file as standard input.
 
-use crate::base::files;
-use crate::base::files::Mode;
+use crate::base::files::{self, Mode};
 use crate::engine::process::home::Spec;
 use anyhow::Result;
 use std::io::Write;

@@ -7,8 +7,7 @@ mod junit;
 mod markdown;
 mod told;
 
-use crate::base::files;
-use crate::base::files::Mode;
+use crate::base::files::{self, Mode};
 use crate::deploy::event::Finished;
 use crate::stack::state_dir::RunDir;
 use anyhow::Result;
