@@ -16,6 +16,7 @@ pub mod gate;
 pub mod invariants;
 pub mod lockout;
 pub mod observe;
+pub mod past;
 pub mod plan;
 pub mod run;
 pub mod session;

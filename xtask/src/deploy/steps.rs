@@ -15,7 +15,7 @@ use crate::deploy::evidence;
 use crate::deploy::execution::{End, Execution, Measured, Stale, Stance};
 use crate::deploy::gate::{self, Gate};
 use crate::deploy::lockout::{self, Closed, Lift, Opened};
-use crate::deploy::run::Past;
+use crate::deploy::past::Past;
 use crate::deploy::view::View;
 use crate::engine::reach::clients;
 use crate::engine::roles::Extent;

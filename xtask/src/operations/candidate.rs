@@ -13,7 +13,8 @@ use crate::release::description::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, 
 use crate::release::source;
 use crate::stack::contract::env;
 use crate::stack::envfile::{EnvFile, with_value};
-use crate::stack::pilot::{DEFAULT_PROJECT, Manifest, Pilot, network_name};
+use crate::stack::manifest::Manifest;
+use crate::stack::pilot::{DEFAULT_PROJECT, Pilot, network_name};
 use crate::stack::ports;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;

@@ -15,7 +15,7 @@ use crate::deploy::gate::Gate;
 use crate::deploy::observe::{Observation, observe};
 use crate::deploy::plan::{Goal, Plan, Purpose};
 use crate::deploy::session::Session;
-use crate::operations::rollback;
+use crate::operations::target;
 use crate::release::description::Release;
 use crate::stack::contract;
 use anyhow::{Context, Result};
@@ -89,7 +89,7 @@ fn releases(session: &Session) -> (Option<Release>, Option<Release>, Vec<Differe
         trouble.push(cannot_tell("which release is deployed", &error));
         None
     });
-    let target = rollback::default_target(session).unwrap_or_else(|error| {
+    let target = target::default_target(session).unwrap_or_else(|error| {
         trouble.push(cannot_tell("where a rollback would go", &error));
         None
     });

@@ -8,4 +8,5 @@ mod in_memory;
 pub mod look;
 pub mod report;
 pub mod rollback;
+pub mod target;
 pub mod up;

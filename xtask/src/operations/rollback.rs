@@ -7,7 +7,7 @@ use crate::base::ask;
 use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
 use crate::base::failure::{Exit, exit_of, fail};
-use crate::base::next::{Context as Whose, Next};
+use crate::base::next::Next;
 use crate::deploy::difference::Scenario;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::execution::Measured;
@@ -17,10 +17,10 @@ use crate::deploy::run::{self, Request, Run};
 use crate::deploy::session::Session;
 use crate::operations::candidate::{self, Source};
 use crate::operations::ending::{self, Ended};
-use crate::release::description::{ENV_FILE, Release, State};
+use crate::operations::target::{self, Targets};
+use crate::release::description::{ENV_FILE, Release};
 use crate::release::source;
 use anyhow::{Context, Result};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The options of a rollback or reset on the command line, besides its request.
@@ -34,12 +34,6 @@ pub struct Options {
     pub checkout: bool,
     /// Give up interrupted runs.
     pub abandon: bool,
-}
-
-/// The targets: releases, best first, or a commit that has no release yet.
-enum Targets {
-    Releases(Vec<Release>),
-    Commit(String),
 }
 
 /// A rollback or a reset from the command line.
@@ -78,7 +72,7 @@ fn confirmed(request: &Request, yes: bool, session: &Session, deadline: Deadline
         return Ok(Duration::ZERO);
     }
     // Do not ask about a reset that is impossible: it ends without removing anything.
-    if targets(request, session).is_err() {
+    if target::targets(request, session).is_err() {
         return Ok(Duration::ZERO);
     }
     let all = session.engine.resources(deadline.within(session.pilot.manifest.limits.engine))?;
@@ -102,7 +96,7 @@ fn confirmed(request: &Request, yes: bool, session: &Session, deadline: Deadline
 
 /// A rollback for a caller that already holds the lock.
 pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Result<Finished> {
-    let found = targets(request, session).and_then(|targets| admitted(targets, session));
+    let found = target::targets(request, session).and_then(|targets| target::admitted(targets, session));
     let targets = match found {
         Ok(targets) => targets,
         // A mistyped name says nothing about the stack. But if there is no release at all, the stack must be
@@ -112,7 +106,7 @@ pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Resul
     };
     let run = run::begin(&session.pilot.state, request)?;
     begin(&run, session);
-    let targets = as_begun(targets, &run, session);
+    let targets = target::as_begun(targets, &run, session);
     if let Targets::Releases(releases) = &targets {
         let ids: Vec<String> = releases.iter().map(|release| release.id.clone()).collect();
         session.out.event(&Event::Targets { releases: &ids });
@@ -152,53 +146,6 @@ fn begin(run: &Run, session: &Session) {
         resumed: run.resumed(),
     });
     ending::tell_of_cut_off(session, run);
-}
-
-/// The targets of the run that is continued: `previous` may mean another release by now. If none of them is
-/// whole any more, the targets that a new run would have.
-fn as_begun(targets: Targets, run: &Run, session: &Session) -> Targets {
-    let meant = run.past.as_ref().map(|past| past.targets.as_slice()).unwrap_or_default();
-    let all = session.store.list().map(|(all, _)| all).unwrap_or_default();
-    let releases: Vec<Release> =
-        meant.iter().filter_map(|id| all.iter().find(|release| release.id == *id)).cloned().collect();
-    if releases.is_empty() {
-        return targets;
-    }
-    admitted(Targets::Releases(releases), session).unwrap_or(targets)
-}
-
-/// Skips releases that are not whole, up to the first one that is. Everything that can be refused is refused
-/// here, before the first step.
-fn admitted(targets: Targets, session: &Session) -> Result<Targets> {
-    let Targets::Releases(releases) = targets else { return Ok(targets) };
-    let mut first_error = None;
-    for (n, release) in releases.iter().enumerate() {
-        match session.admissible(release) {
-            Ok(()) => return Ok(Targets::Releases(releases[n..].to_vec())),
-            Err(error) => {
-                session.out.note(format!("passing over release {}: {error:#}", release.id));
-                first_error.get_or_insert(error);
-            }
-        }
-    }
-    Err(match first_error {
-        Some(error) => fail(Exit::NoRelease, format!("{error:#}"), Next::xtask("up")),
-        None => no_release(session),
-    })
-}
-
-/// The target of a rollback without arguments: the first release that would not be skipped.
-pub fn default_target(session: &Session) -> Result<Option<Release>> {
-    let good = in_order(session.store.known_good()?, session.store.current()?.as_ref());
-    Ok(good.into_iter().find(|release| session.admissible(release).is_ok()))
-}
-
-/// The running release first, then the others. Those that were verified later come first.
-fn in_order(good: Vec<Release>, current: Option<&Release>) -> Vec<Release> {
-    let (mut first, rest): (Vec<_>, Vec<_>) =
-        good.into_iter().partition(|release| current.is_some_and(|current| current.id == release.id));
-    first.extend(rest);
-    first
 }
 
 /// Closes the gate before the build: a build takes a minute, and the pilot is broken meanwhile.
@@ -253,7 +200,7 @@ fn try_releases(
     deadline: Deadline,
     measured: &mut Measured,
 ) -> Ended {
-    let named = match named(&run.request, session) {
+    let named = match target::named(&run.request, session) {
         Ok(named) => named,
         Err(error) => return Ended::failed(error),
     };
@@ -278,7 +225,7 @@ fn try_releases(
             }
         }
     }
-    Ended { release: last, ..Ended::failed(first_error.unwrap_or_else(|| no_release(session))) }
+    Ended { release: last, ..Ended::failed(first_error.unwrap_or_else(|| target::no_release(session))) }
 }
 
 /// How it ended, and the reason for the rollback.
@@ -306,18 +253,6 @@ fn goal<'a>(request: &'a Request, release: &'a Release, named: &'a [Scenario]) -
     Goal { named, data: data(request), lift: &request.lift, ..Goal::plain(release, Purpose::Rollback) }
 }
 
-/// The scenarios that the user named, and `commit` if the target is one.
-fn named(request: &Request, session: &Session) -> Result<Vec<Scenario>> {
-    let mut named = request.scenarios.clone();
-    if let Some(to) = &request.to
-        && to != "previous"
-        && session.store.list()?.0.iter().all(|release| release.id != *to)
-    {
-        named.push(Scenario::Commit);
-    }
-    Ok(named)
-}
-
 fn data(request: &Request) -> Data {
     match &request.backup {
         Some((dir, services)) => Data::From(dir.clone(), services.clone()),
@@ -326,69 +261,9 @@ fn data(request: &Request) -> Data {
     }
 }
 
-/// The possible targets. Only known-good releases, never a failed one. Exceptions: a commit may have no
-/// release yet, and the release of a backup was just made.
-fn targets(request: &Request, session: &Session) -> Result<Targets> {
-    let good = session.store.known_good()?;
-    let current = session.store.current().unwrap_or_else(|error| {
-        session.out.note(format!("cannot tell the running release: {error:#}"));
-        None
-    });
-    let is_current = |r: &Release| current.as_ref().is_some_and(|c| c.id == r.id);
-    let Some(to) = &request.to else {
-        let good = in_order(good, current.as_ref());
-        return if good.is_empty() { Err(no_release(session)) } else { Ok(Targets::Releases(good)) };
-    };
-    let release = if to == "previous" {
-        let previous = good.into_iter().find(|r| !is_current(r));
-        previous.ok_or_else(|| {
-            fail(Exit::NoRelease, "there is no other known-good release", Next::xtask("releases list"))
-        })?
-    } else {
-        match (session.store.named(to), source::commit_of(&session.pilot, to)) {
-            (Ok(release), _) => release,
-            (Err(_), Ok(Some(commit))) => match good.into_iter().find(|r| r.is_of(&commit)) {
-                Some(release) => release,
-                None => return Ok(Targets::Commit(to.clone())),
-            },
-            (Err(unknown), Ok(None)) => return Err(unknown),
-            (Err(_), Err(error)) => return Err(error),
-        }
-    };
-    if release.state != State::KnownGood && request.backup.is_none() {
-        let reason = release.reason.as_deref().unwrap_or("it was never verified");
-        let what = format!("release {} is {}: {reason}", release.id, release.state.as_str());
-        return Err(fail(Exit::Usage, what, Next::xtask("releases list")));
-    }
-    if let Err(error) = session.store.check_files(&release) {
-        let other = session.store.known_good()?.into_iter().find(|r| r.id != release.id);
-        let next = other.map(|r| Next::xtask(&format!("rollback --to {}", r.id)));
-        return Err(fail(Exit::NoRelease, format!("{error:#}"), next.unwrap_or_else(|| Next::xtask("up"))));
-    }
-    Ok(Targets::Releases(vec![release]))
-}
-
-fn no_release(session: &Session) -> anyhow::Error {
-    let mut what = format!("there is no known-good release in {}", session.pilot.state.path().display());
-    let mut next = Next::xtask("up").so("makes one from your source");
-    // Another clone may have started the pilot, and then the releases are in its state folder.
-    if let Ok(services) = session.engine.services(Deadline::after(session.pilot.manifest.limits.engine))
-        && let Some(state) =
-            services.values().flat_map(|service| &service.0).find_map(|s| s.state_dir.as_ref())
-        && Path::new(state) != session.pilot.state.path()
-    {
-        what = format!("{what}; the running pilot was deployed from {state}");
-        let project = &session.pilot.project;
-        let engine = session.engine.kind().as_str();
-        let whose = Whose::new(Some(project), Some(Path::new(state)), Some(engine));
-        next = Next::shell(whose.xtask("rollback"));
-    }
-    fail(Exit::NoRelease, what, next)
-}
-
 /// Shows what would be done, and changes nothing.
 pub fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result<Finished> {
-    let releases = match admitted(targets(request, session)?, session)? {
+    let releases = match target::admitted(target::targets(request, session)?, session)? {
         Targets::Releases(releases) => releases,
         Targets::Commit(rev) => {
             session.out.say(format!(
@@ -398,7 +273,7 @@ pub fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Re
         }
     };
     let release = releases.first().context("no release")?;
-    let named = named(request, session)?;
+    let named = target::named(request, session)?;
     let preview = session.preview(&goal(request, release, &named), deadline)?.in_time(deadline)?;
     session.out.event(&Event::Drift { release: &release.id, differences: &preview.drift });
     session.out.event(&Event::Planned { plan: &preview.plan });

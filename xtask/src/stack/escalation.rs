@@ -2,7 +2,7 @@
 //! come from `pilot.toml`. Called by `main` for `rollback`, `reset` and `diagnose`, and by `up`.
 
 use crate::base::failure::Exit;
-use crate::stack::pilot::Manifest;
+use crate::stack::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

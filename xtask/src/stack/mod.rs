@@ -7,6 +7,7 @@ pub mod envfile;
 pub mod escalation;
 pub mod hold;
 pub mod ledger;
+pub mod manifest;
 pub mod model;
 pub mod pilot;
 pub mod ports;

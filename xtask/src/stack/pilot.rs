@@ -1,5 +1,5 @@
 //! The pilot that a command works with: where the repository, the state folder and the env file are, which
-//! project it is, and what `pilot.toml` says. Read-only; every later stage gets a `Pilot`.
+//! project it is, and which manifest is used. Read-only; every later stage gets a `Pilot`.
 
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
@@ -7,12 +7,11 @@ use crate::base::next::Next;
 use crate::base::secrets;
 use crate::stack::envfile::EnvFile;
 use crate::stack::ledger::{Ledger, Record};
+use crate::stack::manifest::{Manifest, Service};
 use crate::stack::state_dir::StateDir;
-use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Deserializer};
+use anyhow::{Context, Result};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// The project of the pilot that users run. Other projects are drills, tests and private copies.
 pub const DEFAULT_PROJECT: &str = "pilot-deploy";
@@ -26,151 +25,6 @@ const LONGEST_NAME: usize = 63;
 /// Bytes of an env file that are searched for secrets.
 const LONGEST_ENV: u64 = 256 * 1024;
 
-/// `pilot.toml` as it is written.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    version: u32,
-    /// Name of the env file beside the manifest.
-    pub env_file: String,
-    /// Name of the file that a new env file is made from.
-    pub env_example: String,
-    /// Name of the compose file.
-    pub compose_file: String,
-    /// The demo scenario.
-    pub seed_file: String,
-    /// What the images are built from.
-    pub build: Build,
-    /// More files that the compose file mounts. They are part of each release.
-    #[serde(default)]
-    pub extra_files: Vec<String>,
-    /// The first is the gateway.
-    pub services: Vec<Service>,
-    /// More services that `observe` starts: prometheus first, then grafana.
-    #[serde(default)]
-    pub observability: Vec<Service>,
-    /// Which variables are secret.
-    pub secrets: secrets::Rules,
-    /// Safety flags of the running services.
-    pub flags: Flags,
-    /// How long things may take.
-    pub limits: Limits,
-    /// What the host must have free.
-    #[serde(default)]
-    pub host: Host,
-    /// Who is called, by level.
-    #[serde(default)]
-    pub escalation: Vec<Contact>,
-}
-
-/// The `[build]` part.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Build {
-    /// Name of the cargo package, and of its binary.
-    pub package: String,
-    /// Path of the Dockerfile, relative to `pilot-deploy/`.
-    pub dockerfile: String,
-}
-
-/// One service.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Service {
-    /// As in the compose file.
-    pub name: String,
-    /// The variable of the env file that has its published port.
-    pub port: String,
-    /// The volume that has its stored data.
-    pub volume: String,
-}
-
-/// The `[flags]` part.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Flags {
-    /// Flags that must be false.
-    pub off: Vec<String>,
-    /// Flags that must be true.
-    pub on: Vec<String>,
-}
-
-/// The `[limits]` part.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Limit of a whole rollback.
-    #[serde(deserialize_with = "duration")]
-    pub budget: Duration,
-    /// Limit of one HTTP request of an observation.
-    #[serde(deserialize_with = "duration")]
-    pub probe: Duration,
-    /// Limit from the start of the services until all are healthy.
-    #[serde(deserialize_with = "duration")]
-    pub ready: Duration,
-    /// Limit of one query to the engine.
-    #[serde(deserialize_with = "duration")]
-    pub engine: Duration,
-    /// Limit for replacing the services.
-    #[serde(deserialize_with = "duration")]
-    pub deploy: Duration,
-    /// Limit for the evidence, and for the backup.
-    #[serde(deserialize_with = "duration")]
-    pub evidence: Duration,
-    /// How many known-good releases retention keeps.
-    pub keep_releases: usize,
-    /// How many backups retention keeps.
-    #[serde(default = "keep_backups")]
-    pub keep_backups: usize,
-}
-
-fn keep_backups() -> usize {
-    5
-}
-
-/// The `[host]` part. A manifest without it gets the values of `default`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Host {
-    /// Least free space, in MiB, where the state folder and the engine's files are.
-    pub disk_free_mib: u64,
-    /// Least free inodes there.
-    pub inodes_free: u64,
-    /// Least available memory, in MiB.
-    pub memory_free_mib: u64,
-    /// Largest difference between the engine's clock and ours.
-    #[serde(deserialize_with = "duration")]
-    pub clock_skew: Duration,
-}
-
-impl Default for Host {
-    fn default() -> Self {
-        Self {
-            disk_free_mib: 100,
-            inodes_free: 1000,
-            memory_free_mib: 64,
-            clock_skew: Duration::from_secs(2),
-        }
-    }
-}
-
-/// One `[[escalation]]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Contact {
-    /// 1 to 3.
-    pub level: u8,
-    /// Name of the level.
-    pub name: String,
-    /// The person, and how to reach them.
-    pub contact: String,
-}
-
-fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(input)?;
-    humantime::parse_duration(&text).map_err(serde::de::Error::custom)
-}
-
 /// Which manifest a command uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
@@ -180,25 +34,6 @@ pub enum By {
     Running,
     /// The same. If neither can be read, the manifest that this program was built with.
     Any,
-}
-
-impl Manifest {
-    /// Reads `pilot.toml`. An error has line and column.
-    pub fn load(path: &Path) -> Result<Self> {
-        let text = files::read_text(path)?;
-        Self::parse(&text).with_context(|| format!("cannot understand {}", path.display()))
-    }
-
-    fn parse(text: &str) -> Result<Self> {
-        let manifest: Self = toml::from_str(text)?;
-        ensure!(
-            manifest.version == 1,
-            "its version is {}, but this xtask only knows version 1",
-            manifest.version
-        );
-        ensure!(!manifest.services.is_empty(), "it names no services");
-        Ok(manifest)
-    }
 }
 
 fn image_name(project: &str, manifest: &Manifest, service: &str) -> String {
@@ -379,10 +214,6 @@ impl Pilot {
     }
 }
 
-/// The manifest that this program was built with. It is used if no other can be read, because the public
-/// must be shut out even then.
-const BUILT_IN: &str = include_str!("../../../pilot-deploy/pilot.toml");
-
 /// Reads the manifest that `by` asks for. If the manifest of the source code is broken, only commands that
 /// build the source code stop; the others warn and use another manifest.
 fn manifest(pack: &Path, state: &StateDir, by: By) -> Result<Manifest> {
@@ -398,7 +229,7 @@ fn manifest(pack: &Path, state: &StateDir, by: By) -> Result<Manifest> {
         (Some((path, manifest)), _) => (path.display().to_string(), manifest),
         (None, By::Running) => return refused(),
         (None, By::Any) => {
-            ("the manifest that this program was built with".to_owned(), Manifest::parse(BUILT_IN)?)
+            ("the manifest that this program was built with".to_owned(), Manifest::built_in()?)
         }
     };
     eprintln!("warning: {broken:#}");

@@ -25,7 +25,7 @@ fn sources(folder: &str) -> Vec<(String, String)> {
 
 /// A file without its tests.
 fn product(text: &str) -> &str {
-    text.split("#[cfg(test)]\nmod ").next().unwrap_or_default()
+    text.split("mod tests {").next().unwrap_or_default()
 }
 
 #[test]

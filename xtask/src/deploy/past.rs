@@ -1,0 +1,188 @@
+//! What the journal of a run proves: was the gate opened, which data was removed, where are the copies. Read
+//! from disk for a run that was interrupted, and kept up to date while a run is executed. Called by `run` and
+//! by `execution`.
+
+use crate::base::files;
+use crate::deploy::step::Step;
+use crate::stack::state_dir::{self, RunDir};
+use anyhow::Result;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// What the journal of a run proves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// When it began, in Unix milliseconds.
+    pub began_ms: Option<u64>,
+    /// It had begun to open the gate, or to leave it closed under a hold. Everything before that was done, so
+    /// the run is not continued.
+    pub opening: bool,
+    /// The last step as it was planned, if it was done.
+    pub last: Option<Step>,
+    /// The releases that it could go to, the best first.
+    pub targets: Vec<String>,
+    /// The step that it was executing, in words.
+    pub at: Option<String>,
+    /// Copies of data, by service: the last copy that was made while the original was whole.
+    pub copies: BTreeMap<String, PathBuf>,
+    /// Services whose original is gone: a step removed it, or a step that restores it did not finish.
+    pub gone: BTreeSet<String>,
+    /// Services whose original may be gone: a step that removes it had begun.
+    pub touched: BTreeSet<String>,
+}
+
+impl Past {
+    /// Reads a journal. An incomplete last line is ignored.
+    pub fn read(dir: &RunDir) -> Result<Self> {
+        let bytes = files::read_if_there(&dir.journal())?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut past = Self::default();
+        events.for_each(|event| past.learn(&event, dir.path()));
+        Ok(past)
+    }
+
+    fn learn(&mut self, event: &Value, dir: &Path) {
+        match event["event"].as_str() {
+            Some("started") => self.began_ms = self.began_ms.or(event["at_ms"].as_u64()),
+            Some("targets") => {
+                let ids = event["releases"].as_array().into_iter().flatten();
+                self.targets = ids.filter_map(Value::as_str).map(str::to_owned).collect();
+            }
+            Some("step") => {
+                let Ok(step) = serde_json::from_value::<Step>(event["action"].clone()) else { return };
+                match event["progress"].as_str() {
+                    Some("started") => {
+                        self.at = Some(step.to_string());
+                        self.begins(&step);
+                    }
+                    // Older versions wrote `missed` for `warned`.
+                    Some("done" | "warned" | "skipped" | "missed") => {
+                        self.ends(&step, event["folder"].as_str().map(|f| dir.join(f)))
+                    }
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The backups of run `id` that have its copies of data, by their names in `backup list`, oldest first.
+    pub fn backups(&self, id: &str) -> Vec<String> {
+        let mut ids: Vec<String> =
+            self.copies.values().filter_map(|folder| state_dir::backup_id(id, folder)).collect();
+        ids.sort();
+        ids.dedup();
+        ids
+    }
+
+    /// From its beginning, a step may have removed data. Data is removed completely or not at all, so what
+    /// still exists is whole. While data is restored, it is not whole.
+    pub fn begins(&mut self, step: &Step) {
+        match step {
+            Step::OpenGate | Step::KeepClosed { .. } => self.opening = true,
+            Step::TearDown => self.touched.extend(self.copies.keys().cloned()),
+            Step::RemoveData { services } => self.touched.extend(services.iter().cloned()),
+            Step::ReturnData { .. } => self.gone.extend(self.copies.keys().cloned()),
+            Step::RestoreData { services, .. } => {
+                self.touched.extend(services.iter().cloned());
+                self.gone.extend(services.iter().cloned());
+            }
+            // Every step is named, so that the compiler asks about a new one.
+            Step::CloseGate
+            | Step::StopGateway
+            | Step::StopPublished { .. }
+            | Step::FreeSpace
+            | Step::Preserve { .. }
+            | Step::LoadImages { .. }
+            | Step::Retag
+            | Step::RestoreEnvFile
+            | Step::AskEngine
+            | Step::CloseGateOnDisk
+            | Step::RemoveServices { .. }
+            | Step::Apply { .. }
+            | Step::Seed
+            | Step::Watch
+            | Step::Verify => {}
+        }
+    }
+
+    /// A copy counts only if its step was done, and only if the original was whole.
+    pub fn ends(&mut self, step: &Step, folder: Option<PathBuf>) {
+        match (step, folder) {
+            (Step::Preserve { data }, Some(folder)) => {
+                for service in data.iter().filter(|service| !self.gone.contains(*service)) {
+                    self.copies.insert(service.clone(), folder.clone());
+                }
+            }
+            (Step::TearDown, _) => self.gone.extend(self.copies.keys().cloned()),
+            (Step::OpenGate | Step::KeepClosed { .. }, _) => self.last = Some(step.clone()),
+            (Step::RemoveData { services }, _) => self.gone.extend(services.iter().cloned()),
+            (Step::ReturnData { .. }, _) => {
+                self.gone.clear();
+                self.touched.clear();
+            }
+            (Step::RestoreData { services, .. }, _) => {
+                self.gone.retain(|service| !services.contains(service))
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn step(step: &Step, progress: &str, folder: Option<&str>) -> String {
+        json!({"event": "step", "action": step, "progress": progress, "folder": folder}).to_string()
+    }
+
+    fn past(lines: &[String]) -> Past {
+        let scratch = files::Scratch::new("past-test").unwrap();
+        std::fs::write(scratch.path().join("journal.jsonl"), lines.join("\n")).unwrap();
+        let mut past = Past::read(&RunDir::new(scratch.path())).unwrap();
+        past.copies.values_mut().for_each(|path| *path = path.file_name().unwrap().into());
+        past
+    }
+
+    #[test]
+    fn a_copy_is_the_last_that_was_made_while_the_original_was_whole() {
+        let preserve = Step::Preserve { data: vec!["engine".into(), "jobs".into()] };
+        let remove = Step::RemoveData { services: vec!["engine".into()] };
+        let first = [step(&preserve, "done", Some("backup"))];
+        let again = [step(&preserve, "done", Some("backup-2"))];
+        let copies =
+            |past: Past| past.copies.into_values().map(|p| p.display().to_string()).collect::<Vec<_>>();
+        // Nothing was removed, so the newer copy counts.
+        assert_eq!(copies(past(&[first.clone(), again.clone()].concat())), ["backup-2", "backup-2"]);
+        // A removal had begun. What still exists is whole.
+        let begun = past(&[first.clone(), [step(&remove, "started", None)], again.clone()].concat());
+        assert_eq!(begun.touched, BTreeSet::from(["engine".to_owned()]));
+        assert_eq!(copies(begun), ["backup-2", "backup-2"]);
+        // If the original is gone, the older copy counts.
+        let removed = past(&[first.clone(), [step(&remove, "done", None)], again.clone()].concat());
+        assert_eq!(removed.gone, BTreeSet::from(["engine".to_owned()]));
+        assert_eq!(copies(removed), ["backup", "backup-2"]);
+        let torn = [first.clone(), [step(&Step::TearDown, "done", None)]].concat();
+        assert_eq!(copies(past(&[torn.clone(), again.to_vec()].concat())), ["backup", "backup"]);
+        // Data is not an original while it is being restored. After the restore is done, it is.
+        let back = Step::ReturnData { except: Vec::new() };
+        let half = [first, [step(&back, "started", None)], again.clone()].concat();
+        assert_eq!(copies(past(&half)), ["backup", "backup"]);
+        let whole =
+            [torn, [step(&back, "started", None), step(&back, "done", None)].into(), again.to_vec()].concat();
+        assert_eq!(copies(past(&whole)), ["backup-2", "backup-2"]);
+        // A copy does not count if its step did not end.
+        assert!(past(&[step(&preserve, "started", None)]).copies.is_empty());
+    }
+
+    #[test]
+    fn a_run_is_over_once_it_began_to_open_the_gate() {
+        assert!(!past(&[step(&Step::Verify, "done", None)]).opening);
+        let cut = past(&[step(&Step::OpenGate, "started", None), "{\"cut o".into()]);
+        assert!(cut.opening && cut.last.is_none());
+    }
+}
