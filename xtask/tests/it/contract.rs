@@ -1,7 +1,8 @@
 //! What the pilot answers: `contract.md`, asked of real services.
 
+use crate::http::http;
 use crate::pilot::Engine::Process;
-use crate::pilot::{Pilot, http, on};
+use crate::pilot::{Pilot, on};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;

@@ -1,7 +1,8 @@
 //! The drill: every fault, beside a running pilot and among other projects, without touching either.
 
+use crate::http::try_http;
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Pilot, docker, on, try_http};
+use crate::pilot::{Pilot, docker, on};
 use serde_json::json;
 
 fn passes(pilot: &Pilot, args: &[&str]) -> serde_json::Value {

@@ -134,7 +134,7 @@ fn a_state_folder_that_cannot_be_written_is_no_obstacle_to_taking_the_pilot_down
         Disk::ask(&["-o", "remount,bind,ro"], &pilot.state()).unwrap();
         std::fs::write(pilot.state().join("x"), "").unwrap_err();
         pilot.xtask(&["down"]).expect(0);
-        assert!(crate::pilot::try_http("GET", port, "/healthz", &[], None).is_err());
+        assert!(crate::http::try_http("GET", port, "/healthz", &[], None).is_err());
         drop(looked);
         pilot.xtask(&["rollback"]).expect(0);
         pilot.xtask(&["down"]).expect(0);

@@ -1,7 +1,8 @@
 //! Holds: a gate that a person closed stays closed, whatever runs meanwhile, before or after.
 
+use crate::http::try_http;
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Pilot, Random, on, try_http};
+use crate::pilot::{Pilot, Random, on};
 use serde_json::json;
 use std::process::Stdio;
 use std::time::{Duration, Instant};

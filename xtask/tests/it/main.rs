@@ -1,5 +1,5 @@
 //! End to end: real commands on real pilots, each test with a project, ports and state of its own.
-//! `pilot.rs` is the builder; every other file is about one part of the product.
+//! `pilot.rs` is the builder, `http.rs` its requests; every other file is about one part of the product.
 
 // A helper of a test that panics has failed the test: that is what it is for.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -16,6 +16,7 @@ mod drill;
 mod ground;
 mod holds;
 mod host;
+mod http;
 mod look;
 mod observability;
 mod operator;

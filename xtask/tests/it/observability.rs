@@ -1,8 +1,9 @@
 //! Prometheus for real: the very config, rules and dashboard of the pack, scraped from a running pilot.
 //! Grafana cannot be pulled here; its dashboard's expressions are asked of prometheus one by one.
 
+use crate::http::http;
 use crate::pilot::Engine::{Compose1, Compose2, Process};
-use crate::pilot::{Folder, Pilot, docker, http, on, skip, workspace};
+use crate::pilot::{Folder, Pilot, docker, on, skip, workspace};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

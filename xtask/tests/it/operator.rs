@@ -2,8 +2,9 @@
 //! a service ends, and that nothing a client sends brings one down.
 
 use crate::contract::Live;
+use crate::http::{Answer, http};
 use crate::pilot::Engine::Process;
-use crate::pilot::{Answer, http, on};
+use crate::pilot::on;
 use crate::services::Lone;
 use serde_json::{Value, json};
 use std::io::{Read, Write};

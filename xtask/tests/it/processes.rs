@@ -1,8 +1,9 @@
 //! The engine of local processes, whatever was killed, stopped, deleted or altered under it: the next command
 //! finds every process of the project, and finishes.
 
+use crate::http::try_http;
 use crate::pilot::Engine::Process;
-use crate::pilot::{Pilot, Random, on, tries, try_http};
+use crate::pilot::{Pilot, Random, on, tries};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

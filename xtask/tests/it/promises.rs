@@ -3,8 +3,9 @@
 
 use crate::holds::shut_out;
 use crate::host::SmallDisk;
+use crate::http::try_http;
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Folder, Pilot, copy_of_the_tree, docker, on, skip, try_http};
+use crate::pilot::{Folder, Pilot, copy_of_the_tree, docker, on, skip};
 use crate::resume::{kill_when, step};
 use serde_json::json;
 

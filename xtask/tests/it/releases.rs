@@ -1,7 +1,8 @@
 //! Releases and backups as things to compare, check, carry and clear away; the gate when the gateway is gone.
 
+use crate::http::try_http;
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Pilot, on, try_http};
+use crate::pilot::{Pilot, on};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 

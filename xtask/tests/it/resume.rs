@@ -158,7 +158,7 @@ fn a_gate_that_cannot_be_closed_keeps_the_gateway_down() {
         let refused = pilot.json(&["rollback"]).expect(1);
         assert!(refused.out.contains("so gateway was stopped"), "{}", refused.out);
         let port = pilot.setting("GATEWAY_PORT").parse().unwrap();
-        assert!(crate::pilot::try_http("GET", port, "/healthz", &[], None).is_err());
+        assert!(crate::http::try_http("GET", port, "/healthz", &[], None).is_err());
         std::fs::remove_dir_all(obstacle).unwrap();
         pilot.xtask(&["rollback"]).expect(0);
     });

@@ -1,8 +1,9 @@
 //! What a rollback restores, what it keeps, and what it leaves alone.
 
 use crate::host::SmallDisk;
+use crate::http::try_http;
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Pilot, on, skip, try_http};
+use crate::pilot::{Pilot, on, skip};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -254,7 +255,7 @@ fn a_pilot_with_another_project_on_the_port_is_not_touched() {
         let headers = [("authorization", token.as_str()), ("x-pilot-project", "another")];
         let body = r#"{"enabled":true,"reason":"x"}"#;
         let answer =
-            crate::pilot::http("POST", pilot.port("gateway"), "/admin/kill-switch", &headers, Some(body));
+            crate::http::http("POST", pilot.port("gateway"), "/admin/kill-switch", &headers, Some(body));
         assert_eq!(answer.status, 421);
         assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
     });

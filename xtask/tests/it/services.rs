@@ -2,8 +2,9 @@
 //! for. Each is bounded and refused with a reason, and none of it keeps the operator out.
 
 use crate::contract::Live;
+use crate::http::{Answer, http, try_http};
 use crate::pilot::Engine::Process;
-use crate::pilot::{Answer, Pilot, http, on, try_http};
+use crate::pilot::{Pilot, on};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
