@@ -126,6 +126,9 @@ impl Cmd {
         };
         let err = files::anonymous()?;
         let program = which::which(&self.program).with_context(|| format!("cannot find `{self}`"))?;
+        if deadline.passed() {
+            return Err(late(deadline, format!("`{self}` was not started, because no time was left for it")));
+        }
         let mut expression = duct::cmd(program, &self.args).unchecked().before_spawn(|command| {
             command.process_group(0);
             Ok(())
@@ -163,9 +166,7 @@ impl Cmd {
                 group.end();
                 // Collect the killed child. The limit is for a process that has left the group.
                 child.wait_timeout(Duration::from_secs(1)).ok();
-                let late = RunError::Deadline(format!("`{self}` did not end in time: {}", said(&out, &err)));
-                let late = anyhow::Error::new(late);
-                return Err(if deadline.is_budget() { late.context(over_budget()) } else { late });
+                return Err(late(deadline, format!("`{self}` did not end in time: {}", said(&out, &err))));
             }
         }
         drop(group);
@@ -174,6 +175,12 @@ impl Cmd {
         }
         files::tail(&out, u64::MAX).with_context(|| format!("cannot read the output of `{self}`"))
     }
+}
+
+/// A missed deadline: of a run's budget, or of one action.
+fn late(deadline: Deadline, what: String) -> anyhow::Error {
+    let late = anyhow::Error::new(RunError::Deadline(what));
+    if deadline.is_budget() { late.context(over_budget()) } else { late }
 }
 
 /// Why a program failed, in its own words: the end of its standard error. If that is empty, the end of its

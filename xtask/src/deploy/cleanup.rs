@@ -16,7 +16,7 @@ pub fn free(pilot: &Pilot, images: &dyn Images, store: &Store, deadline: Deadlin
     let mut freed = store.remove_unfinished()?;
     freed.extend(backup::retain(&pilot.state, pilot.manifest.limits.keep_backups)?);
     freed.extend(source::remove_worktrees(pilot)?);
-    let other_commits = source::target_dir(pilot, Some(source::OTHER_COMMITS));
+    let other_commits = source::target_dir(pilot).join(source::OTHER_COMMITS);
     if pilot.project == DEFAULT_PROJECT && other_commits.exists() {
         let bytes = files::remove(&other_commits)?;
         freed.push(Freed { what: format!("builds of other commits, {}", other_commits.display()), bytes });

@@ -84,8 +84,6 @@ pub struct EngineHost {
 pub struct Build<'a> {
     /// The static binary.
     pub binary: &'a Path,
-    /// The Dockerfile, if the engine needs one.
-    pub dockerfile: &'a Path,
     /// The version that `healthz` reports; also the tag of the images.
     pub label: &'a str,
     /// The fault for a drill; otherwise empty.

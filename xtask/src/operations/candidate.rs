@@ -16,7 +16,7 @@ use crate::stack::envfile::{EnvFile, with_value};
 use crate::stack::manifest::Manifest;
 use crate::stack::pilot::{DEFAULT_PROJECT, Pilot, network_name};
 use crate::stack::ports;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -77,9 +77,8 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
         Some((label, images)) => (label, images, None),
         None => {
             let binary = source::build(pilot, root, &|text| session.out.note(text))?;
-            let label = label(root, pilot)?;
-            let dockerfile = root.join("pilot-deploy").join(&pilot.manifest.build.dockerfile);
-            let build = Build { binary: &binary, dockerfile: &dockerfile, label: &label, fault: "" };
+            let label = source::label(pilot, root)?;
+            let build = Build { binary: &binary, label: &label, fault: "" };
             let inputs = inputs(pilot, &build)?;
             let deadline = Deadline::after(IMAGES);
             let images = match made_before(session, &inputs, &label, deadline)? {
@@ -93,20 +92,19 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
     record(session, Parts { label, commit, engine: session.engine.kind().as_str(), images, inputs, files })
 }
 
-/// The checksum of everything that goes into the images: the program, the Dockerfile, the build arguments.
+/// The checksum of everything that goes into the images. Its first part is the version of how they are made.
 fn inputs(pilot: &Pilot, build: &Build<'_>) -> Result<String> {
-    let Build { binary, dockerfile, label, fault } = *build;
+    let Build { binary, label, fault } = *build;
     let program = files::sha256(binary)?;
-    let dockerfile = files::read_if_there(dockerfile)?.map(|text| files::sha256_bytes(&text));
     let services: Vec<&str> = pilot.services().collect();
-    let all = serde_json::to_string(&(1, program, dockerfile, label, fault, &pilot.project, services))?;
+    let all = serde_json::to_string(&(2, program, label, fault, &pilot.project, services))?;
     Ok(files::sha256_bytes(all.as_bytes()))
 }
 
-/// Images that an earlier release built from the same input. Building again would give different images: a
-/// build puts dates into them, and parallel builds each make the layers that they share. Labels of an image
-/// are no proof, because images that are based on ours inherit them. So a release records what its images,
-/// which are named by content, were built from. If the engine lost some of them, they are loaded.
+/// Images that an earlier release built from the same input. Building again would give different images,
+/// because a build puts dates into them. Labels of an image are no proof, because images that are based on
+/// ours inherit them. So a release records what its images, which are named by content, were built from. If
+/// the engine lost some of them, they are loaded.
 fn made_before(
     session: &Session,
     inputs: &str,
@@ -180,24 +178,6 @@ fn record(session: &Session, parts: Parts<'_>) -> Result<Release> {
     }
     let limit = Deadline::after(IMAGES);
     session.store.create(parts, |image, path| session.engine.save(image, path, limit))
-}
-
-/// For example `v1.0.0`, from the Cargo.toml of the services.
-fn label(root: &Path, pilot: &Pilot) -> Result<String> {
-    #[derive(serde::Deserialize)]
-    struct Cargo {
-        package: Package,
-    }
-    #[derive(serde::Deserialize)]
-    struct Package {
-        version: String,
-    }
-    let folder = Path::new(&pilot.manifest.build.dockerfile).parent().unwrap_or(Path::new(""));
-    let path = root.join("pilot-deploy").join(folder).join("Cargo.toml");
-    let text = files::read_text(&path)?;
-    let cargo: Cargo =
-        toml::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))?;
-    Ok(format!("v{}", cargo.package.version))
 }
 
 /// Makes the env file if it does not exist, and fills in empty secrets. A project other than the default one

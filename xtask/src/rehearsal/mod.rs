@@ -104,8 +104,7 @@ impl Rehearsal {
     pub fn images(&self, label: &str, fault: &str) -> Result<BTreeMap<String, Image>> {
         let pilot = &self.session.pilot;
         let binary = source::build(pilot, &pilot.root, &|text| self.session.out.note(text))?;
-        let dockerfile = pilot.pack.join(&pilot.manifest.build.dockerfile);
-        let build = Build { binary: &binary, dockerfile: &dockerfile, label, fault };
+        let build = Build { binary: &binary, label, fault };
         self.session.engine.build(&build, Deadline::after(PART))
     }
 

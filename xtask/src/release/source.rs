@@ -149,7 +149,7 @@ pub struct Worktree {
 impl Worktree {
     /// Checks out `commit` in a new worktree in the state folder.
     pub fn new(pilot: &Pilot, commit: &str) -> Result<Self> {
-        let path = pilot.state.worktrees().join(format!("{}-{}", &commit[..12], std::process::id()));
+        let path = pilot.state.worktrees().join(&commit[..12]);
         let text = path.display().to_string();
         git(pilot, &["worktree", "add", "--detach", "--quiet", &text, commit])?;
         Ok(Self { root: pilot.root.clone(), path })
@@ -201,8 +201,9 @@ pub fn sees(path: &Path) -> bool {
 pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf> {
     let target = host_triple()?;
     let package = &pilot.manifest.build.package;
-    let target_dir = target_dir(pilot, (root != pilot.root).then_some(OTHER_COMMITS));
-    let binary = target_dir.join(&target).join("image").join(package);
+    let shared = target_dir(pilot);
+    let own = if root == pilot.root { shared.clone() } else { shared.join(OTHER_COMMITS) };
+    let binary = own.join(&target).join("image").join(package);
     if !binary.exists() {
         say(format!(
             "building the services, {} crates; only the first build takes a minute or two",
@@ -215,7 +216,9 @@ pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf
     let build = cmd(cargo, &args)
         .dir(root)
         .env("RUSTFLAGS", static_flags)
-        .env("CARGO_TARGET_DIR", &target_dir.display().to_string())
+        .env("CARGO_TARGET_DIR", &own.display().to_string())
+        // Compiled crates are shared by all commits (cargo 1.91; an older cargo compiles them again).
+        .env("CARGO_BUILD_BUILD_DIR", &shared.display().to_string())
         // `cargo xtask` and `cargo test` set these variables for this program, not for
         // the build that it starts.
         .env_remove(std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).filter(
@@ -237,10 +240,19 @@ pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf
     Ok(binary)
 }
 
-/// Cargo's target folder, or a folder in it.
-pub fn target_dir(pilot: &Pilot, below: Option<&str>) -> PathBuf {
-    let dir = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| pilot.root.join("target"), PathBuf::from);
-    below.map_or_else(|| dir.clone(), |name| dir.join(name))
+/// The version of the services at `root`, for example `v1.0.0`.
+pub fn label(pilot: &Pilot, root: &Path) -> Result<String> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let asked = cmd(cargo, &["pkgid", "--locked", "--package", &pilot.manifest.build.package]).dir(root);
+    let said = asked.run(Deadline::after(GIT))?;
+    // `path+file:///clone/pilot-deploy/services#scenario@1.0.0` (cargo-pkgid(1), "Package ID Specification").
+    let version = said.trim().rsplit(['@', '#']).next().filter(|version| !version.is_empty());
+    Ok(format!("v{}", version.with_context(|| format!("cargo pkgid says {said:?}"))?))
+}
+
+/// Cargo's target folder.
+pub fn target_dir(pilot: &Pilot) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| pilot.root.join("target"), PathBuf::from)
 }
 
 /// How many crates a first build compiles; only for the message.

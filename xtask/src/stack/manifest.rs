@@ -3,6 +3,7 @@
 
 use crate::base::{files, secrets};
 use anyhow::{Context, Result, ensure};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use std::path::Path;
 use std::time::Duration;
@@ -50,8 +51,9 @@ pub struct Manifest {
 pub struct Build {
     /// Name of the cargo package, and of its binary.
     pub package: String,
-    /// Path of the Dockerfile, relative to `pilot-deploy/`.
-    pub dockerfile: String,
+    /// Older manifests name a Dockerfile, which is no longer used.
+    #[serde(default, rename = "dockerfile")]
+    _dockerfile: IgnoredAny,
 }
 
 /// One service.

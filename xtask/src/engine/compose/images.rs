@@ -1,14 +1,16 @@
-//! The images of a project. They are found by the project's image names and by the label that its builds set.
+//! The images of a project. They are imported and not built from a Dockerfile: an image is one layer with one
+//! program, and each step of a Dockerfile costs a Docker without BuildKit a container (0.8 s). They are found by the
+//! project's image names and by the label that they get here.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Freed};
 use crate::base::next::Next;
-use crate::base::proc::{Cmd, cmd};
 use crate::base::threads::joined;
-use crate::engine::compose::client::{Compose, classify};
+use crate::engine::compose::client::Compose;
 use crate::engine::roles::{Build, Images};
 use crate::release::description::{Image, Release};
+use crate::stack::contract::env;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,37 +22,28 @@ impl Images for Compose {
     }
 
     fn build(&self, build: &Build<'_>, deadline: Deadline) -> Result<BTreeMap<String, Image>> {
-        let Build { binary, dockerfile, label, fault } = *build;
-        let context = files::Scratch::new("build")?;
-        files::make_folder(&context.path().join("data"))?;
-        std::fs::copy(binary, context.path().join("scenario"))
-            .with_context(|| format!("cannot copy {}", binary.display()))?;
-        let built: Vec<Result<(String, Image)>> = std::thread::scope(|scope| {
-            let context = context.path().display().to_string();
-            let jobs: Vec<_> = self
-                .pilot
-                .services()
-                .map(|service| {
-                    let build = cmd(&self.docker, &["build", "--quiet", "--force-rm"])
-                        .args(["--file", &dockerfile.display().to_string()])
-                        .args(["--build-arg", &format!("PROJECT={}", self.pilot.project)])
-                        .args(["--build-arg", &format!("ROLE={service}")])
-                        .args(["--build-arg", &format!("VERSION={label}")])
-                        .args(["--build-arg", &format!("FAULT={fault}")])
-                        .args(["--tag", &self.tag_of(service, label), &context])
-                        .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
-                    scope.spawn(move || {
-                        persist(&build, deadline)?;
-                        let tag = self.tag_of(service, label);
-                        let id = self.ids(&[tag], deadline)?.pop().context("a built image has no id")?;
-                        let tag = self.tag_of(service, "latest");
-                        Ok((service.to_owned(), Image { id, tag, archive: None }))
-                    })
-                })
-                .collect();
-            jobs.into_iter().map(joined).collect()
-        });
-        built.into_iter().collect()
+        let Build { binary, label, fault } = *build;
+        let program = &self.pilot.manifest.build.package;
+        let scratch = files::Scratch::new("build")?;
+        let layer = scratch.path().join("layer.tar");
+        write_layer(binary, program, &layer).with_context(|| format!("cannot pack {}", binary.display()))?;
+        let project = &self.pilot.project;
+        let import = |service: &str| -> Result<(String, Image)> {
+            let mut args = vec!["import".to_owned()];
+            for line in [
+                format!("USER {USER}:{USER}"),
+                format!("ENTRYPOINT [{:?}]", format!("/{program}")),
+                format!("ENV {}={service} {}={label} {}={fault}", env::ROLE, env::VERSION, env::FAULT),
+                format!("LABEL pilot.project={project}"),
+            ] {
+                args.extend(["--change".to_owned(), line]);
+            }
+            args.extend([layer.display().to_string(), self.tag_of(service, label)]);
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let id = self.docker(&args, deadline)?.trim().to_owned();
+            Ok((service.to_owned(), Image { id, tag: self.tag_of(service, "latest"), archive: None }))
+        };
+        self.pilot.services().map(import).collect()
     }
 
     fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>> {
@@ -182,16 +175,24 @@ impl Compose {
     }
 }
 
-/// Runs a build. The old builder (without BuildKit) shares layers between projects. If another
-/// project's clean-up removes a layer at that moment, the build fails, and is run again. Other
-/// failures are not retried.
-fn persist(build: &Cmd, deadline: Deadline) -> Result<()> {
-    let lost = ["failed to get digest", "No such image", "unknown parent"];
-    for _ in 0..2 {
-        match build.clone().run(deadline) {
-            Err(error) if lost.iter().any(|text| format!("{error:#}").contains(text)) => {}
-            other => return other.map(drop).map_err(classify),
-        }
-    }
-    build.clone().run(deadline).map(drop).map_err(classify)
+/// The user of the services, and the owner of their data.
+const USER: u64 = 65532;
+
+/// The one layer of every image: the program, and the folder for stored data, whose owner a new volume gets. It has
+/// no dates, so the same program always gives the same layer, which images share.
+fn write_layer(binary: &Path, program: &str, to: &Path) -> Result<()> {
+    let mut layer = tar::Builder::new(std::fs::File::create(to)?);
+    let mut add = |name: &str, kind: tar::EntryType, bytes: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_uid(USER);
+        header.set_gid(USER);
+        header.set_size(bytes.len() as u64);
+        layer.append_data(&mut header, name, bytes)
+    };
+    add(program, tar::EntryType::Regular, &std::fs::read(binary)?)?;
+    add("data/", tar::EntryType::Directory, &[])?;
+    layer.into_inner()?;
+    Ok(())
 }

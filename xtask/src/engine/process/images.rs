@@ -29,7 +29,7 @@ impl Images for Processes {
     }
 
     fn build(&self, build: &Build<'_>, deadline: Deadline) -> Result<BTreeMap<String, Image>> {
-        let Build { binary, label, fault, .. } = *build;
+        let Build { binary, label, fault } = *build;
         let program = std::fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
         let mut images = BTreeMap::new();
         for service in self.pilot.services() {
