@@ -5,6 +5,7 @@
 use crate::http::{Answer, http};
 use serde_json::{Value, json};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -112,6 +113,13 @@ pub fn copy_of_the_tree(name: &str) -> Folder {
         std::fs::copy(workspace().join("pilot-deploy").join(file), to).unwrap();
     }
     tree
+}
+
+/// Writes a script that stands in for a program, for a test of how that is called.
+pub fn program(path: &Path, script: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, script).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// How often something random is tried: `PILOT_TRIES`, or so often.

@@ -1,20 +1,12 @@
 //! What a command says is what was seen: whose fault a failure is, that it was interrupted, how it ended.
 
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Folder, Pilot, Ran, on, ran, workspace};
+use crate::pilot::{Folder, Pilot, Ran, on, program, ran, workspace};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// A program of this test's own.
-fn program(path: &Path, script: &str) {
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, script).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-}
 
 /// A docker client that tells of one more container the first `times` that it lists any: one that is gone
 /// when it is asked for, as in the middle of a deployment. All else is the real client's.
