@@ -194,11 +194,11 @@ fn an_interrupted_drill_takes_its_pilot_down() {
         Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
         let last: Value = serde_json::from_str(&lines.last().unwrap()).unwrap();
         assert_eq!((&last["event"], &last["exit_code"]), (&json!("finished"), &json!(130)), "{last}");
-        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let ended = ran(child.wait_with_output().unwrap()).expect(130);
         for drill in std::fs::read_dir(pilot.state().join("drills")).unwrap().flatten() {
             let names = std::fs::read_dir(drill.path()).unwrap().flatten().map(|entry| entry.file_name());
             let left: Vec<_> = names.filter(|name| name != "rollbacks").collect();
-            assert!(left.is_empty(), "{left:?}");
+            assert!(left.is_empty(), "{left:?} {}", ended.err);
             if pilot.engine != Process {
                 let project = drill.file_name().to_string_lossy().into_owned();
                 let label = format!("label=com.docker.compose.project={project}");
