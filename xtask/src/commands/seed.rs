@@ -3,10 +3,10 @@
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::next::Next;
+use crate::checks::ask::send;
 use crate::deploy::event::Finished;
 use crate::deploy::session::Session;
 use crate::engine::reach::clients;
-use crate::stack::contract;
 use anyhow::Result;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let mut clients = clients(pilot, session.engine.as_ref(), &pilot.env()?, LIMIT)?;
     let gateway = clients.remove(pilot.gateway());
     let gateway = gateway.ok_or_else(|| fail(Exit::Usage, "pilot.toml names no gateway", ""))?;
-    let answer = contract::seed(&gateway, &scenario)
+    let answer = send(&gateway, &pilot.manifest.seed.request, Some(&scenario))
         .map_err(|error| fail(Exit::NotRestored, format!("{error:#}"), Next::xtask("status")))?;
     if answer.status != 200 {
         let exit = if answer.status == 400 { Exit::Usage } else { Exit::NotRestored };

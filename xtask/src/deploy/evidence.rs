@@ -8,12 +8,14 @@ use crate::base::deadline::now_ms;
 use crate::base::files::{self, Mode};
 use crate::base::secrets;
 use crate::base::threads::joined;
+use crate::checks::ask::send;
 use crate::deploy::backup::numbered;
 use crate::deploy::observe::Observation;
 use crate::engine::roles::Engine;
-use crate::stack::contract;
+use crate::stack::call::Line;
+use crate::stack::manifest::Document;
 use crate::stack::pilot::Pilot;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -71,13 +73,16 @@ pub fn items<'a>(
             }));
             items.push(item(format!("{name}.inspect.json"), move || Ok(instance()?.inspect.clone())));
         }
-        for (name, route) in contract::OF_EACH {
-            let get = move || ask(pilot, engine, now, service, route, deadline);
-            items.push(item(format!("{service}.{name}"), get));
-        }
     }
-    for (name, route) in contract::OF_GATEWAY {
-        items.push(item(name, move || ask(pilot, engine, now, pilot.gateway(), route, deadline)));
+    for document in &pilot.manifest.evidence {
+        let Document { request, file, service } = document;
+        let mut add = |name: String, service: &'a str| {
+            items.push(item(name, move || ask(pilot, engine, now, service, request, deadline)));
+        };
+        match service {
+            Some(service) => add(file.clone(), service),
+            None => pilot.services().for_each(|service| add(format!("{service}.{file}"), service)),
+        }
     }
     items
 }
@@ -87,12 +92,14 @@ fn ask(
     engine: &dyn Engine,
     now: &Observation,
     service: &str,
-    route: &str,
+    request: &Line,
     deadline: Deadline,
 ) -> Result<String> {
     let endpoint = now.endpoints.get(service).with_context(|| format!("{service} does not run"))?;
     let limit = deadline.left().min(pilot.manifest.limits.probe);
-    contract::document(&engine.reach(endpoint, limit), route)
+    let answer = send(&engine.reach(endpoint, limit), request, None)?;
+    ensure!(answer.status == 200, "{request} answered {}", answer.brief());
+    Ok(answer.body)
 }
 
 /// Collects the items into `to`, all at the same time, masked. It fails only if the folder cannot be written.

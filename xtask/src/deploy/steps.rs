@@ -6,6 +6,7 @@ use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::threads::joined;
+use crate::checks::ask::send;
 use crate::checks::smoke::{self, StoreCorrupt};
 use crate::deploy::backup::{self, Backup};
 use crate::deploy::cleanup;
@@ -144,7 +145,9 @@ impl Execution<'_> {
         let healthy = smoke::wait_healthy(&self.target.target()?, self.deadline.within(limits.ready));
         // Before it was started, the service could not report that its store is corrupt.
         healthy.map_err(|e| if e.is::<StoreCorrupt>() { Stale(e.to_string()).into() } else { e })?;
-        contract::load_scenario(&self.target.gateway(limits.ready)?.client, &seed)?;
+        let request = &self.target.pilot.manifest.seed.request;
+        let answer = send(&self.target.gateway(limits.ready)?.client, request, Some(&seed))?;
+        ensure!(answer.status == 200, "{request} answered {}", answer.brief());
         Ok(End::Done)
     }
 

@@ -174,18 +174,6 @@ pub fn healthz(client: &Client) -> Result<Answer> {
     client.get(HEALTHZ)
 }
 
-/// Sends a scenario, which may be refused (400).
-pub fn seed(gateway: &Client, scenario: &Value) -> Result<Answer> {
-    gateway.post("/admin/seed", scenario)
-}
-
-/// Loads a scenario, which must be accepted.
-pub fn load_scenario(gateway: &Client, scenario: &Value) -> Result<()> {
-    let answer = seed(gateway, scenario)?;
-    ensure!(answer.status == 200, "POST /admin/seed answered {}", answer.brief());
-    Ok(())
-}
-
 /// The settings that a service uses, by name, and its fault for a drill; none if it does not report them.
 pub fn settings(client: &Client) -> Option<Value> {
     let answer = client.get("/admin/config").ok().filter(|answer| answer.status == 200)?;
@@ -199,18 +187,6 @@ pub fn sessions(gateway: &Client) -> Result<Value> {
 
 const SESSIONS: &str = "/admin/sessions";
 const METRICS: &str = "/metrics";
-
-/// Documents of every service that are kept as evidence: the end of the file name, and the route.
-pub const OF_EACH: [(&str, &str); 1] = [("metrics.txt", METRICS)];
-/// Documents of the gateway that are kept as evidence: the file name, and the route.
-pub const OF_GATEWAY: [(&str, &str); 2] = [("metrics.json", "/admin/metrics"), ("sessions.json", SESSIONS)];
-
-/// One of these documents.
-pub fn document(client: &Client, route: &str) -> Result<String> {
-    let answer = client.get(route)?;
-    ensure!(answer.status == 200, "{route} answered {}", answer.brief());
-    Ok(answer.body)
-}
 
 /// Resident memory of a service, in bytes.
 pub fn memory(client: &Client) -> Result<f64> {

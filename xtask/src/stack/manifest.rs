@@ -32,6 +32,11 @@ pub struct Manifest {
     pub extra_files: Vec<String>,
     /// How the public is let in and shut out.
     pub gate: GateRule,
+    /// How the seed file is loaded.
+    pub seed: Seed,
+    /// Answers of the services that are kept as evidence.
+    #[serde(default)]
+    pub evidence: Vec<Document>,
     /// The services of the stack.
     pub services: Vec<Service>,
     /// More services that `observe` starts: prometheus first, then grafana.
@@ -107,6 +112,26 @@ pub struct Offline {
     pub run: Vec<String>,
     /// What it prints after it has closed the gate.
     pub prints: String,
+}
+
+/// The `[seed]` part.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seed {
+    /// Sends the seed file to the gateway.
+    pub request: Line,
+}
+
+/// One `[[evidence]]`: an answer that is kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Document {
+    /// The request.
+    pub request: Line,
+    /// The name of the file. If every service is asked, it begins with the name of the service and a dot.
+    pub file: String,
+    /// The service that is asked; none for every service.
+    pub service: Option<String>,
 }
 
 /// One service.
