@@ -2,6 +2,7 @@
 //! paths in the state folder, and the records that every command must know. Nothing here runs anything.
 
 pub mod contract;
+pub mod definition;
 pub mod endpoint;
 pub mod envfile;
 pub mod escalation;
