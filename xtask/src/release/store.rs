@@ -395,6 +395,21 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_release_of_an_older_version_has_no_model_and_is_the_same_as_with_one() {
+        let f = fixture();
+        let new = make(&f);
+        assert_eq!(f.store.definition(&new).unwrap(), Some(nothing()));
+        let mut old = new.clone();
+        old.files.remove(MODEL_FILE).unwrap();
+        assert_eq!(f.store.definition(&old).unwrap(), None);
+        assert!(old.same_content(&new) && new.same_content(&old));
+        old.files.remove(SEED_FILE).unwrap();
+        assert!(!old.same_content(&new));
+        std::fs::write(f.store.file("r1", MODEL_FILE), "{}").unwrap();
+        assert!(f.store.definition(&new).unwrap_err().to_string().contains(MODEL_FILE));
+    }
+
+    #[test]
     fn an_image_that_services_share_is_saved_once_and_a_damaged_copy_anew() {
         let f = fixture();
         let image = Image { id: format!("sha256:{:064}", 7), tag: "x:latest".into(), archive: None };
