@@ -32,18 +32,19 @@ pub struct View {
 }
 
 impl View {
-    /// By the manifest of a release. It is an error if its manifest or its settings cannot be read.
+    /// By the manifest of a release. It is an error if its manifest, its model or its settings cannot be
+    /// read.
     pub fn of(pilot: &Pilot, engine: &dyn Engine, store: &Store, release: &Release) -> Result<Self> {
         let manifest = Manifest::load(&store.file(&release.id, MANIFEST_FILE))?;
         let pilot = Pilot { manifest, ..pilot.clone() };
-        let engine = engine.for_stack(&pilot)?;
+        let engine = engine.for_stack(&pilot, store.definition(release)?)?;
         let env = observe::release_env(store, release)?;
         Ok(Self { pilot, engine, release: Some(release.clone()), env: Some(env) })
     }
 
     /// By the manifest of the source, or its substitute.
     pub fn tree(pilot: &Pilot, engine: &dyn Engine) -> Result<Self> {
-        let engine = engine.for_stack(pilot)?;
+        let engine = engine.for_stack(pilot, None)?;
         Ok(Self { pilot: pilot.clone(), engine, release: None, env: pilot.env().ok() })
     }
 

@@ -23,10 +23,9 @@ pub use process::supervise::supervise;
 /// `compose` if Docker answers, and `process` if not. If Docker hangs, that is an error, and does not mean
 /// that there is no Docker.
 pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
-    let recorded = || {
-        let current = Store::new(&pilot.state).current().ok().flatten()?;
-        Kind::named(&current.engine)
-    };
+    let store = Store::new(&pilot.state);
+    let current = store.current().ok().flatten();
+    let recorded = || Kind::named(&current.as_ref()?.engine);
     let kind = match asked.or_else(recorded) {
         Some(kind) => kind,
         None => match compose::client::answers(Deadline::after(pilot.manifest.limits.engine)) {
@@ -39,7 +38,10 @@ pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
         },
     };
     Ok(match kind {
-        Kind::Compose => Box::new(compose::client::Compose::new(pilot)?),
+        Kind::Compose => {
+            let definition = current.and_then(|release| store.definition(&release).ok().flatten());
+            Box::new(compose::client::Compose::new(pilot, definition)?)
+        }
         Kind::Process => Box::new(process::home::Processes::new(pilot)),
     })
 }

@@ -12,6 +12,7 @@ use crate::engine::roles::Build;
 use crate::release::description::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Parts, Release, SEED_FILE};
 use crate::release::source;
 use crate::stack::contract::env;
+use crate::stack::definition::Definition;
 use crate::stack::envfile::{EnvFile, with_value};
 use crate::stack::manifest::Manifest;
 use crate::stack::pilot::{DEFAULT_PROJECT, Pilot, network_name};
@@ -178,7 +179,22 @@ fn record(session: &Session, parts: Parts<'_>) -> Result<Release> {
         return Ok(known);
     }
     let limit = Deadline::after(IMAGES);
-    session.store.create(parts, |image, path| session.engine.save(image, path, limit))
+    let define = |dir: &Path| define(session, dir);
+    session.store.create(parts, define, |image, path| session.engine.save(image, path, limit))
+}
+
+/// Asks the engine what the stack of a candidate is. A stack that it does not understand could not be started
+/// either.
+fn define(session: &Session, dir: &Path) -> Result<Definition> {
+    let deadline = Deadline::after(session.pilot.manifest.limits.engine);
+    session.engine.definition(dir, deadline).map_err(|error| match exit_of(&error) {
+        Exit::NotRestored => {
+            let what = format!("the stack cannot be understood: {error:#}");
+            let file = session.pilot.pack.join(&session.pilot.manifest.compose_file);
+            fail(Exit::Usage, what, format!("fix {}; nothing was begun", file.display()))
+        }
+        _ => error,
+    })
 }
 
 /// Makes the env file if it does not exist, and fills in empty secrets. A project other than the default one

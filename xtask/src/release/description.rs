@@ -18,6 +18,8 @@ pub const ENV_FILE: &str = ".env.poc";
 pub const SEED_FILE: &str = "demo-scenario.json";
 /// The manifest that it was made with.
 pub const MANIFEST_FILE: &str = "pilot.toml";
+/// What its stack is, as the engine understood the other files. Releases of older versions do not have it.
+pub const MODEL_FILE: &str = "model.json";
 
 /// How far a release has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,11 +140,16 @@ impl Release {
     }
 
     /// Have both the same engine, images and files? When and from which commit they were made does not count.
+    /// Nor does the model: it follows from the other files, and another version of Compose may word it
+    /// differently.
     pub fn same_content(&self, other: &Self) -> bool {
         let ids = |release: &Self| -> Vec<(String, String)> {
             release.images.iter().map(|(service, image)| (service.clone(), image.id.clone())).collect()
         };
-        self.engine == other.engine && ids(self) == ids(other) && self.files == other.files
+        let files = |release: &Self| -> Vec<(String, String)> {
+            release.files.clone().into_iter().filter(|(name, _)| name != MODEL_FILE).collect()
+        };
+        self.engine == other.engine && ids(self) == ids(other) && files(self) == files(other)
     }
 
     /// May a rollback go to it?

@@ -5,8 +5,9 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::threads::joined;
-use crate::release::description::{ENV_FILE, Image, Parts, Release, State};
+use crate::release::description::{ENV_FILE, Image, MODEL_FILE, Parts, Release, State};
 use crate::release::form::{DESCRIPTION, is_release_id};
+use crate::stack::definition::Definition;
 use crate::stack::ledger::{Ledger, Record};
 use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result, bail};
@@ -73,6 +74,16 @@ impl Store {
             bail!("{} has the id {}, which is not the name of its folder", path.display(), release.id);
         }
         Ok(release)
+    }
+
+    /// What the stack of a release is; none if it was made by an older version.
+    pub fn definition(&self, release: &Release) -> Result<Option<Definition>> {
+        if !release.files.contains_key(MODEL_FILE) {
+            return Ok(None);
+        }
+        let path = self.file(&release.id, MODEL_FILE);
+        let definition = Definition::parse(&files::read(&path)?);
+        definition.with_context(|| format!("cannot use {}", path.display())).map(Some)
     }
 
     /// The release that runs, or that was being deployed when a run was cut off.
@@ -168,10 +179,12 @@ impl Store {
     }
 
     /// Makes a release, as a candidate. Everything is copied into a hidden folder, which is then renamed.
-    /// `save` writes the archive of an image to a path.
+    /// `define` says what the stack with the files in a folder is. `save` writes the archive of an image to a
+    /// path.
     pub fn create(
         &self,
         parts: Parts<'_>,
+        define: impl FnOnce(&Path) -> Result<Definition>,
         save: impl Fn(&Image, &Path) -> Result<()> + Sync,
     ) -> Result<Release> {
         let id = self.free_id()?;
@@ -182,6 +195,9 @@ impl Store {
             let mode = if name == ENV_FILE { Mode::Private } else { Mode::Plain };
             sums.insert(name.clone(), files::copy(from, &staging.join(name), mode)?);
         }
+        let model = staging.join(MODEL_FILE);
+        files::write_json(&model, &define(&staging)?, Mode::Plain)?;
+        sums.insert(MODEL_FILE.to_owned(), files::sha256(&model)?);
         let images = self.save_archives(parts.images, save)?;
         let release = Release {
             commit: parts.commit,
@@ -340,6 +356,10 @@ pub(super) mod tests {
         make(f)
     }
 
+    fn nothing() -> Definition {
+        Definition::new(BTreeMap::new(), BTreeMap::new(), BTreeMap::new())
+    }
+
     fn make(f: &Fixture) -> Release {
         let image = Image { id: format!("sha256:{:064}", 7), tag: "x:latest".into(), archive: None };
         let parts = Parts {
@@ -352,7 +372,7 @@ pub(super) mod tests {
                 .map(|name| (name.to_owned(), f.scratch.path().join(name)))
                 .into(),
         };
-        f.store.create(parts, |_, path| Ok(std::fs::write(path, "image")?)).unwrap()
+        f.store.create(parts, |_| Ok(nothing()), |_, path| Ok(std::fs::write(path, "image")?)).unwrap()
     }
 
     #[test]
@@ -372,6 +392,21 @@ pub(super) mod tests {
         assert_eq!(ids(&f), ["r1", "r2"]);
         f.store.mark_failed("r1", "smoke").unwrap();
         assert_eq!(ids(&f), ["r1", "r2"]);
+    }
+
+    #[test]
+    fn a_release_of_an_older_version_has_no_model_and_is_the_same_as_with_one() {
+        let f = fixture();
+        let new = make(&f);
+        assert_eq!(f.store.definition(&new).unwrap(), Some(nothing()));
+        let mut old = new.clone();
+        old.files.remove(MODEL_FILE).unwrap();
+        assert_eq!(f.store.definition(&old).unwrap(), None);
+        assert!(old.same_content(&new) && new.same_content(&old));
+        old.files.remove(SEED_FILE).unwrap();
+        assert!(!old.same_content(&new));
+        std::fs::write(f.store.file("r1", MODEL_FILE), "{}").unwrap();
+        assert!(f.store.definition(&new).unwrap_err().to_string().contains(MODEL_FILE));
     }
 
     #[test]
@@ -395,7 +430,7 @@ pub(super) mod tests {
                 std::thread::sleep(std::time::Duration::from_millis(50));
                 Ok(std::fs::write(path, "image")?)
             };
-            f.store.create(parts, save).unwrap()
+            f.store.create(parts, |_| Ok(nothing()), save).unwrap()
         };
         let first = create();
         assert_eq!(saved.load(std::sync::atomic::Ordering::SeqCst), 1);

@@ -1,9 +1,11 @@
 //! `.env.poc`: strict reading, and changing single lines. Compose 1 and Compose 2 have different rules about
-//! quotes, `$` and comments. What they would read differently is refused here, with line and column. Pure;
-//! callers read the file.
+//! quotes, `$` and comments. What they would read differently is refused here, with line and column. Pure,
+//! except `load`.
 
+use crate::base::files;
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// The settings of an env file, in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,6 +14,11 @@ pub struct EnvFile {
 }
 
 impl EnvFile {
+    /// Reads and parses a file. Errors have its path.
+    pub fn load(path: &Path) -> Result<Self> {
+        Self::parse(&path.display().to_string(), &files::read(path)?)
+    }
+
     /// Parses the bytes of a file. Errors begin with `name`, line and column.
     pub fn parse(name: &str, bytes: &[u8]) -> Result<Self> {
         if let Some(at) = bytes.iter().position(|b| *b == 0) {

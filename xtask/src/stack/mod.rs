@@ -3,6 +3,7 @@
 
 pub mod call;
 pub mod contract;
+pub mod definition;
 pub mod endpoint;
 pub mod envfile;
 pub mod escalation;

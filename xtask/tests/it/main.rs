@@ -18,6 +18,7 @@ mod holds;
 mod host;
 mod http;
 mod look;
+mod model;
 mod observability;
 mod operator;
 mod pilot;

@@ -8,6 +8,7 @@ use crate::base::next::Next;
 use crate::base::proc::{Cmd, RunError, cmd};
 use crate::engine::compose::state::plugin_folders;
 use crate::release::description::{COMPOSE_FILE, ENV_FILE};
+use crate::stack::definition::Definition;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use std::ops::ControlFlow::{Break, Continue};
@@ -26,6 +27,8 @@ const BETWEEN: Duration = Duration::from_millis(50);
 pub struct Compose {
     /// The stack.
     pub pilot: Pilot,
+    /// What the stack is, by the release that has the same manifest; none if it is not known.
+    pub definition: Option<Definition>,
     /// Path of the docker client.
     pub docker: PathBuf,
     /// Which Compose is installed; empty until it was needed.
@@ -82,12 +85,12 @@ pub fn classify(error: anyhow::Error) -> anyhow::Error {
 
 impl Compose {
     /// An error (exit 4) if there is no docker client. Whether the engine answers is not checked here.
-    pub fn new(pilot: &Pilot) -> Result<Self> {
+    pub fn new(pilot: &Pilot, definition: Option<Definition>) -> Result<Self> {
         let docker = which::which("docker").map_err(|e| {
             let next = "install Docker, or use --engine process (local processes)";
             fail(Exit::Host, format!("the compose engine needs the docker client: {e}"), next)
         })?;
-        Ok(Self { pilot: pilot.clone(), docker, generation: OnceLock::new() })
+        Ok(Self { pilot: pilot.clone(), definition, docker, generation: OnceLock::new() })
     }
 
     /// Runs a docker command and returns its output.
@@ -97,7 +100,7 @@ impl Compose {
 
     /// Compose 2 if the client has it, else Compose 1. The file of the plugin is searched first, because
     /// asking the client takes a tenth of a second.
-    fn generation(&self, deadline: Deadline) -> Result<Generation> {
+    pub fn generation(&self, deadline: Deadline) -> Result<Generation> {
         if let Some(known) = self.generation.get() {
             return Ok(known.clone());
         }

@@ -7,18 +7,21 @@ use crate::base::proc::cmd;
 use crate::engine::compose::client::{Compose, PROFILE, classify, is_hung};
 use crate::engine::roles::{Data, Runtime};
 use crate::engine::still;
+use crate::stack::definition::Resource;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::path::Path;
 
 impl Data for Compose {
     fn stored(&self, deadline: Deadline) -> Result<BTreeSet<String>> {
-        let service = |volume: &String| {
-            let all = self.pilot.every_service();
-            let of = |name: &str| self.volume(name) == *volume;
-            all.map(|s| &s.name).find(|name| of(name)).unwrap_or(volume).clone()
-        };
-        Ok(self.volumes(deadline)?.iter().map(service).collect())
+        let there = self.volumes(deadline)?;
+        let all = self.pilot.every_service().map(|service| (&service.name, self.volume(&service.name)));
+        // Two services may have one volume. One that belongs to no service of the manifest has its own name.
+        let (services, theirs): (BTreeSet<String>, BTreeSet<String>) = all
+            .filter(|(_, volume)| there.contains(volume))
+            .map(|(name, volume)| (name.clone(), volume))
+            .unzip();
+        Ok(services.into_iter().chain(there.difference(&theirs).cloned()).collect())
     }
 
     fn snapshot(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
@@ -59,23 +62,42 @@ impl Data for Compose {
     }
 
     fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()> {
+        let volume = self.volume(service);
+        let external = self.defined().any(|other| other.external && other.name == volume);
+        ensure!(!external, "volume {volume} of {service} is external, so it is not removed");
         self.remove(&[service.to_owned()], deadline)?;
-        self.docker(&["volume", "rm", "--force", &self.volume(service)], deadline).map(drop)
+        self.docker(&["volume", "rm", "--force", &volume], deadline).map(drop)
     }
 }
 
 impl Compose {
-    /// Compose's name for the volume of a service.
+    /// The name of the volume of a service: the one in the definition; of an older release the name that
+    /// Compose gives by default.
     fn volume(&self, service: &str) -> String {
-        let found = self.pilot.every_service().find(|s| s.name == service);
-        // A volume that belongs to no service of the manifest is called by its own name.
-        found.map_or_else(|| service.to_owned(), |s| format!("{}_{}", self.pilot.project, s.volume))
+        let Some(found) = self.pilot.every_service().find(|s| s.name == service) else {
+            // A volume that belongs to no service of the manifest is called by its own name.
+            return service.to_owned();
+        };
+        let defined = self.definition.as_ref().and_then(|definition| definition.volumes.get(&found.volume));
+        let guessed = || format!("{}_{}", self.pilot.project, found.volume);
+        defined.map_or_else(guessed, |volume| volume.name.clone())
     }
 
-    /// Names of the project's volumes.
-    fn volumes(&self, deadline: Deadline) -> Result<Vec<String>> {
-        let found = self.docker(&["volume", "ls", "--quiet", "--filter", &self.label()], deadline)?;
-        Ok(found.lines().map(str::to_owned).collect())
+    /// The volumes that the definition names.
+    fn defined(&self) -> impl Iterator<Item = &Resource> {
+        self.definition.iter().flat_map(|definition| definition.volumes.values())
+    }
+
+    /// Names of the project's volumes that exist. Those that Compose did not make have no label of the
+    /// project: external ones, and ones with a name of their own that existed before.
+    fn volumes(&self, deadline: Deadline) -> Result<BTreeSet<String>> {
+        let format = "{{.Name}}\t{{.Label \"com.docker.compose.project\"}}";
+        let found = self.docker(&["volume", "ls", "--format", format], deadline)?;
+        let all = found.lines().filter_map(|line| line.split_once('\t'));
+        let own = all.filter(|(name, project)| {
+            *project == self.pilot.project || self.defined().any(|volume| volume.name == *name)
+        });
+        Ok(own.map(|(name, _)| name.to_owned()).collect())
     }
 
     /// Id of the first container of a service.

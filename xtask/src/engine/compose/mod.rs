@@ -2,6 +2,7 @@
 //! One file for each role of an engine, and one shared client.
 
 pub mod client;
+mod config;
 mod data;
 mod images;
 mod inspect;

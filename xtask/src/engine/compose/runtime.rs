@@ -2,10 +2,14 @@
 //! Compose's labels, which Compose 1 and 2 write in the same way.
 
 use crate::base::deadline::Deadline;
-use crate::engine::compose::client::{Compose, PROFILE, classify};
+use crate::base::files;
+use crate::base::proc::Cmd;
+use crate::engine::compose::client::{Compose, Generation, PROFILE, classify};
+use crate::engine::compose::config::Place;
 use crate::engine::compose::state::services;
 use crate::engine::roles::{Engine, Extent, Kind, Runtime};
 use crate::release::description::Release;
+use crate::stack::definition::Definition;
 use crate::stack::model::Service;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, ensure};
@@ -22,9 +26,27 @@ impl Runtime for Compose {
         Kind::Compose
     }
 
-    fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>> {
+    fn for_stack(&self, pilot: &Pilot, definition: Option<Definition>) -> Result<Box<dyn Engine>> {
         let (docker, generation) = (self.docker.clone(), self.generation.clone());
-        Ok(Box::new(Self { pilot: pilot.clone(), docker, generation }))
+        Ok(Box::new(Self { pilot: pilot.clone(), definition, docker, generation }))
+    }
+
+    fn definition(&self, dir: &Path, deadline: Deadline) -> Result<Definition> {
+        // Compose resolves `..`, and links as its version likes. It must print the folder as it is known here.
+        let dir = files::real_path(dir);
+        let compose = self.compose(&dir, deadline)?;
+        let run = |command: Cmd| command.run(deadline).map_err(classify);
+        let is_file = |path: &str| dir.join(path).is_file();
+        let place = Place { project: &self.pilot.project, dir: &dir, is_file: &is_file };
+        match self.generation(deadline)? {
+            Generation::Two => {
+                // Services of a profile are left out unless it is named.
+                let profiles = run(compose.clone().args(["config", "--profiles"]))?;
+                let named = profiles.lines().flat_map(|profile| ["--profile", profile]);
+                place.compose_2(&run(compose.args(named).args(["config", "--format", "json"]))?)
+            }
+            Generation::One(_) => place.compose_1(&run(compose.args(["config"]))?),
+        }
     }
 
     fn services(&self, deadline: Deadline) -> Result<BTreeMap<String, Service>> {

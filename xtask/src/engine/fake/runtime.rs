@@ -7,6 +7,7 @@ use crate::engine::fake::pilot::Answers;
 use crate::engine::fake::world::{Started, World};
 use crate::engine::roles::{Build, Data, Engine, EngineHost, Extent, Images, Inspect, Kind, Runtime, Usage};
 use crate::release::description::{ENV_FILE, Image, Release};
+use crate::stack::definition::Definition;
 use crate::stack::endpoint::Endpoint;
 use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
@@ -33,8 +34,7 @@ impl World {
 
 impl Fake {
     fn wanted(&self, release: &Release, dir: &Path, service: &str) -> Result<Started> {
-        let path = dir.join(ENV_FILE);
-        let env = EnvFile::parse(&path.display().to_string(), &files::read(&path)?)?;
+        let env = EnvFile::load(&dir.join(ENV_FILE))?;
         let image = release.images.get(service).with_context(|| format!("no image of {service}"))?.id.clone();
         let port = self.pilot.port(service, &env)?;
         let mut all = self.world.things().built_in(&image);
@@ -52,8 +52,13 @@ impl Runtime for Fake {
         "in memory".into()
     }
 
-    fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>> {
+    fn for_stack(&self, pilot: &Pilot, _: Option<Definition>) -> Result<Box<dyn Engine>> {
         Ok(Box::new(self.world.engine(pilot)))
+    }
+
+    fn definition(&self, dir: &Path, _: Deadline) -> Result<Definition> {
+        drop(self.world.act("definition")?);
+        Definition::of_manifest(&self.pilot, &EnvFile::load(&dir.join(ENV_FILE))?)
     }
 
     fn services(&self, _: Deadline) -> Result<BTreeMap<String, Service>> {

@@ -12,6 +12,7 @@ use crate::engine::process::supervise;
 use crate::engine::roles::{Engine, Extent, Kind, Runtime};
 use crate::release::description::{ENV_FILE, Release};
 use crate::stack::contract;
+use crate::stack::definition::Definition;
 use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
@@ -29,8 +30,12 @@ impl Runtime for Processes {
         &self.pilot.project
     }
 
-    fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>> {
+    fn for_stack(&self, pilot: &Pilot, _: Option<Definition>) -> Result<Box<dyn Engine>> {
         Ok(Box::new(Self::new(pilot)))
+    }
+
+    fn definition(&self, dir: &Path, _: Deadline) -> Result<Definition> {
+        Definition::of_manifest(&self.pilot, &EnvFile::load(&dir.join(ENV_FILE))?)
     }
 
     fn services(&self, _: Deadline) -> Result<BTreeMap<String, Service>> {
@@ -141,9 +146,7 @@ impl Processes {
     /// What a service of a release is started with: the settings of the image, then of the env
     /// file, then of the engine.
     fn spec(&self, release: &Release, dir: &Path, service: &str) -> Result<Spec> {
-        let path = dir.join(ENV_FILE);
-        let bytes = files::read(&path)?;
-        let file = EnvFile::parse(&path.display().to_string(), &bytes)?;
+        let file = EnvFile::load(&dir.join(ENV_FILE))?;
         let image = release.images.get(service).with_context(|| format!("the release has no {service}"))?;
         let mut env = self.head(&image.id)?.env;
         env.extend(file.map());
