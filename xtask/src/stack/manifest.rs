@@ -264,3 +264,41 @@ impl Manifest {
         Ok(manifest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As it was at 21325fb.
+    const VERSION_1: &str = include_str!("captured/manifest_1.toml");
+
+    #[test]
+    fn a_manifest_of_version_1_has_the_gate_of_the_pilot() {
+        let (old, new) = (Manifest::parse(VERSION_1).unwrap(), Manifest::built_in().unwrap());
+        assert_eq!(format!("{:?}", old.gate), format!("{:?}", new.gate));
+        assert_eq!(format!("{:?}", old.evidence), format!("{:?}", new.evidence));
+        assert_eq!(old.seed.request, new.seed.request);
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_place_whatever_the_version() {
+        let built_in = include_str!("../../../pilot-deploy/pilot.toml");
+        for text in [VERSION_1, built_in] {
+            let line = text.lines().position(|line| line.starts_with("probe =")).unwrap() + 1;
+            let error = Manifest::parse(&text.replace("probe = \"1s\"", "probe = \"1 sheep\"")).unwrap_err();
+            assert!(error.to_string().contains(&format!("line {line}, column ")), "{error}");
+        }
+        for (wrong, why) in [
+            (built_in.replace("version = 2", "version = 3"), "its version is 3"),
+            (
+                built_in.replace("service = \"gateway\"\nclose", "service = \"door\"\nclose"),
+                "not one of its services",
+            ),
+            (built_in.replace("\"POST /admin/seed\"", "\"SEND /admin/seed\""), "the method must be"),
+        ] {
+            assert!(wrong != built_in);
+            let error = Manifest::parse(&wrong).unwrap_err();
+            assert!(error.to_string().contains(why), "{error}");
+        }
+    }
+}
