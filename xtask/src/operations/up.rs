@@ -45,7 +45,7 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
         session.out.note(format!("a new env file is made; the old one is in backup {}", kept.id));
         files::remove(&pilot.env_path)?;
     }
-    candidate::ensure_env(pilot)?;
+    candidate::ensure_env(session)?;
     check_ports(session)?;
     let engine = session.engine.describe(Deadline::after(pilot.manifest.limits.engine));
     session.out.event(&started(session, &engine, None));

@@ -5,6 +5,7 @@ pub mod contract;
 pub mod endpoint;
 pub mod envfile;
 pub mod escalation;
+pub mod hiding;
 pub mod hold;
 pub mod ledger;
 pub mod manifest;

@@ -7,7 +7,9 @@ use crate::base::files;
 use crate::base::next::Next;
 use crate::base::proc::{Cmd, RunError, cmd};
 use crate::engine::compose::state::plugin_folders;
+use crate::engine::roles::Runtime;
 use crate::release::description::{COMPOSE_FILE, ENV_FILE};
+use crate::stack::envfile::EnvFile;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use std::ops::ControlFlow::{Break, Continue};
@@ -97,7 +99,7 @@ impl Compose {
 
     /// Compose 2 if the client has it, else Compose 1. The file of the plugin is searched first, because
     /// asking the client takes a tenth of a second.
-    fn generation(&self, deadline: Deadline) -> Result<Generation> {
+    pub fn generation(&self, deadline: Deadline) -> Result<Generation> {
         if let Some(known) = self.generation.get() {
             return Ok(known.clone());
         }
@@ -127,8 +129,8 @@ impl Compose {
     }
 
     /// A Compose command on the files in `dir`. Variables that the shell exports must not win over
-    /// the env file. So every variable that the file sets, or that controls Compose itself, is
-    /// removed from the environment.
+    /// the env file. So every variable that the file sets or asks for, or that controls Compose itself,
+    /// is removed from the environment.
     pub fn compose(&self, dir: &Path, deadline: Deadline) -> Result<Cmd> {
         let mut unset: Vec<String> = std::env::vars_os()
             .map(|(name, _)| name.to_string_lossy().into_owned())
@@ -136,8 +138,9 @@ impl Compose {
             .collect();
         let env_file = dir.join(ENV_FILE);
         if let Some(bytes) = files::read_if_there(&env_file)? {
-            let env = crate::stack::envfile::EnvFile::parse(&env_file.display().to_string(), &bytes)?;
-            unset.extend(env.keys().map(str::to_owned));
+            let env = EnvFile::parse(&env_file.display().to_string(), &bytes)?;
+            self.can_read(&env, deadline)?;
+            unset.extend(env.names().map(str::to_owned));
         }
         Ok(self
             .compose_command(deadline)?
