@@ -178,6 +178,9 @@ impl<'a> Reader<'a> {
         if line[end..].starts_with(':') {
             self.differ(start + end, "write = instead of the colon");
         }
+        if key.starts_with("DOCKER_") {
+            self.differ(start, "Compose 1 would take this for its own Docker engine: use another name");
+        }
         self.at += end + 1;
         Ok(key)
     }

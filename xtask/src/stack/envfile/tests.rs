@@ -94,6 +94,7 @@ fn what_compose_1_reads_differently_is_named_with_its_place() {
     let first = |text: &str| read(&format!("B=b\n{text}\n")).differs().first().cloned().unwrap_or_default();
     for (text, said) in [
         ("A: a", "2:2: write ="),
+        ("DOCKER_HOST=tcp://other", "2:1: Compose 1 would take this for its own"),
         ("A=a$B", "2:4: write ${B} instead of $B"),
         ("A=a$$", "2:4: $$: put the value in single quotes"),
         ("A=${B:-a}", "2:3: write the value of B itself"),
