@@ -9,10 +9,13 @@ use anyhow::{Context, Result, bail};
 use reading::{Reader, Setting};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The settings of an env file, in the order of the file.
+/// How many of the places that Compose 1 reads in another way are told.
+const TOLD: usize = 10;
+
+/// The settings of an env file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EnvFile {
-    entries: Vec<(String, String)>,
+    settings: BTreeMap<String, String>,
     asked: BTreeSet<String>,
     differs: Vec<String>,
 }
@@ -35,42 +38,31 @@ impl EnvFile {
         if let Some(nul) = text.find('\0') {
             bail!(at(nul, "there is a NUL byte, so this is not a text file"));
         }
-        let mut env = Self::default();
         let mut reader = Reader::new(text);
-        let mut next = || reader.next().map_err(|wrong| anyhow::Error::msg(at(wrong.at, &wrong.says)));
-        while let Some(setting) = next()? {
-            match env.entries.iter_mut().find(|(key, _)| key == setting.key) {
-                // The last one counts.
-                Some((_, value)) => *value = setting.value,
-                None => env.entries.push((setting.key.to_owned(), setting.value)),
-            }
-        }
-        reader.finish().map_err(|wrong| anyhow::Error::msg(at(wrong.at, &wrong.says)))?;
-        env.asked = reader.asked.into_iter().map(|asked| asked.name).collect();
+        while reader.next().map_err(|wrong| anyhow::Error::msg(at(wrong.at, &wrong.says)))?.is_some() {}
         reader.differs.sort_unstable_by_key(|remark| remark.at);
-        env.differs = reader.differs.iter().map(|remark| at(remark.at, &remark.says)).collect();
-        Ok(env)
+        let differs = reader.differs.iter().take(TOLD).map(|remark| at(remark.at, &remark.says)).collect();
+        Ok(Self { settings: reader.set, asked: reader.asked.into_keys().collect(), differs })
     }
 
     /// The environment of a running service, as an env file.
     pub fn of(env: &BTreeMap<String, String>) -> Self {
-        let entries = env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        Self { entries, ..Self::default() }
+        Self { settings: env.clone(), ..Self::default() }
     }
 
     /// The value of a setting.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.entries.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+        self.settings.get(key).map(String::as_str)
     }
 
     /// All settings, for comparing.
     pub fn map(&self) -> BTreeMap<String, String> {
-        self.entries.iter().cloned().collect()
+        self.settings.clone()
     }
 
     /// Every name that the file sets or asks for. Compose may get none of them from the shell.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|(key, _)| key.as_str()).chain(self.asked.iter().map(String::as_str))
+        self.settings.keys().map(String::as_str).chain(self.asked.iter().map(String::as_str))
     }
 
     /// The places that Compose 1 reads in another way, each with what to write instead.

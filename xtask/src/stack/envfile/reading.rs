@@ -37,16 +37,6 @@ pub(super) struct Setting<'a> {
     pub written: Range<usize>,
 }
 
-/// A variable that a value asks for.
-pub(super) struct Asked {
-    /// Its name.
-    pub name: String,
-    /// What it was at that place; none if no earlier line sets it.
-    pub value: Option<String>,
-    /// The place.
-    pub at: usize,
-}
-
 /// The position in a file, and what was read up to there.
 pub(super) struct Reader<'a> {
     text: &'a str,
@@ -54,8 +44,8 @@ pub(super) struct Reader<'a> {
     pub at: usize,
     /// The values of the settings before this position.
     pub set: BTreeMap<String, String>,
-    /// The variables that these values asked for.
-    pub asked: Vec<Asked>,
+    /// The variables that these values asked for, each with the first place.
+    pub asked: BTreeMap<String, usize>,
     /// What Compose 1 reads in another way.
     pub differs: Vec<Remark>,
     longest: usize,
@@ -73,7 +63,7 @@ impl<'a> Reader<'a> {
             text,
             at: if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 },
             set: BTreeMap::new(),
-            asked: Vec::new(),
+            asked: BTreeMap::new(),
             differs: Vec::new(),
             longest: 0,
         };
@@ -94,22 +84,6 @@ impl<'a> Reader<'a> {
             return Ok(None);
         }
         self.setting().map(Some)
-    }
-
-    /// After the end: has each variable had its last value where it was asked for? Compose 2 reads the file
-    /// twice: for the compose file as it goes, and for the containers with the last value of everything.
-    pub fn finish(&self) -> Result<(), Remark> {
-        let later = |asked: &&Asked| self.set.get(&asked.name) != asked.value.as_ref();
-        match self.asked.iter().find(later) {
-            Some(Asked { name, at, .. }) => wrong(
-                *at,
-                format!(
-                    "{name} gets another value further down, and Compose would use the one or the other: \
-                     set {name} once, above this line"
-                ),
-            ),
-            None => Ok(()),
-        }
     }
 
     /// Notes that Compose 1 reads this place in another way.
@@ -146,7 +120,16 @@ impl<'a> Reader<'a> {
         if self.longest > LONGEST {
             return wrong(from, "the values are too long: no program can get more than 1 MiB of settings");
         }
-        self.set.insert(key.to_owned(), value.clone());
+        // Compose 2 reads the file twice: for the compose file as it goes, and for the containers with the last
+        // value of everything.
+        let old = self.set.insert(key.to_owned(), value.clone());
+        if let Some(at) = self.asked.get(key).filter(|_| old.as_ref() != Some(&value)) {
+            let says = format!(
+                "{key} gets another value further down, and Compose would use the one or the other: set {key} \
+                 once, above this line"
+            );
+            return wrong(*at, says);
+        }
         Ok(Setting { key, value, start, written: from..self.at })
     }
 

@@ -30,7 +30,7 @@ fn a_value_is_read_without_its_quotes_comment_and_spaces() {
     ] {
         assert_eq!(read(text).get("A"), Some(value), "{text}");
     }
-    assert_eq!(read("A.B-c[0]=1\nÄ=2\n1=3").names().collect::<Vec<_>>(), ["A.B-c[0]", "Ä", "1"]);
+    assert_eq!(read("A.B-c[0]=1\nÄ=2\n1=3").names().collect::<Vec<_>>(), ["1", "A.B-c[0]", "Ä"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! `template`). Only earlier lines of the file count, never the environment of a process: a release must mean
 //! the same whoever starts it. Pure. Called only by `reading`.
 
-use super::reading::{Asked, LONGEST, Reader, Remark, wrong};
+use super::reading::{LONGEST, Reader, Remark, wrong};
 
 /// How deep a default may stand in a default.
 const DEEPEST: usize = 16;
@@ -111,7 +111,7 @@ impl Reader<'_> {
         if value.is_none() && name.starts_with("DOCKER_") {
             return wrong(at, format!("{name} belongs to Docker: use another name"));
         }
-        self.asked.push(Asked { name: name.to_owned(), value: value.clone(), at });
+        self.asked.entry(name.to_owned()).or_insert(at);
         Ok(value)
     }
 }
