@@ -1,6 +1,7 @@
 //! Files on disk. A write goes to a temporary name, is synced and then renamed, so that a file is never half
 //! written. Also checksums, sizes, and temporary folders. Nothing here knows what the files mean.
 
+use crate::base::deadline::Deadline;
 use anyhow::{Context, Result, bail};
 use rustix::fs::OFlags;
 use serde::Serialize;
@@ -8,11 +9,16 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow::{Break, Continue};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Largest file that is read into memory. Files that the pilot writes are far smaller.
 const WHOLE: u64 = 64 << 20;
+
+/// How long a folder that is removed may still be written to.
+const LAST_WRITES: Duration = Duration::from_secs(1);
 
 /// Something that was removed to free space.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -264,7 +270,12 @@ pub fn names(folder: &Path) -> Result<Vec<String>> {
 pub fn remove(path: &Path) -> Result<u64> {
     let bytes = size(path)?;
     let removed = if path.is_dir() && !path.is_symlink() {
-        std::fs::remove_dir_all(path)
+        // What is just being ended may write into it once more.
+        let ask = || match std::fs::remove_dir_all(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => Continue(e),
+            other => Break(other),
+        };
+        Deadline::after(LAST_WRITES).poll(Duration::from_millis(5), ask).unwrap_or_else(Err)
     } else {
         std::fs::remove_file(path)
     };

@@ -4,12 +4,11 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
-use crate::base::http::Client;
 use crate::base::next::Next;
 use crate::checks::smoke::verify;
 use crate::deploy::drift;
 use crate::deploy::event::{Event, Finished};
-use crate::deploy::gate::{self, Gate};
+use crate::deploy::gate::{Gate, Gateway};
 use crate::deploy::lockout::{self, Closed, Lift, Opened, Public};
 use crate::deploy::session::Session;
 use crate::deploy::view::View;
@@ -100,7 +99,7 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     let others = ledger.opening(Deadline::after(lockout::OTHERS));
     let limit = Deadline::after(session.pilot.manifest.limits.ready);
     let view = session.running(limit)?;
-    let still = view.gateway(lockout::REQUEST).is_ok_and(|gateway| gate::prove_closed(&gateway).is_ok())
+    let still = view.gateway(lockout::REQUEST).is_ok_and(|gateway| gateway.prove_closed().is_ok())
         || matches!(lockout::public(&view, limit), Public::ShutOut(_));
     let closed = if still { closed } else { close(session, reason, limit)? };
     session.out.say(closed.to_string());
@@ -126,7 +125,7 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
 /// cannot delay it; then at the address that the engine reports. While another command is working (it may be
 /// replacing the gateway), this tries again before it stops the gateway.
 fn close(session: &Session, reason: &str, deadline: Deadline) -> Result<Closed> {
-    let closes = |client: Option<Client>| client.is_some_and(|client| gate::close(&client, reason).is_ok());
+    let closes = |gateway: Option<Gateway>| gateway.is_some_and(|gateway| gateway.close(reason).is_ok());
     let asked = deadline.within(PATIENCE).poll(Duration::from_millis(50), || {
         let view = match session.running(deadline) {
             Ok(view) => view,
@@ -193,7 +192,7 @@ fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
     let lift = Lift { holds: &lift, by_hand: true };
     match lockout::open(&view, &ledger, lift, "opening by hand failed", deadline)? {
         Opened::Open => {
-            session.out.say("the gate is open: a public stream gave its first token");
+            session.out.say("the gate is open: a public request was served");
             Ok(Finished::plain(Exit::Ok))
         }
         Opened::Held(hold) => {

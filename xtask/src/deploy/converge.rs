@@ -175,7 +175,8 @@ impl Session {
     /// written for it, unless the user asked to open the gate. Returns true if a hold was written.
     pub fn takes_over_a_hold(&self, now: &mut Observation, run: &Run) -> bool {
         let Gate::Closed(reason) = &now.gate else { return false };
-        if now.holds.held(&[]).is_some() || run.request.open || gate::closer(reason) != Closer::Person {
+        let closer = gate::closer(reason, &self.pilot.manifest.gate.own_reasons);
+        if now.holds.held(&[]).is_some() || run.request.open || closer != Closer::Person {
             return false;
         }
         let hold = Hold::found(reason);

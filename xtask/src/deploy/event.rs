@@ -144,7 +144,7 @@ pub struct Finished {
     pub public: Option<Public>,
     /// When the gate was proved closed, in milliseconds since the process began.
     pub gate_closed_ms: Option<u64>,
-    /// When a public stream got its first token through the open gate.
+    /// When a public request was served through the open gate.
     pub restored_ms: Option<u64>,
     /// The time between the two.
     pub downtime_ms: Option<u64>,

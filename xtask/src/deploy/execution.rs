@@ -41,7 +41,7 @@ pub struct Execution<'a> {
 pub struct Measured {
     /// When the gate was proved closed, in milliseconds since the process began.
     pub gate_closed_ms: Option<u64>,
-    /// When a public stream got its first token.
+    /// When a public request was served.
     pub restored_ms: Option<u64>,
     /// The last verification.
     pub smoke: Option<Smoke>,

@@ -1,11 +1,14 @@
-//! The gateway's kill switch over HTTP: reads it and who closed it, closes it and proves that (healthz says
-//! so AND a public stream is refused), and opens it and proves that a public stream works. When to close or
-//! open is not decided here. Called by `observe`, `lockout` and `kill-switch`.
+//! The gate, by the requests of the manifest: reads it and who closed it, closes it and proves that (it says so AND a
+//! public request is refused), and opens it and proves that a public request is served. When to close or open is not
+//! decided here. Called by `observe`, `lockout` and `kill-switch`.
 
 use crate::base::http::Client;
-use crate::stack::contract::{self, Switch};
-use anyhow::{Result, bail};
+use crate::checks::ask::{ask, send};
+use crate::stack::manifest::{GateRule, Position};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// The position of the gate, if it is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -43,8 +46,9 @@ const OLDER: [&str; 4] = [
     "a release is being deployed",
 ];
 
-/// Compares the whole reason, because a person's reason may begin with the same words.
-pub fn closer(reason: &str) -> Closer {
+/// Compares the whole reason, because a person's reason may begin with the same words. `own` are the reasons that the
+/// gateway gives if it closed the gate by itself.
+pub fn closer(reason: &str, own: &[String]) -> Closer {
     let id = reason.strip_prefix("run ").and_then(|rest| rest.split_once(": ")).map(|(id, _)| id);
     let is_id = |id: &str| {
         let (number, time) = id.split_once('-').unwrap_or_default();
@@ -53,41 +57,72 @@ pub fn closer(reason: &str) -> Closer {
     };
     if id.is_some_and(is_id) || OLDER.contains(&reason) {
         Closer::Run
-    } else if contract::OWN_REASONS.contains(&reason) {
+    } else if own.iter().any(|own| own == reason) {
         Closer::Gateway
     } else {
         Closer::Person
     }
 }
 
-/// Asks the gateway for its position.
-pub fn position(gateway: &Client) -> Gate {
-    match contract::switch(gateway) {
-        Ok(Switch::Open) => Gate::Open,
-        Ok(Switch::Closed(reason)) => Gate::Closed(reason),
-        Ok(Switch::Other(what)) => Gate::Unknown(what),
-        Err(error) => Gate::Unknown(format!("{error:#}")),
+/// The service that lets the public in, and the requests of the manifest that close and open it.
+pub struct Gateway {
+    /// Asks it.
+    pub client: Client,
+    rule: GateRule,
+}
+
+impl Gateway {
+    /// The gateway that this client reaches.
+    pub fn new(client: Client, rule: &GateRule) -> Self {
+        Self { client, rule: rule.clone() }
     }
-}
 
-/// Closes the gate and proves that it is closed.
-pub fn close(gateway: &Client, reason: &str) -> Result<()> {
-    contract::set_switch(gateway, Some(reason))?;
-    prove_closed(gateway)
-}
-
-/// Both parts of the proof.
-pub fn prove_closed(gateway: &Client) -> Result<()> {
-    match position(gateway) {
-        Gate::Closed(_) => contract::refuses_public(gateway),
-        other => bail!("healthz does not say disabled after closing: {other:?}"),
+    /// Asks for its position.
+    pub fn position(&self) -> Gate {
+        let Position { request, closed, open, reason } = &self.rule.position;
+        let answer = match send(&self.client, request, None) {
+            Ok(answer) => answer,
+            Err(error) => return Gate::Unknown(format!("{error:#}")),
+        };
+        let body = answer.json();
+        let has = |wanted: &BTreeMap<String, Value>| {
+            wanted.iter().all(|(pointer, value)| body.pointer(pointer) == Some(value))
+        };
+        if has(closed) {
+            let reason = body.pointer(reason).and_then(Value::as_str);
+            Gate::Closed(reason.unwrap_or("no reason given").to_owned())
+        } else if answer.status == 200 && has(open) {
+            Gate::Open
+        } else {
+            Gate::Unknown(format!("{request} answered {}", answer.brief()))
+        }
     }
-}
 
-/// Opens the gate and waits for the first token of a public stream: only then is the service restored.
-pub fn open(gateway: &Client) -> Result<()> {
-    contract::set_switch(gateway, None)?;
-    contract::serves_public(gateway)
+    /// Closes the gate and proves that it is closed.
+    pub fn close(&self, reason: &str) -> Result<()> {
+        ask(&self.client, &self.rule.close, &[("REASON", reason)])?;
+        self.prove_closed()
+    }
+
+    /// Both parts of the proof: it says so, and a public request is refused.
+    pub fn prove_closed(&self) -> Result<()> {
+        match self.position() {
+            Gate::Closed(_) => ask(&self.client, &self.rule.refused, &[])
+                .context("a public request is not refused while the gate is closed"),
+            other => bail!("it does not say that it is closed: {other:?}"),
+        }
+    }
+
+    /// Opens the gate and waits until a public request is served: only then is the service restored.
+    pub fn open(&self) -> Result<()> {
+        ask(&self.client, &self.rule.open, &[])?;
+        ask(&self.client, &self.rule.served, &[])
+    }
+
+    /// Who closed it, if this was the reason.
+    pub fn closer(&self, reason: &str) -> Closer {
+        closer(reason, &self.rule.own_reasons)
+    }
 }
 
 #[cfg(test)]
@@ -96,13 +131,14 @@ mod tests {
 
     #[test]
     fn the_reason_tells_a_person_from_a_run() {
-        assert_eq!(closer(&run_reason("0001-20261124T084736659", "a rollback restores")), Closer::Run);
-        assert_eq!(closer("run away costs, Ann"), Closer::Person);
-        assert_eq!(closer("run 0001-soon: Ann"), Closer::Person);
-        assert_eq!(closer("rollback: Ann"), Closer::Person);
-        assert_eq!(closer("rollback: not verified yet"), Closer::Run);
-        assert_eq!(closer("GLOBAL_KILL_SWITCH is true"), Closer::Gateway);
-        assert_eq!(closer("Emergency rollback"), Closer::Person);
-        assert_eq!(closer("closed by hand"), Closer::Person);
+        let who = |reason: &str| closer(reason, &["it closes by itself".into()]);
+        assert_eq!(who(&run_reason("0001-20261124T084736659", "a rollback restores")), Closer::Run);
+        assert_eq!(who("run away costs, Ann"), Closer::Person);
+        assert_eq!(who("run 0001-soon: Ann"), Closer::Person);
+        assert_eq!(who("rollback: Ann"), Closer::Person);
+        assert_eq!(who("rollback: not verified yet"), Closer::Run);
+        assert_eq!(who("it closes by itself"), Closer::Gateway);
+        assert_eq!(who("Emergency rollback"), Closer::Person);
+        assert_eq!(who("closed by hand"), Closer::Person);
     }
 }

@@ -5,14 +5,13 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
-use crate::base::http::Client;
 use crate::base::next::Next;
 use crate::base::observed::Observed;
-use crate::deploy::gate::{self, Closer, Gate};
+use crate::deploy::gate::{Closer, Gate, Gateway};
 use crate::deploy::observe::Observation;
 use crate::deploy::view::View;
 use crate::release::store::Store;
-use crate::stack::contract;
+use crate::stack::call::filled;
 use crate::stack::hold::{self, Hold};
 use crate::stack::ledger::Ledger;
 use crate::stack::model::Service;
@@ -25,7 +24,7 @@ use std::time::Duration;
 /// The time limit of one request to the gate. It is short, because the public waits meanwhile.
 pub const REQUEST: Duration = Duration::from_secs(1);
 
-/// The time limit for opening the gate, including the first token of a public stream.
+/// The time limit for opening the gate, including the first public request.
 const OPENING: Duration = Duration::from_secs(10);
 
 /// How long to wait for another command that is opening the gate.
@@ -49,7 +48,9 @@ pub enum Closed {
 impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Proved => write!(f, "the gate is closed: healthz says so, and a stream is refused"),
+            Self::Proved => {
+                write!(f, "the gate is closed: the gateway says so, and a public request is refused")
+            }
             Self::Stopped { services, why } if services.is_empty() => {
                 write!(f, "nothing serves the public: no gateway runs ({why})")
             }
@@ -86,7 +87,7 @@ impl fmt::Display for Public {
 pub fn shut(view: &View, now: &Observation, reason: &str, deadline: Deadline) -> Result<Closed> {
     let gateway =
         now.gateway(&view.pilot, view.engine.as_ref(), REQUEST).context("the gateway's address is unknown");
-    let Err(error) = gateway.and_then(|gateway| gate::close(&gateway, reason)) else {
+    let Err(error) = gateway.and_then(|gateway| gateway.close(reason)) else {
         return Ok(Closed::Proved);
     };
     let why = format!("{error:#}");
@@ -119,21 +120,20 @@ fn stop(view: &View, now: &Observation, deadline: Deadline) -> Result<Vec<String
 /// Closes the gate on disk, for the release that runs: the gateway comes up closed, however it is started.
 pub fn close_on_disk(view: &View, store: &Store, reason: &str, deadline: Deadline) -> Result<()> {
     let release = view.release.as_ref().context("no release is deployed")?;
-    let words = contract::close_on_disk(reason);
+    let offline = &view.pilot.manifest.gate.offline;
+    let words: Vec<String> =
+        offline.run.iter().map(|word| filled(word, &[("REASON", reason)])).collect::<Result<_>>()?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let dir = store.dir(&release.id);
     let said = view.engine.run_once(release, &dir, view.pilot.gateway(), &words, deadline)?;
-    ensure!(
-        said.trim() == contract::CLOSED_ON_DISK,
-        "the gate on disk is {:?} after closing it",
-        said.trim()
-    );
+    ensure!(said.trim() == offline.prints, "the gate on disk is {:?} after closing it", said.trim());
     Ok(())
 }
 
 /// How an attempt to open the gate ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opened {
-    /// It is open: a public stream got its first token.
+    /// It is open: a public request was served.
     Open,
     /// A hold stands, and it is proved that the gate is closed.
     Held(Hold),
@@ -166,15 +166,15 @@ pub fn open(
         return stay_closed(view, &gateway, hold, deadline);
     }
     // A person closed the gate since the run began, without a hold: this counts as a hold.
-    if let (Gate::Closed(reason), false, true) = (gate::position(&gateway), lift.by_hand, holds.is_empty())
-        && gate::closer(&reason) == Closer::Person
+    if let (Gate::Closed(reason), false, true) = (gateway.position(), lift.by_hand, holds.is_empty())
+        && gateway.closer(&reason) == Closer::Person
     {
         let hold = Hold::found(&reason);
         hold.place(ledger)?;
         return stay_closed(view, &gateway, &hold, deadline);
     }
     holds.iter().try_for_each(|hold| hold.lift(ledger))?;
-    let opened = gate::open(&gateway).and_then(|()| hold::standing(ledger));
+    let opened = gateway.open().and_then(|()| hold::standing(ledger));
     match opened {
         Ok(holds) => match holds.first() {
             None => Ok(Opened::Open),
@@ -188,7 +188,7 @@ pub fn open(
 }
 
 /// Under a hold: proves that the gate is closed, with the reason of the person who holds it.
-pub fn stay_closed(view: &View, gateway: &Client, hold: &Hold, deadline: Deadline) -> Result<Opened> {
+pub fn stay_closed(view: &View, gateway: &Gateway, hold: &Hold, deadline: Deadline) -> Result<Opened> {
     close_again(view, gateway, &hold.reason, deadline)?;
     Ok(Opened::Held(hold.clone()))
 }
@@ -197,9 +197,9 @@ pub fn stay_closed(view: &View, gateway: &Client, hold: &Hold, deadline: Deadlin
 /// public. If that fails, it is stopped at once. Returns true if it had come up open.
 pub fn closed_after_start(view: &View, reason: &str, deadline: Deadline) -> Result<bool> {
     let gateway = view.gateway(REQUEST)?;
-    let (open, proved) = deadline.poll(Duration::from_millis(5), || match gate::position(&gateway) {
-        Gate::Closed(_) => Break((false, gate::prove_closed(&gateway))),
-        Gate::Open => Break((true, gate::close(&gateway, reason))),
+    let (open, proved) = deadline.poll(Duration::from_millis(5), || match gateway.position() {
+        Gate::Closed(_) => Break((false, gateway.prove_closed())),
+        Gate::Open => Break((true, gateway.close(reason))),
         Gate::Unknown(why) => Continue(anyhow!("the gateway does not answer: {why}")),
     })?;
     let Err(error) = proved else { return Ok(open) };
@@ -211,8 +211,8 @@ pub fn closed_after_start(view: &View, reason: &str, deadline: Deadline) -> Resu
     bail!("the new gateway does not prove that it refuses the public ({error:#}); {how}")
 }
 
-fn close_again(view: &View, gateway: &Client, reason: &str, deadline: Deadline) -> Result<Closed> {
-    if gate::close(gateway, reason).is_ok() {
+fn close_again(view: &View, gateway: &Gateway, reason: &str, deadline: Deadline) -> Result<Closed> {
+    if gateway.close(reason).is_ok() {
         return Ok(Closed::Proved);
     }
     // Close it even if the budget is used up.
@@ -246,11 +246,11 @@ pub fn seen(view: &View, now: &Observation) -> Public {
     let proof = now
         .gateway(&view.pilot, view.engine.as_ref(), REQUEST)
         .ok_or_else(|| anyhow!("the gateway's address is unknown"))
-        .and_then(|gateway| gate::prove_closed(&gateway));
+        .and_then(|gateway| gateway.prove_closed());
     match (proof, &now.gate) {
-        (Ok(()), _) => {
-            Public::ShutOut("healthz says that the gate is closed, and a stream is refused".into())
-        }
+        (Ok(()), _) => Public::ShutOut(
+            "the gateway says that the gate is closed, and a public request is refused".into(),
+        ),
         (Err(_), Gate::Open) => Public::Served,
         (Err(error), _) => Public::Unknown(format!("{error:#}")),
     }

@@ -6,7 +6,7 @@ use crate::base::files;
 use crate::base::http::Client;
 use crate::base::observed::Observed;
 use crate::base::threads::joined;
-use crate::deploy::gate::{self, Gate};
+use crate::deploy::gate::{Gate, Gateway};
 use crate::engine::roles::{Engine, Runtime};
 use crate::host;
 use crate::host::HostCheck;
@@ -84,9 +84,10 @@ impl Observation {
         all.find(|health| !matches!(health, Health::Healthy { .. })).or(first)
     }
 
-    /// A client for the running gateway.
-    pub fn gateway(&self, pilot: &Pilot, runtime: &dyn Runtime, limit: Duration) -> Option<Client> {
-        Some(runtime.reach(self.endpoints.get(pilot.gateway())?, limit))
+    /// The running gateway.
+    pub fn gateway(&self, pilot: &Pilot, runtime: &dyn Runtime, limit: Duration) -> Option<Gateway> {
+        let client = runtime.reach(self.endpoints.get(pilot.gateway())?, limit);
+        Some(Gateway::new(client, &pilot.manifest.gate))
     }
 }
 
@@ -111,7 +112,7 @@ pub fn observe(
     let mut unseen = BTreeMap::new();
     let gate = std::thread::scope(|scope| {
         let gate = scope.spawn(|| match endpoints.get(pilot.gateway()) {
-            Some(endpoint) => gate::position(&client(endpoint)),
+            Some(endpoint) => Gateway::new(client(endpoint), &pilot.manifest.gate).position(),
             None => Gate::Unknown("the gateway does not run".into()),
         });
         match &mut stack {

@@ -82,7 +82,7 @@ pub enum Step {
     Watch,
     /// Prove that the new gateway is closed, compare what runs with the release, and run all smoke checks.
     Verify,
-    /// Open the gate and wait for the first token of a public stream.
+    /// Open the gate and wait until a public request is served.
     OpenGate,
     /// Leave the gate closed, and prove that it is: a person holds it.
     KeepClosed {

@@ -13,7 +13,7 @@ use crate::deploy::drift;
 use crate::deploy::event::Event;
 use crate::deploy::evidence;
 use crate::deploy::execution::{End, Execution, Measured, Stale, Stance};
-use crate::deploy::gate::{self, Gate};
+use crate::deploy::gate::Gate;
 use crate::deploy::lockout::{self, Closed, Lift, Opened};
 use crate::deploy::past::Past;
 use crate::deploy::view::View;
@@ -37,9 +37,9 @@ const WATCH: Duration = Duration::from_secs(1);
 
 impl Execution<'_> {
     pub(super) fn close_gate(&self, deadline: Deadline, measured: &mut Measured) -> Result<End> {
-        let client = self.now.gateway(&self.running.pilot, self.running.engine.as_ref(), lockout::REQUEST);
+        let gateway = self.now.gateway(&self.running.pilot, self.running.engine.as_ref(), lockout::REQUEST);
         // If the gate is already closed, the reason that was given stays.
-        if client.is_some_and(|client| gate::prove_closed(&client).is_ok()) {
+        if gateway.is_some_and(|gateway| gateway.prove_closed().is_ok()) {
             measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
             return Ok(End::Skipped("it was closed already, and this was proved".into()));
         }
@@ -144,7 +144,7 @@ impl Execution<'_> {
         let healthy = smoke::wait_healthy(&self.target.target()?, self.deadline.within(limits.ready));
         // Before it was started, the service could not report that its store is corrupt.
         healthy.map_err(|e| if e.is::<StoreCorrupt>() { Stale(e.to_string()).into() } else { e })?;
-        contract::load_scenario(&self.target.gateway(limits.ready)?, &seed)?;
+        contract::load_scenario(&self.target.gateway(limits.ready)?.client, &seed)?;
         Ok(End::Done)
     }
 

@@ -4,8 +4,8 @@
 //! by mistake. Made by `Session`.
 
 use crate::base::deadline::Deadline;
-use crate::base::http::Client;
 use crate::checks::target::Target;
+use crate::deploy::gate::Gateway;
 use crate::deploy::observe::{self, Observation};
 use crate::engine::reach::clients;
 use crate::engine::roles::Engine;
@@ -66,10 +66,11 @@ impl View {
         self.env.as_ref().with_context(|| format!("{} cannot be read", self.pilot.env_path.display()))
     }
 
-    /// A client for the gateway, with the port and token of these settings.
-    pub fn gateway(&self, limit: Duration) -> Result<Client> {
-        let all = clients(&self.pilot, self.engine.as_ref(), self.env()?, limit)?;
-        all.get(self.pilot.gateway()).cloned().context("pilot.toml names no gateway")
+    /// The gateway, with the port and token of these settings.
+    pub fn gateway(&self, limit: Duration) -> Result<Gateway> {
+        let mut all = clients(&self.pilot, self.engine.as_ref(), self.env()?, limit)?;
+        let client = all.remove(self.pilot.gateway()).context("pilot.toml names no gateway")?;
+        Ok(Gateway::new(client, &self.pilot.manifest.gate))
     }
 
     /// The settings and limits that the smoke checks use.

@@ -18,6 +18,7 @@ use crate::stack::pilot::{DEFAULT_PROJECT, Pilot, network_name};
 use crate::stack::ports;
 use anyhow::Result;
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -181,8 +182,9 @@ fn record(session: &Session, parts: Parts<'_>) -> Result<Release> {
 }
 
 /// Makes the env file if it does not exist, and fills in empty secrets. A project other than the default one
-/// gets its own images, network and free ports.
-pub fn ensure_env(session: &Session) -> Result<EnvFile> {
+/// gets its own images, network and free ports. Returns the ports that were chosen now, held for the caller until the
+/// services may start.
+pub fn ensure_env(session: &Session) -> Result<Vec<TcpListener>> {
     let Session { pilot, engine, .. } = session;
     let name = pilot.env_path.display().to_string();
     let existing = files::read_if_there(&pilot.env_path)?;
@@ -196,13 +198,14 @@ pub fn ensure_env(session: &Session) -> Result<EnvFile> {
             files::read_text(&path)?
         }
     };
+    let mut chosen = Vec::new();
     if existing.is_none() && pilot.project != DEFAULT_PROJECT {
         text = with_value(&text, env::PROJECT, &pilot.project)?;
         text = with_value(&text, env::IMAGES, &pilot.project)?;
         text = with_value(&text, env::NETWORK, &network_name(&pilot.project))?;
-        let ports = ports::free_ports(pilot.every_service().count(), &pilot.project)?;
-        for (service, port) in pilot.every_service().zip(ports) {
-            text = with_value(&text, &service.port, &port.to_string())?;
+        chosen = ports::free_ports(pilot.every_service().count(), &pilot.project)?;
+        for (service, held) in pilot.every_service().zip(&chosen) {
+            text = with_value(&text, &service.port, &held.local_addr()?.port().to_string())?;
         }
     }
     let env = EnvFile::parse(&name, text.as_bytes())?;
@@ -219,5 +222,5 @@ pub fn ensure_env(session: &Session) -> Result<EnvFile> {
     if existing.as_deref() != Some(text.as_bytes()) {
         files::write(&pilot.env_path, text.as_bytes(), Mode::Private)?;
     }
-    Ok(env)
+    Ok(chosen)
 }

@@ -64,7 +64,7 @@ pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
     let sessions = now
         .gateway(&session.pilot, session.engine.as_ref(), session.pilot.manifest.limits.probe)
         .context("the gateway does not run")
-        .and_then(|gateway| contract::sessions(&gateway))
+        .and_then(|gateway| contract::sessions(&gateway.client))
         .into();
     let logs = std::thread::scope(|scope| {
         let read = |name: &str| -> Result<Vec<String>> {

@@ -45,11 +45,14 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
         session.out.note(format!("a new env file is made; the old one is in backup {}", kept.id));
         files::remove(&pilot.env_path)?;
     }
-    candidate::ensure_env(session)?;
-    check_ports(session)?;
+    let chosen = candidate::ensure_env(session)?;
+    if chosen.is_empty() {
+        check_ports(session)?;
+    }
     let engine = session.engine.describe(Deadline::after(pilot.manifest.limits.engine));
     session.out.event(&started(session, &engine, None));
     let release = candidate::make(options.source, &pilot.env_path, session)?;
+    drop(chosen);
     session.out.say(format!("  release {} ({})", release.id, release.label));
     session.admissible(&release).map_err(|error| {
         let what = format!("release {} cannot be deployed: {error:#}", release.id);

@@ -32,6 +32,9 @@ use std::time::Duration;
 /// The time limit for one part, except building.
 pub const PART: Duration = Duration::from_secs(300);
 
+/// How long an engine may be at work on a request whose client was ended.
+const LAST_REQUEST: Duration = Duration::from_millis(500);
+
 /// How many rehearsals keep their reports.
 const KEPT: usize = 5;
 
@@ -83,9 +86,11 @@ impl Rehearsal {
         } else {
             let (pilot, kind) = (pilot.clone(), engine.kind());
             signals::on_signal(move || {
-                if let Ok(engine) = engine::choose(&pilot, Some(kind)) {
-                    tear_down(&pilot, engine.as_ref());
-                }
+                let Ok(engine) = engine::choose(&pilot, Some(kind)) else { return };
+                tear_down(&pilot, engine.as_ref());
+                // The engine may still carry out the last request of a client that was ended.
+                std::thread::sleep(LAST_REQUEST);
+                tear_down(&pilot, engine.as_ref());
             });
         }
         let word = Some(engine.kind().as_str());

@@ -4,7 +4,7 @@
 
 use crate::base::http::{Answer, Client, Events};
 use crate::stack::model::Health;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 /// Variables of the env file and of the services.
@@ -46,28 +46,6 @@ pub mod env {
     }
 }
 
-/// The arguments for the program in an image that close the gate on disk.
-pub fn close_on_disk(reason: &str) -> [&str; 3] {
-    ["gate", "close", reason]
-}
-
-/// What it prints after it has closed the gate on disk.
-pub const CLOSED_ON_DISK: &str = "closed";
-
-/// The reasons that the gateway gives if it closed the gate itself.
-pub const OWN_REASONS: [&str; 2] = ["GLOBAL_KILL_SWITCH is true", "gate file unreadable"];
-
-/// The position of the kill switch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Switch {
-    /// Requests are accepted.
-    Open,
-    /// Requests are refused, with this reason.
-    Closed(String),
-    /// The answer was something else.
-    Other(String),
-}
-
 const HEALTHZ: &str = "/healthz";
 
 /// Asks a service for its health once. The whole word is compared, because `unhealthy` contains `healthy`.
@@ -90,43 +68,6 @@ pub fn health(client: &Client) -> Health {
             None => Health::Unhealthy(format!("healthz: {}", answer.brief())),
         },
     }
-}
-
-/// The kill switch, as the gateway reports it.
-pub fn switch(gateway: &Client) -> Result<Switch> {
-    let answer = gateway.get(HEALTHZ)?;
-    let body = answer.json();
-    Ok(match body["status"].as_str() {
-        Some("healthy") if answer.status == 200 => Switch::Open,
-        Some("disabled") => Switch::Closed(body["detail"].as_str().unwrap_or("no reason given").to_owned()),
-        _ => Switch::Other(format!("healthz answered {}", answer.brief())),
-    })
-}
-
-/// Closes the kill switch with a reason, or opens it.
-pub fn set_switch(gateway: &Client, closed: Option<&str>) -> Result<()> {
-    let body = json!({"enabled": closed.is_some(), "reason": closed.unwrap_or_default()});
-    let answer = gateway.post("/admin/kill-switch", &body)?;
-    ensure!(answer.status == 200, "POST /admin/kill-switch answered {}", answer.brief());
-    Ok(())
-}
-
-/// Is a public stream refused in the way that a closed kill switch refuses it?
-pub fn refuses_public(gateway: &Client) -> Result<()> {
-    let refused = gateway.public().get(&public_stream())?;
-    if refused.status != 503 || refused.headers.get("retry-after").is_none() {
-        bail!("a public stream is not refused while the gate is closed: {}", refused.brief());
-    }
-    Ok(())
-}
-
-/// Waits for the first token of a public stream.
-pub fn serves_public(gateway: &Client) -> Result<()> {
-    gateway.public().stream(&public_stream(), None)?.until(TOKEN).map(drop)
-}
-
-fn public_stream() -> String {
-    StreamOf::seed("42").path()
 }
 
 /// The event that carries a part of the answer.

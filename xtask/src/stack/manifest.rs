@@ -2,9 +2,12 @@
 //! `pilot` and by everything that reads a part of the manifest.
 
 use crate::base::{files, secrets};
+use crate::stack::call::{Call, Line};
 use anyhow::{Context, Result, ensure};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +15,8 @@ use std::time::Duration;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    version: u32,
+    #[serde(rename = "version")]
+    _version: IgnoredAny,
     /// Name of the env file beside the manifest.
     pub env_file: String,
     /// Name of the file that a new env file is made from.
@@ -26,7 +30,9 @@ pub struct Manifest {
     /// More files that the compose file mounts. They are part of each release.
     #[serde(default)]
     pub extra_files: Vec<String>,
-    /// The first is the gateway.
+    /// How the public is let in and shut out.
+    pub gate: GateRule,
+    /// The services of the stack.
     pub services: Vec<Service>,
     /// More services that `observe` starts: prometheus first, then grafana.
     #[serde(default)]
@@ -54,6 +60,53 @@ pub struct Build {
     /// Older manifests name a Dockerfile, which is no longer used.
     #[serde(default, rename = "dockerfile")]
     _dockerfile: IgnoredAny,
+}
+
+/// The `[gate]` part: the service that lets the public in, and the requests that close it, open it, and prove both.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateRule {
+    /// The service.
+    pub service: String,
+    /// Closes the gate, with `${REASON}`.
+    pub close: Call,
+    /// Opens it.
+    pub open: Call,
+    /// Fails unless the gate is closed.
+    pub refused: Call,
+    /// Fails unless the gate is open.
+    pub served: Call,
+    /// Says whether it is closed, and why.
+    pub position: Position,
+    /// Closes the gate of a service that does not run.
+    pub offline: Offline,
+    /// The reasons that the service gives if it closed the gate by itself.
+    #[serde(default)]
+    pub own_reasons: Vec<String>,
+}
+
+/// A request whose answer says whether the gate is closed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Position {
+    /// The request.
+    pub request: Line,
+    /// The values of a closed gate, by JSON pointer (RFC 6901).
+    pub closed: BTreeMap<String, Value>,
+    /// The values of an open gate. The status must be 200 too.
+    pub open: BTreeMap<String, Value>,
+    /// Where the reason is that was given when it was closed.
+    pub reason: String,
+}
+
+/// A program in the image of the service that closes the gate in its stored data.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Offline {
+    /// The arguments, with `${REASON}`.
+    pub run: Vec<String>,
+    /// What it prints after it has closed the gate.
+    pub prints: String,
 }
 
 /// One service.
@@ -149,6 +202,9 @@ pub struct Contact {
     pub contact: String,
 }
 
+/// What manifests of version 1 do not say, because this program knew it.
+const NOT_IN_VERSION_1: &str = include_str!("not_in_version_1.toml");
+
 fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(input)?;
     humantime::parse_duration(&text).map_err(serde::de::Error::custom)
@@ -168,13 +224,18 @@ impl Manifest {
     }
 
     fn parse(text: &str) -> Result<Self> {
-        let manifest: Self = toml::from_str(text)?;
-        ensure!(
-            manifest.version == 1,
-            "its version is {}, but this xtask only knows version 1",
-            manifest.version
-        );
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+        }
+        let Head { version } = toml::from_str(text)?;
+        ensure!((1..=2).contains(&version), "its version is {version}, but this xtask only knows 1 and 2");
+        let added = if version == 1 { NOT_IN_VERSION_1 } else { "" };
+        let manifest: Self = toml::from_str(&format!("{text}\n{added}"))?;
         ensure!(!manifest.services.is_empty(), "it names no services");
+        let gateway = &manifest.gate.service;
+        let known = manifest.services.iter().any(|service| service.name == *gateway);
+        ensure!(known, "the service of its gate is {gateway}, which is not one of its services");
         Ok(manifest)
     }
 }

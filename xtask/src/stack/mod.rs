@@ -1,6 +1,7 @@
 //! What is deployed and rolled back, as values: the manifest, the env file, the services as observed, the
 //! paths in the state folder, and the records that every command must know. Nothing here runs anything.
 
+pub mod call;
 pub mod contract;
 pub mod endpoint;
 pub mod envfile;

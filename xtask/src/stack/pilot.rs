@@ -168,9 +168,9 @@ impl Pilot {
         }
     }
 
-    /// Name of the gateway: the first service of the manifest.
+    /// Name of the gateway: the service that lets the public in.
     pub fn gateway(&self) -> &str {
-        &self.manifest.services[0].name
+        &self.manifest.gate.service
     }
 
     /// Names of the services.

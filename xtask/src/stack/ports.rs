@@ -10,12 +10,13 @@ use std::time::Duration;
 
 /// `count` free ports on 127.0.0.1 for a project. They are between 20000 and 32000, below the range that
 /// Linux uses for outgoing connections, so that no such connection takes one first. The search starts at a
-/// place that depends on the project's name, so that projects made at the same time find different ports.
-pub fn free_ports(count: usize, project: &str) -> Result<Vec<u16>> {
+/// place that depends on the project's name, so that projects made at the same time find different ports. The
+/// ports are held: no other program gets one until its listener is dropped.
+pub fn free_ports(count: usize, project: &str) -> Result<Vec<TcpListener>> {
     let sum = crate::base::files::sha256_bytes(project.as_bytes());
     let start = 20_000 + u16::from_str_radix(&sum[..4], 16)? % 12_000;
-    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let ports: Vec<u16> = (start..32_000).chain(20_000..start).filter(free).take(count).collect();
+    let hold = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
+    let ports: Vec<TcpListener> = (start..32_000).chain(20_000..start).filter_map(hold).take(count).collect();
     (ports.len() == count).then_some(ports).context("not enough free ports between 20000 and 32000")
 }
 
@@ -70,8 +71,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let owner = owner_of(listener.local_addr().unwrap().port()).unwrap();
         assert!(owner.contains(&std::process::id().to_string()), "{owner}");
-        let free = free_ports(4, "test").unwrap();
+        // Two of one name at the same time: what one holds, the other does not get.
+        let (free, other) = (free_ports(4, "test").unwrap(), free_ports(4, "test").unwrap());
+        let numbers = |held: &[TcpListener]| -> Vec<u16> {
+            held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+        };
         assert_eq!(free.len(), 4);
-        assert_eq!(owner_of(free[0]), None);
+        assert!(numbers(&free).iter().all(|port| !numbers(&other).contains(port)));
+        let first = numbers(&free)[0];
+        drop(free);
+        assert_eq!(owner_of(first), None);
     }
 }

@@ -5,6 +5,7 @@ use crate::http::http;
 use crate::pilot::Engine::{Compose1, Compose2, Process};
 use crate::pilot::{Folder, Pilot, docker, on, skip, workspace};
 use serde_json::Value;
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -45,25 +46,38 @@ fn accepts(promtool: &Path, args: &[&str], input: Option<&str>) {
     assert!(!said.contains("WARN"), "promtool {args:?}: {said}");
 }
 
-/// An image of the program that is installed here, with the libraries it needs, as the official one has it:
-/// user nobody, its data in /prometheus.
-fn image(prometheus: &Path, tag: &str) {
-    let folder = Folder::new("prometheus-image");
-    let libraries = Command::new("ldd").arg(prometheus).output().unwrap();
-    let libraries = String::from_utf8_lossy(&libraries.stdout).into_owned();
-    let paths = libraries.split_whitespace().filter(|word| word.starts_with('/'));
-    for path in paths.chain([prometheus.to_str().unwrap()]) {
-        let to = folder.0.join("root").join(path.trim_start_matches('/'));
-        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-        std::fs::copy(path, to).unwrap();
+/// An image of the program that is installed here, with the libraries it needs, as the official one has it: user
+/// nobody, its data in /prometheus. Removed when dropped.
+struct Image(String);
+
+impl Image {
+    fn of(prometheus: &Path) -> Self {
+        let folder = Folder::new("prometheus");
+        let tag = folder.0.file_name().unwrap().to_string_lossy().replace("pilot-test-", "pt-") + ":1";
+        let libraries = Command::new("ldd").arg(prometheus).output().unwrap();
+        let libraries = String::from_utf8_lossy(&libraries.stdout).into_owned();
+        let paths = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+        let root = folder.0.join("root");
+        for path in paths.chain([prometheus.to_str().unwrap()]) {
+            let to = root.join(path.trim_start_matches('/'));
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(path, to).unwrap();
+        }
+        std::fs::create_dir_all(root.join("prometheus")).unwrap();
+        let layer = folder.0.join("layer.tar").display().to_string();
+        let mut tar = Command::new("tar");
+        tar.args(["--owner=65534", "--group=65534", "-cf", &layer, "-C"]).arg(&root).arg(".");
+        assert!(tar.status().unwrap().success());
+        let entry = format!("ENTRYPOINT [{:?}]", prometheus.display().to_string());
+        docker(&["import", "--change", "USER 65534:65534", "--change", &entry, &layer, &tag]);
+        Self(tag)
     }
-    std::fs::create_dir_all(folder.0.join("data")).unwrap();
-    let text = format!(
-        "FROM scratch\nCOPY root /\nCOPY --chown=65534:65534 data /prometheus\nUSER 65534:65534\nENTRYPOINT [{:?}]\n",
-        prometheus.display().to_string()
-    );
-    std::fs::write(folder.0.join("Dockerfile"), text).unwrap();
-    docker(&["build", "--quiet", "--tag", tag, &folder.0.display().to_string()]);
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        docker(&["rmi", &self.0]);
+    }
 }
 
 fn api(port: u16, path: &str) -> Value {
@@ -118,9 +132,10 @@ fn promtool_accepts_the_config_the_rules_and_what_each_service_tells() {
 #[test]
 fn targets_are_up_rules_are_loaded_and_every_panel_has_data() {
     with_prometheus("observe", |prometheus, _| {
+        // One for both, made where there is Docker.
+        let image = OnceCell::new();
         on(&[Compose2, Compose1], "observe", |pilot| {
-            let tag = format!("{}-jobs:prometheus", pilot.project);
-            image(prometheus, &tag);
+            let Image(tag) = image.get_or_init(|| Image::of(prometheus));
             // The env file is made by the first command that needs it.
             let pilot = pilot.up();
             let with_image = format!("{}PROMETHEUS_IMAGE={tag}\n", pilot.env_text());

@@ -2,13 +2,14 @@
 //! without a trace when dropped. Docker tests are skipped, and say so, where no engine answers; with
 //! `CI=true` they fail instead.
 
-use crate::http::{Answer, http};
+use crate::http::{Answer, http, try_http};
 use serde_json::{Value, json};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Which engine, and for Docker which Compose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +113,13 @@ pub fn copy_of_the_tree(name: &str) -> Folder {
         std::fs::copy(workspace().join("pilot-deploy").join(file), to).unwrap();
     }
     tree
+}
+
+/// Writes a script that stands in for a program, for a test of how that is called.
+pub fn program(path: &Path, script: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, script).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// How often something random is tried: `PILOT_TRIES`, or so often.
@@ -443,11 +451,21 @@ impl Pilot {
         images.iter().map(|(s, i)| (s.clone(), i["id"].as_str().unwrap().to_owned())).collect()
     }
 
-    /// The values in force in a running service, asked over HTTP.
+    /// The values in force in a running service, asked over HTTP. What was just started by hand may need a moment,
+    /// in which Docker takes connections for it.
     pub fn running_values(&self, service: &str) -> Value {
-        let answer = self.request("GET", service, "/admin/config", None);
+        let token = format!("Bearer {}", self.setting("ADMIN_TOKEN"));
+        let ask = || try_http("GET", self.port(service), "/admin/config", &[("authorization", &token)], None);
+        let limit = Instant::now() + Duration::from_secs(20);
+        let answer = loop {
+            match ask() {
+                Ok(answer) => break answer,
+                Err(error) => assert!(Instant::now() < limit, "{service}: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
         assert_eq!(answer.status, 200, "{}", answer.body);
-        serde_json::from_str::<Value>(&answer.body).unwrap()["values"].clone()
+        answer.json()["values"].clone()
     }
 
     /// A request with the admin token.

@@ -1,7 +1,7 @@
 //! Killed at any point and run again, it finishes; one at a time; deadlines hold.
 
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Folder, Pilot, STRIDE, cuts, on};
+use crate::pilot::{Folder, Pilot, STRIDE, cuts, on, program};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -227,9 +227,7 @@ fn a_docker_that_hangs_is_told_apart_from_one_that_is_not_there() {
         std::fs::create_dir_all(&bin).unwrap();
         let pid = tree.0.join("pid");
         let script = format!("#!/bin/sh\nsleep 600 &\necho $! > {}\nwait\n", pid.display());
-        std::fs::write(bin.join("docker"), script).unwrap();
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(bin.join("docker"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        program(&bin.join("docker"), &script);
         pilot.root = tree.0.clone();
         let start = Instant::now();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));

@@ -1,20 +1,12 @@
 //! What a command says is what was seen: whose fault a failure is, that it was interrupted, how it ended.
 
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Folder, Pilot, Ran, on, ran, workspace};
+use crate::pilot::{Folder, Pilot, Ran, on, program, ran, workspace};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// A program of this test's own.
-fn program(path: &Path, script: &str) {
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, script).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-}
 
 /// A docker client that tells of one more container the first `times` that it lists any: one that is gone
 /// when it is asked for, as in the middle of a deployment. All else is the real client's.
@@ -202,11 +194,11 @@ fn an_interrupted_drill_takes_its_pilot_down() {
         Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
         let last: Value = serde_json::from_str(&lines.last().unwrap()).unwrap();
         assert_eq!((&last["event"], &last["exit_code"]), (&json!("finished"), &json!(130)), "{last}");
-        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let ended = ran(child.wait_with_output().unwrap()).expect(130);
         for drill in std::fs::read_dir(pilot.state().join("drills")).unwrap().flatten() {
             let names = std::fs::read_dir(drill.path()).unwrap().flatten().map(|entry| entry.file_name());
             let left: Vec<_> = names.filter(|name| name != "rollbacks").collect();
-            assert!(left.is_empty(), "{left:?}");
+            assert!(left.is_empty(), "{left:?} {}", ended.err);
             if pilot.engine != Process {
                 let project = drill.file_name().to_string_lossy().into_owned();
                 let label = format!("label=com.docker.compose.project={project}");

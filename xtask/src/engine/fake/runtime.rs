@@ -7,7 +7,6 @@ use crate::engine::fake::pilot::Answers;
 use crate::engine::fake::world::{Started, World};
 use crate::engine::roles::{Build, Data, Engine, EngineHost, Extent, Images, Inspect, Kind, Runtime, Usage};
 use crate::release::description::{ENV_FILE, Image, Release};
-use crate::stack::contract;
 use crate::stack::endpoint::Endpoint;
 use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
@@ -104,11 +103,12 @@ impl Runtime for Fake {
 
     fn run_once(&self, _: &Release, _: &Path, service: &str, words: &[&str], _: Deadline) -> Result<String> {
         let mut things = self.world.act("run once")?;
-        let [_, _, reason] = words else { bail!("unexpected words: {words:?}") };
-        ensure!(*words == contract::close_on_disk(reason), "unexpected words: {words:?}");
+        let offline = &self.pilot.manifest.gate.offline;
+        let [first, second, reason] = words else { bail!("unexpected words: {words:?}") };
+        ensure!([*first, *second, "${REASON}"] == *offline.run, "unexpected words: {words:?}");
         things.volumes.entry(service.to_owned()).or_insert_with(|| "new".into());
         things.gate = Some((*reason).to_owned());
-        Ok(contract::CLOSED_ON_DISK.into())
+        Ok(offline.prints.clone())
     }
 
     fn stop(&self, service: &str, _: Deadline) -> Result<()> {

@@ -2,7 +2,7 @@
 //! use, and how fast they end when the gate closes. Called by `bench`.
 
 use crate::base::threads::joined;
-use crate::deploy::gate;
+use crate::deploy::gate::Gateway;
 use crate::engine::reach::clients;
 use crate::rehearsal::Rehearsal;
 use crate::rehearsal::bench::row::Row;
@@ -51,7 +51,7 @@ pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
         let loaded = resident(pilot.gateway())?;
         rows.push(Row::plain("gateway with 1,000 streams", loaded, "MB", 150.0));
         let closing = Instant::now();
-        gate::close(gateway, "bench")?;
+        Gateway::new(gateway.clone(), &pilot.manifest.gate).close("bench")?;
         let ends: Vec<Result<Instant>> = streams.into_iter().map(joined).collect();
         let mut took: Vec<f64> = Vec::new();
         for end in &ends {
