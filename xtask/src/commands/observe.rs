@@ -7,9 +7,8 @@ use crate::base::files::{self, Mode};
 use crate::base::http::Client;
 use crate::base::next::Next;
 use crate::deploy::event::{Event, Finished};
-use crate::deploy::observe::release_env;
 use crate::deploy::session::Session;
-use crate::release::description::ENV_FILE;
+use crate::release::description::{ENV_FILE, settings_in};
 use anyhow::{Result, anyhow};
 use serde_json::json;
 use std::ops::ControlFlow::{Break, Continue};
@@ -64,7 +63,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         }
         _ => error,
     })?;
-    let env = release_env(&session.store, &release)?;
+    let env = settings_in(&session.store.dir(&release.id))?;
     let mut places = serde_json::Map::new();
     for service in &chosen {
         let port = pilot.port(service, &env)?;

@@ -13,6 +13,7 @@ use crate::deploy::backup::numbered;
 use crate::deploy::observe::Observation;
 use crate::engine::roles::Engine;
 use crate::stack::call::Line;
+use crate::stack::hiding;
 use crate::stack::manifest::Document;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, ensure};
@@ -60,7 +61,7 @@ pub fn items<'a>(
         item("observation.json", move || Ok(serde_json::to_string_pretty(now)?)),
         item("env.masked", move || {
             let path = &pilot.env_path;
-            Ok(secrets::mask_env_file(&String::from_utf8_lossy(&files::read(path)?)))
+            Ok(hiding::masked(&String::from_utf8_lossy(&files::read(path)?)))
         }),
     ];
     for service in pilot.services() {

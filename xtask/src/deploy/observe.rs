@@ -10,8 +10,6 @@ use crate::deploy::gate::{Gate, Gateway};
 use crate::engine::roles::{Engine, Runtime};
 use crate::host;
 use crate::host::HostCheck;
-use crate::release::description::{ENV_FILE, Release};
-use crate::release::store::Store;
 use crate::stack::contract::health;
 use crate::stack::endpoint::{Endpoint, endpoints};
 use crate::stack::envfile::EnvFile;
@@ -179,11 +177,4 @@ fn tree_env(pilot: &Pilot) -> Result<TreeEnv> {
 fn compose(pilot: &Pilot) -> Result<Option<String>> {
     let path = pilot.pack.join(&pilot.manifest.compose_file);
     Ok(files::read_if_there(&path)?.map(|bytes| files::sha256_bytes(&bytes)))
-}
-
-/// The settings in the env file of a release.
-pub fn release_env(store: &Store, release: &Release) -> Result<EnvFile> {
-    let path = store.file(&release.id, ENV_FILE);
-    let bytes = files::read(&path)?;
-    EnvFile::parse(&path.display().to_string(), &bytes)
 }

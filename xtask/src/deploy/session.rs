@@ -40,12 +40,13 @@ impl Session {
     }
 
     /// Can a run go to this release? Its files must be unchanged, its manifest and settings must be readable,
-    /// and the settings must have everything that the checks need. A release is refused here, before the
-    /// first step.
+    /// also for this engine, and the settings must have everything that the checks need. A release is refused
+    /// here, before the first step.
     pub fn admissible(&self, release: &Release) -> Result<()> {
         self.store.check_files(release)?;
         let view = self.by(release)?;
         let env = view.env()?;
+        view.engine.can_read(env, Deadline::after(view.pilot.manifest.limits.engine))?;
         view.pilot.services().try_for_each(|service| view.pilot.port(service, env).map(drop))?;
         view.target().map(drop)
     }

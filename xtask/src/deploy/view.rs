@@ -9,7 +9,7 @@ use crate::deploy::gate::Gateway;
 use crate::deploy::observe::{self, Observation};
 use crate::engine::reach::clients;
 use crate::engine::roles::Engine;
-use crate::release::description::{MANIFEST_FILE, Release};
+use crate::release::description::{MANIFEST_FILE, Release, settings_in};
 use crate::release::store::Store;
 use crate::stack::envfile::EnvFile;
 use crate::stack::manifest::Manifest;
@@ -38,7 +38,7 @@ impl View {
         let manifest = Manifest::load(&store.file(&release.id, MANIFEST_FILE))?;
         let pilot = Pilot { manifest, ..pilot.clone() };
         let engine = engine.for_stack(&pilot, store.definition(release)?)?;
-        let env = observe::release_env(store, release)?;
+        let env = settings_in(&store.dir(&release.id))?;
         Ok(Self { pilot, engine, release: Some(release.clone()), env: Some(env) })
     }
 

@@ -8,6 +8,7 @@ use crate::base::http::Client;
 use crate::release::description::{Image, Release};
 use crate::stack::definition::Definition;
 use crate::stack::endpoint::Endpoint;
+use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
 use anyhow::Result;
@@ -117,6 +118,11 @@ pub trait Runtime: Sync {
 
     /// The name of the stack's project.
     fn project(&self) -> &str;
+
+    /// An error if this engine would read an env file in another way than `EnvFile` does.
+    fn can_read(&self, _: &EnvFile, _: Deadline) -> Result<()> {
+        Ok(())
+    }
 
     /// Brings the stack to a release whose files are in `dir`. Services that are already right are left
     /// alone, except those in `force`. Does not wait until old services have stopped or new ones are healthy.

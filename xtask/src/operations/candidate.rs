@@ -200,7 +200,8 @@ fn define(session: &Session, dir: &Path) -> Result<Definition> {
 /// Makes the env file if it does not exist, and fills in empty secrets. A project other than the default one
 /// gets its own images, network and free ports. Returns the ports that were chosen now, held for the caller until the
 /// services may start.
-pub fn ensure_env(pilot: &Pilot) -> Result<Vec<TcpListener>> {
+pub fn ensure_env(session: &Session) -> Result<Vec<TcpListener>> {
+    let Session { pilot, engine, .. } = session;
     let name = pilot.env_path.display().to_string();
     let existing = files::read_if_there(&pilot.env_path)?;
     let mut text = match &existing {
@@ -215,20 +216,21 @@ pub fn ensure_env(pilot: &Pilot) -> Result<Vec<TcpListener>> {
     };
     let mut chosen = Vec::new();
     if existing.is_none() && pilot.project != DEFAULT_PROJECT {
-        text = with_value(&text, env::PROJECT, &pilot.project);
-        text = with_value(&text, env::IMAGES, &pilot.project);
-        text = with_value(&text, env::NETWORK, &network_name(&pilot.project));
+        text = with_value(&text, env::PROJECT, &pilot.project)?;
+        text = with_value(&text, env::IMAGES, &pilot.project)?;
+        text = with_value(&text, env::NETWORK, &network_name(&pilot.project))?;
         chosen = ports::free_ports(pilot.every_service().count(), &pilot.project)?;
         for (service, held) in pilot.every_service().zip(&chosen) {
-            text = with_value(&text, &service.port, &held.local_addr()?.port().to_string());
+            text = with_value(&text, &service.port, &held.local_addr()?.port().to_string())?;
         }
     }
     let env = EnvFile::parse(&name, text.as_bytes())?;
     // If the file has another error, nothing is added to it.
+    engine.can_read(&env, Deadline::after(pilot.manifest.limits.engine))?;
     pilot.services().try_for_each(|service| pilot.port(service, &env).map(drop))?;
     for secret in &pilot.manifest.secrets.variables {
         if env.get(secret).is_none_or(str::is_empty) {
-            text = with_value(&text, secret, &files::random()?);
+            text = with_value(&text, secret, &files::random()?)?;
         }
     }
     let env = EnvFile::parse(&name, text.as_bytes())?;

@@ -87,9 +87,10 @@ impl Scene {
         let pilot = Pilot::at(folder.0.as_path(), "memory", state, By::Tree).unwrap();
         let scene = Self { _folder: folder, pilot, world: World::default() };
         let env = files::read_text(&scene.pilot.pack.join(".env.poc.example")).unwrap();
-        let env = with_value(&with_value(&env, env::PROJECT, "memory"), env::TOKEN, SECRET);
+        let env = with_value(&with_value(&env, env::PROJECT, "memory").unwrap(), env::TOKEN, SECRET).unwrap();
         let ports = scene.pilot.every_service().zip(20_001..);
-        let env = ports.fold(env, |env, (service, port)| with_value(&env, &service.port, &port.to_string()));
+        let env = ports
+            .fold(env, |env, (service, port)| with_value(&env, &service.port, &port.to_string()).unwrap());
         files::write(&scene.pilot.env_path, env.as_bytes(), Mode::Private).unwrap();
         let release = scene.release("r1", "v1.0.0", &env);
         scene.apply(&release);
@@ -148,7 +149,7 @@ impl Scene {
 
     /// A bad version and bad settings, deployed without this tool.
     fn break_version(&self, defect: Defect) {
-        let env = with_value(&self.env_text(), "ENABLE_CACHE", "true");
+        let env = with_value(&self.env_text(), "ENABLE_CACHE", "true").unwrap();
         let bad = self.release("bad", "v6.6.6", &env);
         files::write(&self.pilot.env_path, env.as_bytes(), Mode::Private).unwrap();
         self.apply(&bad);

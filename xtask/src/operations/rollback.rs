@@ -175,7 +175,7 @@ fn release_of(
     let env = match good.first() {
         Some(release) => session.store.file(&release.id, ENV_FILE),
         None => {
-            candidate::ensure_env(&session.pilot)?;
+            candidate::ensure_env(session)?;
             session.pilot.env_path.clone()
         }
     };

@@ -45,7 +45,7 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
         session.out.note(format!("a new env file is made; the old one is in backup {}", kept.id));
         files::remove(&pilot.env_path)?;
     }
-    let chosen = candidate::ensure_env(pilot)?;
+    let chosen = candidate::ensure_env(session)?;
     if chosen.is_empty() {
         check_ports(session)?;
     }

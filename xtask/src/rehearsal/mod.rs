@@ -119,7 +119,7 @@ impl Rehearsal {
         let _lock = self.session.ledger().lock("drill")?;
         let path = &pilot.env_path;
         let text = files::read_text(path)?;
-        let edited = settings.iter().fold(text, |text, (key, value)| with_value(&text, key, value));
+        let edited = settings.iter().try_fold(text, |text, (key, value)| with_value(&text, key, value))?;
         files::write(path, edited.as_bytes(), Mode::Private)?;
         let dir = self.by_hand();
         files::copy(path, &dir.join(ENV_FILE), Mode::Private)?;

@@ -3,10 +3,12 @@
 //! `.pilot/bin/`. Values only; the store reads and writes them.
 
 use crate::base::deadline::now_ms;
+use crate::base::files;
+use crate::stack::envfile::EnvFile;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const FORMAT: u32 = 1;
 
@@ -156,6 +158,12 @@ impl Release {
     pub fn is_known_good(&self) -> bool {
         self.state == State::KnownGood
     }
+}
+
+/// The settings in the env file of the release whose files are in `dir`.
+pub fn settings_in(dir: &Path) -> Result<EnvFile> {
+    let path = dir.join(ENV_FILE);
+    EnvFile::parse(&path.display().to_string(), &files::read(&path)?)
 }
 
 /// What a new release is made from.

@@ -7,6 +7,7 @@ pub mod definition;
 pub mod endpoint;
 pub mod envfile;
 pub mod escalation;
+pub mod hiding;
 pub mod hold;
 pub mod ledger;
 pub mod manifest;

@@ -6,6 +6,7 @@ use crate::base::files;
 use crate::base::next::Next;
 use crate::base::secrets;
 use crate::stack::envfile::EnvFile;
+use crate::stack::hiding;
 use crate::stack::ledger::{Ledger, Record};
 use crate::stack::manifest::{Manifest, Service};
 use crate::stack::state_dir::StateDir;
@@ -162,7 +163,7 @@ impl Pilot {
             if let Ok(file) = files::open_regular(&path) {
                 let mut bytes = Vec::new();
                 file.take(LONGEST_ENV).read_to_end(&mut bytes).ok();
-                secrets::learn_env_file(&String::from_utf8_lossy(&bytes));
+                hiding::learn(&String::from_utf8_lossy(&bytes));
             }
         }
     }

@@ -37,11 +37,12 @@ fn a_malformed_env_file_is_named_with_its_place_and_a_rollback_restores_it() {
     on(&[Process], "env", |pilot| {
         let pilot = pilot.up();
         let good = pilot.env_text();
-        let cases: [(&[u8], &str); 5] = [
-            (b"A=1\nB 2\n", ".env.poc:2:1"),
-            (b"A=1\r\n", ".env.poc:1:4"),
-            (b"A=1\nA=1\n", ".env.poc:2:1"),
-            (b"\x7fELF\0\0", ".env.poc:1"),
+        let cases: [(&[u8], &str); 6] = [
+            (b"A=1\nB 2\n", ".env.poc:2:1: expected NAME=VALUE"),
+            (b"A=1\r\nB=\"x\r\n", ".env.poc:2:3: the value begins with \""),
+            (b"A=1\nB=$HOME\n", ".env.poc:2:3: no line above sets HOME"),
+            (b"A=1\nB=$A\nA=2\n", ".env.poc:2:3: A gets another value"),
+            (b"\x7fELF\0\0", ".env.poc:1:5: there is a NUL"),
             (b"GATEWAY_PORT=http\n", "GATEWAY_PORT=http is not a port"),
         ];
         for (bytes, place) in cases {
@@ -53,7 +54,7 @@ fn a_malformed_env_file_is_named_with_its_place_and_a_rollback_restores_it() {
         }
         for emptied in [true, false] {
             if emptied {
-                std::fs::write(pilot.env_path(), "A=1\nA=1\n").unwrap();
+                std::fs::write(pilot.env_path(), "A=1\nA 1\n").unwrap();
                 // Ports that nobody can name are not fine.
                 let host = pilot.xtask(&["host"]).all();
                 assert!(host.contains("! ports") && host.contains("cannot tell"), "{host}");

@@ -13,6 +13,7 @@ mod cut_off;
 mod daemon;
 mod docs;
 mod drill;
+mod envfile;
 mod ground;
 mod holds;
 mod host;

@@ -43,7 +43,7 @@ pub fn skip(name: &str, why: &str) {
     std::io::stderr().write_all(format!("SKIPPED {name}: {}\n", why.trim()).as_bytes()).unwrap();
 }
 
-fn available(engine: Engine) -> Result<(), String> {
+pub fn available(engine: Engine) -> Result<(), String> {
     let tried = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output();
         match output {

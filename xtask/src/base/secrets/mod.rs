@@ -175,7 +175,9 @@ impl Secrets {
                 Place::Value { name, at } => {
                     let value = &line[at..];
                     self.learn_one(name, value);
-                    self.learn_one(name, value.trim().trim_matches(['"', '\'']));
+                    for value in [value, value.split(" #").next().unwrap_or_default()] {
+                        self.learn_one(name, value.trim().trim_matches(['"', '\'']));
+                    }
                 }
                 // It is unknown what such a line was meant to be, so it counts as a secret.
                 Place::Unclear if unclear == UNCLEAR => {}
@@ -256,7 +258,11 @@ impl Secrets {
             Place::Value { .. } => self.mask(line),
             Place::Unclear => format!("{MASK} (not NAME=VALUE)"),
         };
-        text.lines().map(|line| shown(line) + "\n").collect()
+        let one = |line: &str| {
+            let text = line.trim_end_matches(['\r', '\n']);
+            shown(text) + &line[text.len()..]
+        };
+        text.split_inclusive('\n').map(one).collect()
     }
 }
 

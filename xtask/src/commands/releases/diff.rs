@@ -8,9 +8,8 @@ use crate::base::next::Next;
 use crate::base::proc::cmd;
 use crate::base::secrets;
 use crate::deploy::event::Event;
-use crate::deploy::observe::release_env;
 use crate::deploy::session::Session;
-use crate::release::description::{COMPOSE_FILE, SEED_FILE};
+use crate::release::description::{COMPOSE_FILE, SEED_FILE, settings_in};
 use crate::stack::envfile::EnvFile;
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -131,7 +130,7 @@ fn side(session: &Session, name: &str) -> Result<Side> {
         _ => {
             let release = session.store.named(name)?;
             session.store.check_files(&release)?;
-            let env: EnvFile = release_env(&session.store, &release)?;
+            let env: EnvFile = settings_in(&session.store.dir(&release.id))?;
             let file = |name: &str| Some(session.store.file(&release.id, name));
             Ok(Side {
                 env: Some(env.map()),

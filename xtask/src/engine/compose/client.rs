@@ -7,8 +7,10 @@ use crate::base::files;
 use crate::base::next::Next;
 use crate::base::proc::{Cmd, RunError, cmd};
 use crate::engine::compose::state::plugin_folders;
+use crate::engine::roles::Runtime;
 use crate::release::description::{COMPOSE_FILE, ENV_FILE};
 use crate::stack::definition::Definition;
+use crate::stack::envfile::EnvFile;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use std::ops::ControlFlow::{Break, Continue};
@@ -83,6 +85,15 @@ pub fn classify(error: anyhow::Error) -> anyhow::Error {
     error
 }
 
+/// The variables that Compose may not get from the shell: those that the env file sets or asks for, because they
+/// would win over it, and those that control Compose itself. Those of Docker stay, whatever the file says:
+/// without them Compose would change another engine than the one that is asked.
+fn removed(shell: impl Iterator<Item = String>, env: &EnvFile) -> Vec<String> {
+    let own = shell.filter(|name| name.starts_with("COMPOSE_") || name.starts_with("PILOT_"));
+    let named = env.names().filter(|name| !name.starts_with("DOCKER_")).map(str::to_owned);
+    own.chain(named).collect()
+}
+
 impl Compose {
     /// An error (exit 4) if there is no docker client. Whether the engine answers is not checked here.
     pub fn new(pilot: &Pilot, definition: Option<Definition>) -> Result<Self> {
@@ -129,25 +140,19 @@ impl Compose {
         })
     }
 
-    /// A Compose command on the files in `dir`. Variables that the shell exports must not win over
-    /// the env file. So every variable that the file sets, or that controls Compose itself, is
-    /// removed from the environment.
+    /// A Compose command on the files in `dir`, with only those variables of the shell that it may get.
     pub fn compose(&self, dir: &Path, deadline: Deadline) -> Result<Cmd> {
-        let mut unset: Vec<String> = std::env::vars_os()
-            .map(|(name, _)| name.to_string_lossy().into_owned())
-            .filter(|name| name.starts_with("COMPOSE_") || name.starts_with("PILOT_"))
-            .collect();
         let env_file = dir.join(ENV_FILE);
-        if let Some(bytes) = files::read_if_there(&env_file)? {
-            let env = crate::stack::envfile::EnvFile::parse(&env_file.display().to_string(), &bytes)?;
-            unset.extend(env.keys().map(str::to_owned));
-        }
+        let bytes = files::read_if_there(&env_file)?.unwrap_or_default();
+        let env = EnvFile::parse(&env_file.display().to_string(), &bytes)?;
+        self.can_read(&env, deadline)?;
+        let shell = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
         Ok(self
             .compose_command(deadline)?
             .args(["--project-name", &self.pilot.project])
             .args(["--file", &dir.join(COMPOSE_FILE).display().to_string()])
             .args(["--env-file", &env_file.display().to_string()])
-            .env_remove(unset))
+            .env_remove(removed(shell, &env)))
     }
 
     /// The docker filter for everything that Compose made for this project.
@@ -222,5 +227,17 @@ impl Compose {
         let label = self.label();
         let text = self.docker(&[words, &["--filter", &label]].concat(), deadline)?;
         Ok(text.lines().map(str::to_owned).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compose_gets_no_variable_of_the_shell_that_the_env_file_decides() {
+        let env = EnvFile::parse("", b"A=1\nB=${C:-2}\nDOCKER_HOST=tcp://other\n").unwrap();
+        let shell = ["PATH", "COMPOSE_FILE", "PILOT_NETWORK", "DOCKER_HOST", "A"].map(str::to_owned);
+        assert_eq!(removed(shell.into_iter(), &env), ["COMPOSE_FILE", "PILOT_NETWORK", "A", "B", "C"]);
     }
 }

@@ -2,6 +2,7 @@
 //! Compose's labels, which Compose 1 and 2 write in the same way.
 
 use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::proc::Cmd;
 use crate::engine::compose::client::{Compose, Generation, PROFILE, classify};
@@ -10,6 +11,7 @@ use crate::engine::compose::state::services;
 use crate::engine::roles::{Engine, Extent, Kind, Runtime};
 use crate::release::description::Release;
 use crate::stack::definition::Definition;
+use crate::stack::envfile::EnvFile;
 use crate::stack::model::Service;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, ensure};
@@ -68,6 +70,14 @@ impl Runtime for Compose {
             Ok::<_, anyhow::Error>(format!("{command} {}", version.trim().trim_start_matches('v')))
         };
         version().unwrap_or_else(|error| format!("compose ({error:#})"))
+    }
+
+    fn can_read(&self, env: &EnvFile, deadline: Deadline) -> Result<()> {
+        if env.differs().is_empty() || matches!(self.generation(deadline)?, Generation::Two) {
+            return Ok(());
+        }
+        let what = format!("Compose 1 would read this differently:\n  {}", env.differs().join("\n  "));
+        Err(fail(Exit::Usage, what, "change these places, or install Compose 2"))
     }
 
     fn apply(&self, _: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {

@@ -6,10 +6,9 @@ use crate::base::http::Client;
 use crate::engine::fake::pilot::Answers;
 use crate::engine::fake::world::{Started, World};
 use crate::engine::roles::{Build, Data, Engine, EngineHost, Extent, Images, Inspect, Kind, Runtime, Usage};
-use crate::release::description::{ENV_FILE, Image, Release};
+use crate::release::description::{Image, Release, settings_in};
 use crate::stack::definition::Definition;
 use crate::stack::endpoint::Endpoint;
-use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, bail, ensure};
@@ -34,7 +33,7 @@ impl World {
 
 impl Fake {
     fn wanted(&self, release: &Release, dir: &Path, service: &str) -> Result<Started> {
-        let env = EnvFile::load(&dir.join(ENV_FILE))?;
+        let env = settings_in(dir)?;
         let image = release.images.get(service).with_context(|| format!("no image of {service}"))?.id.clone();
         let port = self.pilot.port(service, &env)?;
         let mut all = self.world.things().built_in(&image);
@@ -58,7 +57,7 @@ impl Runtime for Fake {
 
     fn definition(&self, dir: &Path, _: Deadline) -> Result<Definition> {
         drop(self.world.act("definition")?);
-        Definition::of_manifest(&self.pilot, &EnvFile::load(&dir.join(ENV_FILE))?)
+        Definition::of_manifest(&self.pilot, &settings_in(dir)?)
     }
 
     fn services(&self, _: Deadline) -> Result<BTreeMap<String, Service>> {

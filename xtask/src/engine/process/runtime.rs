@@ -10,10 +10,9 @@ use crate::engine::process::home::{Processes, Spec};
 use crate::engine::process::members::{Member, new_alive, run_well};
 use crate::engine::process::supervise;
 use crate::engine::roles::{Engine, Extent, Kind, Runtime};
-use crate::release::description::{ENV_FILE, Release};
+use crate::release::description::{Release, settings_in};
 use crate::stack::contract;
 use crate::stack::definition::Definition;
-use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
 use crate::stack::ports;
@@ -35,7 +34,7 @@ impl Runtime for Processes {
     }
 
     fn definition(&self, dir: &Path, _: Deadline) -> Result<Definition> {
-        Definition::of_manifest(&self.pilot, &EnvFile::load(&dir.join(ENV_FILE))?)
+        Definition::of_manifest(&self.pilot, &settings_in(dir)?)
     }
 
     fn services(&self, _: Deadline) -> Result<BTreeMap<String, Service>> {
@@ -146,7 +145,7 @@ impl Processes {
     /// What a service of a release is started with: the settings of the image, then of the env
     /// file, then of the engine.
     fn spec(&self, release: &Release, dir: &Path, service: &str) -> Result<Spec> {
-        let file = EnvFile::load(&dir.join(ENV_FILE))?;
+        let file = settings_in(dir)?;
         let image = release.images.get(service).with_context(|| format!("the release has no {service}"))?;
         let mut env = self.head(&image.id)?.env;
         env.extend(file.map());
