@@ -85,24 +85,21 @@ fn a_release_keeps_what_compose_says_of_the_stack() {
         }
         assert!(!text.contains(&workspace().display().to_string()), "{text}");
         nothing_changed(&pilot, &["up"], "r1");
+        a_broken_compose_file_is_refused_before_anything_is_begun(pilot);
     });
 }
 
-#[test]
-fn a_broken_compose_file_is_refused_before_anything_is_begun() {
-    on(&[Compose2, Compose1], "model-broken", |mut pilot| {
-        pilot.xtask(&["up"]).expect(0);
-        let tree = copy_of_the_tree("broken-compose");
-        let file = tree.0.join("pilot-deploy/docker-compose.poc.yml");
-        let good = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, good.replacen("restart:", "restrat:", 1)).unwrap();
-        pilot.root = tree.0.clone();
-        let ran = pilot.xtask(&UP).expect(2);
-        let said = ran.all();
-        assert!(said.contains("restrat") && said.contains(&file.display().to_string()), "{said}");
-        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
-        pilot.xtask(&["status"]).expect(0);
-    });
+fn a_broken_compose_file_is_refused_before_anything_is_begun(mut pilot: Pilot) {
+    let tree = copy_of_the_tree("broken-compose");
+    let file = tree.0.join("pilot-deploy/docker-compose.poc.yml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, good.replacen("restart:", "restrat:", 1)).unwrap();
+    pilot.root = tree.0.clone();
+    let ran = pilot.xtask(&UP).expect(2);
+    let said = ran.all();
+    assert!(said.contains("restrat") && said.contains(&file.display().to_string()), "{said}");
+    assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+    pilot.xtask(&["status"]).expect(0);
 }
 
 #[test]

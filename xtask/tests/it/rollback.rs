@@ -166,7 +166,7 @@ fn a_restored_pilot_stays_restored_when_the_books_cannot_be_kept() {
 
 #[test]
 fn a_plan_touches_nothing_and_what_it_says_is_done_while_two_hundred_streams_end() {
-    on(&[Process, Compose2], "plan", |pilot| {
+    on(&[Process], "plan", |pilot| {
         let pilot = pilot.up();
         let before = files(&pilot.state());
         pilot.edit_env("ENABLE_CACHE", "true");

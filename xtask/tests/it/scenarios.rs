@@ -64,64 +64,76 @@ fn nothing_differs(pilot: &Pilot) {
 
 #[test]
 fn a_config() {
-    on(&[Compose2, Compose1, Process], "sc-a", |mut pilot| {
-        if pilot.engine != Process {
-            // What the shell exports does not win over the env file, nor over the release.
-            pilot.set("MAX_TOKENS_PER_RUN", "3");
-            pilot.set("GATEWAY_PORT", "1");
-            pilot.set("COMPOSE_PROJECT_NAME", "somebody-else");
-            pilot.set("PILOT_IMAGES", "somebody-else");
-        }
-        let pilot = Beside::of(pilot.up());
-        store_something(&pilot);
-        let good = pilot.env_text();
-        assert_eq!(pilot.running_values("gateway")["MAX_TOKENS_PER_RUN"], 4000);
-        pilot.edit_env("MAX_TOKENS_PER_RUN", "7");
-        pilot.edit_env("USE_SIMULATION", "false");
-        let broken = pilot.env_text();
-        if pilot.engine == Process {
-            pilot.xtask(&["up"]).expect(1);
-        } else {
-            pilot.compose_by_hand(&["up", "--detach"]).expect(0);
-        }
-        assert_eq!(pilot.running_values("gateway")["MAX_TOKENS_PER_RUN"], 7);
-        let finished = pilot.restores(&["rollback"]);
-        assert_eq!(finished["scenarios"], json!(["config"]));
-        for service in ["gateway", "engine", "jobs"] {
-            let values = pilot.running_values(service);
-            assert_eq!(values["MAX_TOKENS_PER_RUN"], 4000, "{service}");
-            assert_eq!(values["USE_SIMULATION"], true, "{service}");
-        }
-        assert_eq!(pilot.env_text(), good);
-        assert_eq!(std::fs::read_to_string(backup_of(&finished).join(".env.poc")).unwrap(), broken);
-        is_still_there(&pilot);
-        nothing_differs(&pilot);
-        // And with the file emptied under running services.
-        std::fs::write(pilot.env_path(), "").unwrap();
-        let finished = pilot.restores(&["rollback"]);
-        assert_eq!(finished["scenarios"], json!(["config"]));
-        assert_eq!(std::fs::read_to_string(backup_of(&finished).join(".env.poc")).unwrap(), "");
-        assert_eq!(pilot.env_text(), good);
-    });
+    on(&[Compose2, Process], "sc-a", |pilot| drop(config(pilot)));
+}
+
+#[test]
+fn a_config_and_b_version_on_compose_1() {
+    on(&[Compose1], "sc-ab", |pilot| version(&config(pilot)));
+}
+
+fn config(mut pilot: Pilot) -> Beside {
+    if pilot.engine != Process {
+        // What the shell exports does not win over the env file, nor over the release.
+        pilot.set("MAX_TOKENS_PER_RUN", "3");
+        pilot.set("GATEWAY_PORT", "1");
+        pilot.set("COMPOSE_PROJECT_NAME", "somebody-else");
+        pilot.set("PILOT_IMAGES", "somebody-else");
+    }
+    let pilot = Beside::of(pilot.up());
+    store_something(&pilot);
+    let good = pilot.env_text();
+    assert_eq!(pilot.running_values("gateway")["MAX_TOKENS_PER_RUN"], 4000);
+    pilot.edit_env("MAX_TOKENS_PER_RUN", "7");
+    pilot.edit_env("USE_SIMULATION", "false");
+    let broken = pilot.env_text();
+    if pilot.engine == Process {
+        pilot.xtask(&["up"]).expect(1);
+    } else {
+        pilot.compose_by_hand(&["up", "--detach"]).expect(0);
+    }
+    assert_eq!(pilot.running_values("gateway")["MAX_TOKENS_PER_RUN"], 7);
+    let finished = pilot.restores(&["rollback"]);
+    assert_eq!(finished["scenarios"], json!(["config"]));
+    for service in ["gateway", "engine", "jobs"] {
+        let values = pilot.running_values(service);
+        assert_eq!(values["MAX_TOKENS_PER_RUN"], 4000, "{service}");
+        assert_eq!(values["USE_SIMULATION"], true, "{service}");
+    }
+    assert_eq!(pilot.env_text(), good);
+    assert_eq!(std::fs::read_to_string(backup_of(&finished).join(".env.poc")).unwrap(), broken);
+    is_still_there(&pilot);
+    nothing_differs(&pilot);
+    // And with the file emptied under running services.
+    std::fs::write(pilot.env_path(), "").unwrap();
+    let finished = pilot.restores(&["rollback"]);
+    assert_eq!(finished["scenarios"], json!(["config"]));
+    assert_eq!(std::fs::read_to_string(backup_of(&finished).join(".env.poc")).unwrap(), "");
+    assert_eq!(pilot.env_text(), good);
+    pilot
 }
 
 #[test]
 fn b_version() {
-    on(&[Compose2, Compose1], "sc-b", |pilot| {
+    on(&[Compose2], "sc-b", |pilot| {
         let pilot = Beside::of(pilot.up());
         store_something(&pilot);
-        pilot.build_bad_version("SCENARIO_FAULT=error-5xx");
-        pilot.compose_by_hand(&["up", "--detach"]).expect(0);
-        assert_ne!(pilot.running_images(), pilot.release_images("r1"));
-        let finished = pilot.restores(&["rollback"]);
-        assert_eq!(finished["scenarios"], json!(["version"]));
-        assert_eq!(finished["release"], "r1");
-        assert!(finished["restored_ms"].as_u64() > finished["gate_closed_ms"].as_u64());
-        assert_eq!(pilot.running_images(), pilot.release_images("r1"));
-        is_still_there(&pilot);
-        // The tags moved with it: a later plain `docker compose up` starts what was restored.
-        nothing_differs(&pilot);
+        version(&pilot);
     });
+}
+
+fn version(pilot: &Beside) {
+    pilot.build_bad_version("SCENARIO_FAULT=error-5xx");
+    pilot.compose_by_hand(&["up", "--detach"]).expect(0);
+    assert_ne!(pilot.running_images(), pilot.release_images("r1"));
+    let finished = pilot.restores(&["rollback"]);
+    assert_eq!(finished["scenarios"], json!(["version"]));
+    assert_eq!(finished["release"], "r1");
+    assert!(finished["restored_ms"].as_u64() > finished["gate_closed_ms"].as_u64());
+    assert_eq!(pilot.running_images(), pilot.release_images("r1"));
+    is_still_there(pilot);
+    // The tags moved with it: a later plain `docker compose up` starts what was restored.
+    nothing_differs(pilot);
 }
 
 #[test]
@@ -279,20 +291,15 @@ fn title(pilot: &Pilot) -> String {
 
 #[test]
 fn commit_is_built_verified_and_leaves_the_checkout_alone() {
-    // One for both engines: its services are built once.
     let folder = Folder::new("sc-clone");
     let root = clone(&folder);
-    on(&[Process, Compose2], "sc-commit", |mut pilot| {
+    on(&[Process], "sc-commit", |mut pilot| {
         pilot.root = root.clone();
         pilot.set("CARGO_TARGET_DIR", &workspace().join("target").display().to_string());
         let git = |args: &[&str]| {
             let output = Command::new("git").args(args).current_dir(&root).output().unwrap();
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
-        // As it was before the other engine's turn.
-        git(&["stash", "clear"]);
-        git(&["checkout", "--quiet", "--force", "-B", "work", "second"]);
-        git(&["branch", "--quiet", "-D", "saved"]);
         let first = git(&["rev-parse", "HEAD~1"]).trim().to_owned();
         let known = root.join("pilot-deploy/known-good.toml");
         std::fs::write(
@@ -323,20 +330,13 @@ fn commit_is_built_verified_and_leaves_the_checkout_alone() {
         };
         let before = state();
 
-        // Each engine's images are made of it once: by a rollback, and by a deployment of that commit.
-        if pilot.engine == Process {
-            // A bad setting in the tree's file must not get into what is built.
-            pilot.edit_env("USE_SIMULATION", "false");
-            let finished = pilot.restores(&["rollback", "--to", &first]);
-            assert!(finished["scenarios"].as_array().unwrap().contains(&json!("commit")), "{finished}");
-            assert_eq!(finished["release"], "r2");
-            assert_eq!(pilot.setting("USE_SIMULATION"), "true");
-        } else {
-            let finished = pilot.json(&["up", "--from", &first]).expect(0).finished();
-            assert_eq!(finished["release"], "r2");
-            assert!(pilot.xtask(&["releases", "show", "r2"]).expect(0).out.contains(&first));
-            assert_eq!(pilot.running_images(), pilot.release_images("r2"));
-        }
+        // A bad setting in the tree's file must not get into what is built.
+        pilot.edit_env("USE_SIMULATION", "false");
+        let finished = pilot.restores(&["rollback", "--to", &first]);
+        assert!(finished["scenarios"].as_array().unwrap().contains(&json!("commit")), "{finished}");
+        assert_eq!(finished["release"], "r2");
+        assert_eq!(pilot.setting("USE_SIMULATION"), "true");
+        assert!(pilot.xtask(&["releases", "show", "r2"]).expect(0).out.contains(&first));
         assert_eq!(title(&pilot), "First title");
         assert_eq!(state(), before);
 
@@ -345,17 +345,17 @@ fn commit_is_built_verified_and_leaves_the_checkout_alone() {
         let again = pilot.restores(&["rollback", "--to", "first"]);
         assert_eq!(again["release"], "r2");
 
-        // Another commit with the same tree makes the same release, and is known by it from then on.
-        if pilot.engine == Process {
-            let identity = ["-c", "user.name=T", "-c", "user.email=t@example.invalid"];
-            let tree = format!("{first}^{{tree}}");
-            let same = git(&[identity.as_slice(), &["commit-tree", &tree, "-m", "same"]].concat());
-            pilot.restores(&["rollback", "--to", "r1"]);
-            assert_eq!(pilot.restores(&["rollback", "--to", same.trim()])["release"], "r2");
-            pilot.restores(&["rollback", "--to", "r1"]);
-            let again = pilot.xtask(&["rollback", "--to", same.trim()]).expect(0);
-            assert!(!again.out.contains("while the commit is built"), "{}", again.out);
-        }
+        // Another commit with the same tree makes the same release, and is known by it from then on. Here it is
+        // deployed.
+        let identity = ["-c", "user.name=T", "-c", "user.email=t@example.invalid"];
+        let tree = format!("{first}^{{tree}}");
+        let same = git(&[identity.as_slice(), &["commit-tree", &tree, "-m", "same"]].concat());
+        pilot.restores(&["rollback", "--to", "r1"]);
+        assert_eq!(pilot.json(&["up", "--from", same.trim()]).expect(0).finished()["release"], "r2");
+        assert_eq!(title(&pilot), "First title");
+        pilot.restores(&["rollback", "--to", "r1"]);
+        let again = pilot.xtask(&["rollback", "--to", same.trim()]).expect(0);
+        assert!(!again.out.contains("while the commit is built"), "{}", again.out);
 
         let refused = pilot.xtask(&["rollback", "--to", "first", "--checkout"]).expect(2);
         assert!(

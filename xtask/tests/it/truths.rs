@@ -155,11 +155,10 @@ fn an_interrupted_build_is_told_as_interrupted() {
 
 #[test]
 fn a_signal_at_any_event_leaves_one_last_word_and_a_pilot_to_take_up() {
-    on(&[Process, Compose2], "signalled", |pilot| {
+    on(&[Process], "signalled", |pilot| {
         let pilot = pilot.up();
         let mut interrupted = 0;
-        let step = if pilot.engine == Process { 2 } else { 7 };
-        for events in (1..60).step_by(step) {
+        for events in (1..60).step_by(2) {
             pilot.edit_env("USE_SIMULATION", "false");
             let mut command = pilot.command(&["--format", "json", "rollback"]);
             let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
