@@ -1,4 +1,5 @@
-//! Sends a request of a manifest to a service, and compares the answer with what it must be. Called by `deploy/gate`.
+//! Sends a request of a manifest to a service, and compares the answer with what it must be. Called by `deploy` and by
+//! the command `seed`.
 
 use crate::base::http::{Answer, Client};
 use crate::stack::call::{Call, Line, filled, filled_json};

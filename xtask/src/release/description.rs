@@ -1,6 +1,6 @@
 //! What a release is: `release.json` and the files beside it, under `.pilot/releases/`. A release never
 //! changes and needs nothing else. Its images are in `.pilot/images/`, the xtask that made it in
-//! `.pilot/bin/`. Values only; the store reads and writes them.
+//! `.pilot/bin/`. Values, and the settings in a release's folder; the store reads and writes the rest.
 
 use crate::base::deadline::now_ms;
 use crate::base::files;

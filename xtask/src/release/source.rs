@@ -151,7 +151,8 @@ impl Worktree {
     pub fn new(pilot: &Pilot, commit: &str) -> Result<Self> {
         let path = pilot.state.worktrees().join(&commit[..12]);
         let text = path.display().to_string();
-        git(pilot, &["worktree", "add", "--detach", "--quiet", &text, commit])?;
+        // By force: git still lists the worktree of a killed command whose folder somebody deleted.
+        git(pilot, &["worktree", "add", "--force", "--detach", "--quiet", &text, commit])?;
         Ok(Self { root: pilot.root.clone(), path })
     }
 

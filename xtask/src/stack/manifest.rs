@@ -3,7 +3,7 @@
 
 use crate::base::{files, secrets};
 use crate::stack::call::{Call, Line};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -261,6 +261,11 @@ impl Manifest {
         let gateway = &manifest.gate.service;
         let known = manifest.services.iter().any(|service| service.name == *gateway);
         ensure!(known, "the service of its gate is {gateway}, which is not one of its services");
+        // The names become files beside the evidence, and a manifest may come from another host.
+        let plain = |name: &str| files::stays_within(name) && !name.contains('/');
+        if let Some(document) = manifest.evidence.iter().find(|document| !plain(&document.file)) {
+            bail!("the file {:?} of its evidence is not the name of a file", document.file);
+        }
         Ok(manifest)
     }
 }
@@ -295,6 +300,7 @@ mod tests {
                 "not one of its services",
             ),
             (built_in.replace("\"POST /admin/seed\"", "\"SEND /admin/seed\""), "the method must be"),
+            (built_in.replace("\"sessions.json\"", "\"../sessions.json\""), "is not the name of a file"),
         ] {
             assert!(wrong != built_in);
             let error = Manifest::parse(&wrong).unwrap_err();
