@@ -7,9 +7,9 @@ use crate::deploy::difference::{Change, Difference, Scenario};
 use crate::deploy::observe::{Observation, TreeEnv};
 use crate::host::HostCheck;
 use crate::release::description::{COMPOSE_FILE, Release};
-use crate::stack::contract::env::VERSION;
 use crate::stack::model::Health;
 use crate::stack::model::{Instance, Service};
+use crate::stack::names;
 use std::collections::BTreeMap;
 
 /// Compares the observation with the release. `env` is the env file of the release. Secret values do not
@@ -122,7 +122,7 @@ fn content(
         found.push(Difference::Image {
             service: service.into(),
             running: instance.image.clone(),
-            running_version: instance.env.get(VERSION).cloned(),
+            running_version: version_of(instance),
             release: release.id.clone(),
             image: image.id.clone(),
             version: release.label.clone(),
@@ -136,6 +136,14 @@ fn content(
         found.push(Difference::Env { service: service.into(), release: release.id.clone(), changes });
     }
     found
+}
+
+/// The version that it says of itself, or that is built into its image.
+fn version_of(instance: &Instance) -> Option<String> {
+    match &instance.health {
+        Some(Health::Healthy { version }) if version != "?" => Some(version.clone()),
+        _ => names::version_in(&instance.env).cloned(),
+    }
 }
 
 /// Compares what runs with the release that was just applied. Every service must be there, with the image and

@@ -22,9 +22,9 @@ use crate::operations::{rollback, up};
 use crate::release::description::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Release, SEED_FILE, State};
 use crate::release::form::DESCRIPTION;
 use crate::release::store::Store;
-use crate::stack::contract::env;
 use crate::stack::envfile::with_value;
 use crate::stack::hold::Hold;
+use crate::stack::names as env;
 use crate::stack::pilot::{By, Pilot};
 use crate::stack::state_dir::StateDir;
 use anyhow::Result;
@@ -87,7 +87,8 @@ impl Scene {
         let pilot = Pilot::at(folder.0.as_path(), "memory", state, By::Tree).unwrap();
         let scene = Self { _folder: folder, pilot, world: World::default() };
         let env = files::read_text(&scene.pilot.pack.join(".env.poc.example")).unwrap();
-        let env = with_value(&with_value(&env, env::PROJECT, "memory").unwrap(), env::TOKEN, SECRET).unwrap();
+        let env =
+            with_value(&with_value(&env, env::PROJECT, "memory").unwrap(), "ADMIN_TOKEN", SECRET).unwrap();
         let ports = scene.pilot.every_service().zip(20_001..);
         let env = ports
             .fold(env, |env, (service, port)| with_value(&env, &service.port, &port.to_string()).unwrap());
