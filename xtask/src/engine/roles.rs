@@ -138,7 +138,8 @@ pub trait Runtime: Sync {
         deadline: Deadline,
     ) -> Result<String>;
 
-    /// Runs a command in the container of a running service. An error if it does not end with 0.
+    /// Runs a command in every container of a running service, and returns what the last one printed. An error if one
+    /// does not end with 0.
     fn run_in(&self, service: &str, words: &[&str], _: Deadline) -> Result<String> {
         let engine = self.kind().as_str();
         bail!("the engine {engine} has no containers, so `{}` cannot run in {service}", words.join(" "))

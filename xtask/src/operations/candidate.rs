@@ -147,7 +147,8 @@ fn pack_files(pack: &Path, env: &Path) -> Result<BTreeMap<String, PathBuf>> {
         (SEED_FILE.to_owned(), pack.join(&manifest.seed_file)),
         (MANIFEST_FILE.to_owned(), pack.join(MANIFEST_FILE)),
     ]);
-    files.extend(manifest.extra_files.iter().map(|name| (name.clone(), pack.join(name))));
+    let more = manifest.extra_files.iter().chain(manifest.scripts());
+    files.extend(more.map(|name| (name.clone(), pack.join(name))));
     Ok(files)
 }
 

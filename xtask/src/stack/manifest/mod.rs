@@ -8,6 +8,7 @@ mod sections;
 mod values;
 
 use crate::base::files;
+use crate::stack::check::Kind;
 use anyhow::{Result, bail};
 use std::path::Path;
 use values::Used;
@@ -43,6 +44,14 @@ impl Manifest {
         let (mut read, used) = reading::read(file, text, &older, sections::manifest)?;
         read.used = used.into_iter().map(|(name, place)| Used { name, place }).collect();
         Ok(read)
+    }
+
+    /// The programs of its checks, which are files of the stack.
+    pub fn scripts(&self) -> impl Iterator<Item = &String> {
+        self.checks.iter().filter_map(|check| match &check.kind {
+            Kind::Script(path) => Some(path),
+            _ => None,
+        })
     }
 
     /// An error that names every variable which the manifest needs and `known` has not.

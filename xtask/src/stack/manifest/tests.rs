@@ -179,3 +179,54 @@ fn a_broken_file_is_told_with_its_place() {
         told("version = 2\nä = \"ü\" x\n")
     );
 }
+
+/// What every manifest must have, for examples that show a part.
+const NEEDED: &str = r#"
+version = 2
+env_file = ".env"
+env_example = ".env.example"
+compose_file = "docker-compose.yml"
+seed_file = "seed.json"
+build = { package = "a" }
+seed = { request = "POST api/seed" }
+[gate]
+close = { request = "POST api/gate", json = {} }
+open = { request = "POST api/gate", json = {} }
+refused = { request = "GET api/", status = 503 }
+served = { request = "GET api/" }
+position = { request = "GET api/gate", closed = { "/on" = true }, open = { "/on" = false }, reason = "/reason" }
+offline = { run = ["gate"], prints = "closed" }
+"#;
+
+const PAGE: &str = include_str!("../../../../docs/manifest.md");
+
+#[test]
+fn every_example_of_the_page_about_the_manifest_is_read() {
+    let blocks: Vec<&str> =
+        PAGE.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(blocks.len() > 10, "only {} examples", blocks.len());
+    for block in blocks {
+        let read = reading::read("example", block, &|_| vec![NEEDED], sections::manifest);
+        assert!(read.is_ok(), "{block}\n{}", read.err().map(|e| e.to_string()).unwrap_or_default());
+    }
+}
+
+#[test]
+fn every_key_is_on_the_page_about_the_manifest() {
+    let code = [include_str!("sections.rs"), include_str!("requests.rs")].concat();
+    let mut count = 0;
+    for word in [".need(\"", ".get(\"", ".or(\"", ".each(\"", "time(\"", "kept(\"", "number(\"", "call(\""] {
+        for key in code.split(word).skip(1).filter_map(|rest| rest.split('"').next()) {
+            count += 1;
+            let named = [
+                format!("`{key}`"),
+                format!(".{key}`"),
+                format!("`{key} "),
+                format!("[{key}]"),
+                format!("{key} ="),
+            ];
+            assert!(named.iter().any(|named| PAGE.contains(named)), "docs/manifest.md does not name {key}");
+        }
+    }
+    assert!(count > 80, "only {count} keys");
+}
