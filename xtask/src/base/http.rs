@@ -25,9 +25,6 @@ const LINE: u64 = 64 << 10;
 /// Largest number of events in a stream.
 const EVENTS: usize = 10_000;
 
-/// The header that tells a service whose deployment is meant: another one refuses.
-const PROJECT: &str = "x-pilot-project";
-
 /// What is asked of a service.
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -89,12 +86,21 @@ impl Wire for Http {
     }
 }
 
+/// What a service is told by headers, with names in lowercase.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pass {
+    /// Whose deployment is meant: that of another project refuses.
+    pub project: Option<(String, String)>,
+    /// What lets us in where the public is not let in.
+    pub token: Option<(String, String)>,
+}
+
 /// A service, and what lets us in.
 #[derive(Clone)]
 pub struct Client {
     wire: Arc<dyn Wire>,
     project: String,
-    token: Option<String>,
+    pass: Pass,
 }
 
 /// A complete answer.
@@ -123,7 +129,7 @@ impl Answer {
 
 impl Client {
     /// Each request, including its body, may take `limit`.
-    pub fn new(port: u16, project: &str, token: Option<&str>, limit: Duration) -> Self {
+    pub fn new(port: u16, project: &str, pass: Pass, limit: Duration) -> Self {
         let agent = ureq::Agent::config_builder()
             .proxy(None)
             .http_status_as_error(false)
@@ -132,13 +138,12 @@ impl Client {
             .timeout_global(Some(limit))
             .build()
             .new_agent();
-        Self::over(Arc::new(Http { base: format!("http://127.0.0.1:{port}"), agent }), project, token)
+        Self::over(Arc::new(Http { base: format!("http://127.0.0.1:{port}"), agent }), project, pass)
     }
 
     /// One whose requests go over this wire.
-    pub fn over(wire: Arc<dyn Wire>, project: &str, token: Option<&str>) -> Self {
-        let token = token.filter(|t| !t.is_empty()).map(str::to_owned);
-        Self { wire, project: project.to_owned(), token }
+    pub fn over(wire: Arc<dyn Wire>, project: &str, pass: Pass) -> Self {
+        Self { wire, project: project.to_owned(), pass }
     }
 
     /// The project whose services are asked.
@@ -148,7 +153,7 @@ impl Client {
 
     /// The same client without the token, as the public has it.
     pub fn public(&self) -> Self {
-        Self { token: None, ..self.clone() }
+        Self { pass: Pass { token: None, ..self.pass.clone() }, ..self.clone() }
     }
 
     /// GET.
@@ -189,8 +194,9 @@ impl Client {
         last_event: Option<&str>,
         body: Option<String>,
     ) -> Result<Reply> {
-        let mut headers = vec![(PROJECT, self.project.clone())];
-        headers.extend(self.token.iter().map(|token| ("authorization", format!("Bearer {token}"))));
+        let Pass { project, token } = &self.pass;
+        let own = project.iter().chain(token).map(|(name, value)| (name.as_str(), value.clone()));
+        let mut headers: Vec<(&str, String)> = own.collect();
         headers.extend(last_event.map(|id| ("last-event-id", id.to_owned())));
         self.wire.send(&Request { method, path, headers, body })
     }
@@ -233,16 +239,21 @@ impl Events {
 
     /// Reads up to and including the next event with this name. Errors if the stream ends before it.
     pub fn until(&mut self, name: &str) -> Result<Event> {
+        let mut last: Option<Event> = None;
         for event in self.by_ref() {
             let event = event?;
             if event.name == name {
                 return Ok(event);
             }
-            if matches!(event.name.as_str(), "error" | "cancelled" | "done") {
-                bail!("{}: expected {name}, the stream ended with {}: {}", self.what, event.name, event.data);
-            }
+            last = Some(event);
         }
-        bail!("{}: the stream ended without {name}", self.what)
+        match last {
+            Some(Event { name: ended, data, .. }) => {
+                let data: String = secrets::mask(&data).chars().take(SHOWN).collect();
+                bail!("{}: expected {name}, the stream ended with {ended}: {data}", self.what)
+            }
+            None => bail!("{}: the stream ended without {name}", self.what),
+        }
     }
 }
 
@@ -307,7 +318,7 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(if times == 1 { 50 } else { 0 }));
             }
         });
-        Client::new(port, "test", None, limit)
+        Client::new(port, "test", Pass::default(), limit)
     }
 
     const OK: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";

@@ -2,6 +2,10 @@
 //! commands that only look.
 
 pub mod ask;
+pub mod defaults;
 pub mod flags;
+pub mod health;
+pub mod memory;
+pub mod run;
 pub mod smoke;
 pub mod target;

@@ -1,58 +1,38 @@
-//! The smoke checks: the runbook's validation. They run against the live services with the admin token, so
-//! they work behind a closed gate. Every figure is measured at the client. What could not be measured fails.
-//! Called by `deploy`, `operations` and the commands `smoke`, `snapshot`, `preflight` and `kill-switch off`.
+//! The smoke checks: the validation of the runbook, as the manifest has it. They run against the live services with the
+//! admin token, so they work behind a closed gate. Every figure is measured at the client. What could not be measured
+//! fails. Called by `deploy`, `operations` and the commands `smoke`, `snapshot`, `preflight` and `kill-switch off`.
 
 use crate::base::deadline::Deadline;
-use crate::base::http::Event;
 use crate::base::threads::joined;
 use crate::checks::flags;
+use crate::checks::health::wait_healthy;
+use crate::checks::run::{Latency, run};
 use crate::checks::target::Target;
-use crate::stack::contract::{self, StreamOf, health};
-use crate::stack::model::Health;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use crate::stack::check::{Check, FLAGS, HEALTHY, Metric};
+use anyhow::{Result, anyhow};
 use serde::Serialize;
-use std::fmt;
-use std::ops::ControlFlow::{Break, Continue};
-use std::time::{Duration, Instant};
-
-/// How many streams measure the time to the first token, and how many are cancelled.
-const FIRST_TOKENS: usize = 5;
-const CANCELS: usize = 3;
+use serde_json::{Map, Value, json};
 
 /// How often, in all, a latency is measured that is over its limit.
 const MEASUREMENTS: usize = 3;
 
 /// One check and its result.
 #[derive(Clone, Debug, Serialize)]
-pub struct Check {
+pub struct Checked {
     /// Name of the check.
-    pub name: &'static str,
+    pub name: String,
     /// Did it pass?
     pub ok: bool,
     /// What was measured, or what came back instead.
     pub detail: String,
+    /// How long the measured part took; none if it was not measured.
+    pub measured: Option<Latency>,
+    /// How long it may take, in milliseconds; none if there is no limit.
+    pub limit_ms: Option<f64>,
+    /// Was it made at all?
+    #[serde(skip)]
+    pub made: bool,
 }
-
-/// Median and worst of several measurements, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Latency {
-    /// The median.
-    pub median_ms: f64,
-    /// The slowest.
-    pub worst_ms: f64,
-}
-
-/// A service cannot use its stored data. Neither waiting nor another version fixes this.
-#[derive(Debug)]
-pub struct StoreCorrupt(String);
-
-impl fmt::Display for StoreCorrupt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for StoreCorrupt {}
 
 /// The results of all checks.
 #[derive(Clone, Debug, Serialize)]
@@ -60,329 +40,226 @@ pub struct Smoke {
     /// Did every check pass?
     pub passed: bool,
     /// The checks, in a fixed order.
-    pub checks: Vec<Check>,
-    /// Time to the first token; none if it could not be measured.
-    pub first_token: Option<Latency>,
-    /// Time from the cancel request to the end of the stream; none if it could not be measured.
-    pub cancel: Option<Latency>,
-    /// The limits of these two, in milliseconds.
-    pub limits_ms: (f64, f64),
+    pub checks: Vec<Checked>,
 }
 
 impl Smoke {
     /// A summary in one line.
     pub fn summary(&self) -> String {
-        let passed = self.checks.iter().filter(|c| c.ok).count();
-        let show = |l: Option<Latency>| {
-            l.map_or("not measured".into(), |l| format!("{:.0} ms at worst", l.worst_ms))
-        };
-        format!(
-            "{passed} of {} checks passed; first token {}, cancel {}",
-            self.checks.len(),
-            show(self.first_token),
-            show(self.cancel)
-        )
+        let passed = self.checks.iter().filter(|check| check.ok).count();
+        let mut all = format!("{passed} of {} checks passed", self.checks.len());
+        for check in self.checks.iter().filter(|check| check.limit_ms.is_some()) {
+            all += &format!("; {} {}", check.name, worst(check));
+        }
+        all
+    }
+
+    fn find(&self, name: &str) -> Option<&Checked> {
+        self.checks.iter().find(|check| check.name == name)
     }
 }
 
-/// The "Success Criteria" of the runbook. Each is met if the checks that stand for it have passed.
-pub fn criteria(smoke: &Smoke) -> Vec<(String, bool)> {
-    let holds = |names: &[&str]| {
-        names.iter().all(|name| smoke.checks.iter().any(|check| check.name == *name && check.ok))
-    };
-    let show = |l: Option<Latency>| l.map_or("not measured".into(), |l| format!("{:.0} ms", l.worst_ms));
-    let (first_ms, cancel_ms) = smoke.limits_ms;
-    let latencies = format!("{} and {} at worst", show(smoke.first_token), show(smoke.cancel));
-    vec![
-        ("All 3 core services Up (healthy)".into(), holds(&[HEALTHY])),
-        ("All smoke tests passing".into(), smoke.passed),
-        (
-            format!("First token < {first_ms} ms, cancel < {cancel_ms} ms: {latencies}"),
-            holds(&[FIRST_TOKEN, CANCEL]),
-        ),
-        ("No security violations".into(), holds(&[HEADERS, FLAGS])),
-        ("Demo scenarios functional".into(), holds(&[STREAMS, REPORT, JOBS, SAME, RESUME])),
-    ]
+fn worst(check: &Checked) -> String {
+    check.measured.map_or("not measured".into(), |l| format!("{:.0} ms at worst", l.worst_ms))
 }
 
-/// Names of checks that `criteria` refers to.
-const HEALTHY: &str = "all services healthy";
-const STREAMS: &str = "stream starts and gives tokens";
-const FIRST_TOKEN: &str = "first token in time";
-const CANCEL: &str = "cancelled in time";
-/// Two runs of the same seed give the same bytes.
-pub const SAME: &str = "same seed, same bytes";
-const RESUME: &str = "resume gives exactly the rest";
-const REPORT: &str = "report complete";
-const JOBS: &str = "jobs run to their end";
-const HEADERS: &str = "security headers";
-const FLAGS: &str = "safety flags as they should be";
+/// The "Success Criteria" of the manifest. Each is met if the checks that stand for it have passed; what they measured
+/// is told with it.
+pub fn criteria(smoke: &Smoke, target: &Target<'_>) -> Result<Vec<(String, bool)>> {
+    let all = target.pilot.manifest.criteria.iter().map(|criterion| {
+        let own: Vec<Option<&Checked>> = criterion.checks.iter().map(|name| smoke.find(name)).collect();
+        let holds = match own.as_slice() {
+            [] => smoke.passed,
+            own => own.iter().all(|check| check.is_some_and(|check| check.ok)),
+        };
+        let limited = own.iter().flatten().filter(|check| check.limit_ms.is_some());
+        let measured: Vec<String> = limited.map(|check| worst(check)).collect();
+        let more = if measured.is_empty() { String::new() } else { format!(": {}", measured.join(" and ")) };
+        Ok((format!("{}{more}", target.filled(&criterion.text)?), holds))
+    });
+    let all: Vec<_> = all.collect::<Result<_>>()?;
+    Ok(if all.is_empty() { vec![("All checks pass".to_owned(), smoke.passed)] } else { all })
+}
 
-/// Waits until every service is healthy, at most until `ready`, then runs all checks at the same time.
-pub fn verify(target: &Target, ready: Deadline) -> Smoke {
+/// Waits until every service is healthy, at most until `ready`, then runs all checks at the same time, but those for a
+/// snapshot.
+pub fn verify(target: &Target<'_>, ready: Deadline) -> Smoke {
+    checked(target, ready, |check| !check.snapshot_only)
+}
+
+/// The same with the checks for a snapshot.
+pub fn verify_for_snapshot(target: &Target<'_>, ready: Deadline) -> Smoke {
+    checked(target, ready, |_| true)
+}
+
+fn checked(target: &Target<'_>, ready: Deadline, wanted: impl Fn(&Check) -> bool) -> Smoke {
     let health = wait_healthy(target, ready);
     let healthy = health.is_ok();
-    let mut smoke = Smoke {
-        passed: false,
-        checks: Vec::new(),
-        first_token: None,
-        cancel: None,
-        limits_ms: (target.first_token_ms, target.cancel_ms),
-    };
-    let mut add = |name, outcome: Result<String>| {
-        let (ok, detail) = match outcome {
-            Ok(detail) => (true, detail),
-            Err(error) => (false, format!("{error:#}")),
-        };
-        smoke.checks.push(Check { name, ok, detail });
-    };
-    add(HEALTHY, health);
+    let mut checks = vec![plain(HEALTHY, health)];
+    let own: Vec<&Check> = target.checks.iter().filter(|check| wanted(check)).collect();
+    let has_flags = target.pilot.manifest.flags.is_some();
     if healthy {
-        let latencies = std::thread::scope(|scope| {
-            let cancel = scope.spawn(|| cancels(target));
-            let replay = scope.spawn(|| replay(target));
-            let report = scope.spawn(|| report(target));
-            let flags = scope.spawn(|| flags::hold(target));
-            let jobs = scope.spawn(|| job(target));
-            let headers = scope.spawn(|| headers(target));
-            let tokens = first_tokens(target);
-            let cancel = joined(cancel);
-            // The other checks ran at the same time, so a latency over its limit is measured again.
-            let tokens = alone(tokens, target.first_token_ms, || first_tokens(target));
-            let cancel = alone(cancel, target.cancel_ms, || cancels(target));
-            add(
-                STREAMS,
-                tokens
-                    .as_ref()
-                    .map(|l| format!("{FIRST_TOKENS} streams, median {:.0} ms", l.median_ms))
-                    .map_err(again),
-            );
-            add(FIRST_TOKEN, limit(&tokens, target.first_token_ms));
-            add(
-                "cancel answers 202, then 409",
-                cancel.as_ref().map(|_| format!("{CANCELS} streams")).map_err(again),
-            );
-            add(CANCEL, limit(&cancel, target.cancel_ms));
-            let (same, resumed) = match joined(replay) {
-                Ok(both) => both,
-                Err(error) => (Err(again(&error)), Err(error)),
-            };
-            add(SAME, same);
-            add(RESUME, resumed);
-            add(REPORT, joined(report));
-            add(JOBS, joined(jobs));
-            add(HEADERS, joined(headers));
-            add(FLAGS, joined(flags));
-            (tokens.ok(), cancel.ok())
-        });
-        (smoke.first_token, smoke.cancel) = latencies;
+        checks.extend(side_by_side(target, &own, has_flags));
     } else {
-        for name in ["streams", "cancel", "report", "jobs", "safety flags"] {
-            add(name, Err(anyhow::anyhow!("not measured: the services are not healthy")));
-        }
+        let skipped = own.iter().map(|check| check.name.as_str()).chain(has_flags.then_some(FLAGS));
+        checks.extend(skipped.map(|name| Checked {
+            made: false,
+            ..plain(name, Err(anyhow!("not measured: the services are not healthy")))
+        }));
     }
-    smoke.passed = smoke.checks.iter().all(|c| c.ok);
-    smoke
+    Smoke { passed: checks.iter().all(|check| check.ok), checks }
 }
 
-/// A copy of an error, for a second check that failed for the same reason.
-fn again(error: &anyhow::Error) -> anyhow::Error {
-    anyhow::anyhow!("{error:#}")
+/// A check without a limit.
+fn plain(name: &str, outcome: Result<String>) -> Checked {
+    let (ok, detail) = match outcome {
+        Ok(detail) => (true, detail),
+        Err(error) => (false, format!("{error:#}")),
+    };
+    Checked { name: name.to_owned(), ok, detail, measured: None, limit_ms: None, made: true }
 }
 
-/// Waits until every service answers and is healthy, and checks that all have one version. The error says
-/// which one is not healthy, and why.
-pub fn wait_healthy(target: &Target, ready: Deadline) -> Result<String> {
-    let waits: Vec<Result<String>> = std::thread::scope(|scope| {
-        let jobs: Vec<_> = target
-            .clients
-            .iter()
-            .map(|(name, client)| {
-                scope.spawn(move || {
-                    let healthy = ready.poll(Duration::from_millis(5), || match health(client) {
-                        Health::Healthy { version } => Break(Ok(version)),
-                        // Waiting does not fix a corrupt store.
-                        Health::StoreCorrupt(reason) => {
-                            Break(Err(StoreCorrupt(format!("{name}: {reason}")).into()))
-                        }
-                        Health::Unhealthy(reason) | Health::Silent(reason) => {
-                            Continue(anyhow!("{name}: {reason}"))
-                        }
-                    });
-                    healthy.flatten()
-                })
-            })
-            .collect();
-        jobs.into_iter().map(joined).collect()
-    });
-    let mut versions = waits.into_iter().collect::<Result<Vec<String>>>()?;
-    let count = versions.len();
-    versions.dedup();
-    ensure!(versions.len() == 1, "the services have different versions: {}", versions.join(", "));
-    Ok(format!("{count} services, version {}", versions[0]))
-}
-
-/// Measures a latency again if it is over its limit, without the other checks: a host that was busy for a
+/// All checks at the same time. A latency over its limit is measured again after that, alone: a host that was busy for a
 /// moment is no reason to reject a release. The last measurement counts.
-fn alone(first: Result<Latency>, limit_ms: f64, measure: impl Fn() -> Result<Latency>) -> Result<Latency> {
-    let over = |latency: &Result<Latency>| latency.as_ref().is_ok_and(|l| l.worst_ms >= limit_ms);
-    (1..MEASUREMENTS).fold(first, |last, _| if over(&last) { measure() } else { last })
-}
-
-fn limit(measured: &Result<Latency>, limit_ms: f64) -> Result<String> {
-    let Ok(latency) = measured else { bail!("not measured") };
-    let detail = format!(
-        "median {:.0} ms, worst {:.0} ms, limit {limit_ms:.0} ms",
-        latency.median_ms, latency.worst_ms
-    );
-    ensure!(latency.worst_ms < limit_ms, "{detail}");
-    Ok(detail)
-}
-
-/// The median and the worst. An error if nothing was measured.
-pub fn latency(mut measured: Vec<Duration>) -> Result<Latency> {
-    measured.sort_unstable();
-    let worst = measured.last().context("nothing was measured")?;
-    let ms = |d: &Duration| d.as_secs_f64() * 1e3;
-    Ok(Latency { median_ms: ms(&measured[measured.len() / 2]), worst_ms: ms(worst) })
-}
-
-fn session(kind: &str, n: usize) -> String {
-    let now = crate::base::deadline::now_ms();
-    format!("smoke-{kind}-{}-{now:x}-{n}", std::process::id())
-}
-
-fn first_tokens(target: &Target) -> Result<Latency> {
-    let stream = StreamOf { budget: Some(1), ..StreamOf::seed(&target.seed) };
-    let measure = |_| stream.open(&target.gateway, None)?.until(contract::TOKEN).map(|event| event.after);
-    latency((0..FIRST_TOKENS).map(measure).collect::<Result<_>>()?)
-}
-
-fn cancels(target: &Target) -> Result<Latency> {
-    let measure = |n| {
-        let id = session("cancel", n);
-        // So many tokens that the run cannot end by itself before it is cancelled.
-        let stream = StreamOf { budget: Some(500), session: Some(&id), ..StreamOf::seed(&target.seed) };
-        let mut events = stream.open(&target.gateway, None)?;
-        events.until(contract::TOKEN)?;
-        let sent = Instant::now();
-        contract::cancel(&target.gateway, &id)?;
-        events.until(contract::CANCELLED)?;
-        let took = sent.elapsed();
-        contract::cancel_again(&target.gateway, &id)?;
-        Ok(took)
+fn side_by_side(target: &Target<'_>, own: &[&Check], has_flags: bool) -> Vec<Checked> {
+    let (first, others) = match own.split_first() {
+        Some((first, others)) => (Some(*first), others),
+        None => (None, own),
     };
-    latency((0..CANCELS).map(measure).collect::<Result<_>>()?)
-}
-
-type Replay = (Result<String>, Result<String>);
-
-/// Two runs of the same seed, and a third that resumes, all at the same time.
-fn replay(target: &Target) -> Result<Replay> {
-    let run = |n: usize, last: Option<&str>| -> Result<Vec<Event>> {
-        let id = session("replay", n);
-        let stream = StreamOf { budget: Some(4), session: Some(&id), ..StreamOf::seed(&target.seed) };
-        stream.open(&target.gateway, last)?.rest()
-    };
-    let (one, two, rest) = std::thread::scope(|scope| {
-        let two = scope.spawn(|| run(1, None));
-        let rest = scope.spawn(|| run(2, Some("msg_003")));
-        (run(0, None), joined(two), joined(rest))
+    let (mut all, flags) = std::thread::scope(|scope| {
+        let others: Vec<_> = others.iter().map(|check| scope.spawn(|| Ok(once(target, check)))).collect();
+        let flags = has_flags.then(|| scope.spawn(|| flags::hold(target)));
+        let mut all: Vec<Checked> = first.map(|check| once(target, check)).into_iter().collect();
+        for (job, check) in others.into_iter().zip(own.iter().skip(1)) {
+            all.push(joined(job).unwrap_or_else(|error| plain(&check.name, Err(error))));
+        }
+        (all, flags.map(|flags| plain(FLAGS, joined(flags))))
     });
-    // Without the first and last event, which contain the name of the session.
-    let tokens = |events: &[Event]| -> Vec<(String, String, String)> {
-        let inner = events.iter().filter(|e| e.name == contract::TOKEN || e.name == contract::PROGRESS);
-        inner.map(|e| (e.id.clone(), e.name.clone(), e.data.clone())).collect()
-    };
-    let (one, two) = (one?, two?);
-    let compare = || {
-        ensure!(one.last().is_some_and(|e| e.name == contract::DONE), "the stream did not end with done");
-        ensure!(tokens(&one) == tokens(&two), "two runs of seed {} differ", target.seed);
-        Ok(format!("{} events twice", one.len()))
-    };
-    let resumed = || {
-        let rest = rest?;
-        let want: Vec<_> = tokens(&one).into_iter().filter(|(id, ..)| id.as_str() > "msg_003").collect();
-        ensure!(
-            tokens(&rest) == want,
-            "after msg_003 expected {} events, got {}",
-            want.len(),
-            tokens(&rest).len()
-        );
-        ensure!(rest.iter().all(|e| e.id.as_str() > "msg_003"), "events were repeated");
-        ensure!(
-            rest.last().is_some_and(|e| e.name == contract::DONE),
-            "the resumed stream did not end with done"
-        );
-        Ok(format!("{} of {} events after msg_003", rest.len(), one.len()))
-    };
-    Ok((compare(), resumed()))
+    for (result, check) in all.iter_mut().zip(own) {
+        again(result, || once(target, check));
+    }
+    all.extend(flags);
+    all
 }
 
-fn report(target: &Target) -> Result<String> {
-    let (first, options) = contract::report(&target.gateway, &target.scenario, &target.seed)?;
-    let (second, _) = contract::report(&target.gateway, &target.scenario, &target.seed)?;
-    ensure!(first == second, "two reports of the same seed differ");
-    contract::report_head(&target.gateway, &target.scenario, &target.seed)?;
-    Ok(format!("{options} options, the same twice"))
-}
-
-fn job(target: &Target) -> Result<String> {
-    let events = contract::job(&target.gateway, &target.scenario)?;
-    Ok(format!("{events} events"))
-}
-
-fn headers(target: &Target) -> Result<String> {
-    let answer = contract::healthz(&target.gateway)?;
-    let is = |answer: &crate::base::http::Answer, name: &str, value: &str| {
-        let found = answer.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("nothing").to_owned();
-        ensure!(found == value, "{name} is {found}, expected {value}");
-        Ok(())
+fn again(result: &mut Checked, measure: impl Fn() -> Checked) {
+    let over = |result: &Checked| {
+        let limit = result.limit_ms.zip(result.measured);
+        limit.is_some_and(|(limit, measured)| measured.worst_ms >= limit)
     };
-    is(&answer, "cache-control", "no-store")?;
-    is(&answer, "x-content-type-options", "nosniff")?;
-    is(&answer, "x-frame-options", "DENY")?;
-    is(&answer, "referrer-policy", "no-referrer")?;
-    let stream = StreamOf { budget: Some(1), ..StreamOf::seed(&target.seed) }.whole(&target.gateway)?;
-    is(&stream, "cache-control", "no-store, no-cache, must-revalidate")?;
-    Ok("5 headers".into())
+    (1..MEASUREMENTS).for_each(|_| {
+        if over(result) {
+            *result = measure();
+        }
+    });
 }
 
-/// The time until a report compares all options: a job until it ends, then its report.
-pub fn comparison(target: &Target) -> Result<Duration> {
-    let started = Instant::now();
-    job(target)?;
-    report(target)?;
-    Ok(started.elapsed())
+fn once(target: &Target<'_>, check: &Check) -> Checked {
+    let limit = check.limit(&target.values(""));
+    judged(check, limit.map(|limit| limit.map(|limit| limit.as_secs_f64() * 1e3)), run(target, check))
+}
+
+/// What a measurement means.
+fn judged(check: &Check, limit: Result<Option<f64>>, measured: Result<(Latency, String)>) -> Checked {
+    let (limit, (latency, detail)) = match (limit, measured) {
+        (Ok(limit), Ok(measured)) => (limit, measured),
+        (Ok(limit_ms), Err(error)) => return Checked { limit_ms, ..plain(&check.name, Err(error)) },
+        (Err(error), _) => return plain(&check.name, Err(error)),
+    };
+    let times = match (check.times, limit) {
+        (1, None) => detail,
+        (1, Some(limit)) => format!("{:.0} ms, limit {limit:.0} ms", latency.worst_ms),
+        (_, limit) => {
+            let limit = limit.map(|limit| format!(", limit {limit:.0} ms")).unwrap_or_default();
+            format!("median {:.0} ms, worst {:.0} ms{limit}", latency.median_ms, latency.worst_ms)
+        }
+    };
+    let ok = limit.is_none_or(|limit| latency.worst_ms < limit);
+    let name = check.name.clone();
+    Checked { name, ok, detail: times, measured: Some(latency), limit_ms: limit, made: true }
+}
+
+/// The values and limits that a snapshot has under names of their own.
+pub fn metrics(smoke: &Smoke, checks: &[Check]) -> (Map<String, Value>, Map<String, Value>) {
+    let (mut values, mut limits) = (Map::new(), Map::new());
+    for (metric, name) in checks.iter().filter_map(|check| Some((check.metric.as_ref()?, &check.name))) {
+        let result = smoke.find(name);
+        let measured = result.and_then(|result| result.measured);
+        let limit = result.and_then(|result| result.limit_ms);
+        let value = match metric {
+            Metric::Latency(name) => {
+                limits.extend(limit.map(|limit| (format!("{name}Ms"), json!(limit))));
+                json!(measured)
+            }
+            Metric::Seconds(name) => {
+                limits.extend(limit.map(|limit| (name.clone(), json!(limit / 1e3))));
+                json!(measured.map(|measured| measured.worst_ms / 1e3))
+            }
+            Metric::Passed(_) => json!(result.filter(|result| result.made).map(|result| result.ok)),
+        };
+        values.insert(metric.name().to_owned(), value);
+    }
+    (values, limits)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checks::run::latency;
+    use crate::stack::check::Kind;
+    use std::time::Duration;
+
+    fn check(times: usize) -> Check {
+        let kind = Kind::Healthy { service: "a".into() };
+        Check { times, metric: Some(Metric::Latency("slow".into())), ..Check::new("slow", kind) }
+    }
+
+    fn measured(ms: &[u64], limit: Option<f64>) -> Checked {
+        let times = latency(ms.iter().map(|ms| Duration::from_millis(*ms)).collect());
+        judged(&check(ms.len()), Ok(limit), times.map(|latency| (latency, "fine".to_owned())))
+    }
 
     #[test]
     fn nothing_measured_is_not_a_latency_and_fails_its_limit() {
-        assert!(latency(Vec::new()).is_err());
-        assert!(limit(&latency(Vec::new()), 500.0).is_err());
-        let some =
-            latency(vec![Duration::from_millis(30), Duration::from_millis(10), Duration::from_millis(20)]);
-        assert_eq!(some.as_ref().unwrap(), &Latency { median_ms: 20.0, worst_ms: 30.0 });
-        assert!(limit(&some, 31.0).is_ok());
-        assert!(limit(&some, 30.0).is_err());
-        // Measured again only when over its limit, and never for ever.
-        let slow = || Ok(Latency { median_ms: 1.0, worst_ms: 40.0 });
-        assert!(limit(&alone(slow(), 30.0, slow), 30.0).is_err());
-        let fast = || Ok(Latency { median_ms: 1.0, worst_ms: 2.0 });
-        assert!(limit(&alone(slow(), 30.0, fast), 30.0).is_ok());
-        assert!(alone(latency(Vec::new()), 30.0, fast).is_err());
-        // The checklist of a pilot that nobody could measure has no tick at all.
-        let nothing = Smoke {
-            passed: false,
-            checks: Vec::new(),
-            first_token: None,
-            cancel: None,
-            limits_ms: (500.0, 150.0),
-        };
-        assert!(criteria(&nothing).iter().all(|(_, holds)| !holds));
+        let nothing = measured(&[], Some(500.0));
+        assert!(!nothing.ok && nothing.measured.is_none() && nothing.limit_ms == Some(500.0));
+        let some = measured(&[30, 10, 20], Some(31.0));
+        assert_eq!(some.measured, Some(Latency { median_ms: 20.0, worst_ms: 30.0 }));
+        assert!(some.ok && some.detail == "median 20 ms, worst 30 ms, limit 31 ms", "{}", some.detail);
+        assert!(!measured(&[30, 10, 20], Some(30.0)).ok);
+        assert_eq!(measured(&[7], None).detail, "fine");
+    }
+
+    #[test]
+    fn a_latency_is_measured_again_only_when_over_its_limit_and_never_for_ever() {
+        let slow = || measured(&[40], Some(30.0));
+        let count = std::cell::Cell::new(0);
+        let mut result = slow();
+        again(&mut result, || {
+            count.set(count.get() + 1);
+            slow()
+        });
+        assert!(!result.ok && count.get() == MEASUREMENTS - 1);
+        again(&mut result, || measured(&[2], Some(30.0)));
+        assert!(result.ok);
+        let mut failed = measured(&[], Some(30.0));
+        again(&mut failed, || measured(&[2], Some(30.0)));
+        assert!(!failed.ok);
+    }
+
+    #[test]
+    fn a_snapshot_has_null_for_what_was_not_measured() {
+        let smoke = |checked: Checked| Smoke { passed: checked.ok, checks: vec![checked] };
+        let (values, limits) = metrics(&smoke(measured(&[5], Some(500.0))), &[check(1)]);
+        assert_eq!(
+            (values["slow"]["worst_ms"].clone(), limits["slowMs"].clone()),
+            (json!(5.0), json!(500.0))
+        );
+        let (values, _) = metrics(&smoke(measured(&[], Some(500.0))), &[check(1)]);
+        assert_eq!(values["slow"], Value::Null);
+        let passed = Check { metric: Some(Metric::Passed("same".into())), ..check(1) };
+        let skipped = Checked { made: false, ..measured(&[], None) };
+        assert_eq!(metrics(&smoke(skipped), std::slice::from_ref(&passed)).0["same"], Value::Null);
+        assert_eq!(metrics(&smoke(measured(&[], None)), &[passed]).0["same"], json!(false));
     }
 }

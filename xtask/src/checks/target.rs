@@ -1,58 +1,110 @@
-//! What the checks run against: the services of a release, with the addresses and limits of its env file.
+//! What the checks run against: the services of a release, with the addresses and values of its env file.
 
+use crate::base::deadline::Deadline;
 use crate::base::http::Client;
-use crate::engine::reach::clients;
+use crate::checks::defaults::default_checks;
 use crate::engine::roles::Runtime;
-use crate::stack::contract::env as names;
+use crate::stack::call::filled;
+use crate::stack::check::Check;
+use crate::stack::definition::Definition;
+use crate::stack::endpoint::{Endpoint, endpoints};
 use crate::stack::envfile::EnvFile;
-use crate::stack::manifest::Flags;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Limit of a single request of a check.
+/// Limit of a single request that is no check.
 const REQUEST: Duration = Duration::from_secs(5);
 
 /// What the checks run against.
-pub struct Target {
-    /// The services of the pilot, each with the admin token.
+pub struct Target<'a> {
+    /// The stack, with the manifest that has the checks.
+    pub pilot: &'a Pilot,
+    /// What runs it.
+    pub runtime: &'a dyn Runtime,
+    /// The services that can be reached, each with what lets us in.
     pub clients: BTreeMap<String, Client>,
-    /// The gateway among them.
-    pub gateway: Client,
-    /// Id of the scenario for reports and jobs.
-    pub scenario: String,
-    /// Seed of every run and report.
-    pub seed: String,
-    /// Limit for the first token, in milliseconds.
-    pub first_token_ms: f64,
-    /// Limit for a cancel, in milliseconds.
-    pub cancel_ms: f64,
-    /// Limit for a comparison of all options, in seconds.
-    pub comparison_s: f64,
-    /// Flags that must be off, and on.
-    pub flags: Flags,
+    /// The checks: those of the manifest, or those of a stack without any.
+    pub checks: Vec<Check>,
+    endpoints: BTreeMap<String, Endpoint>,
+    env: BTreeMap<String, String>,
+    definition: Option<Definition>,
 }
 
-impl Target {
-    /// From the env file that the services were deployed with. Errors name what is missing in it.
-    pub fn new(pilot: &Pilot, runtime: &dyn Runtime, env: &EnvFile) -> Result<Self> {
-        let clients = clients(pilot, runtime, env, REQUEST)?;
-        let gateway = clients.get(pilot.gateway()).cloned().context("pilot.toml names no gateway")?;
-        let text = |key: &str| env.get(key).with_context(|| format!("{key} is missing in the env file"));
-        let number = |key: &str| -> Result<f64> {
-            let value = text(key)?;
-            value.parse().with_context(|| format!("{key}={value} is not a number"))
+impl<'a> Target<'a> {
+    /// From the env file that the services were deployed with. The error names all that is missing in it.
+    pub fn new(pilot: &'a Pilot, runtime: &'a dyn Runtime, env: &EnvFile) -> Result<Self> {
+        let (manifest, env) = (&pilot.manifest, env.map());
+        manifest.check_variables(|name| name == "PROJECT" || name == "SESSION" || env.contains_key(name))?;
+        let endpoints = endpoints(pilot, &EnvFile::of(&env))?;
+        let clients =
+            endpoints.iter().map(|(name, endpoint)| (name.clone(), runtime.reach(endpoint, REQUEST)));
+        let clients = clients.collect();
+        let definition = pilot.definition.clone();
+        let checks = match (manifest.checks.as_slice(), &definition) {
+            ([], Some(definition)) => default_checks(definition),
+            (own, _) => own.to_vec(),
         };
-        Ok(Self {
-            clients,
-            gateway,
-            scenario: text(names::SCENARIO)?.to_owned(),
-            seed: text(names::SEED)?.to_owned(),
-            first_token_ms: number(names::FIRST_TOKEN_MS)?,
-            cancel_ms: number(names::CANCEL_MS)?,
-            comparison_s: number(names::COMPARISON_S)?,
-            flags: pilot.manifest.flags.clone(),
+        let target = Self { pilot, runtime, clients, checks, endpoints, env, definition };
+        let values = target.values("");
+        for check in &target.checks {
+            check.limit(&values).with_context(|| format!("the limit of the check {:?}", check.name))?;
+        }
+        drop(values);
+        Ok(target)
+    }
+
+    /// A client for a service, whose requests end with this deadline.
+    pub fn client(&self, service: &str, deadline: Deadline) -> Result<Client> {
+        let endpoint = self.endpoints.get(service).with_context(|| format!("{service} publishes no port"))?;
+        Ok(self.runtime.reach(endpoint, deadline.left()))
+    }
+
+    /// Every variable with its value.
+    pub fn values<'v>(&'v self, session: &'v str) -> Vec<(&'v str, &'v str)> {
+        let own = [("PROJECT", self.pilot.project.as_str()), ("SESSION", session)];
+        let env = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        own.into_iter().chain(env).collect()
+    }
+
+    /// A text with its variables replaced.
+    pub fn filled(&self, text: &str) -> Result<String> {
+        filled(text, &self.values(""))
+    }
+
+    /// A name that no other session has.
+    pub fn session() -> String {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let (now, count) = (crate::base::deadline::now_ms(), COUNT.fetch_add(1, Ordering::Relaxed));
+        format!("check-{}-{now:x}-{count}", std::process::id())
+    }
+
+    /// Where a port of a container is published on this host.
+    pub fn published(&self, service: &str, port: u16) -> Result<SocketAddr> {
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        if let Some(known) = self.definition.as_ref().and_then(|known| known.services.get(service)) {
+            let found = known.ports.iter().find(|known| known.target == port && known.protocol == "tcp");
+            let found = found.with_context(|| format!("{service} does not publish its port {port}"))?;
+            let ip = found.host_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
+            let ip = ip.filter(|ip| !ip.is_unspecified()).unwrap_or(local);
+            let number = found.published.with_context(|| {
+                format!("the engine chooses the port at which {service} publishes {port}; give it a number")
+            })?;
+            return Ok(SocketAddr::new(ip, number));
+        }
+        let endpoint = self.endpoints.get(service).with_context(|| format!("{service} publishes no port"))?;
+        Ok(SocketAddr::new(local, endpoint.port))
+    }
+
+    /// The address of each service, as programs get it: `GATEWAY_URL`.
+    pub fn urls(&self) -> impl Iterator<Item = (String, String)> {
+        self.endpoints.iter().map(|(name, endpoint)| {
+            let name: String =
+                name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+            (format!("{}_URL", name.to_uppercase()), format!("http://127.0.0.1:{}", endpoint.port))
         })
     }
 }

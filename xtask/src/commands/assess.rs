@@ -87,14 +87,15 @@ pub fn run(session: &Session) -> Result<Finished> {
     Ok(Finished::plain(exit).then(next.as_ref(), out.context()))
 }
 
-/// Prints how many streams run.
+/// Prints how many sessions run, if the manifest says how to ask.
 pub fn show_sessions(session: &Session, look: &Look) {
     let out = &session.out;
-    out.say(match &look.sessions {
-        Observed::Known(value) if value["active"].is_u64() => {
-            out.marked(Some(true), &format!("{:<10} {} active", "sessions", value["active"]))
-        }
-        Observed::Known(value) => out.marked(None, &format!("{:<10} cannot tell: {value}", "sessions")),
+    let (Some(sessions), Some(rule)) = (&look.sessions, &session.pilot.manifest.sessions) else { return };
+    out.say(match sessions {
+        Observed::Known(value) => match value.pointer(&rule.active).and_then(Value::as_u64) {
+            Some(active) => out.marked(Some(true), &format!("{:<10} {active} active", "sessions")),
+            None => out.marked(None, &format!("{:<10} cannot tell: {value}", "sessions")),
+        },
         Observed::Unknown(why) => out.marked(None, &format!("{:<10} cannot tell: {why}", "sessions")),
     });
 }

@@ -6,7 +6,7 @@ use super::assess::{self, is_error};
 use super::status;
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
-use crate::base::http::Client;
+use crate::base::http::{Client, Pass};
 use crate::base::next::Next;
 use crate::base::observed::Observed;
 use crate::deploy::backup;
@@ -160,7 +160,8 @@ fn prometheus_targets(session: &Session) -> Result<Vec<(String, String)>> {
     let services = session.engine.services(Deadline::after(pilot.manifest.limits.engine))?;
     let port = services.get(&first.name).filter(|s| s.is_running()).and_then(|s| s.port());
     let port = port.context("prometheus does not run; `observe` starts it")?;
-    let answer = Client::new(port, &pilot.project, None, Duration::from_secs(2)).get("/api/v1/targets")?;
+    let answer =
+        Client::new(port, &pilot.project, Pass::default(), Duration::from_secs(2)).get("/api/v1/targets")?;
     ensure!(answer.status == 200, "prometheus answered {}", answer.brief());
     let body = answer.json();
     let all = body

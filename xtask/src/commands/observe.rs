@@ -4,7 +4,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files;
-use crate::base::http::Client;
+use crate::base::http::{Client, Pass};
 use crate::base::next::Next;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::session::Session;
@@ -78,7 +78,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
 /// Waits until the health path of a service answers (prometheus `/-/ready`, grafana `/api/health`).
 fn wait(service: &str, port: u16, session: &Session, deadline: Deadline) -> Result<()> {
     let path = if service == "grafana" { "/api/health" } else { "/-/ready" };
-    let client = Client::new(port, &session.pilot.project, None, Duration::from_secs(1));
+    let client = Client::new(port, &session.pilot.project, Pass::default(), Duration::from_secs(1));
     let silent = |why: String| Continue(anyhow!("{service} does not answer on port {port}: {why}"));
     deadline.poll(Duration::from_millis(100), || match client.get(path) {
         Ok(answer) if answer.status == 200 => Break(()),

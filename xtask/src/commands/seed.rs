@@ -16,9 +16,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// `cargo xtask seed`.
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Examples:\n  cargo xtask seed\n  cargo xtask seed pilot-deploy/seed/demo-scenario.json"
-)]
+#[command(after_help = "Examples:\n  cargo xtask seed\n  cargo xtask seed my-scenario.json")]
 pub struct Args {
     /// File with the scenario [default: the demo scenario in pilot-deploy/seed]
     file: Option<PathBuf>,

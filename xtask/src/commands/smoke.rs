@@ -22,7 +22,8 @@ const READY: Duration = Duration::from_secs(5);
 /// Exit 1 if a check failed.
 pub fn run(session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
-    let smoke = verify(&Target::new(pilot, session.engine.as_ref(), &pilot.env()?)?, Deadline::after(READY));
+    let target = Target::new(pilot, session.engine.as_ref(), &pilot.env()?)?;
+    let smoke = verify(&target, Deadline::after(READY));
     if session.out.is_json() {
         session.out.event(&Event::Smoke { smoke: &smoke });
     }
@@ -30,7 +31,7 @@ pub fn run(session: &Session) -> Result<Finished> {
         session.out.say(check_line(&session.out, check));
     }
     session.out.say(format!("\n{}\n", smoke.summary()));
-    for (criterion, holds) in criteria(&smoke) {
+    for (criterion, holds) in criteria(&smoke, &target)? {
         session.out.say(format!("- [{}] {criterion}", if holds { "x" } else { " " }));
     }
     let exit = if smoke.passed { Exit::Ok } else { Exit::NotRestored };

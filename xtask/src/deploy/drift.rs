@@ -7,10 +7,10 @@ use crate::deploy::difference::{Change, Difference, Scenario};
 use crate::deploy::observe::{Observation, TreeEnv};
 use crate::host::HostCheck;
 use crate::release::description::Release;
-use crate::stack::contract::env::VERSION;
 use crate::stack::definition::Environment;
 use crate::stack::model::Health;
 use crate::stack::model::{Instance, Service};
+use crate::stack::names;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a release wants, besides what its description says.
@@ -143,7 +143,7 @@ fn content(seen: &Service, service: &str, release: &Release, wanted: &Wanted) ->
         found.push(Difference::Image {
             service: service.into(),
             running: instance.image.clone(),
-            running_version: instance.env.get(VERSION).cloned(),
+            running_version: version_of(instance),
             release: release.id.clone(),
             image: image.id.clone(),
             version: release.label.clone(),
@@ -157,6 +157,14 @@ fn content(seen: &Service, service: &str, release: &Release, wanted: &Wanted) ->
         found.push(Difference::Env { service: service.into(), release: release.id.clone(), changes });
     }
     found
+}
+
+/// The version that it says of itself, or that is built into its image.
+fn version_of(instance: &Instance) -> Option<String> {
+    match &instance.health {
+        Some(Health::Healthy { version }) if version != "?" => Some(version.clone()),
+        _ => names::version_in(&instance.env).cloned(),
+    }
 }
 
 /// Compares what runs with the release that was just applied. Every service must be there, with the image and

@@ -5,7 +5,7 @@ use crate::base::failure::{Exit, exit_of, next_of};
 use crate::base::next::{Context as Whose, Next};
 use crate::base::output::{Output, Tell};
 use crate::base::secrets;
-use crate::checks::smoke::{Check, Smoke};
+use crate::checks::smoke::{Checked, Smoke};
 use crate::deploy::difference::{Difference, Scenario};
 use crate::deploy::lockout::Public;
 use crate::deploy::plan::Plan;
@@ -281,9 +281,9 @@ impl Tell for Event<'_> {
 }
 
 /// One check as a line. If it failed, the full reason is below it.
-pub fn check_line(out: &Output, check: &Check) -> String {
+pub fn check_line(out: &Output, check: &Checked) -> String {
     match check.ok {
         true => out.marked(Some(true), &format!("{:<38} {}", check.name, check.detail)),
-        false => format!("{}\n    {}", out.marked(Some(false), check.name), check.detail.trim()),
+        false => format!("{}\n    {}", out.marked(Some(false), &check.name), check.detail.trim()),
     }
 }

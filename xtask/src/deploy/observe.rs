@@ -6,11 +6,11 @@ use crate::base::files;
 use crate::base::http::Client;
 use crate::base::observed::Observed;
 use crate::base::threads::joined;
+use crate::checks::health::health;
 use crate::deploy::gate::{Gate, Gateway};
 use crate::engine::roles::{Engine, Runtime};
 use crate::host;
 use crate::host::HostCheck;
-use crate::stack::contract::health;
 use crate::stack::endpoint::{Endpoint, endpoints};
 use crate::stack::envfile::EnvFile;
 use crate::stack::hold::{self, Hold};
@@ -102,7 +102,8 @@ pub fn observe(
     let mut stack = Observed::from(stack(runtime, stored, deadline.within(pilot.manifest.limits.engine)));
     let endpoints: BTreeMap<String, Endpoint> = match &stack {
         Observed::Known(stack) => {
-            let own = |name: &str| Some((name.to_owned(), Endpoint::any_of(stack.services.get(name)?)?));
+            let own =
+                |name: &str| Some((name.to_owned(), Endpoint::any_of(stack.services.get(name)?, pilot)?));
             pilot.services().filter_map(own).collect()
         }
         Observed::Unknown(_) => env.and_then(|env| endpoints(pilot, env).ok()).unwrap_or_default(),
@@ -118,9 +119,13 @@ pub fn observe(
         match &mut stack {
             Observed::Known(stack) => ask(pilot, stack, client),
             Observed::Unknown(_) => {
-                let jobs: Vec<_> = endpoints
-                    .iter()
-                    .map(|(name, endpoint)| (name, scope.spawn(|| health(&client(endpoint)))))
+                let asked =
+                    pilot.manifest.health.iter().flat_map(|rule| endpoints.iter().map(move |e| (rule, e)));
+                let jobs: Vec<_> = asked
+                    .map(|(rule, (name, endpoint))| {
+                        let client = client(endpoint);
+                        (name, scope.spawn(move || health(&client, rule)))
+                    })
                     .collect();
                 let told =
                     jobs.into_iter().map(|(name, job)| (name.clone(), job.join().unwrap_or_else(lost)));
@@ -146,15 +151,17 @@ fn stack(runtime: &dyn Runtime, stored: &dyn Engine, deadline: Deadline) -> Resu
     })
 }
 
-/// Asks every instance of the stack's own services for its health, all at the same time.
+/// Asks every instance of the stack's own services for its health, all at the same time. Without `[health]` the engine's
+/// word stays.
 fn ask(pilot: &Pilot, stack: &mut Stack, client: impl Fn(&Endpoint) -> Client + Sync) {
+    let Some(rule) = &pilot.manifest.health else { return };
     let own = stack.services.iter_mut().filter(|(name, _)| pilot.services().any(|own| own == name.as_str()));
     let instances = own.flat_map(|(_, service)| &mut service.0);
     let client = &client;
     std::thread::scope(|scope| {
         let jobs: Vec<_> = instances
-            .filter_map(|instance| Some((Endpoint::of(instance)?, instance)))
-            .map(|(endpoint, instance)| (scope.spawn(move || health(&client(&endpoint))), instance))
+            .filter_map(|instance| Some((Endpoint::of(instance, pilot)?, instance)))
+            .map(|(endpoint, instance)| (scope.spawn(move || health(&client(&endpoint), rule)), instance))
             .collect();
         for (job, instance) in jobs {
             instance.health = Some(job.join().unwrap_or_else(lost));

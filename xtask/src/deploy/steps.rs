@@ -7,7 +7,9 @@ use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::threads::joined;
 use crate::checks::ask::send;
-use crate::checks::smoke::{self, StoreCorrupt};
+use crate::checks::health::{StoreCorrupt, wait_healthy};
+use crate::checks::memory::memory;
+use crate::checks::smoke;
 use crate::deploy::backup::{self, Backup};
 use crate::deploy::cleanup;
 use crate::deploy::drift;
@@ -18,11 +20,8 @@ use crate::deploy::gate::Gate;
 use crate::deploy::lockout::{self, Closed, Lift, Opened};
 use crate::deploy::past::Past;
 use crate::deploy::view::View;
-use crate::engine::reach::clients;
 use crate::engine::roles::Extent;
 use crate::host;
-use crate::stack::contract;
-use crate::stack::model::Service;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow::{Break, Continue};
@@ -34,6 +33,14 @@ const ASK: Duration = Duration::from_secs(2);
 
 /// The time between two measurements of what the services use.
 const WATCH: Duration = Duration::from_secs(1);
+
+/// What a service, or a container, did and used so far.
+#[derive(Default)]
+struct Sample {
+    restarts: u64,
+    /// Zero if only its restarts are known.
+    memory: f64,
+}
 
 impl Execution<'_> {
     pub(super) fn close_gate(&self, deadline: Deadline, measured: &mut Measured) -> Result<End> {
@@ -145,7 +152,7 @@ impl Execution<'_> {
         let seed = files::read_json(&self.store.file(&self.release.id, file))?;
         self.wait_for_gateway()?;
         let limits = &self.target.pilot.manifest.limits;
-        let healthy = smoke::wait_healthy(&self.target.target()?, self.deadline.within(limits.ready));
+        let healthy = wait_healthy(&self.target.target()?, self.deadline.within(limits.ready));
         // Before it was started, the service could not report that its store is corrupt.
         healthy.map_err(|e| if e.is::<StoreCorrupt>() { Stale(e.to_string()).into() } else { e })?;
         let request = &rule.request;
@@ -245,25 +252,25 @@ impl Execution<'_> {
     /// Steady means: no service restarted, memory changed by less than a tenth, and the host is within its
     /// limits. If this does not become steady, a note says so, and the verification decides.
     pub(super) fn watch(&self, deadline: Deadline) -> Result<End> {
-        let mut last: Option<BTreeMap<String, (u64, f64)>> = None;
+        let mut last: Option<BTreeMap<String, Sample>> = None;
         let steady = deadline.poll(WATCH, || {
             let now = match self.sample(deadline) {
                 Ok(now) => now,
                 Err(error) => return Break(Err(error)),
             };
-            let moved = |(name, (restarts, memory)): (&String, &(u64, f64))| {
-                let (old_restarts, old_memory) = last.as_ref()?.get(name)?;
-                let grown = (memory - old_memory).abs() > old_memory * 0.1;
-                (restarts != old_restarts || grown).then(|| name.clone())
+            let moved = |(name, sample): (&String, &Sample)| {
+                let old = last.as_ref()?.get(name)?;
+                let grown = (sample.memory - old.memory).abs() > old.memory * 0.1;
+                (sample.restarts != old.restarts || grown).then(|| name.clone())
             };
             let moved: Vec<String> = now.iter().filter_map(moved).collect();
             let short = host::quick(&self.target.pilot).into_iter().find(|check| check.ok == Some(false));
             let why = match (&last, short) {
                 (_, Some(check)) => format!("{}: {}", check.name, check.detail),
                 (Some(_), None) if moved.is_empty() => {
-                    let each = now
-                        .iter()
-                        .map(|(name, (_, bytes))| format!("{name} {}", files::human(*bytes as u64)));
+                    let known = now.iter().filter(|(_, sample)| sample.memory > 0.0);
+                    let each =
+                        known.map(|(name, sample)| format!("{name} {}", files::human(sample.memory as u64)));
                     self.out.note(format!("steady: {}", each.collect::<Vec<_>>().join(", ")));
                     return Break(Ok(()));
                 }
@@ -279,17 +286,18 @@ impl Execution<'_> {
         }
     }
 
-    /// The restarts and the resident memory of each service.
-    fn sample(&self, deadline: Deadline) -> Result<BTreeMap<String, (u64, f64)>> {
-        let services = self.target.engine.services(deadline)?;
-        let View { pilot, engine, .. } = self.target;
-        let clients = clients(pilot, engine.as_ref(), self.env, lockout::REQUEST)?;
-        let mut sample = BTreeMap::new();
-        for (name, client) in clients {
-            let memory = contract::memory(&client).with_context(|| name.clone())?;
-            sample.insert(name.clone(), (services.get(&name).map_or(0, Service::restarts), memory));
+    /// The restarts of each service and what it uses; where the engine is asked, what each container uses.
+    fn sample(&self, deadline: Deadline) -> Result<BTreeMap<String, Sample>> {
+        let View { engine, .. } = self.target;
+        let services = engine.services(deadline)?;
+        let restarts = services
+            .iter()
+            .map(|(name, service)| (name.clone(), Sample { restarts: service.restarts(), memory: 0.0 }));
+        let mut all: BTreeMap<String, Sample> = restarts.collect();
+        for (name, bytes) in memory(&self.target.target()?, engine.as_ref(), deadline)? {
+            all.entry(name).or_default().memory = bytes;
         }
-        Ok(sample)
+        Ok(all)
     }
 
     /// Repeats until it works: a client that was killed earlier may have left the engine busy.

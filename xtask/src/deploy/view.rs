@@ -94,7 +94,7 @@ impl View {
     }
 
     /// The settings and limits that the smoke checks use.
-    pub fn target(&self) -> Result<Target> {
+    pub fn target(&self) -> Result<Target<'_>> {
         Target::new(&self.pilot, self.engine.as_ref(), self.env()?)
     }
 

@@ -156,7 +156,12 @@ impl Candidate<'_> {
         let Pilot { pack, layout, manifest, .. } = &self.pilot;
         let mounted = self.resolved.definition.services.values().flat_map(|service| &service.files);
         let manifest_file = Some(MANIFEST_FILE.to_owned()).filter(|name| pack.join(name).is_file());
-        let names = layout.files().chain(&layout.seed).chain(mounted).chain(&manifest.extra_files);
+        let names = layout
+            .files()
+            .chain(&layout.seed)
+            .chain(mounted)
+            .chain(&manifest.extra_files)
+            .chain(manifest.scripts());
         let files: BTreeMap<String, PathBuf> = names
             .chain(&manifest_file)
             .map(|name| (name.clone(), self.pilot.source(name, self.env)))

@@ -22,7 +22,6 @@ use crate::operations::{rollback, up};
 use crate::release::description::{Image, Release, State};
 use crate::release::form::DESCRIPTION;
 use crate::release::store::Store;
-use crate::stack::contract::env;
 use crate::stack::envfile::with_value;
 use crate::stack::hold::Hold;
 use crate::stack::manifest::{MANIFEST_FILE, Manifest};
@@ -91,7 +90,7 @@ impl Scene {
         let scene = Self { _folder: folder, pilot, world: World::default() };
         let env = files::read_text(&scene.pilot.pack.join(".env.poc.example")).unwrap();
         let env =
-            with_value(&with_value(&env, "PILOT_PROJECT", "memory").unwrap(), env::TOKEN, SECRET).unwrap();
+            with_value(&with_value(&env, "PILOT_PROJECT", "memory").unwrap(), "ADMIN_TOKEN", SECRET).unwrap();
         let Manifest { services, observability, .. } = &scene.pilot.manifest;
         let ports = services.iter().chain(observability).zip(20_001..);
         let env = ports

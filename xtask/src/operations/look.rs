@@ -8,6 +8,7 @@ use crate::base::next::Next;
 use crate::base::observed::Observed;
 use crate::base::secrets;
 use crate::base::threads::joined;
+use crate::checks::ask::send;
 use crate::deploy::converge::Preview;
 use crate::deploy::difference::{Difference, Scenario};
 use crate::deploy::drift::scenarios;
@@ -17,8 +18,8 @@ use crate::deploy::plan::{Goal, Plan, Purpose};
 use crate::deploy::session::Session;
 use crate::operations::target;
 use crate::release::description::Release;
-use crate::stack::contract;
-use anyhow::{Context, Result};
+use crate::stack::manifest::SessionRule;
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -34,8 +35,8 @@ pub struct Look {
     pub drift: Vec<Difference>,
     /// What a rollback would do.
     pub plan: Option<Plan>,
-    /// The streams that are running.
-    pub sessions: Observed<Value>,
+    /// The sessions that are running; none if the manifest does not say how to ask.
+    pub sessions: Option<Observed<Value>>,
     /// The last log lines of each service, with secrets masked; empty if none were requested.
     pub logs: BTreeMap<String, Observed<Vec<String>>>,
 }
@@ -61,11 +62,8 @@ pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
         }
     };
     drift.extend(trouble);
-    let sessions = now
-        .gateway(&session.pilot, session.engine.as_ref(), session.pilot.manifest.limits.probe)
-        .context("the gateway does not run")
-        .and_then(|gateway| contract::sessions(&gateway.client))
-        .into();
+    let rule = session.pilot.manifest.sessions.as_ref();
+    let sessions = rule.map(|rule| sessions(session, &now, rule).into());
     let logs = std::thread::scope(|scope| {
         let read = |name: &str| -> Result<Vec<String>> {
             let mut all = Vec::new();
@@ -80,6 +78,16 @@ pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
         jobs.into_iter().map(|(name, job)| (name, joined(job).into())).collect()
     });
     Look { current, target, now, drift, plan, sessions, logs }
+}
+
+/// What the service answers that has the sessions. Without a name, it is the one of the gate.
+fn sessions(session: &Session, now: &Observation, rule: &SessionRule) -> Result<Value> {
+    let service = rule.request.service.as_deref().unwrap_or(session.pilot.gateway());
+    let endpoint = now.endpoints.get(service).with_context(|| format!("{service} does not run"))?;
+    let client = session.engine.reach(endpoint, session.pilot.manifest.limits.probe);
+    let answer = send(&client, &rule.request, None)?;
+    ensure!(answer.status == 200, "{} answered {}", rule.request, answer.brief());
+    Ok(answer.json())
 }
 
 /// The release that is deployed, the target of a rollback, and what could not be read about them.

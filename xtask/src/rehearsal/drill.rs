@@ -25,14 +25,12 @@ pub fn run(
     out.say("1. deploy a good release in a separate project");
     let rehearsal = Rehearsal::begin(real, asked, out, keep)?;
     let session = &rehearsal.session;
-    let bad_env: &[(&str, &str)] = match fault {
-        None => &[("USE_SIMULATION", "false"), ("ENABLE_CACHE", "true")],
-        Some(_) => &[],
-    };
+    let settings = &session.pilot.manifest.drill;
+    let bad_env = if fault.is_none() { settings.pairs() } else { Vec::new() };
     let fault = fault.unwrap_or("error-5xx");
     let also = if bad_env.is_empty() { "" } else { " and a bad env file" };
     session.out.say(format!("\n2. deploy by hand: version {BAD} with the fault {fault}{also}"));
-    rehearsal.deploy_by_hand(rehearsal.images(BAD, fault)?, bad_env)?;
+    rehearsal.deploy_by_hand(rehearsal.images(BAD, fault)?, &bad_env)?;
     // Give the fault time to show, as it would before a person starts a rollback.
     std::thread::sleep(Duration::from_secs(1));
     session.out.say("\n3. roll back");

@@ -2,7 +2,7 @@
 //! paths in the state folder, and the records that every command must know. Nothing here runs anything.
 
 pub mod call;
-pub mod contract;
+pub mod check;
 pub mod definition;
 pub mod endpoint;
 pub mod envfile;
@@ -13,6 +13,7 @@ pub mod layout;
 pub mod ledger;
 pub mod manifest;
 pub mod model;
+pub mod names;
 pub mod pilot;
 pub mod ports;
 pub mod state_dir;

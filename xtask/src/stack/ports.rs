@@ -3,7 +3,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::proc::cmd;
 use crate::base::proctable;
-use crate::stack::contract;
+use crate::stack::names;
 use anyhow::{Context, Result};
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
@@ -48,7 +48,7 @@ fn process_on(port: u16) -> Option<String> {
     let name = owner.name();
     let container = if name == "docker-proxy" { container_on(port) } else { None };
     // A pilot's own process says which pilot, so that somebody can go there and take it down.
-    let pilot = || Some((owner.variable(contract::env::OWNER)?, owner.variable(contract::env::DATA)?));
+    let pilot = || Some((owner.variable(names::OWNER)?, owner.variable(names::DATA)?));
     let of = pilot().map(|(project, data)| format!(", of project {project}, data in {data}"));
     Some(format!("process {} ({}{})", owner.id(), container.unwrap_or(name), of.unwrap_or_default()))
 }

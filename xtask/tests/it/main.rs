@@ -8,6 +8,7 @@ mod archives;
 mod attacked;
 mod bad_input;
 mod canary;
+mod checks;
 mod contract;
 mod cut_off;
 mod daemon;

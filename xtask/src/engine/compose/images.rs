@@ -10,7 +10,7 @@ use crate::base::threads::joined;
 use crate::engine::compose::client::Compose;
 use crate::engine::roles::{Build, Images};
 use crate::release::description::{Image, Release};
-use crate::stack::contract::env;
+use crate::stack::names as env;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -104,6 +104,14 @@ impl Runtime for Compose {
         run.run(deadline).map_err(classify)
     }
 
+    fn run_in(&self, service: &str, words: &[&str], deadline: Deadline) -> Result<String> {
+        let mut said = String::new();
+        for id in self.existing(service, deadline)? {
+            said = self.docker(&[&["exec", &id], words].concat(), deadline)?;
+        }
+        Ok(said)
+    }
+
     fn stop(&self, service: &str, deadline: Deadline) -> Result<()> {
         let ids = self.existing(service, deadline)?;
         // `stop` and not `kill`: its restart policy does not restart a container that was stopped.

@@ -91,7 +91,7 @@ impl Runtime for Fake {
     fn reach(&self, endpoint: &Endpoint, _: Duration) -> Client {
         let wire =
             Answers { world: self.world.clone(), port: endpoint.port, project: self.pilot.project.clone() };
-        Client::over(Arc::new(wire), &self.pilot.project, endpoint.token.as_deref())
+        Client::over(Arc::new(wire), &self.pilot.project, endpoint.pass.clone())
     }
 
     fn apply(&self, release: &Release, dir: &Path, force: &[String], _: Deadline) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Tests: what exists in the fake world: images, volumes, services, and the gate in the gateway's volume. It
 //! counts the operations, and makes one fail, or interrupts the run, when a test asks for it.
 
-use crate::stack::contract::env::VERSION;
+use crate::stack::names::VERSION;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;

@@ -8,7 +8,7 @@ use crate::base::next::Next;
 use crate::engine::process::home::Processes;
 use crate::engine::roles::{Build, Images};
 use crate::release::description::{Image, Release};
-use crate::stack::contract::env;
+use crate::stack::names as env;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::proctable::{self, Process};
 use crate::engine::process::home::Processes;
-use crate::stack::contract::env;
+use crate::stack::names as env;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fs::{Metadata, TryLockError};

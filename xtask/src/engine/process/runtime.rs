@@ -12,10 +12,10 @@ use crate::engine::process::supervise;
 use crate::engine::roles::{Engine, Extent, Kind, Runtime};
 use crate::release::description::Release;
 use crate::release::store::settings_in;
-use crate::stack::contract;
 use crate::stack::definition::Resolved;
 use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
+use crate::stack::names;
 use crate::stack::pilot::Pilot;
 use crate::stack::ports;
 use anyhow::{Context, Result};
@@ -161,11 +161,11 @@ impl Processes {
             Ok::<_, anyhow::Error>(format!("http://127.0.0.1:{}", self.port(service, &file)?))
         };
         let port = self.port(service, &file)?;
-        env.insert(contract::env::OWNER.into(), self.pilot.project.clone());
-        env.insert(contract::env::LISTEN.into(), format!("127.0.0.1:{port}"));
-        env.insert(contract::env::DATA.into(), self.data(service).display().to_string());
+        env.insert(names::OWNER.into(), self.pilot.project.clone());
+        env.insert(names::LISTEN.into(), format!("127.0.0.1:{port}"));
+        env.insert(names::DATA.into(), self.data(service).display().to_string());
         for other in self.pilot.services().skip(1) {
-            env.insert(contract::env::url_of(other), url(other)?);
+            env.insert(names::url_of(other), url(other)?);
         }
         let settings = files::sha256_bytes(serde_json::to_string(&(&image.id, &env))?.as_bytes());
         Ok(Spec {
@@ -247,7 +247,7 @@ impl Processes {
             Err(error) => {
                 let envs = members.iter().filter(|m| !m.supervisor).map(|m| m.process.env());
                 let env: BTreeMap<String, String> = envs.flatten().collect();
-                let listen = env.get(contract::env::LISTEN).and_then(|address| address.rsplit(':').next());
+                let listen = env.get(names::LISTEN).and_then(|address| address.rsplit(':').next());
                 let address = listen.and_then(|port| port.parse().ok()).map(local);
                 Instance { env, address, inspect: format!("{error:#}"), ..found }
             }

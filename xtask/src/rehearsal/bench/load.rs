@@ -1,12 +1,15 @@
-//! The load part of the benchmark: a thousand streams through one gateway. It measures how much memory they
-//! use, and how fast they end when the gate closes. Called by `bench`.
+//! The load part of the benchmark: a thousand streams through one gateway, as `[load]` of the manifest says. It measures
+//! how much memory they use, and how fast they end when the gate closes. Called by `bench`.
 
+use crate::base::deadline::Deadline;
 use crate::base::threads::joined;
+use crate::checks::memory::memory;
+use crate::checks::target::Target;
 use crate::deploy::gate::Gateway;
-use crate::engine::reach::clients;
 use crate::rehearsal::Rehearsal;
 use crate::rehearsal::bench::row::Row;
-use crate::stack::contract::{self, StreamOf};
+use crate::stack::call::filled_path;
+use crate::stack::manifest::LoadRule;
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -22,13 +25,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
     let pilot = &rehearsal.session.pilot;
     let env = pilot.env()?;
-    let clients = clients(pilot, rehearsal.session.engine.as_ref(), &env, Duration::from_secs(5))?;
-    let gateway = clients.get(pilot.gateway()).context("no gateway")?;
-    let resident = |service: &str| -> Result<f64> {
-        Ok(contract::memory(clients.get(service).context("no such service")?)? / 1e6)
-    };
-    let idle = pilot.services().map(&resident).collect::<Result<Vec<f64>>>()?;
-    let largest = idle.into_iter().fold(0.0, f64::max);
+    let rule = pilot.manifest.load.as_ref().context("pilot.toml has no [load]")?;
+    let engine = rehearsal.session.engine.as_ref();
+    let target = Target::new(pilot, engine, &env)?;
+    let gateway = target.clients.get(pilot.gateway()).context("no gateway")?;
+    let used = || memory(&target, engine, Deadline::after(pilot.manifest.limits.engine));
+    let largest = used()?.into_values().fold(0.0, f64::max) / 1e6;
     rows.push(Row::plain("a service, resident idle", largest, "MB", 30.0));
 
     let port = pilot.port(pilot.gateway(), &env)?.context("the gateway has no port")?;
@@ -38,7 +40,7 @@ pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
             let started = &started;
             std::thread::Builder::new()
                 .stack_size(128 << 10)
-                .spawn_scoped(scope, move || stream(port, n, started))
+                .spawn_scoped(scope, move || stream(port, n, started, rule))
         };
         let streams: Vec<_> =
             (0..STREAMS).map(spawn).collect::<std::io::Result<_>>().context("too few threads")?;
@@ -48,7 +50,7 @@ pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
             std::thread::sleep(Duration::from_millis(20));
         }
         std::thread::sleep(Duration::from_secs(2));
-        let loaded = resident(pilot.gateway())?;
+        let loaded = used()?.get(pilot.gateway()).context("the memory of the gateway is not known")? / 1e6;
         rows.push(Row::plain("gateway with 1,000 streams", loaded, "MB", 150.0));
         let closing = Instant::now();
         Gateway::new(gateway.clone(), pilot.manifest.gate()?).close("bench")?;
@@ -69,23 +71,23 @@ pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
     Ok(())
 }
 
-/// Reads one stream to its end. Returns when its `cancelled` event came.
-fn stream(port: u16, n: usize, started: &AtomicUsize) -> Result<Instant> {
+/// Reads one stream to its end. Returns when the event came that says that the gate has ended it.
+fn stream(port: u16, n: usize, started: &AtomicUsize, rule: &LoadRule) -> Result<Instant> {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).context("cannot connect")?;
     socket.set_read_timeout(Some(LIMIT)).context("cannot set a limit")?;
-    let path = StreamOf { budget: Some(4000), ..StreamOf::seed(&n.to_string()) }.path();
+    let path = filled_path(&rule.request.path, &[("N", &n.to_string())])?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     socket.write_all(request.as_bytes()).context("cannot send")?;
     let mut counted = false;
     for line in BufReader::with_capacity(1 << 10, socket).lines() {
         let line = line.context("the stream ended early")?;
-        if !counted && line == format!("event: {}", contract::TOKEN) {
+        if !counted && line == format!("event: {}", rule.begins) {
             counted = true;
             started.fetch_add(1, Ordering::Relaxed);
         }
-        if line == format!("event: {}", contract::CANCELLED) {
+        if line == format!("event: {}", rule.ends) {
             return Ok(Instant::now());
         }
     }
-    anyhow::bail!("a stream ended without cancelled")
+    anyhow::bail!("a stream ended without {}", rule.ends)
 }

@@ -10,7 +10,7 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::output::Output;
 use crate::base::proc::{Cmd, cmd};
-use crate::checks::smoke::wait_healthy;
+use crate::checks::health::wait_healthy;
 use crate::deploy::event::Finished;
 use crate::deploy::session::Session;
 use crate::engine::roles::Kind;
@@ -56,7 +56,7 @@ type Figures = Vec<f64>;
 fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<()> {
     let session = &rehearsal.session;
     let good = session.store.current()?.context("the good release is not recorded")?;
-    let bad_env: &[(&str, &str)] = &[("ENABLE_CACHE", "true")];
+    let bad_env = session.pilot.manifest.drill.pairs();
     let mut gates = Figures::new();
     let mut ours = |images, settings| -> Result<f64> {
         broken(rehearsal, images, settings)?;
@@ -90,8 +90,8 @@ fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<(
         if round == 0 {
             deaf_bare.push(bare(ignoring)?);
         }
-        a.push(ours(good.images.clone(), bad_env)?);
-        a_book.push(book(good.images.clone(), bad_env, include_str!("runbook-a.sh"))?);
+        a.push(ours(good.images.clone(), &bad_env)?);
+        a_book.push(book(good.images.clone(), &bad_env, include_str!("runbook-a.sh"))?);
         b_book.push(book(other, &[], include_str!("runbook-b.sh"))?);
     }
     let row = |what, ours, name, against: Figures, reach| -> Result<Row> {
@@ -120,7 +120,8 @@ fn broken(rehearsal: &Rehearsal, images: BTreeMap<String, Image>, settings: &[(&
 /// Waits until every service answers that it is healthy.
 fn wait_ready(rehearsal: &Rehearsal) -> Result<()> {
     let session = &rehearsal.session;
-    let target = session.running(Deadline::after(session.pilot.manifest.limits.engine))?.target()?;
+    let view = session.running(Deadline::after(session.pilot.manifest.limits.engine))?;
+    let target = view.target()?;
     let ready = Deadline::after(session.pilot.manifest.limits.ready);
     wait_healthy(&target, ready)
         .map(drop)

@@ -1,0 +1,121 @@
+//! Is a service healthy? It is asked as the manifest says; without `[health]` the engine is. Called by `smoke`, `run`
+//! and `deploy/observe`.
+
+use crate::base::deadline::Deadline;
+use crate::base::http::Client;
+use crate::base::threads::joined;
+use crate::checks::ask::send;
+use crate::checks::target::Target;
+use crate::stack::call::{Line, filled_path};
+use crate::stack::manifest::HealthRule;
+use crate::stack::model::{Health, Instance};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::Value;
+use std::fmt;
+use std::ops::ControlFlow::{Break, Continue};
+use std::time::Duration;
+
+/// How long to wait before a service is asked again, and before the engine is.
+const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE_OF_ENGINE: Duration = Duration::from_millis(200);
+
+/// A service cannot use its stored data. Neither waiting nor another version fixes this.
+#[derive(Debug)]
+pub struct StoreCorrupt(String);
+
+impl fmt::Display for StoreCorrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StoreCorrupt {}
+
+/// Asks a service for its health once. Whole values are compared, because `unhealthy` contains `healthy`.
+pub fn health(client: &Client, rule: &HealthRule) -> Health {
+    let path = filled_path(&rule.request.path, &[("PROJECT", client.project())]);
+    let asked = path.and_then(|path| send(client, &Line { path, ..rule.request.clone() }, None));
+    let answer = match asked {
+        Ok(answer) => answer,
+        Err(error) => return Health::Silent(format!("{error:#}")),
+    };
+    let body = answer.json();
+    let text = |pointer: &Option<String>| body.pointer(pointer.as_deref()?).and_then(Value::as_str);
+    if let Some(other) = text(&rule.project).filter(|project| *project != client.project()) {
+        return Health::Silent(format!("project {other} answers there"));
+    }
+    let is = |(pointer, wanted): (&String, &Vec<Value>)| {
+        body.pointer(pointer).is_some_and(|found| wanted.contains(found))
+    };
+    if answer.status == 200 && rule.healthy.iter().all(is) {
+        return Health::Healthy { version: text(&rule.version).unwrap_or("?").to_owned() };
+    }
+    match text(&rule.reason) {
+        Some(reason) if rule.corrupt.as_ref().is_some_and(|corrupt| reason.starts_with(corrupt)) => {
+            Health::StoreCorrupt(reason.to_owned())
+        }
+        Some(reason) => Health::Unhealthy(reason.to_owned()),
+        None => Health::Unhealthy(format!("{}: {}", rule.request, answer.brief())),
+    }
+}
+
+/// Waits until every service is healthy, and checks that all have one version, where the manifest wants that. The error
+/// says which one is not healthy, and why.
+pub fn wait_healthy(target: &Target<'_>, ready: Deadline) -> Result<String> {
+    let Some(rule) = &target.pilot.manifest.health else { return wait_for_engine(target, ready) };
+    let waits: Vec<Result<String>> = std::thread::scope(|scope| {
+        let wait = |(name, client): (&'_ String, &'_ Client)| {
+            let (name, client) = (name.clone(), client.clone());
+            scope.spawn(move || wait_for(&name, &client, rule, ready))
+        };
+        let jobs: Vec<_> = target.clients.iter().map(wait).collect();
+        jobs.into_iter().map(joined).collect()
+    });
+    let mut versions = waits.into_iter().collect::<Result<Vec<String>>>()?;
+    let count = versions.len();
+    versions.sort();
+    versions.dedup();
+    if !rule.same_version {
+        return Ok(format!("{count} services"));
+    }
+    ensure!(versions.len() <= 1, "the services have different versions: {}", versions.join(", "));
+    Ok(format!("{count} services, version {}", versions.first().context("no service was asked")?))
+}
+
+fn wait_for(name: &str, client: &Client, rule: &HealthRule, ready: Deadline) -> Result<String> {
+    let healthy = ready.poll(PAUSE, || match health(client, rule) {
+        Health::Healthy { version } => Break(Ok(version)),
+        // Waiting does not fix a corrupt store.
+        Health::StoreCorrupt(reason) => Break(Err(StoreCorrupt(format!("{name}: {reason}")).into())),
+        Health::Unhealthy(reason) | Health::Silent(reason) => Continue(anyhow!("{name}: {reason}")),
+    });
+    healthy.flatten()
+}
+
+fn wait_for_engine(target: &Target<'_>, ready: Deadline) -> Result<String> {
+    let own: Vec<&str> = target.pilot.services().collect();
+    ready.poll(PAUSE_OF_ENGINE, || {
+        match own.iter().try_for_each(|service| engine_says(target, service, ready)) {
+            Ok(()) => Break(()),
+            Err(error) => Continue(error),
+        }
+    })?;
+    Ok(format!("{} services run, by the engine's word", own.len()))
+}
+
+/// Is a service healthy by the engine's word? One without a health check must run.
+pub fn engine_says(target: &Target<'_>, service: &str, deadline: Deadline) -> Result<()> {
+    let limit = deadline.within(target.pilot.manifest.limits.engine);
+    let services = target.runtime.services(limit)?;
+    let seen = services.get(service).filter(|seen| !seen.0.is_empty());
+    let seen = seen.with_context(|| format!("{service} has no container"))?;
+    ensure!(seen.is_running(), "{service} is {}", seen.state());
+    let bad = |instance: &Instance| match &instance.health {
+        Some(Health::Unhealthy(why) | Health::Silent(why) | Health::StoreCorrupt(why)) => Some(why.clone()),
+        Some(Health::Healthy { .. }) | None => None,
+    };
+    match seen.0.iter().find_map(bad) {
+        Some(why) => bail!("{service}: {why}"),
+        None => Ok(()),
+    }
+}

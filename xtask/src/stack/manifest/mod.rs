@@ -1,0 +1,104 @@
+//! What `pilot.toml` says, as values. `reading` reads TOML and goes on after a mistake, `sections` and `requests` read
+//! the parts into `values`. Which manifest a command uses is decided in `pilot`. Called by `pilot` and by everything that reads a part
+//! of the manifest.
+
+mod reading;
+mod requests;
+mod sections;
+mod values;
+
+use crate::base::files;
+use crate::stack::check::Kind;
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use values::Used;
+pub use values::{
+    Document, Flags, GateRule, HealthRule, LoadRule, Manifest, MemoryRule, Position, Service, SessionRule,
+};
+
+/// What manifests of version 1 do not say, because this program knew it.
+const NOT_IN_VERSION_1: &str = include_str!("../not_in_version_1.toml");
+
+/// What manifests do not say that were written before their checks were data.
+const BEFORE_CHECKS: &str = include_str!("../before_checks.toml");
+
+/// Sections that a manifest has only since checks are data.
+const WITH_CHECKS: [&str; 8] = ["auth", "health", "check", "criteria", "memory", "sessions", "load", "drill"];
+
+/// The manifest in the folder of a stack, and in that of a release.
+pub const MANIFEST_FILE: &str = "pilot.toml";
+
+impl Manifest {
+    /// Reads the manifest in a folder, if there is one. The error has all mistakes, each with line and column.
+    pub fn in_folder(folder: &Path) -> Result<Self> {
+        let path = folder.join(MANIFEST_FILE);
+        if path.exists() {
+            Self::load(&path)
+        } else {
+            Ok(Self { folder: Some(folder.to_owned()), ..Self::none() })
+        }
+    }
+
+    /// That of a stack without a manifest.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// How the public is let in and shut out.
+    pub fn gate(&self) -> Result<&GateRule> {
+        self.gate.as_ref().context("the manifest of the stack has no [gate]")
+    }
+
+    fn load(path: &Path) -> Result<Self> {
+        let text = files::read_text(path)?;
+        let read = Self::parse(&path.display().to_string(), &text)?;
+        Ok(Self { folder: path.parent().map(Path::to_owned), ..read })
+    }
+
+    /// The manifest that this program was built with. It is used if no other can be read, because the public
+    /// must be shut out even then.
+    pub fn built_in() -> Result<Self> {
+        Self::parse("pilot.toml", include_str!("../../../../pilot-deploy/pilot.toml"))
+    }
+
+    /// Reads the text of a manifest. `file` is its name in messages.
+    pub fn parse(file: &str, text: &str) -> Result<Self> {
+        let (mut read, used) = reading::read(file, text, &older, sections::manifest)?;
+        read.used = used.into_iter().map(|(name, place)| Used { name, place }).collect();
+        Ok(read)
+    }
+
+    /// The programs of its checks, which are files of the stack.
+    pub fn scripts(&self) -> impl Iterator<Item = &String> {
+        self.checks.iter().filter_map(|check| match &check.kind {
+            Kind::Script(path) => Some(path),
+            _ => None,
+        })
+    }
+
+    /// An error that names every variable which the manifest needs and `known` has not.
+    pub fn check_variables(&self, known: impl Fn(&str) -> bool) -> Result<()> {
+        let mut missing: Vec<String> = Vec::new();
+        for Used { name, place } in self.used.iter().filter(|used| !known(&used.name)) {
+            match missing.iter_mut().find(|line| line.starts_with(&format!("{name} is"))) {
+                Some(_) => {}
+                None => missing.push(format!("{name} is missing in the env file ({place} needs it)")),
+            }
+        }
+        if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("; ")) }
+    }
+}
+
+/// What is added to an older manifest, so that it says what this program knew when it was written.
+fn older(top: &reading::Table<'_>) -> Vec<&'static str> {
+    let version = top.value("version").and_then(|version| version.is_number());
+    let asks = top.value("flags").and_then(|flags| flags.table()).is_none_or(|flags| flags.has("request"));
+    match version {
+        Some(1) => vec![NOT_IN_VERSION_1, BEFORE_CHECKS],
+        Some(2) if !asks && WITH_CHECKS.iter().all(|key| !top.has(key)) => vec![BEFORE_CHECKS],
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
