@@ -10,7 +10,7 @@ use crate::commands::{
     releases, reset, rollback, seed, smoke, snapshot, status, up,
 };
 use crate::engine::roles::Kind;
-use crate::stack::pilot::{By, DEFAULT_PROJECT};
+use crate::stack::pilot::By;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -18,9 +18,12 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXIT_TABLE, disable_version_flag = true)]
 pub struct Cli {
-    /// Compose project; each project has its own ports, images and state [default: pilot-deploy]
-    #[arg(long, global = true, value_name = "NAME", default_value = DEFAULT_PROJECT, hide_default_value = true)]
-    pub project: String,
+    /// Folder of the stack [default: pilot-deploy of this repository, else the nearest folder with a compose file]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub stack: Option<PathBuf>,
+    /// Compose project; each project has its own ports, images and state [default: as Compose calls the stack]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub project: Option<String>,
     /// What runs the services [default: compose if Docker answers, else process]
     #[arg(long, global = true, value_enum)]
     engine: Option<EngineName>,
@@ -103,8 +106,10 @@ impl Cli {
     pub fn context(&self) -> Context {
         let state = std::env::var_os("PILOT_STATE_DIR").filter(|dir| !dir.is_empty());
         let state = state.and_then(|dir| std::path::absolute(dir).ok());
-        let project = Some(self.project.as_str()).filter(|project| *project != DEFAULT_PROJECT);
-        Context::new(project, state.as_deref(), self.engine().map(Kind::as_str))
+        let stack = self.stack.as_deref().and_then(|dir| std::path::absolute(dir).ok());
+        let context =
+            Context::new(self.project.as_deref(), state.as_deref(), self.engine().map(Kind::as_str));
+        context.in_stack(stack)
     }
 }
 

@@ -87,7 +87,7 @@ fn listen(format: Format, start: Instant) -> Result<()> {
 }
 
 fn run(cli: &Cli, start: Instant) -> Result<Finished> {
-    let pilot = Pilot::find(&cli.project, cli.command.by())?;
+    let pilot = Pilot::find(cli.stack.as_deref(), cli.project.as_deref(), cli.command.by())?;
     let out = Output::new(cli.format(), start, cli.context());
     match &cli.command {
         Command::Ci(_) => return ci::run(&pilot),
@@ -95,7 +95,7 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
         Command::Bench(args) => return bench::run(args, &pilot, &out),
         _ => {}
     }
-    let engine = engine::choose(&pilot, cli.engine()).map_err(|error| nothing_done(cli, error))?;
+    let (pilot, engine) = engine::open(pilot, cli.engine()).map_err(|error| nothing_done(cli, error))?;
     let store = Store::new(&pilot.state);
     let session = Session { pilot, engine, store, out };
     let manifest = session.pilot.manifest.clone();

@@ -74,7 +74,9 @@ pub struct Context {
     program: Option<PathBuf>,
     /// `PILOT_STATE_DIR`, if it is set.
     state: Option<PathBuf>,
-    /// `--project`, if it is not the default.
+    /// `--stack`, if it was given.
+    stack: Option<PathBuf>,
+    /// `--project`, if it was given.
     project: Option<String>,
     /// `--engine`, if it was given.
     engine: Option<String>,
@@ -88,9 +90,15 @@ impl Context {
         Self {
             program: program.filter(kept),
             state: state.map(Path::to_owned),
+            stack: None,
             project: project.map(str::to_owned),
             engine: engine.map(str::to_owned),
         }
+    }
+
+    /// The same for a stack in another folder.
+    pub fn in_stack(self, stack: Option<PathBuf>) -> Self {
+        Self { stack, ..self }
     }
 
     /// A complete command of this program.
@@ -119,7 +127,9 @@ impl Context {
         let path = |path: &Path| quoted(&path.display().to_string());
         let state = self.state.iter().map(|state| format!("PILOT_STATE_DIR={}", path(state)));
         let program = self.program.as_deref().map_or_else(|| "cargo xtask".to_owned(), path);
-        let options = [("--project", &self.project), ("--engine", &self.engine)].into_iter();
+        let stack = self.stack.as_ref().map(|stack| stack.display().to_string());
+        let options =
+            [("--stack", &stack), ("--project", &self.project), ("--engine", &self.engine)].into_iter();
         // An option that the command has already is not added.
         let options = options.filter(|(name, _)| words.iter().all(|word| word != name));
         let options = options.filter_map(|(name, value)| Some(format!("{name} {}", quoted(value.as_ref()?))));

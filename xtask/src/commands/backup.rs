@@ -6,17 +6,18 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::next::Next;
-use crate::deploy::backup::{self, Backup};
+use crate::deploy::backup::{self, Backup, Kept};
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::run::{self, Request};
 use crate::deploy::session::Session;
 use crate::operations::candidate;
 use crate::operations::rollback;
-use crate::release::description::{COMPOSE_FILE, ENV_FILE, SEED_FILE};
+use crate::stack::layout::Layout;
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// `cargo xtask backup`.
 #[derive(clap::Args, Debug)]
@@ -114,14 +115,35 @@ fn list(session: &Session) -> Result<Finished> {
     Ok(Finished::plain(Exit::Ok))
 }
 
+/// The files of this part, by their names in a stack with this layout.
+fn names(part: Part, layout: &Layout) -> Vec<&String> {
+    match part {
+        Part::Env => layout.private().collect(),
+        Part::Seed => layout.seed.iter().collect(),
+        Part::Compose => layout.compose.iter().chain(&layout.included).collect(),
+        Part::Data => Vec::new(),
+    }
+}
+
+/// The files of a backup, by their names in the release that they become a part of. Older versions had other names for
+/// some of them.
+fn replaced(files: &[&String], kept: &Kept, release: &Layout) -> BTreeMap<String, PathBuf> {
+    let old = &kept.backup.layout;
+    let name = |file: &String| match (&release.env, &release.seed) {
+        (Some(env), _) if old.env.as_ref() == Some(file) => env.clone(),
+        (_, Some(seed)) if old.seed.as_ref() == Some(file) => seed.clone(),
+        _ if old.compose.len() == 1 && old.compose[0] == *file => release.compose[0].clone(),
+        _ => file.clone(),
+    };
+    files.iter().map(|file| (name(file), kept.dir.join(file))).collect()
+}
+
 fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
     let wanted = |part: Part| only.is_empty() || only.contains(&part);
     let has = |part: Part, backup: &Backup| match part {
-        Part::Env => backup.files.contains_key(ENV_FILE),
-        Part::Seed => backup.files.contains_key(SEED_FILE),
-        Part::Compose => backup.files.contains_key(COMPOSE_FILE),
         Part::Data => !backup.data().is_empty(),
+        part => names(part, &backup.layout).iter().any(|name| backup.files.contains_key(*name)),
     };
     let all = [Part::Env, Part::Seed, Part::Compose, Part::Data];
     let kept = backup::named(&pilot.state, name, |b| all.iter().all(|part| !wanted(*part) || has(*part, b)))?;
@@ -131,18 +153,14 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
         return Err(fail(Exit::Usage, what, format!("--project {}", kept.backup.project)));
     }
     let services = if wanted(Part::Data) { kept.backup.data() } else { Vec::new() };
-    let files: BTreeMap<_, _> =
-        [(Part::Env, ENV_FILE), (Part::Seed, SEED_FILE), (Part::Compose, COMPOSE_FILE)]
-            .into_iter()
-            .filter(|(part, file)| wanted(*part) && kept.backup.files.contains_key(*file))
-            .map(|(_, file)| (file.to_owned(), kept.dir.join(file)))
-            .collect();
+    let parts = [Part::Env, Part::Seed, Part::Compose].into_iter().filter(|part| wanted(*part));
+    let files = parts.flat_map(|part| names(part, &kept.backup.layout));
+    let files: Vec<&String> = files.filter(|name| kept.backup.files.contains_key(*name)).collect();
     if files.is_empty() && services.is_empty() {
         let what = format!("backup {} has none of the wanted parts", kept.id);
         return Err(fail(Exit::Usage, what, Next::xtask("backup list")));
     }
-    let parts: Vec<&str> =
-        files.keys().map(String::as_str).chain(services.iter().map(String::as_str)).collect();
+    let parts: Vec<&str> = files.iter().copied().chain(&services).map(String::as_str).collect();
     let list = parts.join(", ");
     ask::confirm(
         yes,
@@ -169,7 +187,7 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
         )
     })?;
     session.store.check_files(&base)?;
-    let release = candidate::variant(session, &base, files)
+    let release = candidate::variant(session, &base, replaced(&files, &kept, &base.layout))
         .context("cannot make a release with the files of the backup")?;
     let request = Request {
         to: Some(release.id.clone()),

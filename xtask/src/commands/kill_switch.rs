@@ -206,7 +206,7 @@ fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
 fn what_runs_is_the_release(session: &Session, view: &View, deadline: Deadline) -> Result<()> {
     let Some(release) = &view.release else { return Ok(()) };
     let services = view.engine.services(deadline.within(session.pilot.manifest.limits.engine))?;
-    let differs = drift::applied(&services, release, &view.env()?.map());
+    let differs = drift::applied(&services, release, &view.wanted());
     let all: Vec<String> = differs.iter().map(ToString::to_string).collect();
     if all.is_empty() { Ok(()) } else { Err(not_opened(view, &all.join("; "), deadline)) }
 }

@@ -3,13 +3,13 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
-use crate::base::files::{self, Mode};
+use crate::base::files;
 use crate::base::http::Client;
 use crate::base::next::Next;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::session::Session;
-use crate::release::description::{ENV_FILE, settings_in};
-use anyhow::{Result, anyhow};
+use crate::release::description::mode_of;
+use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     // A copy, because they may run longer than retention keeps the release.
     let dir = pilot.state.observability();
     for name in release.files.keys() {
-        let mode = if name == ENV_FILE { Mode::Private } else { Mode::Plain };
+        let mode = mode_of(name, &release.layout);
         files::copy(&session.store.file(&release.id, name), &dir.join(name), mode)?;
     }
     session.engine.add(&dir, &chosen, deadline).map_err(|error| match exit_of(&error) {
@@ -63,10 +63,10 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         }
         _ => error,
     })?;
-    let env = settings_in(&session.store.dir(&release.id))?;
+    let env = session.store.settings(&release)?;
     let mut places = serde_json::Map::new();
     for service in &chosen {
-        let port = pilot.port(service, &env)?;
+        let port = pilot.port(service, &env)?.with_context(|| format!("{service} publishes no port"))?;
         wait(service, port, session, deadline)?;
         session.out.say(format!("{service} answers on http://127.0.0.1:{port}"));
         places.insert(service.clone(), json!(port));

@@ -27,14 +27,19 @@ pub struct Args {
 /// The pilot refuses a scenario that does not fit its schema; the error shows its reason.
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
-    let path = args.file.clone().unwrap_or_else(|| pilot.pack.join(&pilot.manifest.seed_file));
+    let nothing = || {
+        fail(Exit::Usage, "the stack has no seed: its manifest has no [seed]", "docs/manifest.md says how")
+    };
+    let rule = pilot.manifest.seed.as_ref().ok_or_else(nothing)?;
+    let own = pilot.layout.seed.as_ref().map(|name| pilot.pack.join(name));
+    let path = args.file.clone().or(own).ok_or_else(nothing)?;
     let scenario: serde_json::Value = files::read_json(&path).map_err(|error| {
         fail(Exit::Usage, format!("{error:#}"), "give the path of a JSON file with a scenario")
     })?;
     let mut clients = clients(pilot, session.engine.as_ref(), &pilot.env()?, LIMIT)?;
     let gateway = clients.remove(pilot.gateway());
     let gateway = gateway.ok_or_else(|| fail(Exit::Usage, "pilot.toml names no gateway", ""))?;
-    let answer = send(&gateway, &pilot.manifest.seed.request, Some(&scenario))
+    let answer = send(&gateway, &rule.request, Some(&scenario))
         .map_err(|error| fail(Exit::NotRestored, format!("{error:#}"), Next::xtask("status")))?;
     if answer.status != 200 {
         let exit = if answer.status == 400 { Exit::Usage } else { Exit::NotRestored };

@@ -10,7 +10,7 @@ use crate::base::files::{self, Freed, Mode};
 use crate::base::next::Next;
 use crate::base::proc::cmd;
 use crate::engine::roles::Engine;
-use crate::release::description::{COMPOSE_FILE, ENV_FILE, SEED_FILE};
+use crate::stack::layout::Layout;
 use crate::stack::pilot::Pilot;
 use crate::stack::state_dir::{self, RunDir, StateDir};
 use anyhow::{Context, Result, bail, ensure};
@@ -19,7 +19,8 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-const FORMAT: u32 = 1;
+/// In format 1 the files had the names of `Layout::default`.
+const FORMAT: u32 = 2;
 const INDEX: &str = "backup.json";
 const DATA: &str = ".data.tar";
 
@@ -33,6 +34,9 @@ pub struct Backup {
     pub made_ms: u64,
     /// The release that was running.
     pub release: Option<String>,
+    /// Which of the files Compose reads.
+    #[serde(default)]
+    pub layout: Layout,
     /// Checksums by name.
     pub files: BTreeMap<String, String>,
 }
@@ -70,8 +74,8 @@ impl Backup {
         }
         let backup: Self = files::read_json(&path)?;
         ensure!(backup.version <= FORMAT, "{} has the newer format {}", path.display(), backup.version);
-        // These names become paths, so each must be the name of a file in the folder.
-        let own = |name: &&String| files::stays_within(name) && !name.contains('/') && *name != INDEX;
+        // These names become paths, so each must stay in the folder.
+        let own = |name: &&String| files::stays_within(name) && *name != INDEX;
         if let Some(name) = backup.files.keys().find(|name| !own(name)) {
             bail!("{} names {name:?}, which cannot be a file of a backup", path.display());
         }
@@ -133,16 +137,14 @@ pub fn create(
         project: pilot.project.clone(),
         made_ms: now_ms(),
         release: what.release.map(str::to_owned),
+        layout: pilot.layout.clone(),
         files: BTreeMap::new(),
     };
-    let pack = |file: &str| pilot.pack.join(file);
-    let tree = [
-        (ENV_FILE, pilot.env_path.clone()),
-        (COMPOSE_FILE, pack(&pilot.manifest.compose_file)),
-        (SEED_FILE, pack(&pilot.manifest.seed_file)),
-    ];
-    for (name, from) in tree.iter().filter(|(_, from)| from.is_file()) {
-        backup.files.insert((*name).to_owned(), files::copy(from, &to.join(name), Mode::Private)?);
+    for name in pilot.layout.files().chain(&pilot.layout.seed) {
+        let from = pilot.source(name, &pilot.env_path);
+        if from.is_file() {
+            backup.files.insert(name.clone(), files::copy(&from, &to.join(name), Mode::Private)?);
+        }
     }
     for service in what.data {
         let name = format!("{service}{DATA}");
@@ -283,12 +285,21 @@ fn surplus(all: Vec<Kept>, keep: usize) -> Vec<Kept> {
 mod tests {
     use super::*;
 
+    const ENV_FILE: &str = ".env";
+
     fn kept(state: &StateDir, id: &str, made_ms: u64) -> PathBuf {
         let dir = state.backups().join(id);
         files::write(&dir.join(ENV_FILE), b"A=1\n", Mode::Private).unwrap();
         let sum = files::sha256(&dir.join(ENV_FILE)).unwrap();
         let files = BTreeMap::from([(ENV_FILE.to_owned(), sum)]);
-        let backup = Backup { version: FORMAT, project: "p".into(), made_ms, release: None, files };
+        let backup = Backup {
+            version: FORMAT,
+            project: "p".into(),
+            made_ms,
+            release: None,
+            layout: Layout::default(),
+            files,
+        };
         files::write_json(&dir.join(INDEX), &backup, Mode::Plain).unwrap();
         dir
     }

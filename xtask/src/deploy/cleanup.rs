@@ -7,7 +7,7 @@ use crate::deploy::backup;
 use crate::engine::roles::Images;
 use crate::release::source;
 use crate::release::store::Store;
-use crate::stack::pilot::{DEFAULT_PROJECT, Pilot};
+use crate::stack::pilot::Pilot;
 use anyhow::Result;
 
 /// Removes images and builds that no release names, one-off containers that have ended, old backups, and
@@ -17,7 +17,7 @@ pub fn free(pilot: &Pilot, images: &dyn Images, store: &Store, deadline: Deadlin
     freed.extend(backup::retain(&pilot.state, pilot.manifest.limits.keep_backups)?);
     freed.extend(source::remove_worktrees(pilot)?);
     let other_commits = source::target_dir(pilot).join(source::OTHER_COMMITS);
-    if pilot.project == DEFAULT_PROJECT && other_commits.exists() {
+    if pilot.is_default() && other_commits.exists() {
         let bytes = files::remove(&other_commits)?;
         freed.push(Freed { what: format!("builds of other commits, {}", other_commits.display()), bytes });
     }

@@ -62,10 +62,7 @@ impl Session {
 
     /// What an observation means for this goal.
     fn judge(&self, goal: &Goal<'_>, now: Observation, running: View, target: View) -> Preview {
-        let env = target.env.as_ref().map(|env| env.map()).unwrap_or_default();
-        let beside: Vec<&str> =
-            target.pilot.manifest.observability.iter().map(|service| service.name.as_str()).collect();
-        let mut drift = drift::drift(&now, goal.release, &env, &beside);
+        let mut drift = drift::drift(&now, goal.release, &target.wanted());
         let deployed = self.store.current().ok().flatten().map(|release| release.id);
         if deployed.as_ref() != Some(&goal.release.id) {
             drift.push(Difference::Release { deployed });
@@ -175,7 +172,9 @@ impl Session {
     /// written for it, unless the user asked to open the gate. Returns true if a hold was written.
     pub fn takes_over_a_hold(&self, now: &mut Observation, run: &Run) -> bool {
         let Gate::Closed(reason) = &now.gate else { return false };
-        let closer = gate::closer(reason, &self.pilot.manifest.gate.own_reasons);
+        let own =
+            self.pilot.manifest.gate.iter().flat_map(|gate| gate.own_reasons.clone()).collect::<Vec<_>>();
+        let closer = gate::closer(reason, &own);
         if now.holds.held(&[]).is_some() || run.request.open || closer != Closer::Person {
             return false;
         }

@@ -6,36 +6,57 @@ use crate::base::observed::Observed;
 use crate::deploy::difference::{Change, Difference, Scenario};
 use crate::deploy::observe::{Observation, TreeEnv};
 use crate::host::HostCheck;
-use crate::release::description::{COMPOSE_FILE, Release};
+use crate::release::description::Release;
 use crate::stack::contract::env::VERSION;
+use crate::stack::definition::Environment;
 use crate::stack::model::Health;
 use crate::stack::model::{Instance, Service};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Compares the observation with the release. `env` is the env file of the release. Secret values do not
-/// leave this function. Services in `beside` (such as prometheus) are not a difference.
-pub fn drift(
-    now: &Observation,
-    release: &Release,
-    env: &BTreeMap<String, String>,
-    beside: &[&str],
-) -> Vec<Difference> {
+/// What a release wants, besides what its description says.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// The settings in its env file.
+    pub file: BTreeMap<String, String>,
+    /// The environment of each service; none if it is not known, as in releases of older versions. Then every service gets
+    /// all settings of the env file.
+    pub environment: Option<Environment>,
+    /// Its stored data; none if it is not known. Then each service has some.
+    pub data: Option<BTreeSet<String>>,
+    /// Services that may run beside it, such as prometheus.
+    pub beside: BTreeSet<String>,
+}
+
+impl Wanted {
+    /// What a service gets.
+    fn of(&self, service: &str) -> &BTreeMap<String, String> {
+        static NOTHING: BTreeMap<String, String> = BTreeMap::new();
+        match &self.environment {
+            Some(each) => each.get(service).unwrap_or(&NOTHING),
+            None => &self.file,
+        }
+    }
+}
+
+/// Compares the observation with the release. Secret values do not leave this function.
+pub fn drift(now: &Observation, release: &Release, wanted: &Wanted) -> Vec<Difference> {
     let mut found = Vec::new();
     match &now.stack {
         Observed::Unknown(why) => {
             found.push(Difference::Unknown { what: "what runs".into(), why: why.clone() })
         }
         Observed::Known(stack) => {
+            let services: BTreeSet<String> = release.images.keys().cloned().collect();
+            for data in wanted.data.as_ref().unwrap_or(&services).difference(&stack.data) {
+                found.push(Difference::DataMissing { service: data.clone() });
+            }
             for (service, image) in &release.images {
-                service_drift(now, release, env, service, &mut found);
-                if !stack.data.contains(service) {
-                    found.push(Difference::DataMissing { service: service.clone() });
-                }
+                service_drift(now, release, wanted, service, &mut found);
                 if !stack.images.contains(&image.id) {
                     found.push(Difference::ImageLost { service: service.clone() });
                 }
             }
-            let own = |name: &&String| release.images.contains_key(*name) || beside.contains(&name.as_str());
+            let own = |name: &&String| release.images.contains_key(*name) || wanted.beside.contains(*name);
             let extra = stack.services.keys().filter(|name| !own(name));
             found.extend(extra.map(|service| Difference::Extra { service: service.clone() }));
         }
@@ -49,7 +70,7 @@ pub fn drift(
     let whole = |trouble: String| env_file(Vec::new(), Some(trouble));
     match &now.tree_env {
         Observed::Known(TreeEnv::Fine(tree)) => {
-            let changes = differing(tree, env, true);
+            let changes = differing(tree, &wanted.file, true);
             if !changes.is_empty() {
                 found.push(env_file(changes, None));
             }
@@ -59,7 +80,13 @@ pub fn drift(
         Observed::Unknown(why) => found.push(whole(why.clone())),
     }
     if let Observed::Known(tree) = &now.tree_compose
-        && tree.as_ref() != release.files.get(COMPOSE_FILE)
+        && !tree.iter().eq(release
+            .layout
+            .compose
+            .iter()
+            .map(|name| release.files.get(name).cloned())
+            .collect::<Vec<_>>()
+            .iter())
     {
         found.push(Difference::ComposeFile);
     }
@@ -69,7 +96,7 @@ pub fn drift(
 fn service_drift(
     now: &Observation,
     release: &Release,
-    env: &BTreeMap<String, String>,
+    wanted: &Wanted,
     service: &str,
     found: &mut Vec<Difference>,
 ) {
@@ -78,7 +105,7 @@ fn service_drift(
         found.push(Difference::Down { service, state: "missing".into() });
         return;
     };
-    let other = content(seen, &service, release, env);
+    let other = content(seen, &service, release, wanted);
     let same_env = !other.iter().any(|d| matches!(d, Difference::Env { .. }));
     found.extend(other);
     if same_env
@@ -106,15 +133,9 @@ fn service_drift(
     }
 }
 
-/// Does a service have another image than the release, or other values for settings that the env file names?
-/// Settings from its image or from the compose file do not count. A setting that was added to the env file of
-/// the source is found there.
-fn content(
-    seen: &Service,
-    service: &str,
-    release: &Release,
-    env: &BTreeMap<String, String>,
-) -> Vec<Difference> {
+/// Does a service have another image than the release, or other values for settings that the release gives it?
+/// Settings from its image do not count. A setting that was added to the env file of the source is found there.
+fn content(seen: &Service, service: &str, release: &Release, wanted: &Wanted) -> Vec<Difference> {
     let mut found = Vec::new();
     let image = release.images.get(service);
     let other = |instance: &&Instance| image.is_some_and(|image| image.id != instance.image);
@@ -129,7 +150,7 @@ fn content(
         });
     }
     let mut changes: Vec<Change> =
-        seen.0.iter().flat_map(|instance| differing(&instance.env, env, false)).collect();
+        seen.0.iter().flat_map(|instance| differing(&instance.env, wanted.of(service), false)).collect();
     changes.sort();
     changes.dedup();
     if !changes.is_empty() {
@@ -140,14 +161,10 @@ fn content(
 
 /// Compares what runs with the release that was just applied. Every service must be there, with the image and
 /// the settings of the release. The result is empty if all are.
-pub fn applied(
-    services: &BTreeMap<String, Service>,
-    release: &Release,
-    env: &BTreeMap<String, String>,
-) -> Vec<Difference> {
+pub fn applied(services: &BTreeMap<String, Service>, release: &Release, wanted: &Wanted) -> Vec<Difference> {
     let service = |service: &String| match services.get(service).filter(|seen| !seen.0.is_empty()) {
         None => vec![Difference::Down { service: service.clone(), state: "missing".into() }],
-        Some(seen) => content(seen, service, release, env),
+        Some(seen) => content(seen, service, release, wanted),
     };
     release.images.keys().flat_map(service).collect()
 }
@@ -200,7 +217,7 @@ pub mod tests {
     use std::net::SocketAddr;
 
     /// A release of two services and an observation that matches it; used by the plan's tests too.
-    pub fn matching() -> (Observation, Release, BTreeMap<String, String>) {
+    pub fn matching() -> (Observation, Release, Wanted) {
         let env =
             BTreeMap::from([("A".to_owned(), "1".to_owned()), ("SECRET".to_owned(), "hush".to_owned())]);
         let image = |id: &str| Image { id: id.into(), tag: "x:latest".into(), archive: None };
@@ -208,7 +225,7 @@ pub mod tests {
             BTreeMap::from([("engine".to_owned(), image("e1")), ("gateway".to_owned(), image("g1"))]);
         let mut release = Release::unrecorded("v1", "compose", images);
         release.id = "r1".into();
-        release.files.insert(COMPOSE_FILE.into(), "sum".into());
+        release.files.insert(release.layout.compose[0].clone(), "sum".into());
         let healthy = || Health::Healthy { version: "v1".into() };
         let service = |image: &str| {
             Service(vec![Instance {
@@ -237,10 +254,10 @@ pub mod tests {
             gate: Gate::Open,
             holds: Observed::Known(Vec::new()),
             tree_env: Observed::Known(TreeEnv::Fine(env.clone())),
-            tree_compose: Observed::Known(Some("sum".into())),
+            tree_compose: Observed::Known(vec![Some("sum".into())]),
             shortages: Vec::new(),
         };
-        (now, release, env)
+        (now, release, Wanted { file: env, ..Wanted::default() })
     }
 
     /// Changes the instance of a service in an observation.
@@ -261,7 +278,7 @@ pub mod tests {
     #[test]
     fn what_matches_has_no_drift() {
         let (now, release, env) = matching();
-        assert_eq!(drift(&now, &release, &env, &[]), []);
+        assert_eq!(drift(&now, &release, &env), []);
     }
 
     #[test]
@@ -269,7 +286,7 @@ pub mod tests {
         let case = |how: &dyn Fn(&mut Observation)| {
             let (mut now, release, env) = matching();
             how(&mut now);
-            let found = drift(&now, &release, &env, &[]);
+            let found = drift(&now, &release, &env);
             assert!(!found.is_empty());
             scenarios(&found)
         };
@@ -306,11 +323,11 @@ pub mod tests {
     #[test]
     fn a_changed_setting_is_told_with_its_values_but_for_a_secret() {
         let (mut now, release, env) = matching();
-        let mut tree = env.clone();
+        let mut tree = env.file.clone();
         tree.insert("NEW".into(), "x".into());
         tree.insert("SECRET".into(), "other-hush".into());
         now.tree_env = Observed::Known(TreeEnv::Fine(tree));
-        let found = drift(&now, &release, &env, &[]);
+        let found = drift(&now, &release, &env);
         let text = format!("{} {}", found[0], serde_json::to_string(&found).unwrap());
         let want =
             "env file: NEW is x, release r1 does not set it; SECRET has another value than in release r1";
@@ -319,7 +336,7 @@ pub mod tests {
         assert!(!text.contains("hush"), "{text}");
         let (mut now, release, env) = matching();
         change(&mut now, "engine", |s| drop(s.env.insert("A".into(), "2".into())));
-        let found = drift(&now, &release, &env, &[]);
+        let found = drift(&now, &release, &env);
         assert_eq!(found[0].to_string(), "engine: A is 2, release r1 has 1");
     }
 }

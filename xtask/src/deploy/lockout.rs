@@ -120,7 +120,7 @@ fn stop(view: &View, now: &Observation, deadline: Deadline) -> Result<Vec<String
 /// Closes the gate on disk, for the release that runs: the gateway comes up closed, however it is started.
 pub fn close_on_disk(view: &View, store: &Store, reason: &str, deadline: Deadline) -> Result<()> {
     let release = view.release.as_ref().context("no release is deployed")?;
-    let offline = &view.pilot.manifest.gate.offline;
+    let offline = &view.pilot.manifest.gate()?.offline;
     let words: Vec<String> =
         offline.run.iter().map(|word| filled(word, &[("REASON", reason)])).collect::<Result<_>>()?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();

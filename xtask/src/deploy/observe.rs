@@ -21,6 +21,7 @@ use crate::stack::pilot::Pilot;
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The env file of the source.
@@ -51,8 +52,8 @@ pub struct Observation {
     /// The env file of the source. It has secrets.
     #[serde(skip)]
     pub tree_env: Observed<TreeEnv>,
-    /// The compose file of the source, to compare with the release.
-    pub tree_compose: Observed<Option<String>>,
+    /// The checksums of the compose files of the source, to compare with the release; none for a file that is missing.
+    pub tree_compose: Observed<Vec<Option<String>>>,
     /// Host checks that are quick enough to run every time.
     pub shortages: Vec<HostCheck>,
 }
@@ -85,7 +86,7 @@ impl Observation {
     /// The running gateway.
     pub fn gateway(&self, pilot: &Pilot, runtime: &dyn Runtime, limit: Duration) -> Option<Gateway> {
         let client = runtime.reach(self.endpoints.get(pilot.gateway())?, limit);
-        Some(Gateway::new(client, &pilot.manifest.gate))
+        Some(Gateway::new(client, pilot.manifest.gate().ok()?))
     }
 }
 
@@ -109,9 +110,10 @@ pub fn observe(
     let client = |endpoint: &Endpoint| runtime.reach(endpoint, pilot.manifest.limits.probe);
     let mut unseen = BTreeMap::new();
     let gate = std::thread::scope(|scope| {
-        let gate = scope.spawn(|| match endpoints.get(pilot.gateway()) {
-            Some(endpoint) => Gateway::new(client(endpoint), &pilot.manifest.gate).position(),
-            None => Gate::Unknown("the gateway does not run".into()),
+        let gate = scope.spawn(|| match (endpoints.get(pilot.gateway()), pilot.manifest.gate()) {
+            (Some(endpoint), Ok(rule)) => Gateway::new(client(endpoint), rule).position(),
+            (_, Err(error)) => Gate::Unknown(format!("{error:#}")),
+            (None, _) => Gate::Unknown("the gateway does not run".into()),
         });
         match &mut stack {
             Observed::Known(stack) => ask(pilot, stack, client),
@@ -166,6 +168,7 @@ fn lost(_: Box<dyn std::any::Any + Send>) -> Health {
 
 fn tree_env(pilot: &Pilot) -> Result<TreeEnv> {
     Ok(match files::read_if_there(&pilot.env_path)? {
+        None if pilot.layout.env.is_none() => TreeEnv::Fine(BTreeMap::new()),
         None => TreeEnv::Missing,
         Some(bytes) => match EnvFile::parse(&pilot.env_path.display().to_string(), &bytes) {
             Ok(env) => TreeEnv::Fine(env.map()),
@@ -174,7 +177,9 @@ fn tree_env(pilot: &Pilot) -> Result<TreeEnv> {
     })
 }
 
-fn compose(pilot: &Pilot) -> Result<Option<String>> {
-    let path = pilot.pack.join(&pilot.manifest.compose_file);
-    Ok(files::read_if_there(&path)?.map(|bytes| files::sha256_bytes(&bytes)))
+/// The checksum of each compose file.
+fn compose(pilot: &Pilot) -> Result<Vec<Option<String>>> {
+    let own = pilot.layout.compose.iter().map(|name| pilot.pack.join(name));
+    let sum = |path: PathBuf| Ok(files::read_if_there(&path)?.map(|bytes| files::sha256_bytes(&bytes)));
+    own.map(sum).collect()
 }

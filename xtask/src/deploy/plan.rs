@@ -213,7 +213,7 @@ impl Way<'_> {
     fn verify_and_open(&self) -> Vec<Step> {
         // Always load the scenario: if a rollback was interrupted after it removed a store, the new, empty
         // store looks like any other.
-        let mut steps = vec![Step::Seed];
+        let mut steps: Vec<Step> = self.goal.release.layout.seed.iter().map(|_| Step::Seed).collect();
         steps.extend(self.names(Scenario::Host).then_some(Step::Watch));
         steps.push(Step::Verify);
         steps.push(match self.hold() {
@@ -322,7 +322,7 @@ mod tests {
         let (mut now, release, env) = matching();
         how(&mut now);
         let goal = Goal { named, ..back(&release) };
-        make(&now, &drift(&now, &release, &env, &[]), &goal, SAME)
+        make(&now, &drift(&now, &release, &env), &goal, SAME)
     }
 
     fn position(plan: &Plan, wanted: impl Fn(&Step) -> bool) -> usize {
@@ -527,7 +527,7 @@ mod tests {
     fn a_deployment_removes_no_data() {
         let (mut now, release, env) = matching();
         says(&mut now, "engine", Health::StoreCorrupt("noise".into()));
-        let found = drift(&now, &release, &env, &[]);
+        let found = drift(&now, &release, &env);
         let p = make(&now, &found, &Goal::plain(&release, Purpose::Deploy), SAME);
         assert!(!p.steps.iter().any(|s| matches!(s, Step::RemoveData { .. })), "{:?}", p.steps);
     }
@@ -536,7 +536,7 @@ mod tests {
     fn a_deployment_of_what_runs_and_is_known_to_be_good_does_nothing() {
         let (now, mut release, env) = matching();
         let steps = |now: &Observation, release: &Release| {
-            make(now, &drift(now, release, &env, &[]), &Goal::plain(release, Purpose::Deploy), SAME).steps
+            make(now, &drift(now, release, &env), &Goal::plain(release, Purpose::Deploy), SAME).steps
         };
         assert!(!steps(&now, &release).is_empty(), "it was never verified");
         release.state = State::KnownGood;

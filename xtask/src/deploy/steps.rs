@@ -21,7 +21,6 @@ use crate::deploy::view::View;
 use crate::engine::reach::clients;
 use crate::engine::roles::Extent;
 use crate::host;
-use crate::release::description::{ENV_FILE, SEED_FILE};
 use crate::stack::contract;
 use crate::stack::model::Service;
 use anyhow::{Context, Result, bail, ensure};
@@ -123,9 +122,12 @@ impl Execution<'_> {
 
     /// Keeps a copy of the env file if it was edited after the backup was made.
     pub(super) fn restore_env_file(&self) -> Result<End> {
-        let (to, from) = (&self.target.pilot.env_path, self.store.file(&self.release.id, ENV_FILE));
+        let Some(name) = &self.release.layout.env else {
+            return Ok(End::Skipped("the release has no env file".into()));
+        };
+        let (to, from) = (&self.target.pilot.env_path, self.store.file(&self.release.id, name));
         let Some(old) = files::exchange(&from, to, Mode::Private)? else { return Ok(End::Done) };
-        let mut copies = self.run.copies_of(ENV_FILE);
+        let mut copies = self.run.copies_of(name);
         copies.push(from);
         // A copy that cannot be read does not count.
         if !copies.iter().any(|copy| files::read(copy).is_ok_and(|bytes| bytes == old)) {
@@ -138,14 +140,15 @@ impl Execution<'_> {
     }
 
     pub(super) fn seed(&self) -> Result<End> {
-        let path = self.store.file(&self.release.id, SEED_FILE);
-        let seed = files::read_json(&path)?;
+        let rule = self.target.pilot.manifest.seed.as_ref().zip(self.release.layout.seed.as_ref());
+        let Some((rule, file)) = rule else { return Ok(End::Skipped("the stack has no seed".into())) };
+        let seed = files::read_json(&self.store.file(&self.release.id, file))?;
         self.wait_for_gateway()?;
         let limits = &self.target.pilot.manifest.limits;
         let healthy = smoke::wait_healthy(&self.target.target()?, self.deadline.within(limits.ready));
         // Before it was started, the service could not report that its store is corrupt.
         healthy.map_err(|e| if e.is::<StoreCorrupt>() { Stale(e.to_string()).into() } else { e })?;
-        let request = &self.target.pilot.manifest.seed.request;
+        let request = &rule.request;
         let answer = send(&self.target.gateway(limits.ready)?.client, request, Some(&seed))?;
         ensure!(answer.status == 200, "{request} answered {}", answer.brief());
         Ok(End::Done)
@@ -315,7 +318,7 @@ impl Execution<'_> {
         }
         let View { pilot, engine, .. } = self.target;
         let taken = pilot.services().filter_map(|service| {
-            let port = pilot.port(service, self.env).ok()?;
+            let port = pilot.port(service, self.env).ok()??;
             let ours = engine.services(self.deadline).ok()?.get(service)?.is_running();
             let owner = crate::stack::ports::owner_of(port).filter(|_| !ours)?;
             Some(format!("port {port} of {service} is taken by {owner}"))
@@ -342,7 +345,10 @@ impl Execution<'_> {
         let (smoke, differs) = std::thread::scope(|scope| {
             let looked = scope.spawn(|| self.target.engine.services(self.deadline.within(limits.engine)));
             let smoke = smoke::verify(&target, ready);
-            (smoke, joined(looked).map(|services| drift::applied(&services, self.release, &self.env.map())))
+            (
+                smoke,
+                joined(looked).map(|services| drift::applied(&services, self.release, &self.target.wanted())),
+            )
         });
         self.out.event(&Event::Smoke { smoke: &smoke });
         let summary = smoke.summary();

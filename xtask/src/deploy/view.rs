@@ -5,12 +5,14 @@
 
 use crate::base::deadline::Deadline;
 use crate::checks::target::Target;
+use crate::deploy::drift::Wanted;
 use crate::deploy::gate::Gateway;
 use crate::deploy::observe::{self, Observation};
 use crate::engine::reach::clients;
 use crate::engine::roles::Engine;
-use crate::release::description::{MANIFEST_FILE, Release, settings_in};
+use crate::release::description::Release;
 use crate::release::store::Store;
+use crate::stack::definition::{Definition, Environment};
 use crate::stack::envfile::EnvFile;
 use crate::stack::manifest::Manifest;
 use crate::stack::model::Service;
@@ -29,23 +31,26 @@ pub struct View {
     pub release: Option<Release>,
     /// The settings of that release, or of the source; none if they cannot be read.
     pub env: Option<EnvFile>,
+    /// The environment of each service of that release; none if it is not known.
+    pub environment: Option<Environment>,
 }
 
 impl View {
     /// By the manifest of a release. It is an error if its manifest, its model or its settings cannot be
     /// read.
     pub fn of(pilot: &Pilot, engine: &dyn Engine, store: &Store, release: &Release) -> Result<Self> {
-        let manifest = Manifest::load(&store.file(&release.id, MANIFEST_FILE))?;
-        let pilot = Pilot { manifest, ..pilot.clone() };
-        let engine = engine.for_stack(&pilot, store.definition(release)?)?;
-        let env = settings_in(&store.dir(&release.id))?;
-        Ok(Self { pilot, engine, release: Some(release.clone()), env: Some(env) })
+        let manifest = Manifest::in_folder(&store.dir(&release.id))?;
+        let (layout, definition) = (release.layout.clone(), store.definition(release)?);
+        let pilot = Pilot { manifest, layout, definition, ..pilot.clone() };
+        let engine = engine.for_stack(&pilot)?;
+        let (env, environment) = (store.settings(release)?, store.environment(release)?);
+        Ok(Self { pilot, engine, release: Some(release.clone()), env: Some(env), environment })
     }
 
     /// By the manifest of the source, or its substitute.
     pub fn tree(pilot: &Pilot, engine: &dyn Engine) -> Result<Self> {
-        let engine = engine.for_stack(pilot, None)?;
-        Ok(Self { pilot: pilot.clone(), engine, release: None, env: pilot.env().ok() })
+        let (engine, env) = (engine.for_stack(pilot)?, pilot.env().ok());
+        Ok(Self { pilot: pilot.clone(), engine, release: None, env, environment: None })
     }
 
     /// By the manifest of the release that runs: the one that is recorded, or the one whose images run. If
@@ -67,11 +72,25 @@ impl View {
         self.env.as_ref().with_context(|| format!("{} cannot be read", self.pilot.env_path.display()))
     }
 
+    /// What the release wants of the engine.
+    pub fn wanted(&self) -> Wanted {
+        let definition = self.pilot.definition.as_ref().filter(|_| self.environment.is_some());
+        let optional =
+            self.pilot.every_service().filter(|name| self.pilot.services().all(|own| own != *name));
+        let observability = self.pilot.manifest.observability.iter().map(|service| service.name.clone());
+        Wanted {
+            file: self.env.as_ref().map(EnvFile::map).unwrap_or_default(),
+            environment: self.environment.clone(),
+            data: definition.map(Definition::own_data),
+            beside: optional.map(str::to_owned).chain(observability).collect(),
+        }
+    }
+
     /// The gateway, with the port and token of these settings.
     pub fn gateway(&self, limit: Duration) -> Result<Gateway> {
         let mut all = clients(&self.pilot, self.engine.as_ref(), self.env()?, limit)?;
         let client = all.remove(self.pilot.gateway()).context("pilot.toml names no gateway")?;
-        Ok(Gateway::new(client, &self.pilot.manifest.gate))
+        Ok(Gateway::new(client, self.pilot.manifest.gate()?))
     }
 
     /// The settings and limits that the smoke checks use.

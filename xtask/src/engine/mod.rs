@@ -9,6 +9,7 @@ mod process;
 pub mod reach;
 pub mod roles;
 mod still;
+pub mod tree;
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
@@ -19,13 +20,28 @@ use anyhow::Result;
 
 pub use process::supervise::supervise;
 
+/// The engine for a stack, and the stack as the engine knows it: if no release says what it is, Compose is asked. What
+/// Compose does not understand stays unknown here; the commands that need it report why.
+pub fn open(mut pilot: Pilot, asked: Option<Kind>) -> Result<(Pilot, Box<dyn Engine>)> {
+    let engine = choose(&pilot, asked)?;
+    // Without Compose, the manifest says it.
+    if pilot.definition.is_some() || engine.kind() != Kind::Compose {
+        return Ok((pilot, engine));
+    }
+    let deadline = Deadline::after(pilot.manifest.limits.engine);
+    pilot.definition =
+        tree::resolve(&pilot, &|name| pilot.source(name, &pilot.env_path), engine.as_ref(), deadline)
+            .map(|resolved| resolved.definition)
+            .ok();
+    let engine = engine.for_stack(&pilot)?;
+    Ok((pilot, engine))
+}
+
 /// The engine for a pilot: the requested one; else the one that the running release was made with; else
 /// `compose` if Docker answers, and `process` if not. If Docker hangs, that is an error, and does not mean
 /// that there is no Docker.
 pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
-    let store = Store::new(&pilot.state);
-    let current = store.current().ok().flatten();
-    let recorded = || Kind::named(&current.as_ref()?.engine);
+    let recorded = || Kind::named(&Store::new(&pilot.state).current().ok().flatten()?.engine);
     let kind = match asked.or_else(recorded) {
         Some(kind) => kind,
         None => match compose::client::answers(Deadline::after(pilot.manifest.limits.engine)) {
@@ -38,10 +54,7 @@ pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
         },
     };
     Ok(match kind {
-        Kind::Compose => {
-            let definition = current.and_then(|release| store.definition(&release).ok().flatten());
-            Box::new(compose::client::Compose::new(pilot, definition)?)
-        }
+        Kind::Compose => Box::new(compose::client::Compose::new(pilot)?),
         Kind::Process => Box::new(process::home::Processes::new(pilot)),
     })
 }

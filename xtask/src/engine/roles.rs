@@ -6,7 +6,7 @@ use crate::base::deadline::Deadline;
 use crate::base::files::Freed;
 use crate::base::http::Client;
 use crate::release::description::{Image, Release};
-use crate::stack::definition::Definition;
+use crate::stack::definition::Resolved;
 use crate::stack::endpoint::Endpoint;
 use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
@@ -100,13 +100,12 @@ pub trait Runtime: Sync {
     /// With versions, for people.
     fn describe(&self, deadline: Deadline) -> String;
 
-    /// The same engine for a stack by another manifest. `definition` is that of the release with this
-    /// manifest; none if there is no release, or if it is of an older version.
-    fn for_stack(&self, pilot: &Pilot, definition: Option<Definition>) -> Result<Box<dyn Engine>>;
+    /// The same engine for a stack by another manifest and definition.
+    fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>>;
 
-    /// What the stack with the files in `dir` is. `dir` is laid out as the folder of a release. Reads only
-    /// files.
-    fn definition(&self, dir: &Path, deadline: Deadline) -> Result<Definition>;
+    /// What the stack with the files in `dir` is. The names of the files are those of the stack. `is_file` says whether a
+    /// path, relative to the folder of the stack, is a file. Reads only files.
+    fn resolve(&self, dir: &Path, is_file: &dyn Fn(&str) -> bool, deadline: Deadline) -> Result<Resolved>;
 
     /// The services as they are now. Read-only.
     fn services(&self, deadline: Deadline) -> Result<BTreeMap<String, Service>>;

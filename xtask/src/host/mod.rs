@@ -125,7 +125,7 @@ fn ports(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: De
     };
     let services = engine.services(deadline.within(pilot.manifest.limits.engine));
     let one = |service: &str| {
-        let port = pilot.port(service, env)?;
+        let Some(port) = pilot.port(service, env)? else { return Ok((true, "none".to_owned())) };
         let services = services.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?;
         let ours = services.get(service).is_some_and(|s| s.is_live() && s.port() == Some(port));
         Ok(match ports::owner_of(port) {

@@ -8,14 +8,15 @@ use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::secrets;
 use crate::deploy::session::Session;
-use crate::engine::roles::Build;
-use crate::release::description::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Parts, Release, SEED_FILE};
-use crate::release::source;
-use crate::stack::contract::env;
-use crate::stack::definition::Definition;
+use crate::engine::roles::{Build, Engine};
+use crate::engine::tree;
+use crate::release::description::{Image, Parts, Release};
+use crate::release::source::{self, Worktree};
+use crate::stack::definition::Resolved;
 use crate::stack::envfile::{EnvFile, with_value};
-use crate::stack::manifest::Manifest;
-use crate::stack::pilot::{DEFAULT_PROJECT, Pilot, network_name};
+use crate::stack::layout::Layout;
+use crate::stack::manifest::{MANIFEST_FILE, Manifest};
+use crate::stack::pilot::Pilot;
 use crate::stack::ports;
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -38,10 +39,25 @@ pub enum Source<'a> {
     Commit(&'a str),
 }
 
-/// Makes the candidate, or finds the known-good release with the same content. `env` is its env file.
-pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release> {
+/// The stack that a release is made of, before its images are there.
+pub struct Candidate<'a> {
+    session: &'a Session,
+    source: Source<'a>,
+    /// The env file.
+    env: &'a Path,
+    /// The commit in a worktree of its own.
+    worktree: Option<Worktree>,
+    commit: Option<String>,
+    /// The stack by the manifest of the source.
+    pub pilot: Pilot,
+    /// The engine, by that manifest.
+    pub engine: Box<dyn Engine>,
+    resolved: Resolved,
+}
+
+/// Finds out what the stack of the source is, with this env file. Errors (exit 2): the source cannot be understood.
+pub fn stack<'a>(source: Source<'a>, env: &'a Path, session: &'a Session) -> Result<Candidate<'a>> {
     let pilot = &session.pilot;
-    let deadline = Deadline::after(IMAGES);
     let worktree = match source {
         Source::Commit(rev) => {
             let commit = source::commit_of(pilot, rev)?.ok_or_else(|| {
@@ -55,43 +71,98 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
             if let Err(error) = source::remove_worktrees(pilot) {
                 session.out.note(format!("an old worktree could not be removed: {error:#}"));
             }
-            Some((source::Worktree::new(pilot, &commit)?, commit))
+            Some((Worktree::new(pilot, &commit)?, commit))
         }
         Source::Tree | Source::Tag(_) => None,
     };
-    let root = worktree.as_ref().map_or(pilot.root.as_path(), |(tree, _)| tree.path());
-    let commit = worktree.as_ref().map_or_else(|| source::head(pilot), |(_, commit)| Some(commit.clone()));
-    // A label can name images. If they no longer exist, its commit is built.
-    let point = match source {
-        Source::Commit(rev) => source::restore_point(pilot, rev)?.and_then(|point| point.tag),
-        Source::Tree | Source::Tag(_) => None,
+    let (worktree, commit) = match worktree {
+        Some((worktree, commit)) => (Some(worktree), Some(commit)),
+        None => (None, source::head(pilot)),
     };
-    let kept = match (source, point) {
-        (Source::Tag(tag), _) => Some((tag.to_owned(), session.engine.tagged(tag, deadline)?)),
-        (_, Some(tag)) => match session.engine.tagged(&tag, deadline) {
-            Ok(images) => Some((tag, images)),
-            Err(error) if exit_of(&error) == Exit::Usage => None,
-            Err(error) => return Err(error),
-        },
-        (_, None) => None,
-    };
-    let (label, images, inputs) = match kept {
-        Some((label, images)) => (label, images, None),
-        None => {
-            let binary = source::build(pilot, root, &|text| session.out.note(text))?;
-            let label = source::label(pilot, root)?;
-            let build = Build { binary: &binary, label: &label, fault: "" };
-            let inputs = inputs(pilot, &build)?;
-            let deadline = Deadline::after(IMAGES);
-            let images = match made_before(session, &inputs, &label, deadline)? {
-                Some(images) => images,
-                None => session.engine.build(&build, deadline)?,
-            };
-            (label, images, Some(inputs))
+    let root = worktree.as_ref().map_or(pilot.root.as_path(), Worktree::path);
+    let pack = root.join(pilot.pack.strip_prefix(&pilot.root)?);
+    let manifest = Manifest::in_folder(&pack)?;
+    let layout = Layout::of(&pack, &manifest)?;
+    let mut pilot =
+        Pilot { root: root.to_owned(), pack, manifest, layout, definition: None, ..pilot.clone() };
+    let deadline = Deadline::after(pilot.manifest.limits.engine);
+    let resolved = tree::resolve(&pilot, &|name| pilot.source(name, env), session.engine.as_ref(), deadline);
+    let resolved = resolved.map_err(|error| not_understood(&pilot, error))?;
+    pilot.definition = Some(resolved.definition.clone());
+    let engine = session.engine.for_stack(&pilot)?;
+    Ok(Candidate { session, source, env, worktree, commit, pilot, engine, resolved })
+}
+
+/// A stack that the engine does not understand could not be started either.
+fn not_understood(pilot: &Pilot, error: anyhow::Error) -> anyhow::Error {
+    match exit_of(&error) {
+        Exit::NotRestored => {
+            let what = format!("the stack cannot be understood: {error:#}");
+            let files: Vec<String> =
+                pilot.layout.compose.iter().map(|name| pilot.pack.join(name).display().to_string()).collect();
+            fail(Exit::Usage, what, format!("fix {}; nothing was begun", files.join(" or ")))
         }
-    };
-    let files = pack_files(&root.join("pilot-deploy"), env)?;
-    record(session, Parts { label, commit, engine: session.engine.kind().as_str(), images, inputs, files })
+        _ => error,
+    }
+}
+
+impl Candidate<'_> {
+    /// Makes the release, or finds the known-good release with the same content.
+    pub fn release(self) -> Result<Release> {
+        let (session, deadline) = (self.session, Deadline::after(IMAGES));
+        // A label can name images. If they no longer exist, its commit is built.
+        let point = match self.source {
+            Source::Commit(rev) => source::restore_point(&session.pilot, rev)?.and_then(|point| point.tag),
+            Source::Tree | Source::Tag(_) => None,
+        };
+        let kept = match (self.source, point) {
+            (Source::Tag(tag), _) => Some((tag.to_owned(), self.engine.tagged(tag, deadline)?)),
+            (_, Some(tag)) => match self.engine.tagged(&tag, deadline) {
+                Ok(images) => Some((tag, images)),
+                Err(error) if exit_of(&error) == Exit::Usage => None,
+                Err(error) => return Err(error),
+            },
+            (_, None) => None,
+        };
+        let (label, images, inputs) = match kept {
+            Some((label, images)) => (label, images, None),
+            None => self.build()?,
+        };
+        let (layout, commit) = (self.pilot.layout.clone(), self.commit.clone());
+        let (engine, files) = (self.engine.kind().as_str(), self.files());
+        let release =
+            record(session, Parts { label, commit, engine, images, inputs, layout, files }, &self.resolved);
+        drop(self.worktree);
+        release
+    }
+
+    /// Builds the images: their label, the images, and the checksum of what they were built from.
+    fn build(&self) -> Result<(String, BTreeMap<String, Image>, Option<String>)> {
+        let Self { session, pilot, engine, .. } = self;
+        let binary = source::build(&session.pilot, &pilot.root, &|text| session.out.note(text))?;
+        let label = source::label(pilot, &pilot.root)?;
+        let build = Build { binary: &binary, label: &label, fault: "" };
+        let inputs = inputs(pilot, &build)?;
+        let deadline = Deadline::after(IMAGES);
+        let images = match made_before(session, engine.as_ref(), &inputs, &label, deadline)? {
+            Some(images) => images,
+            None => engine.build(&build, deadline)?,
+        };
+        Ok((label, images, Some(inputs)))
+    }
+
+    /// The files of the release, by their names in it.
+    fn files(&self) -> BTreeMap<String, PathBuf> {
+        let Pilot { pack, layout, manifest, .. } = &self.pilot;
+        let mounted = self.resolved.definition.services.values().flat_map(|service| &service.files);
+        let manifest_file = Some(MANIFEST_FILE.to_owned()).filter(|name| pack.join(name).is_file());
+        let names = layout.files().chain(&layout.seed).chain(mounted).chain(&manifest.extra_files);
+        let files: BTreeMap<String, PathBuf> = names
+            .chain(&manifest_file)
+            .map(|name| (name.clone(), self.pilot.source(name, self.env)))
+            .collect();
+        files
+    }
 }
 
 /// The checksum of everything that goes into the images. Its first part is the version of how they are made.
@@ -109,11 +180,12 @@ fn inputs(pilot: &Pilot, build: &Build<'_>) -> Result<String> {
 /// the engine lost some of them, they are loaded.
 fn made_before(
     session: &Session,
+    engine: &dyn Engine,
     inputs: &str,
     label: &str,
     deadline: Deadline,
 ) -> Result<Option<BTreeMap<String, Image>>> {
-    let Session { engine, store, .. } = session;
+    let store = &session.store;
     let (mut made, _) = store.list()?;
     made.retain(|release| {
         release.engine == engine.kind().as_str() && release.inputs.as_deref() == Some(inputs)
@@ -138,32 +210,24 @@ fn made_before(
     Ok(None)
 }
 
-/// The files of a pack, by their names in a release.
-fn pack_files(pack: &Path, env: &Path) -> Result<BTreeMap<String, PathBuf>> {
-    let manifest = Manifest::load(&pack.join(MANIFEST_FILE))?;
-    let mut files = BTreeMap::from([
-        (COMPOSE_FILE.to_owned(), pack.join(&manifest.compose_file)),
-        (ENV_FILE.to_owned(), env.to_owned()),
-        (SEED_FILE.to_owned(), pack.join(&manifest.seed_file)),
-        (MANIFEST_FILE.to_owned(), pack.join(MANIFEST_FILE)),
-    ]);
-    files.extend(manifest.extra_files.iter().map(|name| (name.clone(), pack.join(name))));
-    Ok(files)
-}
-
 /// A candidate with the images and files of `base`; some of the files are replaced.
 pub fn variant(session: &Session, base: &Release, replaced: BTreeMap<String, PathBuf>) -> Result<Release> {
     let mut files: BTreeMap<String, PathBuf> =
         base.files.keys().map(|name| (name.clone(), session.store.file(&base.id, name))).collect();
     files.extend(replaced);
+    let view = session.by(base)?;
+    let place = |name: &str| files.get(name).cloned().unwrap_or_else(|| view.pilot.pack.join(name));
+    let deadline = Deadline::after(view.pilot.manifest.limits.engine);
+    let resolved = tree::resolve(&view.pilot, &place, view.engine.as_ref(), deadline)
+        .map_err(|error| not_understood(&view.pilot, error))?;
     let base = base.clone();
     let engine = session.engine.kind().as_str();
-    let Release { label, commit, images, inputs, .. } = base;
-    record(session, Parts { label, commit, engine, images, inputs, files })
+    let Release { label, commit, images, inputs, layout, .. } = base;
+    record(session, Parts { label, commit, engine, images, inputs, layout, files }, &resolved)
 }
 
 /// Records a candidate, unless a known-good release has the same content.
-fn record(session: &Session, parts: Parts<'_>) -> Result<Release> {
+fn record(session: &Session, parts: Parts<'_>, resolved: &Resolved) -> Result<Release> {
     let sum = |(name, path): (&String, &PathBuf)| Ok((name.clone(), files::sha256(path)?));
     let files: BTreeMap<String, String> = parts.files.iter().map(sum).collect::<Result<_>>()?;
     let mut new = Release::unrecorded(&parts.label, parts.engine, parts.images.clone());
@@ -179,22 +243,7 @@ fn record(session: &Session, parts: Parts<'_>) -> Result<Release> {
         return Ok(known);
     }
     let limit = Deadline::after(IMAGES);
-    let define = |dir: &Path| define(session, dir);
-    session.store.create(parts, define, |image, path| session.engine.save(image, path, limit))
-}
-
-/// Asks the engine what the stack of a candidate is. A stack that it does not understand could not be started
-/// either.
-fn define(session: &Session, dir: &Path) -> Result<Definition> {
-    let deadline = Deadline::after(session.pilot.manifest.limits.engine);
-    session.engine.definition(dir, deadline).map_err(|error| match exit_of(&error) {
-        Exit::NotRestored => {
-            let what = format!("the stack cannot be understood: {error:#}");
-            let file = session.pilot.pack.join(&session.pilot.manifest.compose_file);
-            fail(Exit::Usage, what, format!("fix {}; nothing was begun", file.display()))
-        }
-        _ => error,
-    })
+    session.store.create(parts, resolved, |image, path| session.engine.save(image, path, limit))
 }
 
 /// Makes the env file if it does not exist, and fills in empty secrets. A project other than the default one
@@ -209,19 +258,32 @@ pub fn ensure_env(session: &Session) -> Result<Vec<TcpListener>> {
             pilot.env()?;
             files::read_text(&pilot.env_path)?
         }
-        None => {
-            let path = pilot.pack.join(&pilot.manifest.env_example);
-            files::read_text(&path)?
-        }
+        None => match (&pilot.manifest.env_example, &pilot.layout.env) {
+            (Some(example), _) => files::read_text(&pilot.pack.join(example))?,
+            // A private copy begins with the settings of the stack.
+            (None, Some(name)) if !pilot.is_default() => files::read_text(&pilot.pack.join(name))?,
+            (None, Some(_)) => {
+                let what = format!("{} is missing", pilot.env_path.display());
+                return Err(fail(
+                    Exit::Usage,
+                    what,
+                    "write that file, or name an `env_example` in pilot.toml",
+                ));
+            }
+            (None, None) => return Ok(Vec::new()),
+        },
     };
     let mut chosen = Vec::new();
-    if existing.is_none() && pilot.project != DEFAULT_PROJECT {
-        text = with_value(&text, env::PROJECT, &pilot.project)?;
-        text = with_value(&text, env::IMAGES, &pilot.project)?;
-        text = with_value(&text, env::NETWORK, &network_name(&pilot.project))?;
-        chosen = ports::free_ports(pilot.every_service().count(), &pilot.project)?;
-        for (service, held) in pilot.every_service().zip(&chosen) {
-            text = with_value(&text, &service.port, &held.local_addr()?.port().to_string())?;
+    if existing.is_none() && !pilot.is_default() {
+        for (name, value) in pilot.own_variables()? {
+            text = with_value(&text, &name, &value)?;
+        }
+        let Manifest { services, observability, .. } = &pilot.manifest;
+        let variables: Vec<&String> =
+            services.iter().chain(observability).map(|service| &service.port).collect();
+        chosen = ports::free_ports(variables.len(), &pilot.project)?;
+        for (variable, held) in variables.into_iter().zip(&chosen) {
+            text = with_value(&text, variable, &held.local_addr()?.port().to_string())?;
         }
     }
     let env = EnvFile::parse(&name, text.as_bytes())?;

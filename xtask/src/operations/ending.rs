@@ -11,7 +11,7 @@ use crate::checks::smoke::verify;
 use crate::checks::target::Target;
 use crate::deploy::backup;
 use crate::deploy::difference::Scenario;
-use crate::deploy::drift;
+use crate::deploy::drift::{self, Wanted};
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::evidence;
 use crate::deploy::execution::{Measured, Stance};
@@ -30,7 +30,6 @@ use crate::stack::hold;
 use crate::stack::model::Health;
 use crate::stack::state_dir::RunDir;
 use anyhow::{Result, bail, ensure};
-use std::collections::BTreeMap;
 
 /// The result of a run.
 pub struct Ended {
@@ -202,8 +201,8 @@ fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) 
         // Settings that were changed in the store say nothing about what runs. The image ids are in
         // `release.json`.
         let whole = session.store.check_files(release).is_ok();
-        let env = if whole { view.env()?.map() } else { BTreeMap::new() };
-        let differs = drift::applied(&stack.services, release, &env);
+        let wanted = if whole { view.wanted() } else { Wanted::default() };
+        let differs = drift::applied(&stack.services, release, &wanted);
         let all: Vec<String> = differs.iter().map(ToString::to_string).collect();
         ensure!(all.is_empty(), "{}", all.join("; "));
     }

@@ -19,12 +19,13 @@ use crate::deploy::session::Session;
 use crate::engine::fake::world::{CORRUPT, Defect, Killed, Things, World};
 use crate::engine::roles::Runtime;
 use crate::operations::{rollback, up};
-use crate::release::description::{COMPOSE_FILE, ENV_FILE, Image, MANIFEST_FILE, Release, SEED_FILE, State};
+use crate::release::description::{Image, Release, State};
 use crate::release::form::DESCRIPTION;
 use crate::release::store::Store;
 use crate::stack::contract::env;
 use crate::stack::envfile::with_value;
 use crate::stack::hold::Hold;
+use crate::stack::manifest::{MANIFEST_FILE, Manifest};
 use crate::stack::pilot::{By, Pilot};
 use crate::stack::state_dir::StateDir;
 use anyhow::Result;
@@ -36,6 +37,8 @@ use std::time::{Duration, Instant};
 
 const SECRET: &str = "a-token-that-nobody-may-see";
 const DATA: [(&str, &str); 3] = [("engine", "kept in engine"), ("gateway", "kept"), ("jobs", "kept in jobs")];
+
+const ENV_FILE: &str = ".env.poc";
 
 /// A stack in memory that runs its release r1, verified, with its own data.
 struct Scene {
@@ -84,11 +87,13 @@ impl Scene {
         let manifest = manifest.replace("ready = \"20s\"", "ready = \"150ms\"");
         std::fs::write(pack.join("pilot.toml"), manifest).unwrap();
         let state = StateDir::new(folder.0.as_path().join("state"));
-        let pilot = Pilot::at(folder.0.as_path(), "memory", state, By::Tree).unwrap();
+        let pilot = Pilot::at(&pack, "memory", state, By::Tree).unwrap();
         let scene = Self { _folder: folder, pilot, world: World::default() };
         let env = files::read_text(&scene.pilot.pack.join(".env.poc.example")).unwrap();
-        let env = with_value(&with_value(&env, env::PROJECT, "memory").unwrap(), env::TOKEN, SECRET).unwrap();
-        let ports = scene.pilot.every_service().zip(20_001..);
+        let env =
+            with_value(&with_value(&env, "PILOT_PROJECT", "memory").unwrap(), env::TOKEN, SECRET).unwrap();
+        let Manifest { services, observability, .. } = &scene.pilot.manifest;
+        let ports = services.iter().chain(observability).zip(20_001..);
         let env = ports
             .fold(env, |env, (service, port)| with_value(&env, &service.port, &port.to_string()).unwrap());
         files::write(&scene.pilot.env_path, env.as_bytes(), Mode::Private).unwrap();
@@ -130,10 +135,10 @@ impl Scene {
         (release.id, release.xtask) = (id.to_owned(), program);
         let seed = files::read(&pack.join("seed/demo-scenario.json")).unwrap();
         for (name, bytes) in [
-            (COMPOSE_FILE, files::read(&pack.join(COMPOSE_FILE)).unwrap()),
+            ("docker-compose.poc.yml", files::read(&pack.join("docker-compose.poc.yml")).unwrap()),
             (ENV_FILE, env.as_bytes().to_vec()),
-            (SEED_FILE, seed),
-            (MANIFEST_FILE, files::read(&pack.join("pilot.toml")).unwrap()),
+            ("demo-scenario.json", seed),
+            (MANIFEST_FILE, files::read(&pack.join(MANIFEST_FILE)).unwrap()),
         ] {
             let path = state.release(id).join(name);
             files::write(&path, &bytes, Mode::Private).unwrap();

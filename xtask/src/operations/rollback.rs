@@ -18,8 +18,9 @@ use crate::deploy::session::Session;
 use crate::operations::candidate::{self, Source};
 use crate::operations::ending::{self, Ended};
 use crate::operations::target::{self, Targets};
-use crate::release::description::{ENV_FILE, Release};
+use crate::release::description::Release;
 use crate::release::source;
+use crate::stack::layout::Layout;
 use anyhow::{Context, Result};
 use std::time::{Duration, Instant};
 
@@ -173,8 +174,8 @@ fn release_of(
 ) -> Result<Release> {
     let good = session.store.known_good()?;
     let env = match good.first() {
-        Some(release) => session.store.file(&release.id, ENV_FILE),
-        None => {
+        Some(Release { layout: Layout { env: Some(name), .. }, id, .. }) => session.store.file(id, name),
+        _ => {
             candidate::ensure_env(session)?;
             session.pilot.env_path.clone()
         }
@@ -186,10 +187,12 @@ fn release_of(
     let closed = lockout::shut(&view, &now, &run.reason_under(&now.holds), deadline)?;
     session.out.note(format!("while the commit is built: {closed}"));
     measured.gate_closed_ms = Some(session.out.elapsed_ms());
-    candidate::make(Source::Commit(rev), &env, session).map_err(|error| {
-        let what = format!("no release could be made from {rev}: {error:#}");
-        fail(Exit::NotRestored, what, Next::xtask("rollback"))
-    })
+    candidate::stack(Source::Commit(rev), &env, session).and_then(candidate::Candidate::release).map_err(
+        |error| {
+            let what = format!("no release could be made from {rev}: {error:#}");
+            fail(Exit::NotRestored, what, Next::xtask("rollback"))
+        },
+    )
 }
 
 /// Tries the releases one after another.

@@ -19,6 +19,7 @@ use crate::operations::ending::Ended;
 use crate::operations::{candidate, ending, rollback};
 use crate::release::description::Release;
 use crate::stack::escalation;
+use crate::stack::pilot::Pilot;
 use crate::stack::ports;
 use anyhow::Result;
 use std::time::Instant;
@@ -46,12 +47,13 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
         files::remove(&pilot.env_path)?;
     }
     let chosen = candidate::ensure_env(session)?;
+    let candidate = candidate::stack(options.source, &pilot.env_path, session)?;
     if chosen.is_empty() {
-        check_ports(session)?;
+        check_ports(&candidate.pilot, session)?;
     }
     let engine = session.engine.describe(Deadline::after(pilot.manifest.limits.engine));
     session.out.event(&started(session, &engine, None));
-    let release = candidate::make(options.source, &pilot.env_path, session)?;
+    let release = candidate.release()?;
     drop(chosen);
     session.out.say(format!("  release {} ({})", release.id, release.label));
     session.admissible(&release).map_err(|error| {
@@ -157,20 +159,18 @@ fn go_back(failed: Finished, session: &Session, deadline: Deadline) -> Result<Fi
 }
 
 /// Reports a port that another program uses before anything is built.
-fn check_ports(session: &Session) -> Result<()> {
-    let pilot = &session.pilot;
+fn check_ports(pilot: &Pilot, session: &Session) -> Result<()> {
     let env = pilot.env()?;
     let services = session.engine.services(Deadline::after(pilot.manifest.limits.engine))?;
     let ours: Vec<u16> = services.values().filter(|s| s.is_live()).filter_map(|s| s.port()).collect();
     for service in pilot.services() {
-        let port = pilot.port(service, &env)?;
+        let Some(port) = pilot.port(service, &env)? else { continue };
         if ours.contains(&port) {
             continue;
         }
         if let Some(owner) = ports::owner_of(port) {
-            let variable = pilot.manifest.services.iter().find(|s| s.name == service).map(|s| &s.port);
+            let variable = pilot.port_variable(service).unwrap_or("the port");
             let what = format!("port {port} of {service} is taken by {owner}");
-            let variable = variable.map(String::as_str).unwrap_or_default();
             let next = format!("end that process, or change {variable} in {}", pilot.env_path.display());
             return Err(fail(Exit::Host, what, next));
         }

@@ -17,7 +17,7 @@ use crate::deploy::session::Session;
 use crate::engine;
 use crate::engine::roles::{Build, Engine, Extent, Kind};
 use crate::operations::up;
-use crate::release::description::{COMPOSE_FILE, ENV_FILE, Image, Release};
+use crate::release::description::{Image, Release, mode_of};
 use crate::release::source;
 use crate::release::store::Store;
 use crate::stack::envfile::with_value;
@@ -26,7 +26,7 @@ use crate::stack::pilot::{By, Pilot, REHEARSALS};
 use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The time limit for one part, except building.
@@ -76,7 +76,7 @@ impl Rehearsal {
         let id = format!("{:x}-{:x}", crate::base::deadline::now_ms(), std::process::id());
         let project = format!("{REHEARSALS}{id}");
         let pilot =
-            Pilot::at(&real.root, &project, StateDir::new(real.state.drills().join(&project)), By::Tree)?;
+            Pilot::at(&real.pack, &project, StateDir::new(real.state.drills().join(&project)), By::Tree)?;
         clear_old(&pilot)?;
         let alive = Ledger::new(&pilot.state.drill()).lock("drill")?;
         let engine = engine::choose(&pilot, asked)?;
@@ -122,8 +122,7 @@ impl Rehearsal {
         let edited = settings.iter().try_fold(text, |text, (key, value)| with_value(&text, key, value))?;
         files::write(path, edited.as_bytes(), Mode::Private)?;
         let dir = self.by_hand();
-        files::copy(path, &dir.join(ENV_FILE), Mode::Private)?;
-        files::copy(&pilot.pack.join(&pilot.manifest.compose_file), &dir.join(COMPOSE_FILE), Mode::Plain)?;
+        copy_files(pilot, &dir)?;
         let bad = Release::unrecorded("by-hand", engine.kind().as_str(), images);
         let deadline = Deadline::after(PART);
         engine.retag(&bad, deadline)?;
@@ -156,6 +155,14 @@ impl Rehearsal {
     }
 }
 
+/// Copies the files that Compose reads into another folder.
+pub fn copy_files(pilot: &Pilot, to: &Path) -> Result<()> {
+    for name in pilot.layout.files() {
+        files::copy(&pilot.source(name, &pilot.env_path), &to.join(name), mode_of(name, &pilot.layout))?;
+    }
+    Ok(())
+}
+
 /// Removes what interrupted drills have left. The reports of the newest drills stay.
 fn clear_old(pilot: &Pilot) -> Result<()> {
     let Some(folder) = pilot.state.path().parent() else { return Ok(()) };
@@ -172,7 +179,7 @@ fn clear_old(pilot: &Pilot) -> Result<()> {
             let project = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let word = files::read_text(&state.drill_engine()).unwrap_or_default();
             let Some(kind) = Kind::named(&word) else { continue };
-            let left = Pilot::at(&pilot.root, &project, state, By::Any)?;
+            let left = Pilot::at(&pilot.pack, &project, state, By::Any)?;
             if let Ok(engine) = engine::choose(&left, Some(kind)) {
                 tear_down(&left, engine.as_ref());
             }

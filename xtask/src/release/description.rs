@@ -1,27 +1,22 @@
 //! What a release is: `release.json` and the files beside it, under `.pilot/releases/`. A release never
 //! changes and needs nothing else. Its images are in `.pilot/images/`, the xtask that made it in
-//! `.pilot/bin/`. Values, and the settings in a release's folder; the store reads and writes the rest.
+//! `.pilot/bin/`. Values only; the store reads and writes them.
 
 use crate::base::deadline::now_ms;
-use crate::base::files;
-use crate::stack::envfile::EnvFile;
+use crate::base::files::Mode;
+use crate::stack::layout::Layout;
+use crate::stack::pilot::MODEL_FILE;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-const FORMAT: u32 = 1;
+/// In format 1 the files had the names of `Layout::default`.
+const FORMAT: u32 = 2;
 
-/// The compose file of a release. The names in a release do not depend on the names in the source code.
-pub const COMPOSE_FILE: &str = "docker-compose.poc.yml";
-/// The env file (0600).
-pub const ENV_FILE: &str = ".env.poc";
-/// The demo scenario.
-pub const SEED_FILE: &str = "demo-scenario.json";
-/// The manifest that it was made with.
-pub const MANIFEST_FILE: &str = "pilot.toml";
-/// What its stack is, as the engine understood the other files. Releases of older versions do not have it.
-pub const MODEL_FILE: &str = "model.json";
+/// The environment of its services (0600), as the engine understood the other files. Releases of older versions do not
+/// have it.
+pub const ENVIRONMENT_FILE: &str = "environment.json";
 
 /// How far a release has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +84,9 @@ pub struct Release {
     /// SHA-256 of everything that the images were built from; none if they were not built here.
     #[serde(default)]
     pub inputs: Option<String>,
+    /// Which files Compose reads.
+    #[serde(default)]
+    pub layout: Layout,
     /// SHA-256 of each file in the folder, by name.
     pub files: BTreeMap<String, String>,
     /// SHA-256 of the xtask that made it, which is also its name in `bin/`.
@@ -114,6 +112,7 @@ impl Release {
             engine: engine.into(),
             images,
             inputs: None,
+            layout: Layout::default(),
             files: BTreeMap::new(),
             xtask: String::new(),
             settings: BTreeMap::new(),
@@ -142,14 +141,13 @@ impl Release {
     }
 
     /// Have both the same engine, images and files? When and from which commit they were made does not count.
-    /// Nor does the model: it follows from the other files, and another version of Compose may word it
-    /// differently.
+    /// Nor does what Compose made of the files: another version of Compose may word it differently.
     pub fn same_content(&self, other: &Self) -> bool {
         let ids = |release: &Self| -> Vec<(String, String)> {
             release.images.iter().map(|(service, image)| (service.clone(), image.id.clone())).collect()
         };
         let files = |release: &Self| -> Vec<(String, String)> {
-            release.files.clone().into_iter().filter(|(name, _)| name != MODEL_FILE).collect()
+            release.files.clone().into_iter().filter(|(name, _)| !is_derived(name)).collect()
         };
         self.engine == other.engine && ids(self) == ids(other) && files(self) == files(other)
     }
@@ -160,10 +158,14 @@ impl Release {
     }
 }
 
-/// The settings in the env file of the release whose files are in `dir`.
-pub fn settings_in(dir: &Path) -> Result<EnvFile> {
-    let path = dir.join(ENV_FILE);
-    EnvFile::parse(&path.display().to_string(), &files::read(&path)?)
+/// Did the engine make this file from the others?
+fn is_derived(name: &str) -> bool {
+    [MODEL_FILE, ENVIRONMENT_FILE].contains(&name)
+}
+
+/// The mode of a file of a release. Only its owner may read settings.
+pub fn mode_of(name: &str, layout: &Layout) -> Mode {
+    if name == ENVIRONMENT_FILE || layout.is_private(name) { Mode::Private } else { Mode::Plain }
 }
 
 /// What a new release is made from.
@@ -178,6 +180,8 @@ pub struct Parts<'a> {
     pub images: BTreeMap<String, Image>,
     /// See `Release::inputs`.
     pub inputs: Option<String>,
+    /// Which of the files Compose reads.
+    pub layout: Layout,
     /// Each file: its name in the release, and the path that it is copied from.
     pub files: BTreeMap<String, PathBuf>,
 }

@@ -9,7 +9,7 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
-use crate::release::description::{ENV_FILE, Release};
+use crate::release::description::{Release, mode_of};
 use crate::release::form::{DESCRIPTION, is_release_id};
 use crate::release::store::Store;
 use crate::stack::pilot::Pilot;
@@ -73,7 +73,7 @@ impl Part {
 fn parts(store: &Store, release: &Release) -> Result<Vec<Part>> {
     let mut parts = Vec::new();
     for (name, sum) in &release.files {
-        let mode = if name == ENV_FILE { Mode::Private } else { Mode::Plain };
+        let mode = mode_of(name, &release.layout);
         let path = store.file(&release.id, name);
         let name = format!("releases/{}/{name}", release.id);
         parts.push(Part { name, path, sum: sum.clone(), mode, largest: LARGEST_FILE });

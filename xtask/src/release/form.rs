@@ -4,6 +4,7 @@
 
 use crate::base::files;
 use crate::release::description::{Image, Release};
+use crate::stack::layout::Layout;
 use anyhow::{Result, ensure};
 
 /// Name of the description. It is not one of the files that it lists.
@@ -65,6 +66,13 @@ impl Release {
             ensure!(own, "{name:?} is not a file of a release");
             ensure!(is_sum(sum), "{sum:?}, the checksum of {name:?}, is not a checksum");
         }
+        let Layout { compose, env, seed, env_files, included, build_folders } = &self.layout;
+        let named =
+            compose.iter().chain(env).chain(seed).chain(env_files).chain(included).chain(build_folders);
+        for name in named {
+            ensure!(files::stays_within(name), "{name:?} is not a file of a stack");
+        }
+        ensure!(!compose.is_empty(), "it has no compose file");
         ensure!(is_sum(&self.xtask), "{:?} is not the checksum of an xtask", self.xtask);
         Ok(())
     }

@@ -201,7 +201,7 @@ pub fn sees(path: &Path) -> bool {
 /// dependencies. Another commit gets a separate folder, or the two would overwrite each other's binary.
 pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf> {
     let target = host_triple()?;
-    let package = &pilot.manifest.build.package;
+    let package = package(pilot)?;
     let shared = target_dir(pilot);
     let own = if root == pilot.root { shared.clone() } else { shared.join(OTHER_COMMITS) };
     let binary = own.join(&target).join("image").join(package);
@@ -241,10 +241,16 @@ pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf
     Ok(binary)
 }
 
+/// The cargo package of the services.
+fn package(pilot: &Pilot) -> Result<&str> {
+    let build = pilot.manifest.build.as_ref();
+    build.map(|build| build.package.as_str()).context("the manifest of the stack has no [build]")
+}
+
 /// The version of the services at `root`, for example `v1.0.0`.
 pub fn label(pilot: &Pilot, root: &Path) -> Result<String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let asked = cmd(cargo, &["pkgid", "--locked", "--package", &pilot.manifest.build.package]).dir(root);
+    let asked = cmd(cargo, &["pkgid", "--locked", "--package", package(pilot)?]).dir(root);
     let said = asked.run(Deadline::after(GIT))?;
     // `path+file:///clone/pilot-deploy/services#scenario@1.0.0` (cargo-pkgid(1), "Package ID Specification").
     let version = said.trim().rsplit(['@', '#']).next().filter(|version| !version.is_empty());

@@ -5,10 +5,13 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::threads::joined;
-use crate::release::description::{ENV_FILE, Image, MODEL_FILE, Parts, Release, State};
+use crate::release::description::{ENVIRONMENT_FILE, Image, Parts, Release, State, mode_of};
 use crate::release::form::{DESCRIPTION, is_release_id};
-use crate::stack::definition::Definition;
+use crate::stack::definition::{Definition, Environment, Resolved};
+use crate::stack::envfile::EnvFile;
+use crate::stack::layout::Layout;
 use crate::stack::ledger::{Ledger, Record};
+use crate::stack::pilot::MODEL_FILE;
 use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -84,6 +87,19 @@ impl Store {
         let path = self.file(&release.id, MODEL_FILE);
         let definition = Definition::parse(&files::read(&path)?);
         definition.with_context(|| format!("cannot use {}", path.display())).map(Some)
+    }
+
+    /// The environment of each service of a release; none if it is not known.
+    pub fn environment(&self, release: &Release) -> Result<Option<Environment>> {
+        if !release.files.contains_key(ENVIRONMENT_FILE) {
+            return Ok(None);
+        }
+        files::read_json(&self.file(&release.id, ENVIRONMENT_FILE)).map(Some)
+    }
+
+    /// The settings in the env file of a release.
+    pub fn settings(&self, release: &Release) -> Result<EnvFile> {
+        settings_in(&self.dir(&release.id), &release.layout)
     }
 
     /// The release that runs, or that was being deployed when a run was cut off.
@@ -179,12 +195,11 @@ impl Store {
     }
 
     /// Makes a release, as a candidate. Everything is copied into a hidden folder, which is then renamed.
-    /// `define` says what the stack with the files in a folder is. `save` writes the archive of an image to a
-    /// path.
+    /// `resolved` is what the engine made of the files. `save` writes the archive of an image to a path.
     pub fn create(
         &self,
         parts: Parts<'_>,
-        define: impl FnOnce(&Path) -> Result<Definition>,
+        resolved: &Resolved,
         save: impl Fn(&Image, &Path) -> Result<()> + Sync,
     ) -> Result<Release> {
         let id = self.free_id()?;
@@ -192,16 +207,23 @@ impl Store {
         files::remove(&staging)?;
         let mut sums = BTreeMap::new();
         for (name, from) in &parts.files {
-            let mode = if name == ENV_FILE { Mode::Private } else { Mode::Plain };
-            sums.insert(name.clone(), files::copy(from, &staging.join(name), mode)?);
+            sums.insert(name.clone(), files::copy(from, &staging.join(name), mode_of(name, &parts.layout))?);
         }
-        let model = staging.join(MODEL_FILE);
-        files::write_json(&model, &define(&staging)?, Mode::Plain)?;
-        sums.insert(MODEL_FILE.to_owned(), files::sha256(&model)?);
+        for folder in &parts.layout.build_folders {
+            files::make_folder(&staging.join(folder))?;
+        }
+        files::write_json(&staging.join(MODEL_FILE), &resolved.definition, Mode::Plain)?;
+        sums.insert(MODEL_FILE.to_owned(), files::sha256(&staging.join(MODEL_FILE))?);
+        if let Some(environment) = &resolved.environment {
+            let path = staging.join(ENVIRONMENT_FILE);
+            files::write_json(&path, environment, Mode::Private)?;
+            sums.insert(ENVIRONMENT_FILE.to_owned(), files::sha256(&path)?);
+        }
         let images = self.save_archives(parts.images, save)?;
         let release = Release {
             commit: parts.commit,
             inputs: parts.inputs,
+            layout: parts.layout,
             files: sums,
             xtask: self.keep_xtask()?,
             ..Release::unrecorded(&parts.label, parts.engine, images)
@@ -317,6 +339,13 @@ impl Store {
     }
 }
 
+/// The settings in the env file of the stack whose files are in `dir`; none if it has no env file.
+pub fn settings_in(dir: &Path, layout: &Layout) -> Result<EnvFile> {
+    let Some(name) = &layout.env else { return Ok(EnvFile::default()) };
+    let path = dir.join(name);
+    EnvFile::parse(&path.display().to_string(), &files::read(&path)?)
+}
+
 /// The number in `r12`; 0 for any other form.
 pub(super) fn number(id: &str) -> u64 {
     id.strip_prefix('r').and_then(|n| n.parse().ok()).unwrap_or(0)
@@ -331,7 +360,12 @@ fn nearest<'a>(name: &str, all: &[&'a str]) -> Option<&'a str> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::release::description::{COMPOSE_FILE, MANIFEST_FILE, SEED_FILE};
+    use crate::stack::manifest::MANIFEST_FILE;
+    use std::os::unix::fs::PermissionsExt;
+
+    const COMPOSE_FILE: &str = "docker-compose.poc.yml";
+    const ENV_FILE: &str = ".env.poc";
+    const SEED_FILE: &str = "demo-scenario.json";
 
     /// A store, and files to make releases of.
     pub struct Fixture {
@@ -356,8 +390,11 @@ pub(super) mod tests {
         make(f)
     }
 
-    fn nothing() -> Definition {
-        Definition::new(BTreeMap::new(), BTreeMap::new(), BTreeMap::new())
+    fn nothing() -> Resolved {
+        let definition = Definition::new(BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let environment =
+            BTreeMap::from([("db".to_owned(), BTreeMap::from([("A".to_owned(), "1".to_owned())]))]);
+        Resolved { definition, environment: Some(environment) }
     }
 
     fn make(f: &Fixture) -> Release {
@@ -368,11 +405,12 @@ pub(super) mod tests {
             engine: "process",
             images: BTreeMap::from([("gateway".to_owned(), image)]),
             inputs: None,
+            layout: Layout::default(),
             files: [COMPOSE_FILE, ENV_FILE, SEED_FILE, MANIFEST_FILE]
                 .map(|name| (name.to_owned(), f.scratch.path().join(name)))
                 .into(),
         };
-        f.store.create(parts, |_| Ok(nothing()), |_, path| Ok(std::fs::write(path, "image")?)).unwrap()
+        f.store.create(parts, &nothing(), |_, path| Ok(std::fs::write(path, "image")?)).unwrap()
     }
 
     #[test]
@@ -398,10 +436,15 @@ pub(super) mod tests {
     fn a_release_of_an_older_version_has_no_model_and_is_the_same_as_with_one() {
         let f = fixture();
         let new = make(&f);
-        assert_eq!(f.store.definition(&new).unwrap(), Some(nothing()));
+        assert_eq!(f.store.definition(&new).unwrap(), Some(nothing().definition));
+        assert_eq!(f.store.environment(&new).unwrap(), nothing().environment);
+        let mode = std::fs::metadata(f.store.file("r1", ENVIRONMENT_FILE)).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600);
         let mut old = new.clone();
         old.files.remove(MODEL_FILE).unwrap();
+        old.files.remove(ENVIRONMENT_FILE).unwrap();
         assert_eq!(f.store.definition(&old).unwrap(), None);
+        assert_eq!(f.store.environment(&old).unwrap(), None);
         assert!(old.same_content(&new) && new.same_content(&old));
         old.files.remove(SEED_FILE).unwrap();
         assert!(!old.same_content(&new));
@@ -421,6 +464,7 @@ pub(super) mod tests {
                 engine: "process",
                 images: ["engine", "gateway", "jobs"].map(|name| (name.to_owned(), image.clone())).into(),
                 inputs: None,
+                layout: Layout::default(),
                 files: BTreeMap::from([(ENV_FILE.to_owned(), f.scratch.path().join(ENV_FILE))]),
             };
             let save = |_: &Image, path: &Path| {
@@ -430,7 +474,7 @@ pub(super) mod tests {
                 std::thread::sleep(std::time::Duration::from_millis(50));
                 Ok(std::fs::write(path, "image")?)
             };
-            f.store.create(parts, |_| Ok(nothing()), save).unwrap()
+            f.store.create(parts, &nothing(), save).unwrap()
         };
         let first = create();
         assert_eq!(saved.load(std::sync::atomic::Ordering::SeqCst), 1);
@@ -465,7 +509,7 @@ pub(super) mod tests {
         let error = f.store.named("r11").unwrap_err().to_string();
         assert!(error.contains("there are r1") && error.contains("did you mean r1"), "{error}");
         let path = f.store.file("r1", "release.json");
-        let text = std::fs::read_to_string(&path).unwrap().replace("\"version\": 1", "\"version\": 2");
+        let text = std::fs::read_to_string(&path).unwrap().replace("\"version\": 2", "\"version\": 3");
         std::fs::write(&path, text).unwrap();
         assert!(f.store.named("r1").unwrap_err().to_string().contains("newer format"));
         assert_eq!(f.store.list().unwrap().0.len(), 0);

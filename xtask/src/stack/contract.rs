@@ -21,12 +21,6 @@ pub mod env {
     pub const CANCEL_MS: &str = "CANCEL_TARGET_MS";
     /// The limit for a comparison of all options, in seconds.
     pub const COMPARISON_S: &str = "COMPARISON_TARGET_S";
-    /// The Compose project, for the compose file.
-    pub const PROJECT: &str = "PILOT_PROJECT";
-    /// The prefix of the image names, for the compose file.
-    pub const IMAGES: &str = "PILOT_IMAGES";
-    /// The name of the network, for the compose file.
-    pub const NETWORK: &str = "PILOT_NETWORK";
     /// The service that an image is for.
     pub const ROLE: &str = "SCENARIO_ROLE";
     /// The version that an image reports.

@@ -1,14 +1,10 @@
 //! What Compose says that a stack is: its services, volumes and networks. Values only. A release keeps them
 //! as `model.json`, so that looking and planning need no compose file. An engine makes them
-//! (`Runtime::definition`); the store of releases reads and writes them.
+//! (`Runtime::resolve`); the store of releases reads and writes them.
 
-use crate::stack::envfile::EnvFile;
-use crate::stack::manifest;
-use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 const FORMAT: u32 = 1;
 
@@ -47,6 +43,19 @@ pub struct Service {
     /// The files in the stack's folder that it mounts (configs, secrets, binds of one file), relative to the
     /// folder.
     pub files: BTreeSet<String>,
+}
+
+impl Service {
+    /// The volumes that it mounts, by their keys.
+    fn volumes(&self) -> BTreeSet<&String> {
+        let mut found = BTreeSet::new();
+        for mount in &self.mounts {
+            if let Source::Volume(key) = &mount.source {
+                found.insert(key);
+            }
+        }
+        found
+    }
 }
 
 /// A published port.
@@ -94,6 +103,18 @@ pub struct Resource {
     pub external: bool,
 }
 
+/// The environment of each service, as Compose resolved it. It has secrets.
+pub type Environment = BTreeMap<String, BTreeMap<String, String>>;
+
+/// What Compose made of the files of a stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// What the stack is.
+    pub definition: Definition,
+    /// The environment of its services; none if the engine does not know it.
+    pub environment: Option<Environment>,
+}
+
 impl Definition {
     /// From its parts, in the current format.
     pub fn new(
@@ -104,33 +125,37 @@ impl Definition {
         Self { version: FORMAT, services, volumes, networks }
     }
 
-    /// What the manifest says of a stack, for an engine that runs it without Compose.
-    pub fn of_manifest(pilot: &Pilot, env: &EnvFile) -> Result<Self> {
-        let own = || pilot.manifest.services.iter();
-        let service = |service: &manifest::Service| {
-            let port = pilot.port(&service.name, env)?;
-            let port = Port {
-                host_ip: Some(Ipv4Addr::LOCALHOST.to_string()),
-                published: Some(port),
-                target: port,
-                protocol: "tcp".to_owned(),
-            };
-            let source = Source::Volume(service.volume.clone());
-            let all = Service {
-                image: Some(pilot.image_name(&service.name)),
-                ports: vec![port],
-                mounts: vec![Mount { source, target: format!("volumes/{}", service.name), read_only: false }],
-                containers: 1,
-                ..Service::default()
-            };
-            Ok((service.name.clone(), all))
+    /// The services that always start.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.services.iter().filter(|(_, service)| service.profiles.is_empty()).map(|(name, _)| name.as_str())
+    }
+
+    /// The stored data of the stack: what it is called, and its volume. Data is called as its service if no other
+    /// service uses it and the service uses no other; else as its volume in the compose file.
+    pub fn data(&self) -> BTreeMap<String, &Resource> {
+        self.named_data().map(|(name, key)| (name, &self.volumes[key])).collect()
+    }
+
+    /// The names of the stored data, each with the key of its volume.
+    fn named_data(&self) -> impl Iterator<Item = (String, &String)> {
+        let used = move |key: &str| -> Vec<&String> {
+            let mounts = |service: &Service| service.volumes().iter().any(|volume| *volume == key);
+            self.services.iter().filter(|(_, service)| mounts(service)).map(|(name, _)| name).collect()
         };
-        // Data is kept by service.
-        let volume = |service: &manifest::Service| {
-            (service.volume.clone(), Resource { name: service.name.clone(), external: false })
+        let name = move |key: &String| match used(key)[..] {
+            [one] if self.services[one].volumes().len() == 1 => one.clone(),
+            _ if self.services.contains_key(key) => format!("{key}-volume"),
+            _ => key.clone(),
         };
-        let services = own().map(service).collect::<Result<_>>()?;
-        Ok(Self::new(services, own().map(volume).collect(), BTreeMap::new()))
+        self.volumes.keys().map(move |key| (name(key), key))
+    }
+
+    /// The data that must exist while the stack runs: what a service that always starts mounts, and what is not external.
+    pub fn own_data(&self) -> BTreeSet<String> {
+        let always = self.services.values().filter(|service| service.profiles.is_empty());
+        let used: BTreeSet<&String> = always.flat_map(Service::volumes).collect();
+        let own = |key: &String| used.contains(key) && !self.volumes[key].external;
+        self.named_data().filter(|(_, key)| own(key)).map(|(name, _)| name).collect()
     }
 
     /// Parses a `model.json`. Errors: a newer format, or a name that no volume or network can have. The names

@@ -30,11 +30,12 @@ impl Endpoint {
     }
 }
 
-/// The endpoint of each service, from an env file.
+/// The endpoint of each service that publishes a port, from the definition of the stack or from an env file.
 pub fn endpoints(pilot: &Pilot, env: &EnvFile) -> Result<BTreeMap<String, Endpoint>> {
     let token = env.get(contract::env::TOKEN).map(str::to_owned);
     let endpoint = |service: &str| {
-        Ok((service.to_owned(), Endpoint { port: pilot.port(service, env)?, token: token.clone() }))
+        let port = pilot.port(service, env)?;
+        Ok(port.map(|port| (service.to_owned(), Endpoint { port, token: token.clone() })))
     };
-    pilot.services().map(endpoint).collect()
+    pilot.services().filter_map(|service| endpoint(service).transpose()).collect()
 }

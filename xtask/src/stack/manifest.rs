@@ -17,36 +17,43 @@ use std::time::Duration;
 pub struct Manifest {
     #[serde(rename = "version")]
     _version: IgnoredAny,
-    /// Name of the env file beside the manifest.
-    pub env_file: String,
+    /// Name of the env file beside the manifest. None for `.env`, if there is one.
+    pub env_file: Option<String>,
     /// Name of the file that a new env file is made from.
-    pub env_example: String,
-    /// Name of the compose file.
-    pub compose_file: String,
+    pub env_example: Option<String>,
+    /// Name of the compose file. None for the one that Compose finds.
+    pub compose_file: Option<String>,
     /// The demo scenario.
-    pub seed_file: String,
-    /// What the images are built from.
-    pub build: Build,
-    /// More files that the compose file mounts. They are part of each release.
+    pub seed_file: Option<String>,
+    /// What the images are built from that Compose does not build.
+    pub build: Option<Build>,
+    /// More files that are part of each release. Those that Compose mentions are found without this.
     #[serde(default)]
     pub extra_files: Vec<String>,
+    /// What a project with another name than the default one needs.
+    #[serde(default)]
+    pub projects: Projects,
     /// How the public is let in and shut out.
-    pub gate: GateRule,
+    pub gate: Option<GateRule>,
     /// How the seed file is loaded.
-    pub seed: Seed,
+    pub seed: Option<Seed>,
     /// Answers of the services that are kept as evidence.
     #[serde(default)]
     pub evidence: Vec<Document>,
-    /// The services of the stack.
+    /// The services of the stack, for the process engine, which cannot ask Compose.
+    #[serde(default)]
     pub services: Vec<Service>,
     /// More services that `observe` starts: prometheus first, then grafana.
     #[serde(default)]
     pub observability: Vec<Service>,
     /// Which variables are secret.
+    #[serde(default)]
     pub secrets: secrets::Rules,
     /// Safety flags of the running services.
+    #[serde(default)]
     pub flags: Flags,
     /// How long things may take.
+    #[serde(default)]
     pub limits: Limits,
     /// What the host must have free.
     #[serde(default)]
@@ -65,6 +72,18 @@ pub struct Build {
     /// Older manifests name a Dockerfile, which is no longer used.
     #[serde(default, rename = "dockerfile")]
     _dockerfile: IgnoredAny,
+}
+
+/// The `[projects]` part. A project of another name than the default one may run beside it and must share nothing with it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Projects {
+    /// Variables that its env file gets, with `${PROJECT}`. The names of images and networks of the stack depend on them.
+    #[serde(default)]
+    pub variables: BTreeMap<String, String>,
+    /// Names that no project may have, because it would share an image or a network with the default one.
+    #[serde(default)]
+    pub refused: Vec<String>,
 }
 
 /// The `[gate]` part: the service that lets the public in, and the requests that close it, open it, and prove both.
@@ -147,7 +166,7 @@ pub struct Service {
 }
 
 /// The `[flags]` part.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flags {
     /// Flags that must be false.
@@ -156,9 +175,9 @@ pub struct Flags {
     pub on: Vec<String>,
 }
 
-/// The `[limits]` part.
+/// The `[limits]` part. What is left out has the value of `default`.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Limit of a whole rollback.
     #[serde(deserialize_with = "duration")]
@@ -181,12 +200,23 @@ pub struct Limits {
     /// How many known-good releases retention keeps.
     pub keep_releases: usize,
     /// How many backups retention keeps.
-    #[serde(default = "keep_backups")]
     pub keep_backups: usize,
 }
 
-fn keep_backups() -> usize {
-    5
+impl Default for Limits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            budget: seconds(300),
+            probe: seconds(1),
+            ready: seconds(60),
+            engine: seconds(10),
+            deploy: seconds(120),
+            evidence: seconds(5),
+            keep_releases: 5,
+            keep_backups: 5,
+        }
+    }
 }
 
 /// The `[host]` part. A manifest without it gets the values of `default`.
@@ -227,6 +257,9 @@ pub struct Contact {
     pub contact: String,
 }
 
+/// The manifest in the folder of a stack, and in that of a release.
+pub const MANIFEST_FILE: &str = "pilot.toml";
+
 /// What manifests of version 1 do not say, because this program knew it.
 const NOT_IN_VERSION_1: &str = include_str!("not_in_version_1.toml");
 
@@ -236,8 +269,24 @@ fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
 }
 
 impl Manifest {
-    /// Reads `pilot.toml`. An error has line and column.
-    pub fn load(path: &Path) -> Result<Self> {
+    /// Reads the manifest in a folder, if there is one. An error has line and column.
+    pub fn in_folder(folder: &Path) -> Result<Self> {
+        let path = folder.join(MANIFEST_FILE);
+        if path.exists() { Self::load(&path) } else { Ok(Self::none()) }
+    }
+
+    /// That of a stack without a manifest.
+    pub fn none() -> Self {
+        Self::parse("version = 2").unwrap_or_else(|error| unreachable!("{error:#}"))
+    }
+
+    /// How the public is let in and shut out.
+    pub fn gate(&self) -> Result<&GateRule> {
+        self.gate.as_ref().context("the manifest of the stack has no [gate]")
+    }
+
+    /// Reads a manifest. An error has line and column.
+    fn load(path: &Path) -> Result<Self> {
         let text = files::read_text(path)?;
         Self::parse(&text).with_context(|| format!("cannot understand {}", path.display()))
     }
@@ -257,10 +306,12 @@ impl Manifest {
         ensure!((1..=2).contains(&version), "its version is {version}, but this xtask only knows 1 and 2");
         let added = if version == 1 { NOT_IN_VERSION_1 } else { "" };
         let manifest: Self = toml::from_str(&format!("{text}\n{added}"))?;
-        ensure!(!manifest.services.is_empty(), "it names no services");
-        let gateway = &manifest.gate.service;
-        let known = manifest.services.iter().any(|service| service.name == *gateway);
-        ensure!(known, "the service of its gate is {gateway}, which is not one of its services");
+        let gateway =
+            manifest.gate.iter().map(|gate| &gate.service).filter(|_| !manifest.services.is_empty());
+        let known = |name: &&String| manifest.services.iter().any(|service| service.name == **name);
+        if let Some(gateway) = gateway.clone().find(|name| !known(name)) {
+            bail!("the service of its gate is {gateway}, which is not one of its services");
+        }
         // The names become files beside the evidence, and a manifest may come from another host.
         let plain = |name: &str| files::stays_within(name) && !name.contains('/');
         if let Some(document) = manifest.evidence.iter().find(|document| !plain(&document.file)) {
@@ -282,7 +333,8 @@ mod tests {
         let (old, new) = (Manifest::parse(VERSION_1).unwrap(), Manifest::built_in().unwrap());
         assert_eq!(format!("{:?}", old.gate), format!("{:?}", new.gate));
         assert_eq!(format!("{:?}", old.evidence), format!("{:?}", new.evidence));
-        assert_eq!(old.seed.request, new.seed.request);
+        assert_eq!(format!("{:?}", old.seed), format!("{:?}", new.seed));
+        assert_eq!(format!("{:?}", old.projects), format!("{:?}", new.projects));
     }
 
     #[test]

@@ -2,11 +2,10 @@
 //! backups. No other code names a file or folder in it. Nothing here knows what the files contain.
 
 use crate::base::files;
+use crate::stack::layout::Layout;
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-
-/// Name of an env file in the state folder.
-pub const ENV_FILE: &str = ".env.poc";
 
 /// The state folder of one stack. It need not exist yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,9 +22,9 @@ impl StateDir {
         &self.0
     }
 
-    /// The env file of a project other than the default one.
-    pub fn env_file(&self) -> PathBuf {
-        self.0.join(ENV_FILE)
+    /// The env file of a project other than the default one. It is called as in the folder of the stack.
+    pub fn env_file(&self, name: &str) -> PathBuf {
+        self.0.join(Path::new(name).file_name().unwrap_or_default())
     }
 
     /// Locked by the command that changes the stack.
@@ -206,10 +205,14 @@ impl StateDir {
     }
 
     /// The paths of every env file that may exist: of releases, backups and runs.
-    pub fn every_env_file(&self) -> Vec<PathBuf> {
+    pub fn every_env_file(&self, layout: &Layout) -> Vec<PathBuf> {
+        let older = Layout::default();
+        let names: BTreeSet<&String> = layout.private().chain(older.private()).collect();
         let each = |folder: PathBuf| {
-            let names = files::names(&folder).unwrap_or_default();
-            names.into_iter().map(move |name| folder.join(name).join(ENV_FILE))
+            let inner = files::names(&folder).unwrap_or_default().into_iter().map(|name| folder.join(name));
+            inner
+                .flat_map(|dir| names.iter().map(move |name| dir.join(name)).collect::<Vec<_>>())
+                .collect::<Vec<_>>()
         };
         let runs = self.every_run().unwrap_or_default().into_iter().map(|(_, run)| run.0);
         [self.releases(), self.backups()].into_iter().chain(runs).flat_map(each).collect()

@@ -9,8 +9,6 @@ use crate::base::proc::cmd;
 use crate::base::secrets;
 use crate::deploy::event::Event;
 use crate::deploy::session::Session;
-use crate::release::description::{COMPOSE_FILE, SEED_FILE, settings_in};
-use crate::stack::envfile::EnvFile;
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,8 +100,8 @@ fn side(session: &Session, name: &str) -> Result<Side> {
         "tree" => Ok(Side {
             env: Some(pilot.env()?.map()),
             images: None,
-            compose: Some(pilot.pack.join(&pilot.manifest.compose_file)),
-            seed: Some(pilot.pack.join(&pilot.manifest.seed_file)),
+            compose: pilot.layout.compose.first().map(|name| pilot.pack.join(name)),
+            seed: pilot.layout.seed.as_ref().map(|name| pilot.pack.join(name)),
         }),
         "running" => {
             let services = session.engine.services(Deadline::after(pilot.manifest.limits.engine))?;
@@ -130,13 +128,13 @@ fn side(session: &Session, name: &str) -> Result<Side> {
         _ => {
             let release = session.store.named(name)?;
             session.store.check_files(&release)?;
-            let env: EnvFile = settings_in(&session.store.dir(&release.id))?;
-            let file = |name: &str| Some(session.store.file(&release.id, name));
+            let env = session.store.settings(&release)?;
+            let file = |name: &String| session.store.file(&release.id, name);
             Ok(Side {
                 env: Some(env.map()),
                 images: Some(release.images.iter().map(|(s, i)| (s.clone(), i.id.clone())).collect()),
-                compose: file(COMPOSE_FILE),
-                seed: file(SEED_FILE),
+                compose: release.layout.compose.first().map(file),
+                seed: release.layout.seed.as_ref().map(file),
             })
         }
     }

@@ -8,11 +8,12 @@ use crate::base::next::Next;
 use crate::base::proc::{Cmd, RunError, cmd};
 use crate::engine::compose::state::plugin_folders;
 use crate::engine::roles::Runtime;
-use crate::release::description::{COMPOSE_FILE, ENV_FILE};
-use crate::stack::definition::Definition;
+use crate::release::store::settings_in;
 use crate::stack::envfile::EnvFile;
+use crate::stack::layout;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow::{Break, Continue};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -29,8 +30,6 @@ const BETWEEN: Duration = Duration::from_millis(50);
 pub struct Compose {
     /// The stack.
     pub pilot: Pilot,
-    /// What the stack is, by the release that has the same manifest; none if it is not known.
-    pub definition: Option<Definition>,
     /// Path of the docker client.
     pub docker: PathBuf,
     /// Which Compose is installed; empty until it was needed.
@@ -85,23 +84,24 @@ pub fn classify(error: anyhow::Error) -> anyhow::Error {
     error
 }
 
-/// The variables that Compose may not get from the shell: those that the env file sets or asks for, because they
-/// would win over it, and those that control Compose itself. Those of Docker stay, whatever the file says:
-/// without them Compose would change another engine than the one that is asked.
-fn removed(shell: impl Iterator<Item = String>, env: &EnvFile) -> Vec<String> {
-    let own = shell.filter(|name| name.starts_with("COMPOSE_") || name.starts_with("PILOT_"));
-    let named = env.names().filter(|name| !name.starts_with("DOCKER_")).map(str::to_owned);
-    own.chain(named).collect()
+/// The variables that Compose may not get from the shell: those that the env file sets or asks for and those that the
+/// compose files mention, because they would win over it, and those that control Compose itself. So a release is the
+/// same from every shell. Those of Docker stay, whatever the files say: without them Compose would change another
+/// engine than the one that is asked.
+fn removed(shell: impl Iterator<Item = String>, env: &EnvFile, mentioned: &BTreeSet<String>) -> Vec<String> {
+    let own = shell.filter(|name| name.starts_with("COMPOSE_"));
+    let named = env.names().map(str::to_owned).chain(mentioned.iter().cloned());
+    own.chain(named.filter(|name| !name.starts_with("DOCKER_"))).collect()
 }
 
 impl Compose {
     /// An error (exit 4) if there is no docker client. Whether the engine answers is not checked here.
-    pub fn new(pilot: &Pilot, definition: Option<Definition>) -> Result<Self> {
+    pub fn new(pilot: &Pilot) -> Result<Self> {
         let docker = which::which("docker").map_err(|e| {
             let next = "install Docker, or use --engine process (local processes)";
             fail(Exit::Host, format!("the compose engine needs the docker client: {e}"), next)
         })?;
-        Ok(Self { pilot: pilot.clone(), definition, docker, generation: OnceLock::new() })
+        Ok(Self { pilot: pilot.clone(), docker, generation: OnceLock::new() })
     }
 
     /// Runs a docker command and returns its output.
@@ -142,17 +142,22 @@ impl Compose {
 
     /// A Compose command on the files in `dir`, with only those variables of the shell that it may get.
     pub fn compose(&self, dir: &Path, deadline: Deadline) -> Result<Cmd> {
-        let env_file = dir.join(ENV_FILE);
-        let bytes = files::read_if_there(&env_file)?.unwrap_or_default();
-        let env = EnvFile::parse(&env_file.display().to_string(), &bytes)?;
+        let layout = &self.pilot.layout;
+        let env = settings_in(dir, layout)?;
         self.can_read(&env, deadline)?;
+        let mut command = self.compose_command(deadline)?.args(["--project-name", &self.pilot.project]);
+        let mut mentioned = BTreeSet::new();
+        for name in layout.compose.iter().chain(&layout.included) {
+            mentioned.extend(layout::variables(&files::read_text(&dir.join(name))?));
+        }
+        for name in &layout.compose {
+            command = command.args(["--file", &dir.join(name).display().to_string()]);
+        }
+        if let Some(name) = &layout.env {
+            command = command.args(["--env-file", &dir.join(name).display().to_string()]);
+        }
         let shell = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-        Ok(self
-            .compose_command(deadline)?
-            .args(["--project-name", &self.pilot.project])
-            .args(["--file", &dir.join(COMPOSE_FILE).display().to_string()])
-            .args(["--env-file", &env_file.display().to_string()])
-            .env_remove(removed(shell, &env)))
+        Ok(command.env_remove(removed(shell, &env, &mentioned)))
     }
 
     /// The docker filter for everything that Compose made for this project.
@@ -237,7 +242,8 @@ mod tests {
     #[test]
     fn compose_gets_no_variable_of_the_shell_that_the_env_file_decides() {
         let env = EnvFile::parse("", b"A=1\nB=${C:-2}\nDOCKER_HOST=tcp://other\n").unwrap();
-        let shell = ["PATH", "COMPOSE_FILE", "PILOT_NETWORK", "DOCKER_HOST", "A"].map(str::to_owned);
-        assert_eq!(removed(shell.into_iter(), &env), ["COMPOSE_FILE", "PILOT_NETWORK", "A", "B", "C"]);
+        let shell = ["PATH", "COMPOSE_FILE", "DOCKER_HOST", "A"].map(str::to_owned);
+        let mentioned = ["D".to_owned(), "DOCKER_TAG".to_owned()].into();
+        assert_eq!(removed(shell.into_iter(), &env, &mentioned), ["COMPOSE_FILE", "A", "B", "C", "D"]);
     }
 }

@@ -4,7 +4,7 @@
 //! Compose 2 writes everything in its long form, and real names. Compose 1 mixes short and long forms, leaves
 //! default names and the default network out, and prints the services of every profile.
 
-use crate::stack::definition::{Definition, Mount, Port, Resource, Service, Source};
+use crate::stack::definition::{Definition, Environment, Mount, Port, Resolved, Resource, Service, Source};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,16 +23,18 @@ pub struct Place<'a> {
 
 impl Place<'_> {
     /// Parses the output of Compose 2.
-    pub fn compose_2(&self, json: &str) -> Result<Definition> {
+    pub fn compose_2(&self, json: &str) -> Result<Resolved> {
         let value = serde_json::from_str(&unescaped(json)).context("it is not JSON");
         value
-            .and_then(|value| self.definition(&value))
+            .and_then(|value| {
+                Ok(Resolved { definition: self.definition(&value)?, environment: environment(&value) })
+            })
             .context("cannot parse the output of docker compose config")
     }
 
     /// Parses the output of Compose 1.
-    pub fn compose_1(&self, yaml: &str) -> Result<Definition> {
-        let parse = || -> Result<Definition> {
+    pub fn compose_1(&self, yaml: &str) -> Result<Resolved> {
+        let parse = || -> Result<Resolved> {
             let mut documents = YamlLoader::load_from_str(&unescaped(yaml)).context("it is not YAML")?;
             let top = value(documents.pop().unwrap_or(Yaml::Null))?;
             let mut definition = self.definition(&top)?;
@@ -42,7 +44,7 @@ impl Place<'_> {
                 let network = self.resource(DEFAULT, &top["networks"][DEFAULT]);
                 definition.networks.insert(DEFAULT.to_owned(), network);
             }
-            Ok(definition)
+            Ok(Resolved { definition, environment: environment(&top) })
         };
         parse().context("cannot parse the output of docker-compose config")
     }
@@ -141,6 +143,22 @@ impl Place<'_> {
             Err(_) => path.to_owned(),
         }
     }
+}
+
+/// The environment of each service: a map, or a list of `NAME=value`. A name without a value would come from the shell.
+fn environment(top: &Value) -> Option<Environment> {
+    let plain = |value: &Value| match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    };
+    let of = |service: &Value| {
+        let all = &service["environment"];
+        let listed = list(all).filter_map(text).filter_map(|line| line.split_once('='));
+        let named = map(all).filter_map(|(name, value)| Some((name.clone(), plain(value)?)));
+        named.chain(listed.map(|(name, value)| (name.to_owned(), value.to_owned()))).collect()
+    };
+    Some(map(&top["services"]).map(|(name, service)| (name.clone(), of(service))).collect())
 }
 
 /// The network of services that name none.
@@ -246,6 +264,11 @@ mod tests {
         let place = place(&is_file);
         let found = place.compose_2(TWO).unwrap();
         assert_eq!(place.compose_1(ONE).unwrap(), found);
+        let Resolved { definition: found, environment } = found;
+        let web = &environment.unwrap()["web"];
+        let pairs = [("PORT", "8100"), ("SECRET", "hunter2")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(*web, pairs.into());
         let volume = |key: &str| json!({ "volume": key });
         let bind = |path: &str| json!({ "bind": path });
         let local = Some("127.0.0.1");

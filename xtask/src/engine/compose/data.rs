@@ -8,20 +8,19 @@ use crate::engine::compose::client::{Compose, PROFILE, classify, is_hung};
 use crate::engine::roles::{Data, Runtime};
 use crate::engine::still;
 use crate::stack::definition::Resource;
+use crate::stack::manifest::{Manifest, Service};
 use anyhow::{Context, Result, ensure};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 impl Data for Compose {
     fn stored(&self, deadline: Deadline) -> Result<BTreeSet<String>> {
         let there = self.volumes(deadline)?;
-        let all = self.pilot.every_service().map(|service| (&service.name, self.volume(&service.name)));
-        // Two services may have one volume. One that belongs to no service of the manifest has its own name.
-        let (services, theirs): (BTreeSet<String>, BTreeSet<String>) = all
-            .filter(|(_, volume)| there.contains(volume))
-            .map(|(name, volume)| (name.clone(), volume))
-            .unzip();
-        Ok(services.into_iter().chain(there.difference(&theirs).cloned()).collect())
+        let all = self.data_volumes();
+        // A volume that the stack does not know has its own name.
+        let (names, theirs): (BTreeSet<String>, BTreeSet<String>) =
+            all.into_iter().filter(|(_, volume)| there.contains(volume)).unzip();
+        Ok(names.into_iter().chain(there.difference(&theirs).cloned()).collect())
     }
 
     fn snapshot(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
@@ -71,21 +70,27 @@ impl Data for Compose {
 }
 
 impl Compose {
-    /// The name of the volume of a service: the one in the definition; of an older release the name that
-    /// Compose gives by default.
-    fn volume(&self, service: &str) -> String {
-        let Some(found) = self.pilot.every_service().find(|s| s.name == service) else {
-            // A volume that belongs to no service of the manifest is called by its own name.
-            return service.to_owned();
-        };
-        let defined = self.definition.as_ref().and_then(|definition| definition.volumes.get(&found.volume));
-        let guessed = || format!("{}_{}", self.pilot.project, found.volume);
-        defined.map_or_else(guessed, |volume| volume.name.clone())
+    /// The volume of each data of the stack: by the definition; of a release of an older version by the manifest, with
+    /// the name that Compose gives by default.
+    fn data_volumes(&self) -> BTreeMap<String, String> {
+        if let Some(definition) = &self.pilot.definition {
+            let volume = |(name, volume): (String, &Resource)| (name, volume.name.clone());
+            return definition.data().into_iter().map(volume).collect();
+        }
+        let Manifest { services, observability, .. } = &self.pilot.manifest;
+        let guessed =
+            |service: &Service| (service.name.clone(), format!("{}_{}", self.pilot.project, service.volume));
+        services.iter().chain(observability).map(guessed).collect()
+    }
+
+    /// The volume of this data. One that the stack does not know is called by its own name.
+    fn volume(&self, data: &str) -> String {
+        self.data_volumes().remove(data).unwrap_or_else(|| data.to_owned())
     }
 
     /// The volumes that the definition names.
     fn defined(&self) -> impl Iterator<Item = &Resource> {
-        self.definition.iter().flat_map(|definition| definition.volumes.values())
+        self.pilot.definition.iter().flat_map(|definition| definition.volumes.values())
     }
 
     /// Names of the project's volumes that exist. Those that Compose did not make have no label of the

@@ -23,7 +23,7 @@ impl Images for Compose {
 
     fn build(&self, build: &Build<'_>, deadline: Deadline) -> Result<BTreeMap<String, Image>> {
         let Build { binary, label, fault } = *build;
-        let program = &self.pilot.manifest.build.package;
+        let program = &self.pilot.manifest.build.as_ref().context("the manifest has no [build]")?.package;
         let scratch = files::Scratch::new("build")?;
         let layer = scratch.path().join("layer.tar");
         write_layer(binary, program, &layer).with_context(|| format!("cannot pack {}", binary.display()))?;

@@ -10,7 +10,7 @@ use crate::engine::compose::config::Place;
 use crate::engine::compose::state::services;
 use crate::engine::roles::{Engine, Extent, Kind, Runtime};
 use crate::release::description::Release;
-use crate::stack::definition::Definition;
+use crate::stack::definition::Resolved;
 use crate::stack::envfile::EnvFile;
 use crate::stack::model::Service;
 use crate::stack::pilot::Pilot;
@@ -28,18 +28,17 @@ impl Runtime for Compose {
         Kind::Compose
     }
 
-    fn for_stack(&self, pilot: &Pilot, definition: Option<Definition>) -> Result<Box<dyn Engine>> {
+    fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>> {
         let (docker, generation) = (self.docker.clone(), self.generation.clone());
-        Ok(Box::new(Self { pilot: pilot.clone(), definition, docker, generation }))
+        Ok(Box::new(Self { pilot: pilot.clone(), docker, generation }))
     }
 
-    fn definition(&self, dir: &Path, deadline: Deadline) -> Result<Definition> {
+    fn resolve(&self, dir: &Path, is_file: &dyn Fn(&str) -> bool, deadline: Deadline) -> Result<Resolved> {
         // Compose resolves `..`, and links as its version likes. It must print the folder as it is known here.
         let dir = files::real_path(dir);
         let compose = self.compose(&dir, deadline)?;
         let run = |command: Cmd| command.run(deadline).map_err(classify);
-        let is_file = |path: &str| dir.join(path).is_file();
-        let place = Place { project: &self.pilot.project, dir: &dir, is_file: &is_file };
+        let place = Place { project: &self.pilot.project, dir: &dir, is_file };
         match self.generation(deadline)? {
             Generation::Two => {
                 // Services of a profile are left out unless it is named.

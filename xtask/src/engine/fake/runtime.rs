@@ -6,8 +6,9 @@ use crate::base::http::Client;
 use crate::engine::fake::pilot::Answers;
 use crate::engine::fake::world::{Started, World};
 use crate::engine::roles::{Build, Data, Engine, EngineHost, Extent, Images, Inspect, Kind, Runtime, Usage};
-use crate::release::description::{Image, Release, settings_in};
-use crate::stack::definition::Definition;
+use crate::release::description::{Image, Release};
+use crate::release::store::settings_in;
+use crate::stack::definition::Resolved;
 use crate::stack::endpoint::Endpoint;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
@@ -33,11 +34,12 @@ impl World {
 
 impl Fake {
     fn wanted(&self, release: &Release, dir: &Path, service: &str) -> Result<Started> {
-        let env = settings_in(dir)?;
+        let env = settings_in(dir, &self.pilot.layout)?;
         let image = release.images.get(service).with_context(|| format!("no image of {service}"))?.id.clone();
         let port = self.pilot.port(service, &env)?;
         let mut all = self.world.things().built_in(&image);
         all.extend(env.map());
+        let port = port.context("no port")?;
         Ok(Started { image, env: all, port, runs: true })
     }
 }
@@ -51,13 +53,14 @@ impl Runtime for Fake {
         "in memory".into()
     }
 
-    fn for_stack(&self, pilot: &Pilot, _: Option<Definition>) -> Result<Box<dyn Engine>> {
+    fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>> {
         Ok(Box::new(self.world.engine(pilot)))
     }
 
-    fn definition(&self, dir: &Path, _: Deadline) -> Result<Definition> {
+    fn resolve(&self, dir: &Path, _: &dyn Fn(&str) -> bool, _: Deadline) -> Result<Resolved> {
         drop(self.world.act("definition")?);
-        Definition::of_manifest(&self.pilot, &settings_in(dir)?)
+        let settings = settings_in(dir, &self.pilot.layout)?;
+        Ok(Resolved { definition: self.pilot.by_manifest(&settings)?, environment: None })
     }
 
     fn services(&self, _: Deadline) -> Result<BTreeMap<String, Service>> {
@@ -107,7 +110,7 @@ impl Runtime for Fake {
 
     fn run_once(&self, _: &Release, _: &Path, service: &str, words: &[&str], _: Deadline) -> Result<String> {
         let mut things = self.world.act("run once")?;
-        let offline = &self.pilot.manifest.gate.offline;
+        let offline = &self.pilot.manifest.gate()?.offline;
         let [first, second, reason] = words else { bail!("unexpected words: {words:?}") };
         ensure!([*first, *second, "${REASON}"] == *offline.run, "unexpected words: {words:?}");
         things.volumes.entry(service.to_owned()).or_insert_with(|| "new".into());

@@ -10,9 +10,11 @@ use crate::engine::process::home::{Processes, Spec};
 use crate::engine::process::members::{Member, new_alive, run_well};
 use crate::engine::process::supervise;
 use crate::engine::roles::{Engine, Extent, Kind, Runtime};
-use crate::release::description::{Release, settings_in};
+use crate::release::description::Release;
+use crate::release::store::settings_in;
 use crate::stack::contract;
-use crate::stack::definition::Definition;
+use crate::stack::definition::Resolved;
+use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
 use crate::stack::ports;
@@ -29,12 +31,13 @@ impl Runtime for Processes {
         &self.pilot.project
     }
 
-    fn for_stack(&self, pilot: &Pilot, _: Option<Definition>) -> Result<Box<dyn Engine>> {
+    fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>> {
         Ok(Box::new(Self::new(pilot)))
     }
 
-    fn definition(&self, dir: &Path, _: Deadline) -> Result<Definition> {
-        Definition::of_manifest(&self.pilot, &settings_in(dir)?)
+    fn resolve(&self, dir: &Path, _: &dyn Fn(&str) -> bool, _: Deadline) -> Result<Resolved> {
+        let settings = settings_in(dir, &self.pilot.layout)?;
+        Ok(Resolved { definition: self.pilot.by_manifest(&settings)?, environment: None })
     }
 
     fn services(&self, _: Deadline) -> Result<BTreeMap<String, Service>> {
@@ -142,17 +145,22 @@ impl Runtime for Processes {
 }
 
 impl Processes {
+    /// The port of a service, which must have one: nothing else says where it answers.
+    fn port(&self, service: &str, env: &EnvFile) -> Result<u16> {
+        self.pilot.port_in(service, env)?.with_context(|| format!("{service} has no port in the manifest"))
+    }
+
     /// What a service of a release is started with: the settings of the image, then of the env
     /// file, then of the engine.
     fn spec(&self, release: &Release, dir: &Path, service: &str) -> Result<Spec> {
-        let file = settings_in(dir)?;
+        let file = settings_in(dir, &self.pilot.layout)?;
         let image = release.images.get(service).with_context(|| format!("the release has no {service}"))?;
         let mut env = self.head(&image.id)?.env;
         env.extend(file.map());
         let url = |service: &str| {
-            Ok::<_, anyhow::Error>(format!("http://127.0.0.1:{}", self.pilot.port(service, &file)?))
+            Ok::<_, anyhow::Error>(format!("http://127.0.0.1:{}", self.port(service, &file)?))
         };
-        let port = self.pilot.port(service, &file)?;
+        let port = self.port(service, &file)?;
         env.insert(contract::env::OWNER.into(), self.pilot.project.clone());
         env.insert(contract::env::LISTEN.into(), format!("127.0.0.1:{port}"));
         env.insert(contract::env::DATA.into(), self.data(service).display().to_string());

@@ -31,7 +31,7 @@ pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
     let largest = idle.into_iter().fold(0.0, f64::max);
     rows.push(Row::plain("a service, resident idle", largest, "MB", 30.0));
 
-    let port = pilot.port(pilot.gateway(), &env)?;
+    let port = pilot.port(pilot.gateway(), &env)?.context("the gateway has no port")?;
     let started = AtomicUsize::new(0);
     let ends: Vec<Result<Instant>> = std::thread::scope(|scope| {
         let spawn = |n: usize| {
@@ -51,7 +51,7 @@ pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
         let loaded = resident(pilot.gateway())?;
         rows.push(Row::plain("gateway with 1,000 streams", loaded, "MB", 150.0));
         let closing = Instant::now();
-        Gateway::new(gateway.clone(), &pilot.manifest.gate).close("bench")?;
+        Gateway::new(gateway.clone(), pilot.manifest.gate()?).close("bench")?;
         let ends: Vec<Result<Instant>> = streams.into_iter().map(joined).collect();
         let mut took: Vec<f64> = Vec::new();
         for end in &ends {

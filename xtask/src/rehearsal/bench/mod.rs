@@ -12,14 +12,15 @@ use crate::base::output::Output;
 use crate::base::proc::{Cmd, cmd};
 use crate::checks::smoke::wait_healthy;
 use crate::deploy::event::Finished;
+use crate::deploy::session::Session;
 use crate::engine::roles::Kind;
 use crate::rehearsal::bench::row::{Row, show};
-use crate::rehearsal::{PART, Rehearsal};
-use crate::release::description::{COMPOSE_FILE, ENV_FILE, Image, Release};
+use crate::rehearsal::{PART, Rehearsal, copy_files};
+use crate::release::description::{Image, Release};
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Measures everything `rounds` times; exit code 1 if a goal is not reached.
@@ -72,7 +73,7 @@ fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<(
     let book = |images, settings, script| -> Result<f64> {
         broken(rehearsal, images, settings)?;
         let took = timed(runbook(rehearsal, &good, script)?)?;
-        let from = session.store.file(&good.id, ENV_FILE);
+        let from = env_of(session, &good)?;
         files::copy(&from, &session.pilot.env_path, files::Mode::Private)?;
         Ok(took)
     };
@@ -129,28 +130,28 @@ fn wait_ready(rehearsal: &Rehearsal) -> Result<()> {
 /// Plain Compose on the files that were deployed by hand, with the present env file.
 fn compose(rehearsal: &Rehearsal, words: &[&str]) -> Result<Cmd> {
     let dir = rehearsal.by_hand();
-    files::copy(&rehearsal.session.pilot.env_path, &dir.join(ENV_FILE), files::Mode::Private)?;
+    copy_files(&rehearsal.session.pilot, &dir)?;
     Ok(cmd("docker", &["compose"]).args(compose_words(rehearsal, &dir)).args(words))
 }
 
 fn compose_words(rehearsal: &Rehearsal, dir: &Path) -> [String; 6] {
-    let path = |name: &str| dir.join(name).display().to_string();
-    let project = rehearsal.session.pilot.project.clone();
-    [
-        "--project-name".into(),
-        project,
-        "--file".into(),
-        path(COMPOSE_FILE),
-        "--env-file".into(),
-        path(ENV_FILE),
-    ]
+    let Pilot { project, layout, .. } = &rehearsal.session.pilot;
+    let path = |name: &String| dir.join(name).display().to_string();
+    let (file, env) = (path(&layout.compose[0]), layout.env.as_ref().map(path).unwrap_or_default());
+    ["--project-name".into(), project.clone(), "--file".into(), file, "--env-file".into(), env]
+}
+
+/// The env file of a release.
+fn env_of(session: &Session, release: &Release) -> Result<PathBuf> {
+    let name = release.layout.env.as_ref().context("the release has no env file")?;
+    Ok(session.store.file(&release.id, name))
 }
 
 /// A script of the old runbook, on the same files and images.
 fn runbook(rehearsal: &Rehearsal, good: &Release, script: &str) -> Result<Cmd> {
     let (session, dir) = (&rehearsal.session, rehearsal.by_hand());
     let pilot = &session.pilot;
-    files::copy(&session.store.file(&good.id, ENV_FILE), &dir.join(".env.poc.backup"), files::Mode::Private)?;
+    files::copy(&env_of(session, good)?, &dir.join(".env.poc.backup"), files::Mode::Private)?;
     let env = pilot.env()?;
     let archives: Vec<String> =
         good.images.values().map(|i| session.store.archive(&i.id).display().to_string()).collect();
@@ -163,7 +164,7 @@ fn runbook(rehearsal: &Rehearsal, good: &Release, script: &str) -> Result<Cmd> {
     for (service, image) in &good.images {
         let name = service.to_uppercase();
         run = run.env(&format!("{name}_ID"), &image.id);
-        run = run.env(&format!("{name}_PORT"), &pilot.port(service, &env)?.to_string());
+        run = run.env(&format!("{name}_PORT"), &pilot.port(service, &env)?.unwrap_or_default().to_string());
     }
     Ok(run)
 }
