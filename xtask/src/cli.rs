@@ -6,8 +6,8 @@ use crate::base::next::Context;
 use crate::base::output::Format;
 use crate::commands::values::{EngineName, FormatName};
 use crate::commands::{
-    assess, backup, bench, ci, diagnose, down, drill, evidence, flags, host, kill_switch, observe, preflight,
-    releases, reset, rollback, seed, smoke, snapshot, status, up,
+    assess, backup, bench, ci, diagnose, down, drill, evidence, flags, host, init, kill_switch, observe,
+    preflight, releases, reset, rollback, seed, smoke, snapshot, status, up,
 };
 use crate::engine::roles::Kind;
 use crate::stack::pilot::By;
@@ -79,6 +79,8 @@ pub enum Command {
     Observe(observe::Args),
     /// Practise: break a separate pilot, and roll it back
     Drill(drill::Args),
+    /// Write a manifest for a stack that has a compose file and no manifest
+    Init(init::Args),
     /// Measure the speed against plain Compose and the old runbook
     Bench(bench::Args),
     /// Check the format, run the lints and the tests
@@ -117,7 +119,7 @@ impl Command {
     /// Which manifest the command uses.
     pub fn by(&self) -> By {
         match self {
-            Self::Up(_) | Self::Drill(_) | Self::Bench(_) | Self::Ci(_) => By::Tree,
+            Self::Up(_) | Self::Drill(_) | Self::Bench(_) | Self::Ci(_) | Self::Init(_) => By::Tree,
             Self::Rollback(_) | Self::Reset(_) | Self::KillSwitch(_) | Self::Evidence(_) | Self::Down(_) => {
                 By::Any
             }

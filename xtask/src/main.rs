@@ -140,6 +140,7 @@ fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
         Command::Up(args) => up::run(args, session),
         Command::Down(_) => down::run(session),
         Command::Releases(args) => releases::run(args, session),
+        Command::Init(_) => commands::init::run(session),
         Command::Ci(_) | Command::Drill(_) | Command::Bench(_) | Command::Supervise { .. } => {
             Ok(Finished::plain(Exit::Ok))
         }

@@ -70,7 +70,7 @@ impl From<String> for Next {
 /// What must stand before the words of a command so that it acts on the same stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
-    /// This program, if it is the copy that a release keeps (for source code that does not compile).
+    /// This program, if cargo did not start it: it is installed, or the copy that a release keeps.
     program: Option<PathBuf>,
     /// `PILOT_STATE_DIR`, if it is set.
     state: Option<PathBuf>,
@@ -85,10 +85,8 @@ pub struct Context {
 impl Context {
     /// For this project, state folder and engine; `None` is the default of each.
     pub fn new(project: Option<&str>, state: Option<&Path>, engine: Option<&str>) -> Self {
-        let program = std::env::current_exe().ok();
-        let kept = |path: &PathBuf| path.parent().is_some_and(|folder| folder.ends_with("bin"));
         Self {
-            program: program.filter(kept),
+            program: program(),
             state: state.map(Path::to_owned),
             stack: None,
             project: project.map(str::to_owned),
@@ -136,6 +134,18 @@ impl Context {
         let words = words.iter().map(|word| quoted(word));
         state.chain([program]).chain(options).chain(words).collect::<Vec<_>>().join(" ")
     }
+}
+
+/// How this program is called: nothing if cargo runs it, its name if it is installed, else its path.
+fn program() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    let kept = program.parent().is_some_and(|folder| folder.ends_with("bin"));
+    if std::env::var_os("CARGO").is_some() && !kept {
+        return None;
+    }
+    let name = PathBuf::from(program.file_name()?);
+    let installed = which::which(&name).is_ok_and(|found| found == program);
+    Some(if installed { name } else { program })
 }
 
 /// Quoted, so that a shell reads it as one word.

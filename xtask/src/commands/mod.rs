@@ -11,6 +11,7 @@ pub mod drill;
 pub mod evidence;
 pub mod flags;
 pub mod host;
+pub mod init;
 pub mod kill_switch;
 pub mod observe;
 pub mod preflight;

@@ -5,6 +5,7 @@ pub mod candidate;
 pub mod ending;
 #[cfg(test)]
 mod in_memory;
+pub mod init;
 pub mod look;
 pub mod report;
 pub mod rollback;

@@ -3,7 +3,7 @@
 //! `compose`.
 
 use crate::base::secrets;
-use crate::stack::model::{Instance, Service};
+use crate::stack::model::{Health, Instance, Service};
 use anyhow::{Result, bail};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ fn instance(container: &Value) -> Result<((String, String), Instance)> {
         env,
         address: port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
         node: None,
-        health: None,
+        health: health(container),
         settings: label("com.docker.compose.config-hash"),
         state_dir: state_dir(&label("com.docker.compose.project.config_files")),
         restarts: container.pointer("/RestartCount").and_then(Value::as_u64).unwrap_or(0),
@@ -62,6 +62,27 @@ fn instance(container: &Value) -> Result<((String, String), Instance)> {
     };
     Ok(((service, label("com.docker.compose.container-number")), instance))
 }
+
+/// What Docker says of the health of a container that runs: by its health check, if it has one. Its version is the name
+/// of its image.
+fn health(container: &Value) -> Option<Health> {
+    let text = |pointer: &str| container.pointer(pointer).and_then(Value::as_str);
+    let version = text("/Config/Image").unwrap_or("?").to_owned();
+    match (text("/State/Status")?, text("/State/Health/Status")) {
+        ("running", Some("healthy") | None) => Some(Health::Healthy { version }),
+        ("running", Some("unhealthy")) => {
+            let log = container.pointer("/State/Health/Log").and_then(Value::as_array);
+            let said = log.and_then(|log| log.last()?.get("Output")?.as_str()).unwrap_or_default().trim();
+            let said: String = said.chars().take(LONGEST_OUTPUT).collect();
+            Some(Health::Unhealthy(format!("its health check fails: {}", secrets::mask(&said))))
+        }
+        ("running", Some(_)) => Some(Health::Silent("its health check has not passed yet".to_owned())),
+        _ => None,
+    }
+}
+
+/// How many characters of the output of a health check are told.
+const LONGEST_OUTPUT: usize = 200;
 
 /// The folders in which the docker client looks for plugins (docker/cli, `cli-plugins/manager`).
 pub fn plugin_folders() -> Vec<PathBuf> {
