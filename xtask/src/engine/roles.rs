@@ -171,6 +171,9 @@ pub trait Images: Sync {
     /// Builds an image with the binary for each service.
     fn build(&self, build: &Build<'_>, deadline: Deadline) -> Result<BTreeMap<String, Image>>;
 
+    /// The content id of the image with this name. An error (exit 2) if there is none.
+    fn named(&self, name: &str, deadline: Deadline) -> Result<String>;
+
     /// The existing images with this tag, by service.
     fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>>;
 

@@ -1,9 +1,14 @@
-//! A separate pilot (project name, ports, images, state) for `drill` and `bench`: a good release is deployed,
+//! A separate stack (project name, ports, images, state) for `drill` and `bench`: a good release is deployed,
 //! then broken as a colleague would break it by hand, then rolled back as an operator would do it. It is
-//! always removed at the end. A pilot that is running is never touched.
+//! always removed at the end. The stack that is running is never touched.
+//!
+//! A manifest can say with `[projects]` how its stack gets another project's values. Any other stack is rehearsed on a
+//! changed copy of its last known-good release (`separate`).
 
+mod apart;
 pub mod bench;
 pub mod drill;
+mod separate;
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
@@ -17,6 +22,7 @@ use crate::deploy::session::Session;
 use crate::engine;
 use crate::engine::roles::{Build, Engine, Extent, Kind};
 use crate::operations::up;
+use crate::rehearsal::separate::Original;
 use crate::release::description::{Image, Release, mode_of};
 use crate::release::source;
 use crate::release::store::Store;
@@ -71,32 +77,40 @@ fn tear_down(pilot: &Pilot, engine: &dyn Engine) {
 }
 
 impl Rehearsal {
-    /// Sets up a pilot and deploys a good release on it.
+    /// Sets up a separate stack and deploys a good release on it.
     pub fn begin(real: &Pilot, asked: Option<Kind>, out: Output, keep: bool) -> Result<Self> {
         let id = format!("{:x}-{:x}", crate::base::deadline::now_ms(), std::process::id());
         let project = format!("{REHEARSALS}{id}");
-        let pilot =
-            Pilot::at(&real.pack, &project, StateDir::new(real.state.drills().join(&project)), By::Tree)?;
-        clear_old(&pilot)?;
-        let alive = Ledger::new(&pilot.state.drill()).lock("drill")?;
-        let engine = engine::choose(&pilot, asked)?;
+        let state = StateDir::new(real.state.drills().join(&project));
+        let own_values = !real.manifest.projects.variables.is_empty();
+        let original = if own_values { None } else { Some(Original::of(real)?) };
+        clear_old(real)?;
+        let alive = Ledger::new(&state.drill()).lock("drill")?;
+        let (pack, ports) = match &original {
+            None => (real.pack.clone(), Vec::new()),
+            Some(original) => (state.drill_stack(), original.write(&project, &state.drill_stack())?),
+        };
+        let pilot = Pilot::at(&pack, &project, state, By::Tree)?;
+        let (pilot, engine) = engine::open(pilot, asked)?;
+        if let Some(original) = &original {
+            let own = pilot.definition.as_ref();
+            original.check_apart(own.context("the engine does not understand the separate stack")?)?;
+        }
         files::write(&pilot.state.drill_engine(), engine.kind().as_str().as_bytes(), Mode::Plain)?;
         if keep {
             files::write(&pilot.state.drill_kept(), b"", Mode::Plain)?;
         } else {
-            let (pilot, kind) = (pilot.clone(), engine.kind());
-            signals::on_signal(move || {
-                let Ok(engine) = engine::choose(&pilot, Some(kind)) else { return };
-                tear_down(&pilot, engine.as_ref());
-                // The engine may still carry out the last request of a client that was ended.
-                std::thread::sleep(LAST_REQUEST);
-                tear_down(&pilot, engine.as_ref());
-            });
+            remove_when_interrupted(&pilot, engine.kind());
         }
         let word = Some(engine.kind().as_str());
-        let out = out.of(Whose::new(Some(&pilot.project), Some(pilot.state.path()), word));
+        let whose = Whose::new(Some(&pilot.project), Some(pilot.state.path()), word);
+        let out = out.of(whose.in_stack(Some(pilot.pack.clone())));
         let store = Store::new(&pilot.state);
         let rehearsal = Self { session: Session { pilot, engine, store, out }, keep, _alive: alive };
+        if let Some(original) = &original {
+            original.name_images(rehearsal.session.engine.as_ref())?;
+        }
+        drop(ports);
         let good = up::run(&up::Options::default(), &rehearsal.session)?;
         if good.exit != Exit::Ok {
             let what = good.error.unwrap_or_else(|| "the good release did not come up".into());
@@ -134,25 +148,46 @@ impl Rehearsal {
         self.session.pilot.state.by_hand()
     }
 
-    /// Runs `cargo xtask rollback` in a separate process, as an operator does. Its last event is read from
-    /// its report. With `show`, the user sees its output.
-    pub fn roll_back(&self, show: bool) -> Result<Finished> {
-        let pilot = &self.session.pilot;
-        let format = if self.session.out.is_json() { "json" } else { "text" };
-        let me = files::this_program()?;
-        let kind = self.session.engine.kind().as_str();
-        let words = ["--project", &pilot.project, "--engine", kind, "--format", format, "rollback"];
-        let command = proc::cmd(me, &words)
+    /// Runs a command in a separate process, as an operator does. With `show`, the user sees its output.
+    pub fn operate(&self, words: &[&str], show: bool) -> Result<String> {
+        let Session { pilot, engine, out, .. } = &self.session;
+        let format = if out.is_json() { "json" } else { "text" };
+        let (me, pack) = (files::this_program()?, pilot.pack.display().to_string());
+        let options = ["--stack", &pack, "--project", &pilot.project, "--engine", engine.kind().as_str()];
+        let command = proc::cmd(me, &options)
+            .args(["--format", format])
+            .args(words)
             .dir(&pilot.root)
             .env("PILOT_STATE_DIR", &pilot.state.path().display().to_string());
-        let ran = if show { command.show() } else { command }.run(Deadline::after(PART));
-        let newest = pilot.state.every_run()?.pop().map(|(_, run)| run.report());
+        if show { command.show() } else { command }.run(Deadline::after(PART))
+    }
+
+    /// Runs a command that goes back to a release. Its last event is read from its report.
+    pub fn go_back(&self, words: &[&str], show: bool) -> Result<Finished> {
+        let state = &self.session.pilot.state;
+        let before = state.every_run()?.len();
+        let ran = self.operate(words, show);
+        let newest = state.every_run()?.into_iter().skip(before).last().map(|(_, run)| run.report());
         match (newest.filter(|path| path.exists()), ran) {
             (Some(path), _) => files::read_json(&path),
             (None, Err(error)) => Err(error),
-            (None, Ok(_)) => anyhow::bail!("the rollback left no report in {}", pilot.state.runs().display()),
+            (None, Ok(_)) => {
+                anyhow::bail!("{} left no report in {}", words.join(" "), state.runs().display())
+            }
         }
     }
+}
+
+/// Removes it if the user ends the drill.
+fn remove_when_interrupted(pilot: &Pilot, kind: Kind) {
+    let pilot = pilot.clone();
+    signals::on_signal(move || {
+        let Ok(engine) = engine::choose(&pilot, Some(kind)) else { return };
+        tear_down(&pilot, engine.as_ref());
+        // The engine may still carry out the last request of a client that was ended.
+        std::thread::sleep(LAST_REQUEST);
+        tear_down(&pilot, engine.as_ref());
+    });
 }
 
 /// Copies the files that Compose reads into another folder.
@@ -164,9 +199,8 @@ pub fn copy_files(pilot: &Pilot, to: &Path) -> Result<()> {
 }
 
 /// Removes what interrupted drills have left. The reports of the newest drills stay.
-fn clear_old(pilot: &Pilot) -> Result<()> {
-    let Some(folder) = pilot.state.path().parent() else { return Ok(()) };
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+fn clear_old(real: &Pilot) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(real.state.drills()) else { return Ok(()) };
     let mut done = Vec::new();
     for path in entries.filter_map(|e| Some(e.ok()?.path())) {
         let state = StateDir::new(&path);
@@ -179,8 +213,9 @@ fn clear_old(pilot: &Pilot) -> Result<()> {
             let project = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let word = files::read_text(&state.drill_engine()).unwrap_or_default();
             let Some(kind) = Kind::named(&word) else { continue };
-            let left = Pilot::at(&pilot.pack, &project, state, By::Any)?;
-            if let Ok(engine) = engine::choose(&left, Some(kind)) {
+            let own = Some(state.drill_stack()).filter(|pack| pack.is_dir());
+            let left = Pilot::at(own.as_deref().unwrap_or(&real.pack), &project, state, By::Any)?;
+            if let Ok((left, engine)) = engine::open(left, Some(kind)) {
                 tear_down(&left, engine.as_ref());
             }
         }

@@ -159,6 +159,11 @@ impl StateDir {
         self.0.join("kept")
     }
 
+    /// In the state folder of a drill: the files of its stack, if they are not those of the real one.
+    pub fn drill_stack(&self) -> PathBuf {
+        self.0.join("stack")
+    }
+
     /// In the state folder of a drill: what was deployed by hand.
     pub fn by_hand(&self) -> PathBuf {
         self.0.join("by-hand")

@@ -4,6 +4,7 @@
 // A helper of a test that panics has failed the test: that is what it is for.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod adopt;
 mod archives;
 mod attacked;
 mod bad_input;
@@ -21,6 +22,7 @@ mod host;
 mod http;
 mod look;
 mod model;
+mod notes;
 mod observability;
 mod operator;
 mod pilot;

@@ -46,6 +46,14 @@ impl Images for Compose {
         self.pilot.services().map(import).collect()
     }
 
+    fn named(&self, name: &str, deadline: Deadline) -> Result<String> {
+        let found = self.ids(&[name.to_owned()], deadline).map_err(|error| match exit_of(&error) {
+            Exit::Host | Exit::OverBudget => error,
+            _ => fail(Exit::Usage, format!("there is no image {name}"), Next::shell("docker images")),
+        })?;
+        found.into_iter().next().with_context(|| format!("docker says nothing of the image {name}"))
+    }
+
     fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>> {
         let names: Vec<&str> = self.pilot.services().collect();
         let references: Vec<String> = names.iter().map(|s| self.tag_of(s, tag)).collect();

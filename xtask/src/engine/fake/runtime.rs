@@ -165,6 +165,10 @@ impl Images for Fake {
         bail!("nothing is built in memory")
     }
 
+    fn named(&self, name: &str, _: Deadline) -> Result<String> {
+        Ok(name.to_owned())
+    }
+
     fn tagged(&self, tag: &str, _: Deadline) -> Result<BTreeMap<String, Image>> {
         bail!("nothing has the tag {tag}")
     }

@@ -46,6 +46,11 @@ impl Images for Processes {
         Ok(images)
     }
 
+    fn named(&self, name: &str, _: Deadline) -> Result<String> {
+        let what = format!("there is no image {name}: local processes have none by name");
+        Err(fail(Exit::Usage, what, "name an image with --engine compose"))
+    }
+
     fn tagged(&self, tag: &str, _: Deadline) -> Result<BTreeMap<String, Image>> {
         let tags = self.tags()?;
         let mut images = BTreeMap::new();

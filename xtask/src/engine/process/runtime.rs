@@ -164,7 +164,7 @@ impl Processes {
         env.insert(names::OWNER.into(), self.pilot.project.clone());
         env.insert(names::LISTEN.into(), format!("127.0.0.1:{port}"));
         env.insert(names::DATA.into(), self.data(service).display().to_string());
-        for other in self.pilot.services().skip(1) {
+        for other in self.pilot.services().filter(|other| *other != self.pilot.gateway()) {
             env.insert(names::url_of(other), url(other)?);
         }
         let settings = files::sha256_bytes(serde_json::to_string(&(&image.id, &env))?.as_bytes());

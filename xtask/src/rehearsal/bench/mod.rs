@@ -60,7 +60,7 @@ fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<(
     let mut gates = Figures::new();
     let mut ours = |images, settings| -> Result<f64> {
         broken(rehearsal, images, settings)?;
-        let finished = rehearsal.roll_back(false)?;
+        let finished = rehearsal.go_back(&["rollback"], false)?;
         let missing = || finished.error.clone().unwrap_or_else(|| "the rollback measured nothing".into());
         gates.push(finished.gate_closed_ms.with_context(missing)? as f64);
         Ok(finished.restored_ms.with_context(missing)? as f64)
