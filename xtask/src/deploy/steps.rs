@@ -86,10 +86,17 @@ impl Execution<'_> {
         bail!(Stale("the engine answers again".into()))
     }
 
-    pub(super) fn retag(&self, deadline: Deadline) -> Result<End> {
+    pub(super) fn record_release(&self) -> Result<End> {
         self.store.set_current(&self.release.id)?;
-        self.target.engine.retag(self.release, deadline)?;
         Ok(End::Done)
+    }
+
+    /// The release runs already, so a tag that cannot be moved is no reason to go to another one.
+    pub(super) fn retag(&self, deadline: Deadline) -> Result<End> {
+        Ok(match self.target.engine.retag(self.release, deadline) {
+            Ok(()) => End::Done,
+            Err(error) => End::Warned(format!("plain Compose may start other images: {error:#}"), None),
+        })
     }
 
     pub(super) fn remove_data(&self, services: &[String], deadline: Deadline) -> Result<End> {
@@ -226,7 +233,7 @@ impl Execution<'_> {
             let archive = backup.archive(from, service)?;
             // If the run was interrupted in this step, the data may be incomplete, so it is removed first.
             engine.remove_data(service, deadline)?;
-            let restored = engine.restore(&self.folder(), service, &archive, deadline);
+            let restored = engine.restore(self.release, &self.folder(), service, &archive, deadline);
             let restored = restored.with_context(|| format!("restoring the data of {service}"));
             match restored {
                 // Prometheus and Grafana data must not fail a rollback.

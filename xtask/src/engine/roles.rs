@@ -171,8 +171,8 @@ pub trait Images: Sync {
     /// Gives images this tag, as `build` does.
     fn tag(&self, images: &BTreeMap<String, Image>, tag: &str, deadline: Deadline) -> Result<()>;
 
-    /// Moves the tags that the compose file names. Also gives each image a tag of the release, so that a
-    /// clean-up of untagged images does not remove it.
+    /// Moves the tags that this tool gave to images that it built, so that plain `docker compose up` starts
+    /// this release. Tags of other images are never moved.
     fn retag(&self, release: &Release, deadline: Deadline) -> Result<()>;
 
     /// Writes an image to an archive.
@@ -195,7 +195,14 @@ pub trait Data: Sync {
 
     /// Restores the data of a service from an archive. The service must have no data. The files of the
     /// release are in `dir`.
-    fn restore(&self, dir: &Path, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;
+    fn restore(
+        &self,
+        release: &Release,
+        dir: &Path,
+        service: &str,
+        archive: &Path,
+        deadline: Deadline,
+    ) -> Result<()>;
 
     /// Removes a service and its data.
     fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()>;

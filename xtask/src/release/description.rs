@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 
 const FORMAT: u32 = 1;
 
+/// The id of a release that is not in the store.
+const UNRECORDED: &str = "unrecorded";
+
 /// The compose file of a release. The names in a release do not depend on the names in the source code.
 pub const COMPOSE_FILE: &str = "docker-compose.poc.yml";
 /// The env file (0600).
@@ -102,7 +105,7 @@ impl Release {
     pub fn unrecorded(label: &str, engine: &str, images: BTreeMap<String, Image>) -> Self {
         Self {
             version: FORMAT,
-            id: "unrecorded".into(),
+            id: UNRECORDED.into(),
             state: State::Candidate,
             reason: None,
             created_ms: now_ms(),
@@ -152,6 +155,11 @@ impl Release {
             release.files.clone().into_iter().filter(|(name, _)| name != MODEL_FILE).collect()
         };
         self.engine == other.engine && ids(self) == ids(other) && files(self) == files(other)
+    }
+
+    /// Is it in the store? What is not was put together by hand.
+    pub fn is_recorded(&self) -> bool {
+        self.id != UNRECORDED
     }
 
     /// May a rollback go to it?

@@ -23,6 +23,7 @@ mod model;
 mod observability;
 mod operator;
 mod pilot;
+mod pins;
 mod processes;
 mod promises;
 mod releases;

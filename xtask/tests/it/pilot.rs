@@ -487,6 +487,8 @@ impl Pilot {
         for service in ["gateway", "engine", "jobs"] {
             list.extend(["--filter".into(), format!("reference={}-{service}", self.project)]);
         }
+        // And the private tags, by which releases name their images.
+        list.extend(["--filter".into(), format!("reference=rollback.invalid/{}/*", self.project)]);
         let tags = docker(&words(&list));
         tags.lines().filter(|tag| !tag.ends_with("<none>")).map(str::to_owned).collect()
     }

@@ -6,5 +6,6 @@ mod config;
 mod data;
 mod images;
 mod inspect;
+mod pin;
 mod runtime;
 mod state;

@@ -80,8 +80,8 @@ impl Runtime for Compose {
         Err(fail(Exit::Usage, what, "change these places, or install Compose 2"))
     }
 
-    fn apply(&self, _: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
-        let compose = self.compose(dir, deadline)?;
+    fn apply(&self, release: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
+        let compose = self.compose_release(release, dir, deadline)?;
         if !force.is_empty() {
             // Compose does not replace a container with the right settings, even if it is
             // unhealthy. So remove it first.
@@ -95,13 +95,14 @@ impl Runtime for Compose {
 
     fn run_once(
         &self,
-        _: &Release,
+        release: &Release,
         dir: &Path,
         service: &str,
         words: &[&str],
         deadline: Deadline,
     ) -> Result<String> {
-        let run = self.compose(dir, deadline)?.args(["run", "--rm", "--no-deps", "-T", service]).args(words);
+        let compose = self.compose_release(release, dir, deadline)?;
+        let run = compose.args(["run", "--rm", "--no-deps", "-T", service]).args(words);
         run.run(deadline).map_err(classify)
     }
 
@@ -136,9 +137,8 @@ impl Runtime for Compose {
             }
         }
         if extent == Extent::Everything {
-            for tag in self.own_tags(deadline)? {
-                self.docker(&["rmi", &tag], deadline)?;
-            }
+            let tags = self.own_tags(deadline)?.into_keys().chain(self.pins(deadline)?.into_keys());
+            self.each(&["rmi"], &tags.collect::<Vec<_>>(), deadline)?;
         }
         Ok(())
     }

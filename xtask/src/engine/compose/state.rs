@@ -72,9 +72,10 @@ pub fn plugin_folders() -> Vec<PathBuf> {
     own.into_iter().chain(system.map(PathBuf::from)).map(|folder| folder.join("cli-plugins")).collect()
 }
 
-/// The state folder in the path of a compose file: `STATE/releases/ID/docker-compose.poc.yml` gives `STATE`.
-fn state_dir(config_file: &str) -> Option<String> {
-    let releases = Path::new(config_file).parent()?.parent()?;
+/// The state folder in the paths of the compose files: `STATE/releases/ID/docker-compose.poc.yml`, perhaps
+/// with others after it, gives `STATE`.
+fn state_dir(config_files: &str) -> Option<String> {
+    let releases = Path::new(config_files.split(',').next()?).parent()?.parent()?;
     let state = releases.file_name()?.eq("releases").then(|| releases.parent())??;
     Some(state.display().to_string())
 }

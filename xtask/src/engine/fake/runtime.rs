@@ -211,7 +211,7 @@ impl Data for Fake {
         Ok(tar.finish()?)
     }
 
-    fn restore(&self, _: &Path, service: &str, archive: &Path, _: Deadline) -> Result<()> {
+    fn restore(&self, _: &Release, _: &Path, service: &str, archive: &Path, _: Deadline) -> Result<()> {
         let mut tar = tar::Archive::new(std::fs::File::open(archive)?);
         let mut entries = tar.entries()?;
         let entry = entries.next().context("an empty archive")??;
