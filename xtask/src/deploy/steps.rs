@@ -21,7 +21,7 @@ use crate::deploy::view::View;
 use crate::engine::reach::clients;
 use crate::engine::roles::Extent;
 use crate::host;
-use crate::release::description::{ENV_FILE, SEED_FILE};
+use crate::release::description::{ENV_FILE, Image, SEED_FILE};
 use crate::stack::contract;
 use crate::stack::model::Service;
 use anyhow::{Context, Result, bail, ensure};
@@ -120,8 +120,13 @@ impl Execution<'_> {
     }
 
     pub(super) fn load(&self, services: &[String], deadline: Deadline) -> Result<End> {
-        services.iter().try_for_each(|service| {
-            let image = &self.release.images[service];
+        // An image that services share is loaded once.
+        let each: BTreeMap<&String, &Image> = services
+            .iter()
+            .map(|service| &self.release.images[service])
+            .map(|image| (&image.id, image))
+            .collect();
+        each.into_values().try_for_each(|image| {
             let archive = self.store.check_archive(image)?;
             self.target.engine.load(image, &archive, deadline)
         })?;

@@ -165,6 +165,17 @@ pub trait Images: Sync {
     /// Builds an image with the binary for each service.
     fn build(&self, build: &Build<'_>, deadline: Deadline) -> Result<BTreeMap<String, Image>>;
 
+    /// The images of the services that always start, but for those that `build` makes. The files of the stack
+    /// are in `dir`. Compose builds what it can build; an image that is only named, and is not there, is
+    /// pulled. With a tag, what Compose can build is not built: the existing images with that tag are meant.
+    fn provide(
+        &self,
+        definition: &Definition,
+        dir: &Path,
+        tag: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<BTreeMap<String, Image>>;
+
     /// The existing images with this tag, by service.
     fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>>;
 

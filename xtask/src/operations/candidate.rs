@@ -91,7 +91,24 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
         }
     };
     let files = pack_files(&root.join("pilot-deploy"), env)?;
+    let tag = if let Source::Tag(tag) = source { Some(tag) } else { None };
+    let mut images = images;
+    images.extend(provided(session, &files, tag)?);
     record(session, Parts { label, commit, engine: session.engine.kind().as_str(), images, inputs, files })
+}
+
+/// The images that this program does not build.
+fn provided(
+    session: &Session,
+    files: &BTreeMap<String, PathBuf>,
+    tag: Option<&str>,
+) -> Result<BTreeMap<String, Image>> {
+    let copy = files::Scratch::new("stack")?;
+    for (name, from) in files {
+        files::copy(from, &copy.path().join(name), Mode::Private)?;
+    }
+    let definition = define(session, copy.path())?;
+    session.engine.provide(&definition, copy.path(), tag, Deadline::after(IMAGES))
 }
 
 /// The checksum of everything that goes into the images. Its first part is the version of how they are made.

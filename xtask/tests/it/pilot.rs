@@ -481,6 +481,11 @@ impl Pilot {
 }
 
 impl Pilot {
+    /// Removes its images, by all their tags.
+    pub fn lose_images(&self) {
+        self.docker(&[&["rmi"], words(&self.image_tags()).as_slice()].concat());
+    }
+
     /// Tags of the images that this pilot has, on Docker.
     fn image_tags(&self) -> Vec<String> {
         let mut list = vec!["images".to_owned(), "--format".into(), "{{.Repository}}:{{.Tag}}".into()];

@@ -12,6 +12,7 @@ use crate::engine::compose::pin::TAGS;
 use crate::engine::roles::{Build, Images};
 use crate::release::description::{Image, Release};
 use crate::stack::contract::env;
+use crate::stack::definition::Definition;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -45,6 +46,16 @@ impl Images for Compose {
             Ok((service.to_owned(), Image { id, tag: self.tag_of(service, "latest"), archive: None }))
         };
         self.pilot.services().map(import).collect()
+    }
+
+    fn provide(
+        &self,
+        definition: &Definition,
+        dir: &Path,
+        tag: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<BTreeMap<String, Image>> {
+        self.provided(definition, dir, tag, deadline)
     }
 
     fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>> {

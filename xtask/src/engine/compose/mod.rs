@@ -7,5 +7,6 @@ mod data;
 mod images;
 mod inspect;
 mod pin;
+mod provide;
 mod runtime;
 mod state;

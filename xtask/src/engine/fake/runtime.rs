@@ -162,6 +162,16 @@ impl Images for Fake {
         bail!("nothing is built in memory")
     }
 
+    fn provide(
+        &self,
+        _: &Definition,
+        _: &Path,
+        _: Option<&str>,
+        _: Deadline,
+    ) -> Result<BTreeMap<String, Image>> {
+        Ok(BTreeMap::new())
+    }
+
     fn tagged(&self, tag: &str, _: Deadline) -> Result<BTreeMap<String, Image>> {
         bail!("nothing has the tag {tag}")
     }

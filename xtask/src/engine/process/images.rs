@@ -9,6 +9,7 @@ use crate::engine::process::home::Processes;
 use crate::engine::roles::{Build, Images};
 use crate::release::description::{Image, Release};
 use crate::stack::contract::env;
+use crate::stack::definition::Definition;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,6 +45,16 @@ impl Images for Processes {
         }
         self.tag(&images, label, deadline)?;
         Ok(images)
+    }
+
+    fn provide(
+        &self,
+        _: &Definition,
+        _: &Path,
+        _: Option<&str>,
+        _: Deadline,
+    ) -> Result<BTreeMap<String, Image>> {
+        Ok(BTreeMap::new())
     }
 
     fn tagged(&self, tag: &str, _: Deadline) -> Result<BTreeMap<String, Image>> {
