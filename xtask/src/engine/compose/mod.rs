@@ -6,6 +6,7 @@ mod config;
 mod data;
 mod images;
 mod inspect;
+mod parts;
 mod pin;
 mod provide;
 mod runtime;

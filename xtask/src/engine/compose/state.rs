@@ -64,12 +64,18 @@ fn instance(container: &Value) -> Result<((String, String), Instance)> {
 }
 
 /// The folders in which the docker client looks for plugins (docker/cli, `cli-plugins/manager`).
-pub fn plugin_folders() -> Vec<PathBuf> {
+fn plugin_folders() -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
     let own = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or(home);
     let system =
         ["/usr/local/lib/docker", "/usr/local/libexec/docker", "/usr/lib/docker", "/usr/libexec/docker"];
     own.into_iter().chain(system.map(PathBuf::from)).map(|folder| folder.join("cli-plugins")).collect()
+}
+
+/// The plugin of Compose 2 that the docker client would use.
+pub fn plugin() -> Option<PathBuf> {
+    let mut all = plugin_folders().into_iter().map(|folder| folder.join("docker-compose"));
+    all.find_map(|path| which::which(path).ok())
 }
 
 /// The state folder in the paths of the compose files: `STATE/releases/ID/docker-compose.poc.yml`, perhaps
