@@ -26,7 +26,7 @@ use crate::stack::pilot::{By, Pilot, REHEARSALS};
 use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The time limit for one part, except building.
@@ -42,6 +42,8 @@ const KEPT: usize = 5;
 pub struct Rehearsal {
     /// Its pilot.
     pub session: Session,
+    /// What its images are built from.
+    source: Pilot,
     keep: bool,
     _alive: Lock,
 }
@@ -73,10 +75,26 @@ fn tear_down(pilot: &Pilot, engine: &dyn Engine) {
 impl Rehearsal {
     /// Sets up a pilot and deploys a good release on it.
     pub fn begin(real: &Pilot, asked: Option<Kind>, out: Output, keep: bool) -> Result<Self> {
+        let rehearsal = Self::prepare(real, &real.root, asked, out, keep)?;
+        rehearsal.deploy(&up::Options::default())?;
+        Ok(rehearsal)
+    }
+
+    /// Deploys a good release.
+    fn deploy(&self, options: &up::Options<'_>) -> Result<()> {
+        let good = up::run(options, &self.session)?;
+        if good.exit == Exit::Ok {
+            return Ok(());
+        }
+        let what = good.error.unwrap_or_else(|| "the good release did not come up".into());
+        Err(fail(Exit::NotRestored, what, Next::xtask("up")))
+    }
+
+    /// Sets up a pilot with the files of the repository at `root`; nothing runs yet.
+    fn prepare(real: &Pilot, root: &Path, asked: Option<Kind>, out: Output, keep: bool) -> Result<Self> {
         let id = format!("{:x}-{:x}", crate::base::deadline::now_ms(), std::process::id());
         let project = format!("{REHEARSALS}{id}");
-        let pilot =
-            Pilot::at(&real.root, &project, StateDir::new(real.state.drills().join(&project)), By::Tree)?;
+        let pilot = Pilot::at(root, &project, StateDir::new(real.state.drills().join(&project)), By::Tree)?;
         clear_old(&pilot)?;
         let alive = Ledger::new(&pilot.state.drill()).lock("drill")?;
         let engine = engine::choose(&pilot, asked)?;
@@ -96,19 +114,13 @@ impl Rehearsal {
         let word = Some(engine.kind().as_str());
         let out = out.of(Whose::new(Some(&pilot.project), Some(pilot.state.path()), word));
         let store = Store::new(&pilot.state);
-        let rehearsal = Self { session: Session { pilot, engine, store, out }, keep, _alive: alive };
-        let good = up::run(&up::Options::default(), &rehearsal.session)?;
-        if good.exit != Exit::Ok {
-            let what = good.error.unwrap_or_else(|| "the good release did not come up".into());
-            return Err(fail(Exit::NotRestored, what, Next::xtask("up")));
-        }
-        Ok(rehearsal)
+        let session = Session { pilot, engine, store, out };
+        Ok(Self { session, source: real.clone(), keep, _alive: alive })
     }
 
     /// Builds the source as images with another label and with this fault; an empty fault means none.
     pub fn images(&self, label: &str, fault: &str) -> Result<BTreeMap<String, Image>> {
-        let pilot = &self.session.pilot;
-        let binary = source::build(pilot, &pilot.root, &|text| self.session.out.note(text))?;
+        let binary = source::build(&self.source, &self.source.root, &|text| self.session.out.note(text))?;
         let build = Build { binary: &binary, label, fault };
         self.session.engine.build(&build, Deadline::after(PART))
     }
@@ -135,17 +147,23 @@ impl Rehearsal {
         self.session.pilot.state.by_hand()
     }
 
+    /// This program as an operator calls it on this pilot.
+    pub fn command(&self, words: &[&str]) -> Result<proc::Cmd> {
+        let pilot = &self.session.pilot;
+        let format = if self.session.out.is_json() { "json" } else { "text" };
+        let kind = self.session.engine.kind().as_str();
+        let own = ["--project", &pilot.project, "--engine", kind, "--format", format];
+        Ok(proc::cmd(files::this_program()?, &own)
+            .args(words)
+            .dir(&pilot.root)
+            .env("PILOT_STATE_DIR", &pilot.state.path().display().to_string()))
+    }
+
     /// Runs `cargo xtask rollback` in a separate process, as an operator does. Its last event is read from
     /// its report. With `show`, the user sees its output.
     pub fn roll_back(&self, show: bool) -> Result<Finished> {
         let pilot = &self.session.pilot;
-        let format = if self.session.out.is_json() { "json" } else { "text" };
-        let me = files::this_program()?;
-        let kind = self.session.engine.kind().as_str();
-        let words = ["--project", &pilot.project, "--engine", kind, "--format", format, "rollback"];
-        let command = proc::cmd(me, &words)
-            .dir(&pilot.root)
-            .env("PILOT_STATE_DIR", &pilot.state.path().display().to_string());
+        let command = self.command(&["rollback"])?;
         let ran = if show { command.show() } else { command }.run(Deadline::after(PART));
         let newest = pilot.state.every_run()?.pop().map(|(_, run)| run.report());
         match (newest.filter(|path| path.exists()), ran) {
