@@ -25,16 +25,23 @@ use anyhow::{Context, Result};
 /// Measures everything `rounds` times; exit code 1 if a goal is not reached.
 pub fn run(rounds: usize, pilot: &Pilot, out: &Output) -> Result<Finished> {
     let quiet = || Output::silent(out.start());
-    let mut rows = Vec::new();
-    out.say("rollbacks on Docker …");
-    docker(&Rehearsal::begin(pilot, Some(Kind::Compose), quiet(), false)?, rounds, &mut rows)?;
-    out.say("30 services on Docker …");
-    many::measure(pilot, rounds, quiet(), &mut rows)?;
-    out.say("1,000 streams on local processes …");
-    load::measure(&Rehearsal::begin(pilot, Some(Kind::Process), quiet(), false)?, &mut rows)?;
-    out.say("xtask itself …");
-    itself(pilot, rounds, &mut rows)?;
-    let reached = show(out, &rows);
+    let mut reached = true;
+    // Each part takes minutes, so its rows are shown when it is over.
+    let mut part = |name: &str, measure: &dyn Fn(&mut Vec<Row>) -> Result<()>| {
+        out.say(format!("\n{name} …"));
+        let mut rows = Vec::new();
+        measure(&mut rows)?;
+        reached &= show(out, &rows);
+        Ok::<_, anyhow::Error>(())
+    };
+    part("rollbacks on Docker", &|rows| {
+        docker(&Rehearsal::begin(pilot, Some(Kind::Compose), quiet(), false)?, rounds, rows)
+    })?;
+    part("30 services on Docker", &|rows| many::measure(pilot, rounds, quiet(), rows))?;
+    part("1,000 streams on local processes", &|rows| {
+        load::measure(&Rehearsal::begin(pilot, Some(Kind::Process), quiet(), false)?, rows)
+    })?;
+    part("xtask itself", &|rows| itself(pilot, rounds, rows))?;
     Ok(Finished::plain(if reached { Exit::Ok } else { Exit::NotRestored }))
 }
 
