@@ -9,8 +9,10 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Freed, Mode};
 use crate::base::next::Next;
 use crate::base::proc::cmd;
+use crate::base::threads::side_by_side;
 use crate::engine::roles::Engine;
 use crate::stack::layout::Layout;
+use crate::stack::model::Instance;
 use crate::stack::pilot::Pilot;
 use crate::stack::state_dir::{self, RunDir, StateDir};
 use anyhow::{Context, Result, bail, ensure};
@@ -23,6 +25,9 @@ use std::path::{Path, PathBuf};
 const FORMAT: u32 = 2;
 const INDEX: &str = "backup.json";
 const DATA: &str = ".data.tar";
+
+/// How many logs are copied at a time. Each is in memory as a whole.
+const LOGS: usize = 2;
 
 /// `backup.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -161,15 +166,22 @@ pub fn create(
         backup.files.insert(name, files::sha256(&path)?);
     }
     if what.logs {
-        for (service, instances) in engine.services(deadline)? {
-            for (n, instance) in instances.0.iter().enumerate() {
-                let name = format!("{}.log", numbered(&service, n));
-                let path = to.join(&name);
-                let text =
-                    engine.logs(instance, None, deadline).with_context(|| format!("logs of {service}"))?;
-                files::write(&path, text.as_bytes(), Mode::Private)?;
-                backup.files.insert(name, files::sha256(&path)?);
-            }
+        let services = engine.services(deadline)?;
+        let instances = services.iter().flat_map(|(service, all)| {
+            all.0
+                .iter()
+                .enumerate()
+                .map(move |(n, instance)| (service, format!("{}.log", numbered(service, n)), instance))
+        });
+        let copy = |(service, name, instance): (&String, String, &Instance)| {
+            let path = to.join(&name);
+            let text = engine.logs(instance, None, deadline).with_context(|| format!("logs of {service}"))?;
+            files::write(&path, text.as_bytes(), Mode::Private)?;
+            Ok((name, files::sha256(&path)?))
+        };
+        for copied in side_by_side(LOGS, instances.collect(), copy) {
+            let (name, sum) = copied?;
+            backup.files.insert(name, sum);
         }
     }
     files::write_json(&to.join(INDEX), &backup, Mode::Plain)?;

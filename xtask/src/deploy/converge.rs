@@ -93,7 +93,15 @@ impl Session {
             return Ok(plan);
         }
         goal.known = self.look_closer(goal.release, deadline, measured)?;
-        if goal.known.is_empty() { Ok(plan) } else { self.plan_and_execute(goal, run, deadline, measured) }
+        if !goal.known.is_empty() {
+            return self.plan_and_execute(goal, run, deadline, measured);
+        }
+        // The run before this one may have been cut off right after it opened the gate.
+        let limit = deadline.within(self.pilot.manifest.limits.engine);
+        if let Err(error) = self.by(goal.release)?.engine.retag(goal.release, limit) {
+            self.out.note(format!("the image tags were not moved: {error:#}"));
+        }
+        Ok(plan)
     }
 
     fn plan_and_execute(

@@ -1,5 +1,5 @@
 //! Evidence: states, inspect output, logs, metrics, sessions and settings, saved before anything is changed.
-//! All parts are collected at the same time, within a deadline, and secrets are masked. A manifest lists the
+//! Several parts are collected at the same time, within a deadline, and secrets are masked. A manifest lists the
 //! checksum of each file, and the reason for each file that is missing. `execute` collects it in a run; the
 //! command `evidence` adds what takes longer, and packs it.
 
@@ -7,7 +7,7 @@ use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
 use crate::base::files::{self, Mode};
 use crate::base::secrets;
-use crate::base::threads::joined;
+use crate::base::threads::side_by_side;
 use crate::checks::ask::send;
 use crate::deploy::backup::numbered;
 use crate::deploy::observe::Observation;
@@ -23,6 +23,9 @@ use std::path::Path;
 
 /// How many log lines of each service are kept.
 const LOG_LINES: usize = 200;
+
+/// How many files are collected at a time: for most of them, another program is started.
+pub const AT_A_TIME: usize = 8;
 
 /// The name of the manifest.
 pub const INDEX: &str = "manifest.json";
@@ -103,7 +106,7 @@ fn ask(
     Ok(answer.body)
 }
 
-/// Collects the items into `to`, all at the same time, masked. It fails only if the folder cannot be written.
+/// Collects the items into `to`, several at the same time, masked. It fails only if the folder cannot be written.
 /// What is missing is listed in the manifest.
 pub fn gather(pilot: &Pilot, items: Vec<Item<'_>>, to: &Path) -> Result<Manifest> {
     files::make_private_folder(to)?;
@@ -114,22 +117,14 @@ pub fn gather(pilot: &Pilot, items: Vec<Item<'_>>, to: &Path) -> Result<Manifest
         files: BTreeMap::new(),
         missed: BTreeMap::new(),
     };
-    let got: Vec<(String, Result<String>)> = std::thread::scope(|scope| {
-        let keep = |name: &str, text: String| {
-            let path = to.join(name);
-            files::write(&path, secrets::mask_document(&text).as_bytes(), Mode::Private)?;
-            files::sha256(&path)
-        };
-        let jobs: Vec<_> = items
-            .into_iter()
-            .map(|Item { name, get }| {
-                let own = name.clone();
-                (name, scope.spawn(move || get().and_then(|text| keep(&own, text))))
-            })
-            .collect();
-        jobs.into_iter().map(|(name, job)| (name, joined(job))).collect()
-    });
-    for (name, outcome) in got {
+    let keep = |Item { name, get }: Item<'_>| {
+        let path = to.join(&name);
+        files::write(&path, secrets::mask_document(&get()?).as_bytes(), Mode::Private)?;
+        files::sha256(&path)
+    };
+    let names: Vec<String> = items.iter().map(|item| item.name.clone()).collect();
+    let got = side_by_side(AT_A_TIME, items, keep);
+    for (name, outcome) in names.into_iter().zip(got) {
         match outcome {
             Ok(sum) => drop(manifest.files.insert(name, sum)),
             Err(error) => drop(manifest.missed.insert(name, secrets::mask(&format!("{error:#}")))),

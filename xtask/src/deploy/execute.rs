@@ -82,7 +82,7 @@ impl Execution<'_> {
             Step::Preserve { data } => self.preserve(data),
             Step::TearDown => self.tear_down(ask, deploy),
             Step::LoadImages { services } => self.load(services, deploy),
-            Step::Retag => self.retag(ask),
+            Step::RecordRelease => self.record_release(),
             Step::RestoreEnvFile => self.restore_env_file(),
             Step::RemoveData { services } => self.remove_data(services, ask),
             Step::ReturnData { except } => self.return_data(except, &measured.past, deploy),
@@ -96,6 +96,7 @@ impl Execution<'_> {
             Step::Verify => self.verify(measured),
             Step::OpenGate => self.open_gate(measured),
             Step::KeepClosed { hold } => self.keep_closed(hold, measured),
+            Step::Retag => self.retag(ask),
         }
     }
 }

@@ -30,8 +30,10 @@ pub fn of_plan(plan: &Plan, now: &Observation, purpose: Purpose) {
         assert!(steps.iter().all(only), "{steps:?}");
         return;
     }
-    let Some(end) = steps.len().checked_sub(1) else { return };
-    // The gate opens once, at the end, right after the verification. Under a hold it stays closed.
+    // The gate opens once, at the end, right after the verification. Under a hold it stays closed. No tag
+    // moves before that.
+    let Some(end) = steps.len().checked_sub(2) else { return assert!(steps.is_empty(), "{steps:?}") };
+    assert_eq!(at(&|s| *s == Step::Retag), Some(end + 1), "{steps:?}");
     let ends = |s: &Step| matches!(s, Step::OpenGate | Step::KeepClosed { .. });
     let all: Vec<usize> = (0..=end).filter(|n| ends(&steps[*n])).collect();
     assert_eq!(all, [end], "{steps:?}");

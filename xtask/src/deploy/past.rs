@@ -96,6 +96,7 @@ impl Past {
             | Step::FreeSpace
             | Step::Preserve { .. }
             | Step::LoadImages { .. }
+            | Step::RecordRelease
             | Step::Retag
             | Step::RestoreEnvFile
             | Step::AskEngine

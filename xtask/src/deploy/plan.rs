@@ -179,7 +179,7 @@ impl Way<'_> {
             && !removed.iter().any(|service| service == self.gateways.release);
         let mut steps = Vec::new();
         steps.extend(reset.then_some(Step::TearDown));
-        steps.push(Step::Retag);
+        steps.push(Step::RecordRelease);
         if self.drift.iter().any(|d| matches!(d, Difference::EnvFile { .. })) {
             steps.push(Step::RestoreEnvFile);
         }
@@ -220,6 +220,7 @@ impl Way<'_> {
             None => Step::OpenGate,
             Some(hold) => Step::KeepClosed { hold },
         });
+        steps.push(Step::Retag);
         steps
     }
 
@@ -325,6 +326,11 @@ mod tests {
         make(&now, &drift(&now, &release, &env), &goal, SAME)
     }
 
+    /// What becomes of the gate.
+    fn end(plan: &Plan) -> Option<&Step> {
+        plan.steps.iter().nth_back(1)
+    }
+
     fn position(plan: &Plan, wanted: impl Fn(&Step) -> bool) -> usize {
         plan.steps.iter().position(wanted).unwrap_or_else(|| panic!("not in {:?}", plan.steps))
     }
@@ -340,7 +346,7 @@ mod tests {
     fn the_gate_closes_first_and_opens_last_after_verify() {
         let p = plan(|n| change(n, "engine", |s| s.image = "e2".into()), &[]);
         assert_eq!(p.steps.first(), Some(&Step::CloseGate));
-        assert_eq!(p.steps[p.steps.len() - 2..], [Step::Verify, Step::OpenGate]);
+        assert_eq!(p.steps[p.steps.len() - 3..], [Step::Verify, Step::OpenGate, Step::Retag]);
         assert_eq!(p.scenarios, [Scenario::Version]);
     }
 
@@ -479,20 +485,20 @@ mod tests {
         // The gate is open under a hold: `kill-switch on` was interrupted.
         let p = plan(held, &[]);
         assert_eq!(p.steps[0], Step::CloseGate);
-        assert!(matches!(p.steps.last(), Some(Step::KeepClosed { hold }) if hold.contains("bad answers")));
+        assert!(matches!(end(&p), Some(Step::KeepClosed { hold }) if hold.contains("bad answers")));
         let p = plan(|n| n.holds = Observed::Unknown("no such disk".into()), &[]);
-        assert!(matches!(p.steps.last(), Some(Step::KeepClosed { hold }) if hold.contains("no such disk")));
+        assert!(matches!(end(&p), Some(Step::KeepClosed { hold }) if hold.contains("no such disk")));
         // Only the hold with this id is lifted.
         let (mut now, release, _) = matching();
         closed(&mut now);
         let lift = [hold.id.clone()];
         let goal = Goal { lift: &lift, ..back(&release) };
-        assert_eq!(make(&now, &[], &goal, SAME).steps.last(), Some(&Step::OpenGate));
+        assert_eq!(make(&now, &[], &goal, SAME).steps.iter().nth_back(1), Some(&Step::OpenGate));
         let mut other = Hold::mine("another");
         other.id = "another".into();
         now.holds = Observed::Known(vec![hold, other]);
         let p = make(&now, &[], &Goal { named: &[Scenario::Config], ..goal }, SAME);
-        assert!(matches!(p.steps.last(), Some(Step::KeepClosed { hold }) if hold.contains("another")));
+        assert!(matches!(end(&p), Some(Step::KeepClosed { hold }) if hold.contains("another")));
     }
 
     #[test]
@@ -552,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_images_are_loaded_before_the_tags_move() {
+    fn lost_images_are_loaded_before_anything_is_changed() {
         let p = plan(
             |n| {
                 if let Observed::Known(stack) = &mut n.stack {
@@ -563,6 +569,6 @@ mod tests {
             &[],
         );
         let loaded = position(&p, |s| matches!(s, Step::LoadImages { services } if services.len() == 2));
-        assert!(loaded < position(&p, |s| *s == Step::Retag));
+        assert!(loaded < position(&p, |s| *s == Step::RecordRelease));
     }
 }

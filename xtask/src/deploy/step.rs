@@ -35,9 +35,8 @@ pub enum Step {
         /// Services whose image is missing.
         services: Vec<String>,
     },
-    /// Move the image tags to the images of the release.
-    #[serde(alias = "point-tags")]
-    Retag,
+    /// Record which release is deployed from here on.
+    RecordRelease,
     /// Replace the env file of the source with that of the release.
     RestoreEnvFile,
     /// Remove the stored data of these services. A verified backup exists.
@@ -89,6 +88,10 @@ pub enum Step {
         /// Who holds it, since when and why.
         hold: String,
     },
+    /// Move the tags of the images that this tool built, so that plain Compose starts the release too. Older
+    /// versions did this before they applied the release.
+    #[serde(alias = "point-tags")]
+    Retag,
 }
 
 impl fmt::Display for Step {
@@ -115,6 +118,7 @@ impl fmt::Display for Step {
             Self::AskEngine => write!(f, "see whether the engine answers again"),
             Self::Watch => write!(f, "watch resources until they are steady"),
             Self::LoadImages { services } => write!(f, "load lost images of {}", services.join(", ")),
+            Self::RecordRelease => write!(f, "record which release is deployed"),
             Self::Retag => write!(f, "move the image tags"),
             Self::RestoreEnvFile => write!(f, "restore the env file"),
             Self::RemoveData { services } => write!(f, "remove the data of {}", services.join(", ")),

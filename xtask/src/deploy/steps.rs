@@ -22,6 +22,7 @@ use crate::deploy::past::Past;
 use crate::deploy::view::View;
 use crate::engine::roles::Extent;
 use crate::host;
+use crate::release::description::Image;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow::{Break, Continue};
@@ -92,10 +93,17 @@ impl Execution<'_> {
         bail!(Stale("the engine answers again".into()))
     }
 
-    pub(super) fn retag(&self, deadline: Deadline) -> Result<End> {
+    pub(super) fn record_release(&self) -> Result<End> {
         self.store.set_current(&self.release.id)?;
-        self.target.engine.retag(self.release, deadline)?;
         Ok(End::Done)
+    }
+
+    /// The release runs already, so a tag that cannot be moved is no reason to go to another one.
+    pub(super) fn retag(&self, deadline: Deadline) -> Result<End> {
+        Ok(match self.target.engine.retag(self.release, deadline) {
+            Ok(()) => End::Done,
+            Err(error) => End::Warned(format!("plain Compose may start other images: {error:#}"), None),
+        })
     }
 
     pub(super) fn remove_data(&self, services: &[String], deadline: Deadline) -> Result<End> {
@@ -119,8 +127,13 @@ impl Execution<'_> {
     }
 
     pub(super) fn load(&self, services: &[String], deadline: Deadline) -> Result<End> {
-        services.iter().try_for_each(|service| {
-            let image = &self.release.images[service];
+        // An image that services share is loaded once.
+        let each: BTreeMap<&String, &Image> = services
+            .iter()
+            .map(|service| &self.release.images[service])
+            .map(|image| (&image.id, image))
+            .collect();
+        each.into_values().try_for_each(|image| {
             let archive = self.store.check_archive(image)?;
             self.target.engine.load(image, &archive, deadline)
         })?;
@@ -236,7 +249,7 @@ impl Execution<'_> {
             let archive = backup.archive(from, service)?;
             // If the run was interrupted in this step, the data may be incomplete, so it is removed first.
             engine.remove_data(service, deadline)?;
-            let restored = engine.restore(&self.folder(), service, &archive, deadline);
+            let restored = engine.restore(self.release, &self.folder(), service, &archive, deadline);
             let restored = restored.with_context(|| format!("restoring the data of {service}"));
             match restored {
                 // Prometheus and Grafana data must not fail a rollback.

@@ -6,7 +6,7 @@ use crate::base::deadline::Deadline;
 use crate::base::files::Freed;
 use crate::base::http::Client;
 use crate::release::description::{Image, Release};
-use crate::stack::definition::Resolved;
+use crate::stack::definition::{Definition, Resolved};
 use crate::stack::endpoint::Endpoint;
 use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
@@ -174,14 +174,25 @@ pub trait Images: Sync {
     /// The content id of the image with this name. An error (exit 2) if there is none.
     fn named(&self, name: &str, deadline: Deadline) -> Result<String>;
 
+    /// The images of the services that always start, but for those that `build` makes. The files of the stack
+    /// are in `dir`. Compose builds what it can build; an image that is only named, and is not there, is
+    /// pulled. With a tag, what Compose can build is not built: the existing images with that tag are meant.
+    fn provide(
+        &self,
+        definition: &Definition,
+        dir: &Path,
+        tag: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<BTreeMap<String, Image>>;
+
     /// The existing images with this tag, by service.
     fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>>;
 
     /// Gives images this tag, as `build` does.
     fn tag(&self, images: &BTreeMap<String, Image>, tag: &str, deadline: Deadline) -> Result<()>;
 
-    /// Moves the tags that the compose file names. Also gives each image a tag of the release, so that a
-    /// clean-up of untagged images does not remove it.
+    /// Moves the tags that this tool gave to images that it built, so that plain `docker compose up` starts
+    /// this release. Tags of other images are never moved.
     fn retag(&self, release: &Release, deadline: Deadline) -> Result<()>;
 
     /// Writes an image to an archive.
@@ -204,7 +215,14 @@ pub trait Data: Sync {
 
     /// Restores the data of a service from an archive. The service must have no data. The files of the
     /// release are in `dir`.
-    fn restore(&self, dir: &Path, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;
+    fn restore(
+        &self,
+        release: &Release,
+        dir: &Path,
+        service: &str,
+        archive: &Path,
+        deadline: Deadline,
+    ) -> Result<()>;
 
     /// Removes a service and its data.
     fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()>;

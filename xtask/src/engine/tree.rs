@@ -10,13 +10,8 @@ use crate::stack::pilot::Pilot;
 use anyhow::Result;
 use std::path::PathBuf;
 
-/// Asks what a stack is. `place` says where the files are that it has under these names. Changes nothing.
-pub fn resolve(
-    pilot: &Pilot,
-    place: &dyn Fn(&str) -> PathBuf,
-    runtime: &dyn Runtime,
-    deadline: Deadline,
-) -> Result<Resolved> {
+/// A copy of the files that Compose reads.
+pub fn copied(pilot: &Pilot, place: &dyn Fn(&str) -> PathBuf) -> Result<files::Scratch> {
     let copy = files::Scratch::new("stack")?;
     for name in pilot.layout.files() {
         files::copy(&place(name), &copy.path().join(name), mode_of(name, &pilot.layout))?;
@@ -24,6 +19,17 @@ pub fn resolve(
     for folder in &pilot.layout.build_folders {
         files::make_folder(&copy.path().join(folder))?;
     }
+    Ok(copy)
+}
+
+/// Asks what a stack is. `place` says where the files are that it has under these names. Changes nothing.
+pub fn resolve(
+    pilot: &Pilot,
+    place: &dyn Fn(&str) -> PathBuf,
+    runtime: &dyn Runtime,
+    deadline: Deadline,
+) -> Result<Resolved> {
+    let copy = copied(pilot, place)?;
     let is_file = |path: &str| place(path).is_file();
     runtime.for_stack(pilot)?.resolve(copy.path(), &is_file, deadline)
 }

@@ -27,6 +27,9 @@ use std::time::Duration;
 /// The time limit for building and saving images.
 const IMAGES: Duration = Duration::from_secs(300);
 
+/// How many digits of a commit name a version.
+const SHORT: usize = 9;
+
 /// What to make a release from.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Source<'a> {
@@ -116,6 +119,7 @@ impl Candidate<'_> {
             Source::Tree | Source::Tag(_) => None,
         };
         let kept = match (self.source, point) {
+            _ if self.pilot.manifest.build.is_none() => None,
             (Source::Tag(tag), _) => Some((tag.to_owned(), self.engine.tagged(tag, deadline)?)),
             (_, Some(tag)) => match self.engine.tagged(&tag, deadline) {
                 Ok(images) => Some((tag, images)),
@@ -124,16 +128,39 @@ impl Candidate<'_> {
             },
             (_, None) => None,
         };
-        let (label, images, inputs) = match kept {
+        let (label, mut images, inputs) = match kept {
             Some((label, images)) => (label, images, None),
+            None if self.pilot.manifest.build.is_none() => (self.label(), BTreeMap::new(), None),
             None => self.build()?,
         };
+        let env = self.env;
+        let copy = tree::copied(&self.pilot, &|name| self.pilot.source(name, env))?;
+        let tag = if let Source::Tag(tag) = self.source { Some(tag) } else { None };
+        images.extend(self.engine.provide(
+            &self.resolved.definition,
+            copy.path(),
+            tag,
+            Deadline::after(IMAGES),
+        )?);
         let (layout, commit) = (self.pilot.layout.clone(), self.commit.clone());
         let (engine, files) = (self.engine.kind().as_str(), self.files());
         let release =
             record(session, Parts { label, commit, engine, images, inputs, layout, files }, &self.resolved);
         drop(self.worktree);
         release
+    }
+
+    /// What a release is called whose images have no version: their tag, or the first digits of the commit.
+    fn label(&self) -> String {
+        let commit = || {
+            let commit = self.commit.as_deref()?;
+            let end = if commit.ends_with("-dirty") { "-dirty" } else { "" };
+            Some(format!("{}{end}", commit.get(..SHORT)?))
+        };
+        match self.source {
+            Source::Tag(tag) => tag.to_owned(),
+            Source::Tree | Source::Commit(_) => commit().unwrap_or_else(|| "unversioned".to_owned()),
+        }
     }
 
     /// Builds the images: their label, the images, and the checksum of what they were built from.

@@ -217,6 +217,14 @@ impl Scene {
         steps.map(|event| (word(&event["action"]["step"]), word(&event["progress"]))).collect()
     }
 
+    /// Were these steps planned, and were they all done?
+    #[track_caller]
+    fn went_as_planned(&self, steps: &str) {
+        let steps: Vec<String> = steps.split_whitespace().map(str::to_owned).collect();
+        assert_eq!(self.planned(), steps);
+        assert_eq!(self.journal(), steps.into_iter().map(|step| (step, "done".into())).collect::<Vec<_>>());
+    }
+
     /// The steps as they were planned.
     fn planned(&self) -> Vec<String> {
         let (_, run) = self.pilot.state.every_run().unwrap().pop().unwrap();
@@ -294,10 +302,10 @@ fn a_rollback_in_memory_is_what_was_planned_and_what_is_said() {
     scene.hold(Some(&finished));
     assert_eq!((finished.outcome, finished.release.as_deref()), (Some(Outcome::Restored), Some("r1")));
     assert_eq!(finished.scenarios, [Scenario::Config, Scenario::Version]);
-    let steps =
-        ["close-gate", "preserve", "retag", "restore-env-file", "apply", "seed", "verify", "open-gate"];
-    assert_eq!(scene.planned(), steps);
-    assert_eq!(scene.journal(), steps.map(|step| (step.to_owned(), "done".to_owned())));
+    scene.went_as_planned(
+        "close-gate preserve record-release restore-env-file apply \
+                seed verify open-gate retag",
+    );
     assert_eq!(scene.env_text(), good);
     // Run again: there is nothing to do.
     let again = scene.finishes(&roll_back);
@@ -310,20 +318,10 @@ fn a_reset_in_memory_is_what_was_planned_and_brings_the_data_back() {
     scene.world.begin(None, None);
     let finished = scene.finishes(&reset);
     scene.hold(Some(&finished));
-    let steps = [
-        "close-gate",
-        "preserve",
-        "tear-down",
-        "retag",
-        "return-data",
-        "close-gate-on-disk",
-        "apply",
-        "seed",
-        "verify",
-        "open-gate",
-    ];
-    assert_eq!(scene.planned(), steps);
-    assert_eq!(scene.journal(), steps.map(|step| (step.to_owned(), "done".to_owned())));
+    scene.went_as_planned(
+        "close-gate preserve tear-down record-release return-data close-gate-on-disk \
+                apply seed verify open-gate retag",
+    );
     let data: BTreeMap<String, String> = DATA.map(|(name, data)| (name.into(), data.into())).into();
     assert_eq!(scene.world.things().volumes, data);
 }
@@ -336,9 +334,7 @@ fn a_deployment_in_memory_is_what_was_planned_and_is_promoted() {
     let finished = scene.finishes(&deploy);
     scene.hold(Some(&finished));
     assert_eq!((finished.outcome, finished.exit), (Some(Outcome::Deployed), Exit::Ok));
-    let steps = ["close-gate", "retag", "apply", "seed", "verify", "open-gate"];
-    assert_eq!(scene.planned(), steps);
-    assert_eq!(scene.journal(), steps.map(|step| (step.to_owned(), "done".to_owned())));
+    scene.went_as_planned("close-gate record-release apply seed verify open-gate retag");
     assert_eq!(scene.store().named("r2").unwrap().state, State::KnownGood);
 }
 

@@ -149,7 +149,7 @@ mod tests {
         let web =
             Service { ports: vec![port.clone()], depends_on: ["db".into()].into(), ..Service::default() };
         let source = Source::Volume("pgdata".into());
-        let mount = Mount { source, target: "/var".into(), read_only: false };
+        let mount = Mount { source, target: "/var".into(), read_only: false, selinux: None };
         let db = Service {
             image: Some("pg:1".into()),
             ports: vec![port],

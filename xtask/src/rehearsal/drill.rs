@@ -144,7 +144,7 @@ impl Rehearsal {
         session.engine.snapshot(data, &archive, deadline)?;
         overwrite(&archive).with_context(|| format!("cannot overwrite {data}"))?;
         session.engine.remove_data(data, deadline)?;
-        session.engine.restore(&dir, data, &archive, deadline)?;
+        session.engine.restore(&release, &dir, data, &archive, deadline)?;
         session.engine.apply(&release, &dir, &[], deadline)
     }
 }

@@ -48,6 +48,8 @@ const KEPT: usize = 5;
 pub struct Rehearsal {
     /// Its pilot.
     pub session: Session,
+    /// What its images are built from.
+    source: Pilot,
     keep: bool,
     _alive: Lock,
 }
@@ -79,6 +81,23 @@ fn tear_down(pilot: &Pilot, engine: &dyn Engine) {
 impl Rehearsal {
     /// Sets up a separate stack and deploys a good release on it.
     pub fn begin(real: &Pilot, asked: Option<Kind>, out: Output, keep: bool) -> Result<Self> {
+        let rehearsal = Self::prepare(real, &real.pack, asked, out, keep)?;
+        rehearsal.deploy(&up::Options::default())?;
+        Ok(rehearsal)
+    }
+
+    /// Deploys a good release.
+    fn deploy(&self, options: &up::Options<'_>) -> Result<()> {
+        let good = up::run(options, &self.session)?;
+        if good.exit == Exit::Ok {
+            return Ok(());
+        }
+        let what = good.error.unwrap_or_else(|| "the good release did not come up".into());
+        Err(fail(Exit::NotRestored, what, Next::xtask("up")))
+    }
+
+    /// Sets up a separate stack with the files in `pack`; nothing runs yet.
+    fn prepare(real: &Pilot, pack: &Path, asked: Option<Kind>, out: Output, keep: bool) -> Result<Self> {
         let id = format!("{:x}-{:x}", crate::base::deadline::now_ms(), std::process::id());
         let project = format!("{REHEARSALS}{id}");
         let state = StateDir::new(real.state.drills().join(&project));
@@ -87,7 +106,7 @@ impl Rehearsal {
         clear_old(real)?;
         let alive = Ledger::new(&state.drill()).lock("drill")?;
         let (pack, ports) = match &original {
-            None => (real.pack.clone(), Vec::new()),
+            None => (pack.to_owned(), Vec::new()),
             Some(original) => (state.drill_stack(), original.write(&project, &state.drill_stack())?),
         };
         let pilot = Pilot::at(&pack, &project, state, By::Tree)?;
@@ -106,23 +125,18 @@ impl Rehearsal {
         let whose = Whose::new(Some(&pilot.project), Some(pilot.state.path()), word);
         let out = out.of(whose.in_stack(Some(pilot.pack.clone())));
         let store = Store::new(&pilot.state);
-        let rehearsal = Self { session: Session { pilot, engine, store, out }, keep, _alive: alive };
+        let session = Session { pilot, engine, store, out };
+        let rehearsal = Self { session, source: real.clone(), keep, _alive: alive };
         if let Some(original) = &original {
             original.name_images(rehearsal.session.engine.as_ref())?;
         }
         drop(ports);
-        let good = up::run(&up::Options::default(), &rehearsal.session)?;
-        if good.exit != Exit::Ok {
-            let what = good.error.unwrap_or_else(|| "the good release did not come up".into());
-            return Err(fail(Exit::NotRestored, what, Next::xtask("up")));
-        }
         Ok(rehearsal)
     }
 
     /// Builds the source as images with another label and with this fault; an empty fault means none.
     pub fn images(&self, label: &str, fault: &str) -> Result<BTreeMap<String, Image>> {
-        let pilot = &self.session.pilot;
-        let binary = source::build(pilot, &pilot.root, &|text| self.session.out.note(text))?;
+        let binary = source::build(&self.source, &self.source.root, &|text| self.session.out.note(text))?;
         let build = Build { binary: &binary, label, fault };
         self.session.engine.build(&build, Deadline::after(PART))
     }
@@ -148,17 +162,22 @@ impl Rehearsal {
         self.session.pilot.state.by_hand()
     }
 
-    /// Runs a command in a separate process, as an operator does. With `show`, the user sees its output.
-    pub fn operate(&self, words: &[&str], show: bool) -> Result<String> {
+    /// This program as an operator calls it on this stack.
+    pub fn command(&self, words: &[&str]) -> Result<proc::Cmd> {
         let Session { pilot, engine, out, .. } = &self.session;
         let format = if out.is_json() { "json" } else { "text" };
         let (me, pack) = (files::this_program()?, pilot.pack.display().to_string());
         let options = ["--stack", &pack, "--project", &pilot.project, "--engine", engine.kind().as_str()];
-        let command = proc::cmd(me, &options)
+        Ok(proc::cmd(me, &options)
             .args(["--format", format])
             .args(words)
             .dir(&pilot.root)
-            .env("PILOT_STATE_DIR", &pilot.state.path().display().to_string());
+            .env("PILOT_STATE_DIR", &pilot.state.path().display().to_string()))
+    }
+
+    /// Runs a command in a separate process, as an operator does. With `show`, the user sees its output.
+    pub fn operate(&self, words: &[&str], show: bool) -> Result<String> {
+        let command = self.command(words)?;
         if show { command.show() } else { command }.run(Deadline::after(PART))
     }
 

@@ -149,6 +149,7 @@ mod tests {
             source: Source::Bind((*path).into()),
             target: "/x".into(),
             read_only: *read_only,
+            selinux: None,
         };
         let mounts = mounts.iter().map(mount).collect();
         let web = Service { ports: vec![port], mounts, ..Service::default() };

@@ -18,6 +18,9 @@ const FORMAT: u32 = 2;
 /// have it.
 pub const ENVIRONMENT_FILE: &str = "environment.json";
 
+/// The id of a release that is not in the store.
+const UNRECORDED: &str = "unrecorded";
+
 /// How far a release has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -100,7 +103,7 @@ impl Release {
     pub fn unrecorded(label: &str, engine: &str, images: BTreeMap<String, Image>) -> Self {
         Self {
             version: FORMAT,
-            id: "unrecorded".into(),
+            id: UNRECORDED.into(),
             state: State::Candidate,
             reason: None,
             created_ms: now_ms(),
@@ -150,6 +153,11 @@ impl Release {
             release.files.clone().into_iter().filter(|(name, _)| !is_derived(name)).collect()
         };
         self.engine == other.engine && ids(self) == ids(other) && files(self) == files(other)
+    }
+
+    /// Is it in the store? What is not was put together by hand.
+    pub fn is_recorded(&self) -> bool {
+        self.id != UNRECORDED
     }
 
     /// May a rollback go to it?

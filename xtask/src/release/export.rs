@@ -180,7 +180,7 @@ fn take_in(pilot: &Pilot, store: &Store, from: &Path, scratch: &Path) -> Result<
         return Err(fail(Exit::Usage, what, next));
     }
     let packed = Store::new(&StateDir::new(scratch));
-    let release = described(pilot, &archive, &index).map_err(refused)?;
+    let release = described(&archive, &index).map_err(refused)?;
     let parts = parts(&packed, &release).map_err(refused)?;
     compare(&archive, &index, &parts).map_err(refused)?;
     let ids = |r: &Release| -> Vec<(String, String)> {
@@ -214,7 +214,7 @@ fn index(archive: &Archive) -> Result<Index> {
 }
 
 /// Reads the description and checks each value in it.
-fn described(pilot: &Pilot, archive: &Archive, index: &Index) -> Result<Release> {
+fn described(archive: &Archive, index: &Index) -> Result<Release> {
     let text = archive.read(&description(&index.release), LARGEST_TEXT)?;
     let release = Release::parse(&text)?;
     ensure!(
@@ -223,11 +223,6 @@ fn described(pilot: &Pilot, archive: &Archive, index: &Index) -> Result<Release>
         index.release,
         release.id
     );
-    for (service, image) in &release.images {
-        // Deploying the release moves this tag, so it must not be the tag of another image.
-        let own = format!("{}:latest", pilot.image_name(service));
-        ensure!(image.tag == own, "the image of {service} has the tag {:?} and not {own}", image.tag);
-    }
     Ok(release)
 }
 

@@ -41,7 +41,7 @@ impl Image {
             "{:?} is not an image id (sha256: and 64 hexadecimal digits)",
             self.id
         );
-        ensure!(is_word(&self.tag, "._-/:", 300), "{:?} is not an image tag", self.tag);
+        ensure!(is_word(&self.tag, "._-/:@", 300), "{:?} is not an image tag", self.tag);
         let archive = self.archive.as_deref().unwrap_or(&self.id["sha256:".len()..]);
         ensure!(is_sum(archive), "{archive:?} is not a checksum");
         Ok(())

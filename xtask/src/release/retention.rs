@@ -72,6 +72,26 @@ impl Store {
         for sum in programs {
             files::remove(&self.xtask(&sum))?;
         }
+        freed.extend(self.remove_pins()?);
+        Ok(freed)
+    }
+
+    /// Removes the pins of releases that are gone, and mounted files that no pin names.
+    fn remove_pins(&self) -> Result<Vec<Freed>> {
+        let (pins, mounted) = (self.state.pins(), self.state.mounted());
+        let mut named = String::new();
+        for name in files::names(&pins)? {
+            let path = pins.join(&name);
+            match name.strip_suffix(".json").filter(|id| self.dir(id).exists()) {
+                Some(_) => named.push_str(&files::read_text(&path)?),
+                None => drop(files::remove(&path)?),
+            }
+        }
+        let mut freed = Vec::new();
+        for sum in files::names(&mounted)?.iter().filter(|sum| !named.contains(*sum)) {
+            let path = mounted.join(sum);
+            freed.push(Freed { what: format!("mounted {}", path.display()), bytes: files::remove(&path)? });
+        }
         Ok(freed)
     }
 }

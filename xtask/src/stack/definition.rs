@@ -19,6 +19,12 @@ pub struct Definition {
     pub volumes: BTreeMap<String, Resource>,
     /// By the key in the compose file.
     pub networks: BTreeMap<String, Resource>,
+    /// The configs that are files: their paths, as in `Service::files`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub configs: BTreeMap<String, String>,
+    /// The secrets that are files.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, String>,
 }
 
 /// One service.
@@ -80,6 +86,9 @@ pub struct Mount {
     pub target: String,
     /// May the service only read it?
     pub read_only: bool,
+    /// How SELinux labels a bind mount: `z` (shared) or `Z` (private).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selinux: Option<String>,
 }
 
 /// What is mounted.
@@ -122,7 +131,8 @@ impl Definition {
         volumes: BTreeMap<String, Resource>,
         networks: BTreeMap<String, Resource>,
     ) -> Self {
-        Self { version: FORMAT, services, volumes, networks }
+        let (configs, secrets) = Default::default();
+        Self { version: FORMAT, services, volumes, networks, configs, secrets }
     }
 
     /// The services that always start.

@@ -310,7 +310,12 @@ impl Pilot {
             let all = definition::Service {
                 image: Some(self.image_name(&service.name)),
                 ports: vec![port],
-                mounts: vec![Mount { source, target: format!("volumes/{}", service.name), read_only: false }],
+                mounts: vec![Mount {
+                    source,
+                    target: format!("volumes/{}", service.name),
+                    read_only: false,
+                    selinux: None,
+                }],
                 containers: 1,
                 ..definition::Service::default()
             };

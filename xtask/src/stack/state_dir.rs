@@ -62,6 +62,22 @@ impl StateDir {
         self.releases().join(id)
     }
 
+    /// The compose files that pin the services of releases.
+    pub fn pins(&self) -> PathBuf {
+        self.0.join("pins")
+    }
+
+    /// The compose file that pins the services of a release.
+    pub fn pin(&self, release: &str) -> PathBuf {
+        self.pins().join(format!("{release}.json"))
+    }
+
+    /// What services mount from releases: a folder for each content, by its checksum. The path is the one that
+    /// Compose gets, so it does not depend on how the state folder was named.
+    pub fn mounted(&self) -> PathBuf {
+        files::real_path(&self.0).join("mounted")
+    }
+
     /// The archives of images.
     pub fn images(&self) -> PathBuf {
         self.0.join("images")

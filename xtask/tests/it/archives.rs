@@ -149,11 +149,10 @@ fn a_sound_archive_is_taken_in_and_hostile_ones_leave_nothing() {
         let good = packed(&index, &release);
         std::fs::create_dir_all(pilot.state()).unwrap();
         // Descriptions that lead out, or to somebody else's things.
-        let changes: [(&str, Value); 16] = [
+        let changes: [(&str, Value); 15] = [
             ("/images/gateway/id", json!("../../x")),
             ("/images/gateway/id", json!("sha256:../../../x")),
             ("/images/gateway/id", json!("sha256:abc")),
-            ("/images/gateway/tag", json!("postgres:15")),
             ("/images/gateway/tag", json!("--help")),
             ("/images/gateway/archive", json!(null)),
             ("/images/gateway/archive", json!(sum(b"other"))),

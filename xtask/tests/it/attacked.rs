@@ -269,7 +269,7 @@ fn a_run_that_is_taken_up_goes_elsewhere_when_its_target_was_altered() {
             pilot.edit_env("DEFAULT_SEED", seed);
             pilot.xtask(&["up"]).expect(0);
         }
-        kill_when(&pilot, &["rollback", "--to", "r1"], step("retag", "done"));
+        kill_when(&pilot, &["rollback", "--to", "r1"], step("record-release", "done"));
         std::fs::write(pilot.state().join("releases/r1/pilot.toml"), "altered").unwrap();
         // The very same is refused, because it is altered; without a target it goes to another.
         pilot.xtask(&["rollback", "--to", "r1"]).expect(6);

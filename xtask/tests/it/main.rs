@@ -26,6 +26,7 @@ mod notes;
 mod observability;
 mod operator;
 mod pilot;
+mod pins;
 mod processes;
 mod promises;
 mod releases;

@@ -481,12 +481,19 @@ impl Pilot {
 }
 
 impl Pilot {
+    /// Removes its images, by all their tags.
+    pub fn lose_images(&self) {
+        self.docker(&[&["rmi"], words(&self.image_tags()).as_slice()].concat());
+    }
+
     /// Tags of the images that this pilot has, on Docker.
     fn image_tags(&self) -> Vec<String> {
         let mut list = vec!["images".to_owned(), "--format".into(), "{{.Repository}}:{{.Tag}}".into()];
         for service in ["gateway", "engine", "jobs"] {
             list.extend(["--filter".into(), format!("reference={}-{service}", self.project)]);
         }
+        // And the private tags, by which releases name their images.
+        list.extend(["--filter".into(), format!("reference=rollback.invalid/{}/*", self.project)]);
         let tags = docker(&words(&list));
         tags.lines().filter(|tag| !tag.ends_with("<none>")).map(str::to_owned).collect()
     }

@@ -350,7 +350,7 @@ fn a_rollback_to_previous_that_is_taken_up_goes_where_it_meant_to() {
             pilot.xtask(&["up"]).expect(0);
         }
         // By now r2 is recorded as the one that runs, and what is previous to it is r3.
-        kill_when(&pilot, &["rollback", "--to", "previous"], step("retag", "done"));
+        kill_when(&pilot, &["rollback", "--to", "previous"], step("record-release", "done"));
         let ran = pilot.json(&["rollback", "--to", "previous"]).expect(0);
         assert_eq!(ran.events()[0]["resumed"], true);
         assert_eq!(ran.finished()["release"], "r2");

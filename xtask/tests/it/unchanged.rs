@@ -110,12 +110,7 @@ fn the_same_tree_makes_the_same_images(pilot: &Pilot) {
     assert_eq!(tagged.trim(), first[1].1);
     // The engine has lost them: the copies in the store are the same.
     pilot.xtask(&["down"]).expect(0);
-    for service in ["gateway", "engine", "jobs"] {
-        let name = format!("{}-{service}", pilot.project);
-        for tag in pilot.docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &name]).lines() {
-            pilot.docker(&["rmi", tag]);
-        }
-    }
+    pilot.lose_images();
     let left = pilot.docker(&["images", "--no-trunc", "--quiet"]);
     assert!(first.iter().all(|(_, id)| !left.contains(id)), "{left}");
     assert_eq!(pilot.json(&["up"]).expect(0).finished()["release"], "r3");

@@ -6,7 +6,7 @@ use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::base::proc::{Cmd, RunError, cmd};
-use crate::engine::compose::state::plugin_folders;
+use crate::engine::compose::state::plugin;
 use crate::engine::roles::Runtime;
 use crate::release::store::settings_in;
 use crate::stack::envfile::EnvFile;
@@ -115,7 +115,7 @@ impl Compose {
         if let Some(known) = self.generation.get() {
             return Ok(known.clone());
         }
-        let found = if plugin_folders().iter().any(|folder| folder.join("docker-compose").exists()) {
+        let found = if plugin().is_some() {
             Generation::Two
         } else {
             let two = cmd(&self.docker, &["compose", "version", "--short"]).run(deadline);
@@ -132,10 +132,13 @@ impl Compose {
         Ok(self.generation.get_or_init(|| found).clone())
     }
 
-    /// The command of the Compose that is installed.
+    /// The command of the Compose that is installed. The plugin is called directly where it is found: it does
+    /// the same by itself, and the client in front of it costs as much as the plugin's own start.
     pub fn compose_command(&self, deadline: Deadline) -> Result<Cmd> {
         Ok(match self.generation(deadline)? {
-            Generation::Two => cmd(&self.docker, &["compose"]),
+            Generation::Two => {
+                plugin().map_or_else(|| cmd(&self.docker, &["compose"]), |path| cmd(path, &[]))
+            }
             Generation::One(path) => cmd(path, &[]),
         })
     }

@@ -11,6 +11,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use yaml_rust2::{Yaml, YamlLoader};
 
+/// The format that a compose file names (`version: "3.8"`); none if it names none, or cannot be parsed.
+pub fn format_of(compose_file: &str) -> Option<String> {
+    let top = YamlLoader::load_from_str(compose_file).ok()?.into_iter().next()?;
+    match &top["version"] {
+        Yaml::String(format) | Yaml::Real(format) => Some(format.clone()),
+        Yaml::Integer(format) => Some(format.to_string()),
+        _ => None,
+    }
+}
+
 /// Which stack the output is about.
 pub struct Place<'a> {
     /// Its project.
@@ -59,7 +69,13 @@ impl Place<'_> {
         let resources = |kind: &str| {
             map(&top[kind]).map(|(key, value)| (key.clone(), self.resource(key, value))).collect()
         };
-        Ok(Definition::new(services, resources("volumes"), resources("networks")))
+        let files = |kind: &str| {
+            let all = map(&top[kind]).filter_map(|(key, value)| Some((key, text(&value["file"])?)));
+            all.map(|(key, path)| (key.clone(), self.relative(path))).collect()
+        };
+        let mut definition = Definition::new(services, resources("volumes"), resources("networks"));
+        (definition.configs, definition.secrets) = (files("configs"), files("secrets"));
+        Ok(definition)
     }
 
     fn service(&self, top: &Value, service: &Value) -> Result<Service> {
@@ -109,7 +125,7 @@ impl Place<'_> {
 
     /// `/target`, `source:target`, `source:target:options`, or the long form; none if it is only memory.
     fn mount(&self, value: &Value) -> Result<Option<Mount>> {
-        let (source, target, read_only) = match text(value) {
+        let (source, target, read_only, selinux) = match text(value) {
             Some(short) => {
                 let parts: Vec<&str> = short.split(':').collect();
                 let (source, target, options) = match *parts {
@@ -118,12 +134,15 @@ impl Place<'_> {
                     [source, target, options] => (Some(source), target, options),
                     _ => bail!("the volume {short:?} has too many parts"),
                 };
-                (source, target, options.split(',').any(|option| option == "ro"))
+                let mut options = options.split(',');
+                let selinux = options.clone().find(|option| matches!(*option, "z" | "Z"));
+                (source, target, options.any(|option| option == "ro"), selinux)
             }
             None if value["type"] == "volume" || value["type"] == "bind" => {
                 let target =
                     text(&value["target"]).with_context(|| format!("the volume {value} has no target"))?;
-                (text(&value["source"]), target, value["read_only"] == true)
+                let selinux = text(&value["bind"]["selinux"]);
+                (text(&value["source"]), target, value["read_only"] == true, selinux)
             }
             None => return Ok(None),
         };
@@ -132,7 +151,8 @@ impl Place<'_> {
             Some(path) if path.starts_with('/') => Source::Bind(self.relative(path)),
             Some(key) => Source::Volume(key.to_owned()),
         };
-        Ok(Some(Mount { source, target: target.to_owned(), read_only }))
+        let selinux = selinux.map(str::to_owned);
+        Ok(Some(Mount { source, target: target.to_owned(), read_only, selinux }))
     }
 
     /// A path as it is kept: relative if it is in the stack's folder.
@@ -327,11 +347,34 @@ mod tests {
                 "default": { "name": "shop_default", "external": false },
                 "inner": { "name": "shop_inner", "external": false },
             },
+            "configs": { "app": "conf/a.conf" },
+            "secrets": { "token": "conf/token" },
         });
         assert_eq!(serde_json::to_value(&found).unwrap(), model);
         // Of the two variables of the env file, one is a secret.
         assert!(TWO.contains("hunter2") && ONE.contains("hunter2") && !model.to_string().contains("hunter2"));
         assert_eq!(Definition::parse(model.to_string().as_bytes()).unwrap(), found);
+    }
+
+    #[test]
+    fn the_format_and_the_labels_of_selinux_are_found() {
+        let format = |text: &str| format_of(text);
+        for (text, wanted) in [
+            ("version: '3.8'\nservices: {}", Some("3.8")),
+            ("version: 3.7\nx: &a {b: 1}\ny: {<<: *a}", Some("3.7")),
+            ("version: 2", Some("2")),
+            ("services: {}", None),
+            ("[", None),
+            ("", None),
+        ] {
+            assert_eq!(format(text).as_deref(), wanted, "{text}");
+        }
+        let place = place(&|_| false);
+        let yaml = "services: {a: {volumes: ['/shop/b:/c:ro,Z', {type: bind, source: /b, target: /d, bind: {selinux: z}}]}}";
+        let found = place.compose_1(yaml).unwrap();
+        let labels: Vec<_> =
+            found.definition.services["a"].mounts.iter().map(|mount| mount.selinux.as_deref()).collect();
+        assert_eq!(labels, [Some("Z"), Some("z")]);
     }
 
     #[test]

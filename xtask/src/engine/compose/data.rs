@@ -7,6 +7,7 @@ use crate::base::proc::cmd;
 use crate::engine::compose::client::{Compose, PROFILE, classify, is_hung};
 use crate::engine::roles::{Data, Runtime};
 use crate::engine::still;
+use crate::release::description::Release;
 use crate::stack::definition::Resource;
 use crate::stack::manifest::{Manifest, Service};
 use anyhow::{Context, Result, ensure};
@@ -45,10 +46,18 @@ impl Data for Compose {
         }
     }
 
-    fn restore(&self, dir: &Path, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
+    fn restore(
+        &self,
+        release: &Release,
+        dir: &Path,
+        service: &str,
+        archive: &Path,
+        deadline: Deadline,
+    ) -> Result<()> {
         let beside = self.pilot.services().all(|own| own != service);
         let profile: &[&str] = if beside { &["--profile", PROFILE] } else { &[] };
-        let up = self.compose(dir, deadline)?.args(profile).args(["up", "--no-start", "--no-deps"]);
+        let compose = self.compose_release(release, dir, deadline)?;
+        let up = compose.args(profile).args(["up", "--no-start", "--no-deps"]);
         let up = up.args(self.no_pull(deadline)?).args([service]);
         up.run(deadline).map_err(classify)?;
         let (volume, id) = (self.volume(service), self.container(service, deadline)?);

@@ -6,10 +6,12 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Freed};
 use crate::base::next::Next;
-use crate::base::threads::joined;
+use crate::base::threads::side_by_side;
 use crate::engine::compose::client::Compose;
+use crate::engine::compose::pin::TAGS;
 use crate::engine::roles::{Build, Images};
 use crate::release::description::{Image, Release};
+use crate::stack::definition::Definition;
 use crate::stack::names as env;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -52,6 +54,16 @@ impl Images for Compose {
             _ => fail(Exit::Usage, format!("there is no image {name}"), Next::shell("docker images")),
         })?;
         found.into_iter().next().with_context(|| format!("docker says nothing of the image {name}"))
+    }
+
+    fn provide(
+        &self,
+        definition: &Definition,
+        dir: &Path,
+        tag: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<BTreeMap<String, Image>> {
+        self.provided(definition, dir, tag, deadline)
     }
 
     fn tagged(&self, tag: &str, deadline: Deadline) -> Result<BTreeMap<String, Image>> {
@@ -97,16 +109,12 @@ impl Images for Compose {
     }
 
     fn retag(&self, release: &Release, deadline: Deadline) -> Result<()> {
-        std::thread::scope(|scope| {
-            let mut jobs = Vec::new();
-            for (service, image) in &release.images {
-                let kept = self.tag_of(service, &format!("{}-{}", release.label, release.id));
-                for tag in [image.tag.clone(), kept] {
-                    jobs.push(scope.spawn(move || self.docker(&["tag", &image.id, &tag], deadline)));
-                }
-            }
-            jobs.into_iter().try_for_each(|job| joined(job).map(drop))
-        })
+        let there = self.tags("", deadline)?;
+        let own = |(service, image): &(&String, &Image)| image.tag == self.tag_of(service, "latest");
+        let moved = release.images.iter().filter(own).map(|(_, image)| image);
+        let moved = moved.filter(|image| there.get(&image.tag) != Some(&image.id)).collect();
+        let tag = |image: &Image| self.docker(&["tag", &image.id, &image.tag], deadline);
+        side_by_side(TAGS, moved, tag).into_iter().try_for_each(|moved| moved.map(drop))
     }
 
     fn forget(&self, keep: &[String], deadline: Deadline) -> Result<Vec<Freed>> {
@@ -131,21 +139,32 @@ impl Images for Compose {
         }
         let used = self.used_images(deadline)?;
         let label = format!("label=pilot.project={}", self.pilot.project);
-        // Remove an image only if it has both our name and our label. An image with our name that
-        // was not built here may have no other copy, and an image of another name that was built
-        // on ours has the label too.
+        // Remove an image of our name only if it has our label too. An image with our name that was not built
+        // here may have no other copy, and an image of another name that was built on ours has the label too.
+        // A private tag was always made here.
         let built = self.docker(&["images", "--no-trunc", "--quiet", "--filter", &label], deadline)?;
         let built: Vec<&str> = built.lines().collect();
-        for tag in self.own_tags(deadline)? {
-            let [id, size] = self.image(&tag, deadline)?;
-            if keep.contains(&id) || used.contains(&id) || !built.contains(&id.as_str()) {
-                continue;
-            }
-            let others =
-                self.docker(&["image", "inspect", "--format", "{{len .RepoTags}}", &id], deadline)?;
-            self.docker(&["rmi", &tag], deadline)?;
-            let last = others.trim().parse::<u32>().is_ok_and(|n| n <= 1);
-            let bytes = if last { size.parse().unwrap_or(0) } else { 0 };
+        let pins = self.pins(deadline)?;
+        let own = self.own_tags(deadline)?;
+        let own = own.into_iter().filter(|(_, id)| built.contains(&id.as_str()));
+        let gone: Vec<(String, String)> =
+            own.chain(pins).filter(|(_, id)| !keep.contains(id) && !used.contains(id)).collect();
+        let (tags, ids): (Vec<String>, Vec<String>) = gone.into_iter().unzip();
+        let format = "{{.Size}} {{len .RepoTags}}";
+        let told = self.each(&["image", "inspect", "--format", format], &ids, deadline)?.unwrap_or_default();
+        let mut left: BTreeMap<&String, (u64, usize)> = BTreeMap::new();
+        for (id, line) in ids.iter().zip(told.lines()) {
+            let numbers =
+                line.split_once(' ').and_then(|(size, tags)| Some((size.parse().ok()?, tags.parse().ok()?)));
+            left.insert(id, numbers.context("cannot parse the output of docker image inspect")?);
+        }
+        for (tag, id) in tags.iter().zip(&ids) {
+            self.docker(&["rmi", tag], deadline)?;
+            // The space is free when its last tag is gone.
+            let bytes = left.get_mut(id).map_or(0, |(size, tags)| {
+                *tags = tags.saturating_sub(1);
+                if *tags == 0 { *size } else { 0 }
+            });
             freed.push(Freed { what: format!("image {tag}"), bytes });
         }
         Ok(freed)
@@ -153,24 +172,25 @@ impl Images for Compose {
 }
 
 impl Compose {
-    /// All tags of the project's image names.
-    pub fn own_tags(&self, deadline: Deadline) -> Result<Vec<String>> {
-        let mut all = Vec::new();
-        for service in self.pilot.services() {
-            let format = "{{.Repository}}:{{.Tag}}";
-            let tags =
-                self.docker(&["images", "--format", format, &self.pilot.image_name(service)], deadline)?;
-            all.extend(tags.lines().filter(|tag| !tag.ends_with(":<none>")).map(str::to_owned));
-        }
-        Ok(all)
+    /// Ids of images by their tags; those that match a pattern of docker, or all.
+    pub fn tags(&self, pattern: &str, deadline: Deadline) -> Result<BTreeMap<String, String>> {
+        let list = ["images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}}\t{{.ID}}"];
+        let pattern = Some(pattern).filter(|pattern| !pattern.is_empty());
+        let text = self.docker(&[&list, pattern.as_slice()].concat(), deadline)?;
+        let all = text.lines().filter_map(|line| line.split_once('\t'));
+        Ok(all.map(|(tag, id)| (tag.to_owned(), id.to_owned())).collect())
     }
 
-    /// Content id and size in bytes.
-    fn image(&self, name: &str, deadline: Deadline) -> Result<[String; 2]> {
-        let text = self.docker(&["image", "inspect", "--format", "{{.Id}} {{.Size}}", name], deadline)?;
-        let (id, size) =
-            text.trim().split_once(' ').context("cannot parse the output of docker image inspect")?;
-        Ok([id.to_owned(), size.to_owned()])
+    /// The tags of the project's image names, with the ids of their images.
+    pub fn own_tags(&self, deadline: Deadline) -> Result<BTreeMap<String, String>> {
+        let names: Vec<String> =
+            self.pilot.services().map(|service| self.pilot.image_name(service)).collect();
+        let mut all = self.tags("", deadline)?;
+        all.retain(|tag, _| {
+            tag.rsplit_once(':')
+                .is_some_and(|(name, tag)| tag != "<none>" && names.iter().any(|own| own == name))
+        });
+        Ok(all)
     }
 
     /// Content ids of the images that the project's containers use, also stopped ones.

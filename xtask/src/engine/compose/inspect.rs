@@ -46,9 +46,13 @@ impl Inspect for Compose {
         self.steady(deadline, || {
             let mut all = BTreeMap::new();
             for kind in ["network", "volume"] {
-                for name in self.listed(&[kind, "ls", "--format", "{{.Name}}"], deadline)? {
-                    let told = self.docker(&[kind, "inspect", &name], deadline)?;
-                    all.insert(format!("{kind} {name}"), told);
+                let names = self.listed(&[kind, "ls", "--format", "{{.Name}}"], deadline)?;
+                let told = self.each(&[kind, "inspect"], &names, deadline)?.unwrap_or_else(|| "[]".into());
+                let unclear = || format!("cannot parse the output of docker {kind} inspect");
+                let told: Vec<Value> = serde_json::from_str(&told).with_context(unclear)?;
+                for one in told {
+                    let name = one["Name"].as_str().with_context(unclear)?;
+                    all.insert(format!("{kind} {name}"), serde_json::to_string_pretty(&one)?);
                 }
             }
             Ok(all)

@@ -6,5 +6,8 @@ mod config;
 mod data;
 mod images;
 mod inspect;
+mod parts;
+mod pin;
+mod provide;
 mod runtime;
 mod state;

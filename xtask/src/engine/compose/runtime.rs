@@ -5,8 +5,10 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::proc::Cmd;
+use crate::base::threads::side_by_side;
 use crate::engine::compose::client::{Compose, Generation, PROFILE, classify};
 use crate::engine::compose::config::Place;
+use crate::engine::compose::parts::PARTS;
 use crate::engine::compose::state::services;
 use crate::engine::roles::{Engine, Extent, Kind, Runtime};
 use crate::release::description::Release;
@@ -16,7 +18,7 @@ use crate::stack::model::Service;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 impl Runtime for Compose {
@@ -64,9 +66,12 @@ impl Runtime for Compose {
 
     fn describe(&self, deadline: Deadline) -> String {
         let version = || {
-            let command = self.compose_command(deadline)?;
-            let version = command.clone().args(["version", "--short"]).run(deadline)?;
-            Ok::<_, anyhow::Error>(format!("{command} {}", version.trim().trim_start_matches('v')))
+            let name = match self.generation(deadline)? {
+                Generation::Two => "docker compose",
+                Generation::One(_) => "docker-compose",
+            };
+            let version = self.compose_command(deadline)?.args(["version", "--short"]).run(deadline)?;
+            Ok::<_, anyhow::Error>(format!("{name} {}", version.trim().trim_start_matches('v')))
         };
         version().unwrap_or_else(|error| format!("compose ({error:#})"))
     }
@@ -79,8 +84,8 @@ impl Runtime for Compose {
         Err(fail(Exit::Usage, what, "change these places, or install Compose 2"))
     }
 
-    fn apply(&self, _: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
-        let compose = self.compose(dir, deadline)?;
+    fn apply(&self, release: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
+        let compose = self.compose_release(release, dir, deadline)?;
         if !force.is_empty() {
             // Compose does not replace a container with the right settings, even if it is
             // unhealthy. So remove it first.
@@ -89,18 +94,23 @@ impl Runtime for Compose {
         }
         // No stop grace period: an incident must not wait ten seconds for a service that ignores SIGTERM.
         let up = compose.args(["up", "--detach", "--timeout", "0", "--no-build"]);
-        up.args(self.no_pull(deadline)?).run(deadline).map(drop).map_err(classify)
+        let up = up.args(self.no_pull(deadline)?);
+        let part =
+            |services: BTreeSet<String>| up.clone().args(services).run(deadline).map(drop).map_err(classify);
+        let done = side_by_side(PARTS, self.parts(release, deadline)?, part);
+        done.into_iter().collect()
     }
 
     fn run_once(
         &self,
-        _: &Release,
+        release: &Release,
         dir: &Path,
         service: &str,
         words: &[&str],
         deadline: Deadline,
     ) -> Result<String> {
-        let run = self.compose(dir, deadline)?.args(["run", "--rm", "--no-deps", "-T", service]).args(words);
+        let compose = self.compose_release(release, dir, deadline)?;
+        let run = compose.args(["run", "--rm", "--no-deps", "-T", service]).args(words);
         run.run(deadline).map_err(classify)
     }
 
@@ -143,9 +153,8 @@ impl Runtime for Compose {
             }
         }
         if extent == Extent::Everything {
-            for tag in self.own_tags(deadline)? {
-                self.docker(&["rmi", &tag], deadline)?;
-            }
+            let tags = self.own_tags(deadline)?.into_keys().chain(self.pins(deadline)?.into_keys());
+            self.each(&["rmi"], &tags.collect::<Vec<_>>(), deadline)?;
         }
         Ok(())
     }

@@ -85,7 +85,7 @@ fn health(container: &Value) -> Option<Health> {
 const LONGEST_OUTPUT: usize = 200;
 
 /// The folders in which the docker client looks for plugins (docker/cli, `cli-plugins/manager`).
-pub fn plugin_folders() -> Vec<PathBuf> {
+fn plugin_folders() -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
     let own = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or(home);
     let system =
@@ -93,9 +93,16 @@ pub fn plugin_folders() -> Vec<PathBuf> {
     own.into_iter().chain(system.map(PathBuf::from)).map(|folder| folder.join("cli-plugins")).collect()
 }
 
-/// The state folder in the path of a compose file: `STATE/releases/ID/docker-compose.poc.yml` gives `STATE`.
-fn state_dir(config_file: &str) -> Option<String> {
-    let releases = Path::new(config_file).parent()?.parent()?;
+/// The plugin of Compose 2 that the docker client would use.
+pub fn plugin() -> Option<PathBuf> {
+    let mut all = plugin_folders().into_iter().map(|folder| folder.join("docker-compose"));
+    all.find_map(|path| which::which(path).ok())
+}
+
+/// The state folder in the paths of the compose files: `STATE/releases/ID/docker-compose.poc.yml`, perhaps
+/// with others after it, gives `STATE`.
+fn state_dir(config_files: &str) -> Option<String> {
+    let releases = Path::new(config_files.split(',').next()?).parent()?.parent()?;
     let state = releases.file_name()?.eq("releases").then(|| releases.parent())??;
     Some(state.display().to_string())
 }

@@ -8,7 +8,7 @@ use crate::engine::fake::world::{Started, World};
 use crate::engine::roles::{Build, Data, Engine, EngineHost, Extent, Images, Inspect, Kind, Runtime, Usage};
 use crate::release::description::{Image, Release};
 use crate::release::store::settings_in;
-use crate::stack::definition::Resolved;
+use crate::stack::definition::{Definition, Resolved};
 use crate::stack::endpoint::Endpoint;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
@@ -169,6 +169,16 @@ impl Images for Fake {
         Ok(name.to_owned())
     }
 
+    fn provide(
+        &self,
+        _: &Definition,
+        _: &Path,
+        _: Option<&str>,
+        _: Deadline,
+    ) -> Result<BTreeMap<String, Image>> {
+        Ok(BTreeMap::new())
+    }
+
     fn tagged(&self, tag: &str, _: Deadline) -> Result<BTreeMap<String, Image>> {
         bail!("nothing has the tag {tag}")
     }
@@ -218,7 +228,7 @@ impl Data for Fake {
         Ok(tar.finish()?)
     }
 
-    fn restore(&self, _: &Path, service: &str, archive: &Path, _: Deadline) -> Result<()> {
+    fn restore(&self, _: &Release, _: &Path, service: &str, archive: &Path, _: Deadline) -> Result<()> {
         let mut tar = tar::Archive::new(std::fs::File::open(archive)?);
         let mut entries = tar.entries()?;
         let entry = entries.next().context("an empty archive")??;

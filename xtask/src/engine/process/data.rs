@@ -6,6 +6,7 @@ use crate::base::proc::{Cmd, cmd};
 use crate::engine::process::home::Processes;
 use crate::engine::roles::{Data, Runtime};
 use crate::engine::still;
+use crate::release::description::Release;
 use anyhow::Result;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -22,7 +23,14 @@ impl Data for Processes {
         save(&self.data(service), archive, deadline)
     }
 
-    fn restore(&self, _: &Path, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
+    fn restore(
+        &self,
+        _: &Release,
+        _: &Path,
+        service: &str,
+        archive: &Path,
+        deadline: Deadline,
+    ) -> Result<()> {
         restore(&self.data(service), archive, deadline)
     }
 

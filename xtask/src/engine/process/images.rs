@@ -8,6 +8,7 @@ use crate::base::next::Next;
 use crate::engine::process::home::Processes;
 use crate::engine::roles::{Build, Images};
 use crate::release::description::{Image, Release};
+use crate::stack::definition::Definition;
 use crate::stack::names as env;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,16 @@ impl Images for Processes {
     fn named(&self, name: &str, _: Deadline) -> Result<String> {
         let what = format!("there is no image {name}: local processes have none by name");
         Err(fail(Exit::Usage, what, "name an image with --engine compose"))
+    }
+
+    fn provide(
+        &self,
+        _: &Definition,
+        _: &Path,
+        _: Option<&str>,
+        _: Deadline,
+    ) -> Result<BTreeMap<String, Image>> {
+        Ok(BTreeMap::new())
     }
 
     fn tagged(&self, tag: &str, _: Deadline) -> Result<BTreeMap<String, Image>> {

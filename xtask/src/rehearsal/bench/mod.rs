@@ -2,55 +2,50 @@
 //! same run and compared as a ratio, because machines differ. Each row names its goal; a missed goal fails no
 //! test. Called by the command `bench`.
 
+mod by_hand;
+mod floor;
 mod load;
+mod many;
 mod row;
 
 use crate::base::deadline::Deadline;
-use crate::base::failure::{Exit, fail};
+use crate::base::failure::Exit;
 use crate::base::files;
 use crate::base::output::Output;
 use crate::base::proc::{Cmd, cmd};
-use crate::checks::health::wait_healthy;
 use crate::deploy::event::Finished;
 use crate::deploy::session::Session;
 use crate::engine::roles::Kind;
+use crate::rehearsal::bench::by_hand::{Figures, broken, compose, compose_words, median, timed};
 use crate::rehearsal::bench::row::{Row, show};
-use crate::rehearsal::{PART, Rehearsal, copy_files};
-use crate::release::description::{Image, Release};
+use crate::rehearsal::{PART, Rehearsal};
+use crate::release::description::Release;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::PathBuf;
 
 /// Measures everything `rounds` times; exit code 1 if a goal is not reached.
 pub fn run(rounds: usize, pilot: &Pilot, out: &Output) -> Result<Finished> {
     let quiet = || Output::silent(out.start());
-    let mut rows = Vec::new();
-    out.say("rollbacks on Docker …");
-    docker(&Rehearsal::begin(pilot, Some(Kind::Compose), quiet(), false)?, rounds, &mut rows)?;
-    out.say("1,000 streams on local processes …");
-    load::measure(&Rehearsal::begin(pilot, Some(Kind::Process), quiet(), false)?, &mut rows)?;
-    out.say("xtask itself …");
-    itself(pilot, rounds, &mut rows)?;
-    let reached = show(out, &rows);
+    let mut reached = true;
+    // Each part takes minutes, so its rows are shown when it is over.
+    let mut part = |name: &str, measure: &dyn Fn(&mut Vec<Row>) -> Result<()>| {
+        out.say(format!("\n{name} …"));
+        let mut rows = Vec::new();
+        measure(&mut rows)?;
+        reached &= show(out, &rows);
+        Ok::<_, anyhow::Error>(())
+    };
+    part("rollbacks on Docker", &|rows| {
+        docker(&Rehearsal::begin(pilot, Some(Kind::Compose), quiet(), false)?, rounds, rows)
+    })?;
+    part("30 services on Docker", &|rows| many::measure(pilot, rounds, quiet(), rows))?;
+    part("1,000 streams on local processes", &|rows| {
+        load::measure(&Rehearsal::begin(pilot, Some(Kind::Process), quiet(), false)?, rows)
+    })?;
+    part("xtask itself", &|rows| itself(pilot, rounds, rows))?;
     Ok(Finished::plain(if reached { Exit::Ok } else { Exit::NotRestored }))
 }
-
-fn median(mut figures: Vec<f64>) -> Result<f64> {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().context("nothing was measured")
-}
-
-/// How many milliseconds a command takes.
-fn timed(command: Cmd) -> Result<f64> {
-    let start = Instant::now();
-    command.run(Deadline::after(PART))?;
-    Ok(start.elapsed().as_secs_f64() * 1e3)
-}
-
-/// The measurements of one kind, in milliseconds.
-type Figures = Vec<f64>;
 
 /// Rollbacks, compared with plain Compose and with the old runbook.
 fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<()> {
@@ -77,6 +72,12 @@ fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<(
         files::copy(&from, &session.pilot.env_path, files::Mode::Private)?;
         Ok(took)
     };
+    let floor = |images| -> Result<f64> {
+        broken(rehearsal, images, &[])?;
+        session.engine.retag(&good, Deadline::after(PART))?;
+        floor::measure(rehearsal)
+    };
+    let (mut b_floor, mut same) = (Figures::new(), Figures::new());
     let (mut b, mut b_bare, mut b_book) = (Figures::new(), Figures::new(), Figures::new());
     let (mut deaf, mut deaf_bare) = (Figures::new(), Figures::new());
     let (mut a, mut a_book) = (Figures::new(), Figures::new());
@@ -84,6 +85,8 @@ fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<(
         let other = rehearsal.images(&format!("v8.0.{round}"), "")?;
         let ignoring = rehearsal.images(&format!("v9.0.{round}"), "ignore-sigterm")?;
         b.push(ours(other.clone(), &[])?);
+        same.push(timed(rehearsal.command(&["up"])?)?);
+        b_floor.push(floor(other.clone())?);
         b_bare.push(bare(other.clone())?);
         deaf.push(ours(ignoring.clone(), &[])?);
         // This is always long: it is the sum of the times that services get to stop.
@@ -98,48 +101,19 @@ fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<(
         Ok(Row { what, ours, unit: "ms", against: Some((name, median(against)?)), reach })
     };
     let (b, up) = (median(b)?, "docker compose up -d --wait");
-    rows.push(row("rollback B", b, up, b_bare, Some(1.0))?);
+    rows.push(row("rollback B", b, up, b_bare, Some(0.45))?);
+    rows.push(row("rollback B", b, "stop and start by the engine alone", b_floor, Some(1.55))?);
     rows.push(row("rollback B, ignores SIGTERM", median(deaf)?, up, deaf_bare, Some(0.15))?);
     rows.push(row("rollback A", median(a)?, "runbook A", a_book, None)?);
     rows.push(row("rollback B", b, "runbook B", b_book, None)?);
-    rows.push(Row::plain("gate proved closed", median(gates)?, "ms", 150.0));
+    rows.push(Row::plain("gate proved closed", median(gates)?, "ms", 50.0));
+    rows.push(Row::plain("up with nothing changed", median(same)?, "ms", 300.0));
     let image = &good.images[session.pilot.gateway()].id;
     let size = cmd("docker", &["image", "inspect", "--format", "{{.Size}}", image]);
     let size: f64 =
         size.run(Deadline::after(PART))?.trim().parse().context("docker does not say the size")?;
     rows.push(Row::plain("image of a service", size / 1e6, "MB", 15.0));
     Ok(())
-}
-
-/// Deploys this by hand on the pilot, and waits until it is steady.
-fn broken(rehearsal: &Rehearsal, images: BTreeMap<String, Image>, settings: &[(&str, &str)]) -> Result<()> {
-    rehearsal.deploy_by_hand(images, settings)?;
-    wait_ready(rehearsal)
-}
-
-/// Waits until every service answers that it is healthy.
-fn wait_ready(rehearsal: &Rehearsal) -> Result<()> {
-    let session = &rehearsal.session;
-    let view = session.running(Deadline::after(session.pilot.manifest.limits.engine))?;
-    let target = view.target()?;
-    let ready = Deadline::after(session.pilot.manifest.limits.ready);
-    wait_healthy(&target, ready)
-        .map(drop)
-        .map_err(|error| fail(Exit::NotRestored, format!("{error:#}"), "docker ps"))
-}
-
-/// Plain Compose on the files that were deployed by hand, with the present env file.
-fn compose(rehearsal: &Rehearsal, words: &[&str]) -> Result<Cmd> {
-    let dir = rehearsal.by_hand();
-    copy_files(&rehearsal.session.pilot, &dir)?;
-    Ok(cmd("docker", &["compose"]).args(compose_words(rehearsal, &dir)).args(words))
-}
-
-fn compose_words(rehearsal: &Rehearsal, dir: &Path) -> [String; 6] {
-    let Pilot { project, layout, .. } = &rehearsal.session.pilot;
-    let path = |name: &String| dir.join(name).display().to_string();
-    let (file, env) = (path(&layout.compose[0]), layout.env.as_ref().map(path).unwrap_or_default());
-    ["--project-name".into(), project.clone(), "--file".into(), file, "--env-file".into(), env]
 }
 
 /// The env file of a release.
@@ -156,7 +130,7 @@ fn runbook(rehearsal: &Rehearsal, good: &Release, script: &str) -> Result<Cmd> {
     let env = pilot.env()?;
     let archives: Vec<String> =
         good.images.values().map(|i| session.store.archive(&i.id).display().to_string()).collect();
-    let compose = format!("docker compose {}", compose_words(rehearsal, &dir).join(" "));
+    let compose = format!("docker compose {}", compose_words(&dir, pilot).join(" "));
     let mut run = cmd("sh", &["-c", script])
         .env("PACK", &dir.display().to_string())
         .env("COMPOSE", &compose)
