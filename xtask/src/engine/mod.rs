@@ -11,13 +11,23 @@ pub mod roles;
 mod still;
 
 use crate::base::deadline::Deadline;
-use crate::base::failure::{Exit, fail};
+use crate::base::failure::{Exit, exit_of, fail};
 use crate::engine::roles::{Engine, Kind};
 use crate::release::store::Store;
 use crate::stack::pilot::Pilot;
 use anyhow::Result;
 
 pub use process::supervise::supervise;
+
+/// The address of the Docker daemon that the client talks to; none if there is no client, or if it is not a daemon
+/// of this machine.
+pub fn daemon(deadline: Deadline) -> Option<String> {
+    let docker = which::which("docker").ok()?;
+    compose::daemon::Daemon::of_client(&docker, deadline).ok().map(|daemon| daemon.address)
+}
+
+/// The address of the daemon that is a service of the machine itself.
+pub use compose::daemon::DEFAULT as SYSTEM_DAEMON;
 
 /// The engine for a pilot: the requested one; else the one that the running release was made with; else
 /// `compose` if Docker answers, and `process` if not. If Docker hangs, that is an error, and does not mean
@@ -30,6 +40,7 @@ pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
         Some(kind) => kind,
         None => match compose::client::answers(Deadline::after(pilot.manifest.limits.engine)) {
             Ok(()) => Kind::Compose,
+            Err(error) if exit_of(&error) == Exit::Usage => return Err(error),
             Err(error) if compose::client::is_hung(&error) => {
                 let next = "--engine process, or docker version to see what is wrong";
                 return Err(fail(Exit::Host, format!("{error:#}"), next));

@@ -197,6 +197,12 @@ pub trait Data: Sync {
     /// release are in `dir`.
     fn restore(&self, dir: &Path, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;
 
+    /// The name of the external volume that has the data of a service; none if the data is the stack's own. External
+    /// data is never removed, so it cannot be restored either.
+    fn external(&self, _service: &str) -> Option<String> {
+        None
+    }
+
     /// Removes a service and its data.
     fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()>;
 }
@@ -211,6 +217,12 @@ pub trait Inspect: Sync {
 
     /// The networks and volumes of the project, by name, as the engine reports them.
     fn networks_and_volumes(&self, deadline: Deadline) -> Result<BTreeMap<String, String>>;
+
+    /// Everything in this stack that cannot work here, each with what to do about it; none if it can be deployed.
+    /// Reads only.
+    fn refusals(&self, _: &Definition, _: Deadline) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
 
     /// The engine as a part of the host.
     fn host(&self, deadline: Deadline) -> Result<EngineHost>;

@@ -14,6 +14,7 @@ use crate::release::source;
 use crate::stack::contract::env;
 use crate::stack::definition::Definition;
 use crate::stack::envfile::{EnvFile, with_value};
+use crate::stack::judge;
 use crate::stack::manifest::Manifest;
 use crate::stack::pilot::{DEFAULT_PROJECT, Pilot, network_name};
 use crate::stack::ports;
@@ -60,6 +61,7 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
         Source::Tree | Source::Tag(_) => None,
     };
     let root = worktree.as_ref().map_or(pilot.root.as_path(), |(tree, _)| tree.path());
+    has_compose_file(&root.join("pilot-deploy"))?;
     let commit = worktree.as_ref().map_or_else(|| source::head(pilot), |(_, commit)| Some(commit.clone()));
     // A label can name images. If they no longer exist, its commit is built.
     let point = match source {
@@ -92,6 +94,17 @@ pub fn make(source: Source<'_>, env: &Path, session: &Session) -> Result<Release
     };
     let files = pack_files(&root.join("pilot-deploy"), env)?;
     record(session, Parts { label, commit, engine: session.engine.kind().as_str(), images, inputs, files })
+}
+
+/// An error if there is no compose file: before a build, which takes a minute.
+fn has_compose_file(pack: &Path) -> Result<()> {
+    let path = pack.join(Manifest::load(&pack.join(MANIFEST_FILE))?.compose_file);
+    if path.is_file() {
+        return Ok(());
+    }
+    let what = format!("there is no compose file {}; nothing was begun", path.display());
+    let next = Next::shell(format!("git checkout {}", path.display()));
+    Err(fail(Exit::Usage, what, next.so("or name the file that there is as compose_file in pilot.toml")))
 }
 
 /// The checksum of everything that goes into the images. Its first part is the version of how they are made.
@@ -183,18 +196,35 @@ fn record(session: &Session, parts: Parts<'_>) -> Result<Release> {
     session.store.create(parts, define, |image, path| session.engine.save(image, path, limit))
 }
 
-/// Asks the engine what the stack of a candidate is. A stack that it does not understand could not be started
-/// either.
+/// Asks the engine what the stack of a candidate is, and whether it can work here. A stack that the engine does not
+/// understand could not be started either.
 fn define(session: &Session, dir: &Path) -> Result<Definition> {
     let deadline = Deadline::after(session.pilot.manifest.limits.engine);
-    session.engine.definition(dir, deadline).map_err(|error| match exit_of(&error) {
+    // The files may be those of another commit, with a manifest of their own.
+    let manifest = Manifest::load(&dir.join(MANIFEST_FILE))?;
+    let engine = session.engine.for_stack(&Pilot { manifest, ..session.pilot.clone() }, None)?;
+    let file = session.pilot.pack.join(&session.pilot.manifest.compose_file);
+    let definition = engine.definition(dir, deadline).map_err(|error| match exit_of(&error) {
         Exit::NotRestored => {
-            let what = format!("the stack cannot be understood: {error:#}");
-            let file = session.pilot.pack.join(&session.pilot.manifest.compose_file);
-            fail(Exit::Usage, what, format!("fix {}; nothing was begun", file.display()))
+            let by = session.engine.describe(deadline);
+            let what = format!("{by} does not understand the stack: {error:#}");
+            let next = format!("fix {}, or install the Compose that it is written for", file.display());
+            fail(Exit::Usage, what, format!("{next}; nothing was begun"))
         }
         _ => error,
-    })
+    })?;
+    let refusals = engine.refusals(&definition, deadline)?;
+    if refusals.is_empty() {
+        let outside = judge::not_in_a_release(&definition);
+        if !outside.is_empty() {
+            session
+                .out
+                .note(format!("not part of the release, so no rollback restores it: {}", outside.join(", ")));
+        }
+        return Ok(definition);
+    }
+    let what = format!("the stack cannot be deployed:\n  - {}", refusals.join("\n  - "));
+    Err(fail(Exit::Usage, what, format!("fix {}; nothing was begun", file.display())))
 }
 
 /// Makes the env file if it does not exist, and fills in empty secrets. A project other than the default one

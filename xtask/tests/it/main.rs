@@ -25,6 +25,7 @@ mod operator;
 mod pilot;
 mod processes;
 mod promises;
+mod refused;
 mod releases;
 mod resume;
 mod rollback;

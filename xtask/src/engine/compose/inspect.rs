@@ -4,12 +4,14 @@ use crate::base::deadline::Deadline;
 use crate::base::proc::cmd;
 use crate::engine::compose::client::{Compose, classify};
 use crate::engine::roles::{EngineHost, Inspect, Usage};
+use crate::stack::definition::Definition;
+use crate::stack::judge::{self, Need};
 use crate::stack::model::Instance;
 use anyhow::{Context, Result};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow::{Break, Continue};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Between two tries while Docker is busy with the same question of somebody else.
@@ -53,6 +55,29 @@ impl Inspect for Compose {
             }
             Ok(all)
         })
+    }
+
+    fn refusals(&self, definition: &Definition, deadline: Deadline) -> Result<Vec<String>> {
+        let needed = judge::needs(definition);
+        // Most stacks need nothing, and then nothing is asked.
+        let all = |kind: &str, wanted: bool| -> Result<BTreeSet<String>> {
+            let listed = if wanted {
+                self.docker(&[kind, "ls", "--format", "{{.Name}}"], deadline)?
+            } else {
+                String::new()
+            };
+            Ok(listed.lines().map(str::to_owned).collect())
+        };
+        let volumes = all("volume", needed.iter().any(|need| matches!(need, Need::Volume(_))))?;
+        let networks = all("network", needed.iter().any(|need| matches!(need, Need::Network(_))))?;
+        let is_missing = |need: &Need| match need {
+            Need::Volume(name) => !volumes.contains(name),
+            Need::Network(name) => !networks.contains(name),
+            // Docker Desktop has some paths, such as its socket, that this machine does not have.
+            Need::Path(path) => cfg!(target_os = "linux") && !Path::new(path).exists(),
+        };
+        let missing = needed.into_iter().filter(is_missing).collect();
+        Ok(judge::problems(definition, &self.pilot.manifest, &missing))
     }
 
     fn host(&self, deadline: Deadline) -> Result<EngineHost> {

@@ -29,8 +29,9 @@ impl Runtime for Compose {
     }
 
     fn for_stack(&self, pilot: &Pilot, definition: Option<Definition>) -> Result<Box<dyn Engine>> {
-        let (docker, generation) = (self.docker.clone(), self.generation.clone());
-        Ok(Box::new(Self { pilot: pilot.clone(), definition, docker, generation }))
+        let (docker, daemon, generation) =
+            (self.docker.clone(), self.daemon.clone(), self.generation.clone());
+        Ok(Box::new(Self { pilot: pilot.clone(), definition, docker, daemon, generation }))
     }
 
     fn definition(&self, dir: &Path, deadline: Deadline) -> Result<Definition> {

@@ -3,6 +3,7 @@
 //! `compose`.
 
 use crate::base::secrets;
+use crate::engine::compose::daemon::config_folder;
 use crate::stack::model::{Instance, Service};
 use anyhow::{Result, bail};
 use serde_json::Value;
@@ -65,11 +66,13 @@ fn instance(container: &Value) -> Result<((String, String), Instance)> {
 
 /// The folders in which the docker client looks for plugins (docker/cli, `cli-plugins/manager`).
 pub fn plugin_folders() -> Vec<PathBuf> {
-    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
-    let own = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or(home);
     let system =
         ["/usr/local/lib/docker", "/usr/local/libexec/docker", "/usr/lib/docker", "/usr/libexec/docker"];
-    own.into_iter().chain(system.map(PathBuf::from)).map(|folder| folder.join("cli-plugins")).collect()
+    config_folder()
+        .into_iter()
+        .chain(system.map(PathBuf::from))
+        .map(|folder| folder.join("cli-plugins"))
+        .collect()
 }
 
 /// The state folder in the path of a compose file: `STATE/releases/ID/docker-compose.poc.yml` gives `STATE`.
