@@ -12,6 +12,7 @@ mod still;
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::machine;
 use crate::engine::roles::{Engine, Kind};
 use crate::release::store::Store;
 use crate::stack::pilot::Pilot;
@@ -52,6 +53,11 @@ pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
         Kind::Compose => {
             let definition = current.and_then(|release| store.definition(&release).ok().flatten());
             Box::new(compose::client::Compose::new(pilot, definition)?)
+        }
+        Kind::Process if !machine::SHOWS_OPEN_FILES => {
+            let what = "local processes need Linux: this system does not tell which files a process has open, so \
+                        those of a stack cannot be told from others";
+            return Err(fail(Exit::Usage, what, "start Docker, and run the command with --engine compose"));
         }
         Kind::Process => Box::new(process::home::Processes::new(pilot)),
     })

@@ -5,6 +5,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::files::Freed;
 use crate::base::http::Client;
+use crate::base::observed::Observed;
 use crate::release::description::{Image, Release};
 use crate::stack::definition::Definition;
 use crate::stack::endpoint::Endpoint;
@@ -71,8 +72,8 @@ pub struct Usage {
 pub struct EngineHost {
     /// Its version.
     pub version: String,
-    /// The folder for images and volumes, if it is on this host.
-    pub root: Option<PathBuf>,
+    /// The folder for images and volumes; unknown if this host does not see it.
+    pub root: Observed<PathBuf>,
     /// The difference between its clock and ours; none if it does not report the time.
     pub skew: Option<Duration>,
     /// How many containers run, of all projects.

@@ -9,6 +9,7 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
 use crate::base::lock::Lock;
+use crate::base::machine;
 use crate::base::next::{Context as Whose, Next};
 use crate::base::output::Output;
 use crate::base::{proc, signals};
@@ -140,7 +141,7 @@ impl Rehearsal {
     pub fn roll_back(&self, show: bool) -> Result<Finished> {
         let pilot = &self.session.pilot;
         let format = if self.session.out.is_json() { "json" } else { "text" };
-        let me = files::this_program()?;
+        let me = machine::this_program()?;
         let kind = self.session.engine.kind().as_str();
         let words = ["--project", &pilot.project, "--engine", kind, "--format", format, "rollback"];
         let command = proc::cmd(me, &words)

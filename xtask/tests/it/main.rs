@@ -18,6 +18,7 @@ mod ground;
 mod holds;
 mod host;
 mod http;
+mod in_docker;
 mod look;
 mod model;
 mod observability;

@@ -1,6 +1,8 @@
 //! What Docker reports about the project's containers, networks and volumes, and about itself.
 
 use crate::base::deadline::Deadline;
+use crate::base::machine;
+use crate::base::observed::Observed;
 use crate::base::proc::cmd;
 use crate::engine::compose::client::{Compose, classify};
 use crate::engine::roles::{EngineHost, Inspect, Usage};
@@ -100,10 +102,45 @@ impl Inspect for Compose {
         let used = used.flatten()?;
         Ok(EngineHost {
             version: info["ServerVersion"].as_str().unwrap_or("?").to_owned(),
-            root: info["DockerRootDir"].as_str().map(PathBuf::from),
+            root: root(&info, &machine::kernel()),
             skew,
             running: info["ContainersRunning"].as_u64(),
             used: used.lines().map(str::to_owned).collect(),
         })
+    }
+}
+
+/// The folder of the engine, as `docker info` tells it. An engine on another kernel than ours is in a virtual machine,
+/// and a folder of the same name here is not its own.
+fn root(info: &Value, our_kernel: &str) -> Observed<PathBuf> {
+    let text = |name: &str| info[name].as_str().unwrap_or("unknown");
+    let (kernel, folder) = (text("KernelVersion"), text("DockerRootDir"));
+    if kernel != our_kernel {
+        let system = text("OperatingSystem");
+        return Observed::Unknown(format!(
+            "the engine ({system}) is in a virtual machine with kernel {kernel}"
+        ));
+    }
+    if Path::new(folder).is_dir() {
+        return Observed::Known(PathBuf::from(folder));
+    }
+    Observed::Unknown(format!("the engine's folder {folder} is not seen from here"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_disk_of_an_engine_in_a_virtual_machine_is_unknown() {
+        let here = json!({"KernelVersion": "6.1", "DockerRootDir": "/", "OperatingSystem": "Debian"});
+        assert_eq!(root(&here, "6.1"), Observed::Known("/".into()));
+        // It has a folder of this name; it is not this one.
+        let desktop = json!({"KernelVersion": "6.6-linuxkit", "DockerRootDir": "/", "OperatingSystem": "Docker Desktop"});
+        assert!(root(&desktop, "6.1").why().contains("(Docker Desktop) is in a virtual machine"));
+        let elsewhere = json!({"KernelVersion": "6.1", "DockerRootDir": "/nonexistent/docker"});
+        assert!(root(&elsewhere, "6.1").why().contains("/nonexistent/docker"));
+        assert!(root(&json!({}), "6.1").known().is_none());
     }
 }
