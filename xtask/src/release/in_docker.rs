@@ -44,6 +44,8 @@ pub fn build(
         cmd(&docker, &["pull", "--quiet", &image]).run(deadline).map_err(|error| no_image(&image, &error))?;
     }
     files::make_folder(target)?;
+    // Docker takes a relative path for the name of a volume.
+    let target = &std::path::absolute(target).context("cannot find the target folder")?;
     say(format!("building the services in {image}; only the first build takes some minutes"));
     let name = format!("{}-build-{}", pilot.project, std::process::id());
     let package = &pilot.manifest.build.package;
