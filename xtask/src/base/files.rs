@@ -90,9 +90,7 @@ pub fn exchange(from: &Path, to: &Path, mode: Mode) -> Result<Option<Vec<u8>>> {
     let folder = to.parent().context("a file needs a folder")?;
     let beside = folder.join(format!(".{}.new", random()?));
     copy(from, &beside, mode)?;
-    let cwd = rustix::fs::CWD;
-    let swapped = rustix::fs::renameat_with(cwd, &beside, cwd, to, rustix::fs::RenameFlags::EXCHANGE);
-    let old = match swapped {
+    let old = match swap(&beside, to) {
         Ok(()) => read_if_there(&beside),
         Err(_) => read_if_there(to).and_then(|old| {
             let moved = std::fs::rename(&beside, to);
@@ -103,6 +101,17 @@ pub fn exchange(from: &Path, to: &Path, mode: Mode) -> Result<Option<Vec<u8>>> {
     let synced = File::open(folder).and_then(|f| f.sync_all());
     synced.with_context(|| format!("cannot sync {}", folder.display()))?;
     old
+}
+
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+fn swap(one: &Path, other: &Path) -> std::io::Result<()> {
+    let cwd = rustix::fs::CWD;
+    Ok(rustix::fs::renameat_with(cwd, one, cwd, other, rustix::fs::RenameFlags::EXCHANGE)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+fn swap(_: &Path, _: &Path) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 /// Opens a regular file for reading. Anything else is an error: a pipe could block, and
@@ -187,14 +196,6 @@ pub fn stays_within(path: &str) -> bool {
         !matches!(part, "" | "." | "..") && !part.contains(|c: char| c == '\\' || c.is_control())
     };
     path.len() <= 255 && path.split('/').all(plain)
-}
-
-/// Free bytes, for this user, in the file system of a folder. The folder need not exist yet.
-pub fn free(folder: &Path) -> Result<u64> {
-    let there = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let stat = rustix::fs::statvfs(there)
-        .with_context(|| format!("cannot find out how much space is free in {}", there.display()))?;
-    Ok(stat.f_bavail * stat.f_frsize)
 }
 
 /// Makes a folder and its missing parents.
@@ -298,14 +299,6 @@ pub fn size(path: &Path) -> Result<u64> {
         return Ok(data.len());
     }
     names(path)?.iter().map(|name| size(&path.join(name))).sum()
-}
-
-/// The path of this program, to copy it or to start it again. If a build has replaced the file in the
-/// meantime, the link of proc(5) still leads to the program that runs.
-pub fn this_program() -> Result<PathBuf> {
-    let kept = PathBuf::from("/proc/self/exe");
-    let path = std::env::current_exe().context("cannot find this program")?;
-    Ok(if path.exists() || !kept.exists() { path } else { kept })
 }
 
 /// A number of bytes for people, such as `1.5 MiB`.

@@ -227,8 +227,9 @@ mod tests {
         let pid: i32 = std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
         // SIGKILL is asynchronous and the orphan is collected by somebody else: give it a moment.
         let gone = |pid| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.is_empty() || stat.contains(") Z ")
+            let state = cmd("ps", &["-o", "stat=", "-p", &format!("{pid}")]);
+            let state = state.run(Deadline::after(Duration::from_secs(5))).unwrap_or_default();
+            state.trim().is_empty() || state.starts_with('Z')
         };
         let limit = Deadline::after(Duration::from_secs(5));
         while !gone(pid) {

@@ -10,6 +10,7 @@ use crate::deploy::backup::{self, Backup, Kept};
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::run::{self, Request};
 use crate::deploy::session::Session;
+use crate::engine::roles::Engine;
 use crate::operations::candidate;
 use crate::operations::rollback;
 use crate::stack::layout::Layout;
@@ -187,6 +188,7 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
         )
     })?;
     session.store.check_files(&base)?;
+    refuse_external(&kept.id, &services, session.by(&base)?.engine.as_ref())?;
     let release = candidate::variant(session, &base, replaced(&files, &kept, &base.layout))
         .context("cannot make a release with the files of the backup")?;
     let request = Request {
@@ -207,4 +209,20 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
         }
     }
     Ok(finished)
+}
+
+/// Data in external volumes cannot be restored. This is said before the run, which would close the gate.
+fn refuse_external(backup: &str, services: &[String], engine: &dyn Engine) -> Result<()> {
+    let external = services.iter().filter_map(|service| Some((service, engine.external(service)?)));
+    let all: Vec<String> =
+        external.map(|(service, volume)| format!("volume {volume} of {service} is external")).collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let what = format!(
+        "cannot restore the data of backup {backup}: {}; only its maker may remove what is in it; nothing was begun",
+        all.join(", ")
+    );
+    let next = Next::xtask(&format!("backup restore {backup} --only env"));
+    Err(fail(Exit::Usage, what, next.so("restores the settings alone; copy the data by hand")))
 }

@@ -12,6 +12,7 @@ use crate::base::proc::cmd;
 use crate::deploy::cleanup;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::session::Session;
+use crate::engine;
 use crate::host;
 use anyhow::Result;
 use serde_json::json;
@@ -63,11 +64,11 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     Ok(Finished { error, ..Finished::plain(Exit::Host) }.then(Some(&wrong.fix), out.context()))
 }
 
-/// The command that restarts Docker on this host: systemd, else the init script. Nothing if this host runs no
-/// daemon (Docker Desktop, or a remote `DOCKER_HOST`).
-fn restart_command(docker_host: Option<&str>, systemd: bool, init_script: bool) -> Option<[&'static str; 3]> {
-    match docker_host {
-        Some(host) if !host.is_empty() && host != "unix:///var/run/docker.sock" => None,
+/// The command that restarts the Docker daemon at this address: systemd, else the init script. Nothing if it is not
+/// a service of this host (Docker Desktop, a daemon of a user, a remote one).
+fn restart_command(daemon: Option<&str>, systemd: bool, init_script: bool) -> Option<[&'static str; 3]> {
+    match daemon {
+        _ if daemon != Some(engine::SYSTEM_DAEMON) => None,
         _ if systemd => Some(["systemctl", "restart", "docker"]),
         _ if init_script => Some(["service", "docker", "restart"]),
         _ => None,
@@ -75,14 +76,18 @@ fn restart_command(docker_host: Option<&str>, systemd: bool, init_script: bool) 
 }
 
 fn restart(yes: bool, session: &Session) -> Result<()> {
-    let docker_host = std::env::var("DOCKER_HOST").ok();
+    let limit = Deadline::after(session.pilot.manifest.limits.engine);
+    let daemon = engine::daemon(limit);
     let systemd = Path::new("/run/systemd/system").exists();
     let init_script = Path::new("/etc/init.d/docker").exists();
-    let Some(words) = restart_command(docker_host.as_deref(), systemd, init_script) else {
-        let what = "cannot restart Docker: neither systemd nor an init script of this host runs the daemon";
-        return Err(fail(Exit::Usage, what, "restart Docker Desktop, or Docker on the host in DOCKER_HOST"));
+    let Some(words) = restart_command(daemon.as_deref(), systemd, init_script) else {
+        let at = daemon.as_deref().unwrap_or("another host");
+        let what = format!(
+            "cannot restart Docker: neither systemd nor an init script of this host runs the daemon at {at}"
+        );
+        let next = "restart Docker Desktop, or the daemon that DOCKER_HOST or the Docker context names";
+        return Err(fail(Exit::Usage, what, next));
     };
-    let limit = Deadline::after(session.pilot.manifest.limits.engine);
     let running = session.engine.host(limit).ok().and_then(|host| host.running);
     let running = running.map_or("an unknown number of".into(), |n| n.to_string());
     let command = words.join(" ");
@@ -113,16 +118,17 @@ fn restart(yes: bool, session: &Session) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::restart_command;
+    use crate::engine::SYSTEM_DAEMON;
 
     #[test]
     fn only_a_daemon_of_this_host_is_restarted() {
-        assert_eq!(restart_command(None, true, true).map(|c| c[0]), Some("systemctl"));
-        assert_eq!(restart_command(None, false, true).map(|c| c[0]), Some("service"));
-        assert_eq!(restart_command(None, false, false), None);
-        assert_eq!(restart_command(Some("tcp://elsewhere:2375"), true, true), None);
-        assert_eq!(
-            restart_command(Some("unix:///var/run/docker.sock"), true, false).map(|c| c[0]),
-            Some("systemctl")
-        );
+        let system = Some(SYSTEM_DAEMON);
+        assert_eq!(restart_command(system, true, true).map(|c| c[0]), Some("systemctl"));
+        assert_eq!(restart_command(system, false, true).map(|c| c[0]), Some("service"));
+        assert_eq!(restart_command(system, false, false), None);
+        for other in [None, Some("tcp://127.0.0.1:2375"), Some("unix:///home/me/.docker/desktop/docker.sock")]
+        {
+            assert_eq!(restart_command(other, true, true), None, "{other:?}");
+        }
     }
 }

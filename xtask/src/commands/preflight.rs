@@ -1,5 +1,6 @@
 //! `preflight`: is the pilot ready for a demo, go or no-go? Every row is checked now. A row that cannot be
-//! checked is a no-go.
+//! checked is a no-go. What of the host is unknown, because its system does not tell, is shown as unknown: it is not
+//! counted as checked, and stops no demo.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
@@ -13,6 +14,7 @@ use crate::deploy::event::{Event, Finished};
 use crate::deploy::gate::Gate;
 use crate::deploy::session::Session;
 use crate::host;
+use crate::host::HostCheck;
 use crate::operations::look::{Look, look};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
@@ -31,7 +33,8 @@ const READY: Duration = Duration::from_secs(1);
 #[derive(Serialize)]
 struct Row {
     name: &'static str,
-    go: bool,
+    /// None: unknown.
+    go: Option<bool>,
     detail: String,
     fix: String,
 }
@@ -41,21 +44,26 @@ pub fn run(session: &Session) -> Result<Finished> {
     let look = look(session, 1, Deadline::after(session.pilot.manifest.limits.ready));
     let rows = rows(session, &look);
     let out = &session.out;
-    let go = rows.iter().all(|row| row.go);
+    let go = rows.iter().all(|row| row.go != Some(false));
     out.event(&Event::Result { value: &json!({"go": go, "rows": rows}) });
     for row in &rows {
-        out.say(out.marked(Some(row.go), &format!("{:<34} {}", row.name, row.detail)));
-        if !row.go {
+        out.say(out.marked(row.go, &format!("{:<34} {}", row.name, row.detail)));
+        if row.go == Some(false) {
             out.say(format!("    fix: {}", row.fix));
         }
     }
-    out.say(if go { "\nGO" } else { "\nNO-GO" });
+    let unknown: Vec<&str> = rows.iter().filter(|row| row.go.is_none()).map(|row| row.name).collect();
+    out.say(match (go, unknown.as_slice()) {
+        (false, _) => "\nNO-GO".to_owned(),
+        (true, []) => "\nGO".to_owned(),
+        (true, unknown) => format!("\nGO; unknown: {}", unknown.join(", ")),
+    });
     let exit = match &look.now.stack {
         Observed::Unknown(_) => Exit::Host,
         Observed::Known(_) if go => Exit::Ok,
         Observed::Known(_) => Exit::NotRestored,
     };
-    let next = rows.iter().find(|row| !row.go).map(|row| row.fix.clone());
+    let next = rows.iter().find(|row| row.go == Some(false)).map(|row| row.fix.clone());
     Ok(Finished { next, ..Finished::plain(exit) })
 }
 
@@ -63,8 +71,8 @@ fn rows(session: &Session, look: &Look) -> Vec<Row> {
     let context = session.out.context();
     let row = |name, outcome: Result<String>, fix: &str| {
         let (go, detail) = match outcome {
-            Ok(detail) => (true, detail),
-            Err(error) => (false, format!("{error:#}")),
+            Ok(detail) => (Some(true), detail),
+            Err(error) => (Some(false), format!("{error:#}")),
         };
         Row { name, go, detail, fix: context.line(&Next::xtask(fix)) }
     };
@@ -76,7 +84,7 @@ fn rows(session: &Session, look: &Look) -> Vec<Row> {
         row("all smoke checks pass", smoke(session), "smoke"),
         row("there is a way back", way_back(session), "releases verify"),
         row("the data is backed up", backed_up(session), "backup create"),
-        row("the host is within its limits", host(session), "host"),
+        host(session),
     ]
 }
 
@@ -119,14 +127,27 @@ fn backed_up(session: &Session) -> Result<String> {
     Ok(format!("backup {}", kept.id))
 }
 
-fn host(session: &Session) -> Result<String> {
+fn host(session: &Session) -> Row {
     let (pilot, engine) = (&session.pilot, session.engine.as_ref());
     let checks =
         host::checks(pilot, engine, pilot.env().ok().as_ref(), Deadline::after(pilot.manifest.limits.ready));
-    let wrong = checks.iter().filter(|check| check.ok != Some(true));
-    let wrong: Vec<String> = wrong.map(|check| format!("{}: {}", check.name, check.detail)).collect();
-    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
-    Ok(format!("{} checks", checks.len()))
+    let (go, detail) = within_limits(&checks);
+    let fix = session.out.context().line(&Next::xtask("host"));
+    Row { name: "the host is within its limits", go, detail, fix }
+}
+
+/// Is every check within its limit? None if none is over it and some are unknown.
+fn within_limits(checks: &[HostCheck]) -> (Option<bool>, String) {
+    let told = |ok: Option<bool>| -> Vec<String> {
+        let of = checks.iter().filter(|check| check.ok == ok);
+        of.map(|check| format!("{}: {}", check.name, check.detail)).collect()
+    };
+    let (wrong, unknown) = (told(Some(false)), told(None));
+    match (wrong.as_slice(), unknown.as_slice()) {
+        ([], []) => (Some(true), format!("{} checks", checks.len())),
+        ([], unknown) => (None, unknown.join("; ")),
+        (_, _) => (Some(false), [wrong, unknown].concat().join("; ")),
+    }
 }
 
 fn smoke(session: &Session) -> Result<String> {
@@ -148,4 +169,21 @@ fn way_back(session: &Session) -> Result<String> {
         release.id,
         good.len()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unknown_of_the_host_is_neither_within_its_limits_nor_over_them() {
+        let check =
+            |name: &str, ok| HostCheck { name: name.into(), ok, detail: "seen".into(), fix: Next::default() };
+        let (good, unknown, bad) =
+            (check("disk", Some(true)), check("memory", None), check("port", Some(false)));
+        let of = |checks: &[HostCheck]| within_limits(checks);
+        assert_eq!(of(std::slice::from_ref(&good)), (Some(true), "1 checks".into()));
+        assert_eq!(of(&[good.clone(), unknown.clone()]), (None, "memory: seen".into()));
+        assert_eq!(of(&[good, unknown, bad]), (Some(false), "port: seen; memory: seen".into()));
+    }
 }

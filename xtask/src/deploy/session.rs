@@ -9,7 +9,7 @@ use crate::release::description::Release;
 use crate::release::store::Store;
 use crate::stack::ledger::Ledger;
 use crate::stack::pilot::Pilot;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 /// What a command works with.
 pub struct Session {
@@ -40,13 +40,18 @@ impl Session {
     }
 
     /// Can a run go to this release? Its files must be unchanged, its manifest and settings must be readable,
-    /// also for this engine, and the settings must have everything that the checks need. A release is refused
-    /// here, before the first step.
+    /// also for this engine, its stack must be able to work here, and the settings must have everything that the
+    /// checks need. A release is refused here, before the first step.
     pub fn admissible(&self, release: &Release) -> Result<()> {
         self.store.check_files(release)?;
         let view = self.by(release)?;
         let env = view.env()?;
-        view.engine.can_read(env, Deadline::after(view.pilot.manifest.limits.engine))?;
+        let deadline = Deadline::after(view.pilot.manifest.limits.engine);
+        view.engine.can_read(env, deadline)?;
+        if let Some(definition) = self.store.definition(release)? {
+            let refusals = view.engine.refusals(&definition, deadline)?;
+            ensure!(refusals.is_empty(), "it cannot work here: {}", refusals.join("; "));
+        }
         view.pilot.services().try_for_each(|service| view.pilot.port(service, env).map(drop))?;
         view.target().map(drop)
     }

@@ -12,7 +12,8 @@ mod still;
 pub mod tree;
 
 use crate::base::deadline::Deadline;
-use crate::base::failure::{Exit, fail};
+use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::machine;
 use crate::engine::roles::{Engine, Kind};
 use crate::release::store::Store;
 use crate::stack::pilot::Pilot;
@@ -37,6 +38,16 @@ pub fn open(mut pilot: Pilot, asked: Option<Kind>) -> Result<(Pilot, Box<dyn Eng
     Ok((pilot, engine))
 }
 
+/// The address of the Docker daemon that the client talks to; none if there is no client, or if it is not a daemon
+/// of this machine.
+pub fn daemon(deadline: Deadline) -> Option<String> {
+    let docker = which::which("docker").ok()?;
+    compose::daemon::Daemon::of_client(&docker, deadline).ok().map(|daemon| daemon.address)
+}
+
+/// The address of the daemon that is a service of the machine itself.
+pub use compose::daemon::DEFAULT as SYSTEM_DAEMON;
+
 /// The engine for a pilot: the requested one; else the one that the running release was made with; else
 /// `compose` if Docker answers, and `process` if not. If Docker hangs, that is an error, and does not mean
 /// that there is no Docker.
@@ -46,6 +57,7 @@ pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
         Some(kind) => kind,
         None => match compose::client::answers(Deadline::after(pilot.manifest.limits.engine)) {
             Ok(()) => Kind::Compose,
+            Err(error) if exit_of(&error) == Exit::Usage => return Err(error),
             Err(error) if compose::client::is_hung(&error) => {
                 let next = "--engine process, or docker version to see what is wrong";
                 return Err(fail(Exit::Host, format!("{error:#}"), next));
@@ -55,6 +67,11 @@ pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
     };
     Ok(match kind {
         Kind::Compose => Box::new(compose::client::Compose::new(pilot)?),
+        Kind::Process if !machine::SHOWS_OPEN_FILES => {
+            let what = "local processes need Linux: this system does not tell which files a process has open, so \
+                        those of a stack cannot be told from others";
+            return Err(fail(Exit::Usage, what, "start Docker, and run the command with --engine compose"));
+        }
         Kind::Process => Box::new(process::home::Processes::new(pilot)),
     })
 }

@@ -5,6 +5,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::files::Freed;
 use crate::base::http::Client;
+use crate::base::observed::Observed;
 use crate::release::description::{Image, Release};
 use crate::stack::definition::{Definition, Resolved};
 use crate::stack::endpoint::Endpoint;
@@ -71,8 +72,8 @@ pub struct Usage {
 pub struct EngineHost {
     /// Its version.
     pub version: String,
-    /// The folder for images and volumes, if it is on this host.
-    pub root: Option<PathBuf>,
+    /// The folder for images and volumes; unknown if this host does not see it.
+    pub root: Observed<PathBuf>,
     /// The difference between its clock and ours; none if it does not report the time.
     pub skew: Option<Duration>,
     /// How many containers run, of all projects.
@@ -224,6 +225,12 @@ pub trait Data: Sync {
         deadline: Deadline,
     ) -> Result<()>;
 
+    /// The name of the external volume that has the data of a service; none if the data is the stack's own. External
+    /// data is never removed, so it cannot be restored either.
+    fn external(&self, _service: &str) -> Option<String> {
+        None
+    }
+
     /// Removes a service and its data.
     fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()>;
 }
@@ -238,6 +245,12 @@ pub trait Inspect: Sync {
 
     /// The networks and volumes of the project, by name, as the engine reports them.
     fn networks_and_volumes(&self, deadline: Deadline) -> Result<BTreeMap<String, String>>;
+
+    /// Everything in this stack that cannot work here, each with what to do about it; none if it can be deployed.
+    /// Reads only.
+    fn refusals(&self, _: &Definition, _: Deadline) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
 
     /// The engine as a part of the host.
     fn host(&self, deadline: Deadline) -> Result<EngineHost>;

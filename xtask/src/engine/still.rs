@@ -4,6 +4,7 @@
 
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files;
+use crate::base::machine;
 use crate::base::next::Next;
 use crate::base::proc::RunError;
 use anyhow::{Error, Result, bail, ensure};
@@ -86,7 +87,7 @@ pub fn told(what: &str, to: &Path, error: Error) -> Error {
 
 fn full(what: &str, to: &Path, error: &Error) -> Error {
     let folder = to.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
-    let free = rustix::fs::statvfs(folder).map(|stat| files::human(stat.f_bavail * stat.f_frsize));
+    let free = machine::space(folder).map(|(space, _)| files::human(space.bytes));
     let free = free.unwrap_or_else(|_| "an unknown number of bytes".into());
     let got = files::human(files::size(to).unwrap_or(0));
     let message = format!(

@@ -4,7 +4,9 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
+use crate::base::machine::{self, Space};
 use crate::base::next::Next;
+use crate::base::observed::Observed;
 use crate::engine::roles::Engine;
 use crate::stack::envfile::EnvFile;
 use crate::stack::pilot::Pilot;
@@ -39,7 +41,7 @@ fn check(name: impl Into<String>, found: Result<(bool, String)>, fix: impl Into<
 pub fn quick(pilot: &Pilot) -> Vec<HostCheck> {
     let mut all = disk("state folder", pilot.state.path(), pilot).to_vec();
     let least = pilot.manifest.host.memory_free_mib;
-    let memory = available_memory()
+    let memory = machine::available_memory()
         .map(|bytes| (bytes >> 20 >= least, format!("{} available, limit {least} MiB", files::human(bytes))));
     all.push(check("memory", memory, "find what uses the memory (free -m, top), and end it"));
     all
@@ -58,10 +60,13 @@ pub fn checks(
     match &host {
         Ok(host) => {
             all.push(check("engine answers", Ok((true, host.version.clone())), restart.clone()));
-            if let Some(root) =
-                host.root.as_ref().filter(|root| root.exists() && **root != *pilot.state.path())
-            {
-                all.extend(disk("engine's folder", root, pilot));
+            match &host.root {
+                Observed::Known(root) if *root == *pilot.state.path() => {}
+                Observed::Known(root) => all.extend(disk("engine's folder", root, pilot)),
+                Observed::Unknown(why) => {
+                    let unknown = Err(anyhow::anyhow!("{why}"));
+                    all.push(check("disk, engine's folder", unknown, "look there, or in Docker Desktop"));
+                }
             }
             let most = pilot.manifest.host.clock_skew;
             let skew = host.skew.context("the engine does not report its time").map(|skew| {
@@ -85,36 +90,22 @@ pub fn checks(
 
 fn disk(name: &str, path: &Path, pilot: &Pilot) -> [HostCheck; 2] {
     let limits = &pilot.manifest.host;
-    // If the folder does not exist yet, check the file system of the nearest existing parent.
-    let there = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-    let stat = rustix::fs::statvfs(there);
-    let told = |of: &dyn Fn(&rustix::fs::StatVfs) -> (bool, String)| match &stat {
-        Ok(stat) => Ok(of(stat)),
-        Err(error) => Err(anyhow::anyhow!("cannot read the free space of {}: {error}", there.display())),
+    let found = machine::space(path);
+    let told = |of: &dyn Fn(Space, &Path) -> (bool, String)| match &found {
+        Ok((space, there)) => Ok(of(*space, there)),
+        Err(error) => Err(anyhow::anyhow!("{error:#}")),
     };
-    let space = told(&|s| {
-        let bytes = s.f_bavail * s.f_frsize;
+    let space = told(&|space, there| {
         let least = limits.disk_free_mib;
-        (
-            bytes >> 20 >= least,
-            format!("{} free in {}, limit {least} MiB", files::human(bytes), there.display()),
-        )
+        let free = files::human(space.bytes);
+        (space.bytes >> 20 >= least, format!("{free} free in {}, limit {least} MiB", there.display()))
     });
-    let inodes = told(&|s| match s.f_files {
-        // Some file systems have no fixed number of inodes (btrfs, overlay on btrfs).
-        0 => (true, "made as needed".into()),
-        _ => (s.f_favail >= limits.inodes_free, format!("{} free, limit {}", s.f_favail, limits.inodes_free)),
+    let inodes = told(&|space, _| match space.inodes {
+        None => (true, "made as needed".into()),
+        Some(free) => (free >= limits.inodes_free, format!("{free} free, limit {}", limits.inodes_free)),
     });
     let fix = Next::xtask("host --free");
     [check(format!("disk, {name}"), space, fix.clone()), check(format!("inodes, {name}"), inodes, fix)]
-}
-
-/// `MemAvailable` of `/proc/meminfo` (proc(5)), in bytes.
-fn available_memory() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.map(|kib| kib << 10).context("/proc/meminfo has no MemAvailable")
 }
 
 /// The port of each service: used by the service itself, free, or used by another process.

@@ -12,8 +12,9 @@ use crate::engine::roles::{Build, Engine};
 use crate::engine::tree;
 use crate::release::description::{Image, Parts, Release};
 use crate::release::source::{self, Worktree};
-use crate::stack::definition::Resolved;
+use crate::stack::definition::{Definition, Resolved};
 use crate::stack::envfile::{EnvFile, with_value};
+use crate::stack::judge;
 use crate::stack::layout::Layout;
 use crate::stack::manifest::{MANIFEST_FILE, Manifest};
 use crate::stack::pilot::Pilot;
@@ -90,20 +91,43 @@ pub fn stack<'a>(source: Source<'a>, env: &'a Path, session: &'a Session) -> Res
         Pilot { root: root.to_owned(), pack, manifest, layout, definition: None, ..pilot.clone() };
     let deadline = Deadline::after(pilot.manifest.limits.engine);
     let resolved = tree::resolve(&pilot, &|name| pilot.source(name, env), session.engine.as_ref(), deadline);
-    let resolved = resolved.map_err(|error| not_understood(&pilot, error))?;
+    let resolved =
+        resolved.map_err(|error| not_understood(&pilot, &session.engine.describe(deadline), error))?;
     pilot.definition = Some(resolved.definition.clone());
     let engine = session.engine.for_stack(&pilot)?;
+    check(&pilot, engine.as_ref(), &resolved.definition, session)?;
     Ok(Candidate { session, source, env, worktree, commit, pilot, engine, resolved })
 }
 
+/// Refuses what cannot work here, all of it at once.
+fn check(pilot: &Pilot, engine: &dyn Engine, definition: &Definition, session: &Session) -> Result<()> {
+    let deadline = Deadline::after(pilot.manifest.limits.engine);
+    let refusals = engine.refusals(definition, deadline)?;
+    if !refusals.is_empty() {
+        let what = format!("the stack cannot be deployed:\n  - {}", refusals.join("\n  - "));
+        return Err(fail(Exit::Usage, what, format!("fix {}; nothing was begun", files(pilot))));
+    }
+    let outside = judge::not_in_a_release(definition);
+    if !outside.is_empty() {
+        let what = "not part of the release, so no rollback restores it";
+        session.out.note(format!("{what}: {}", outside.join(", ")));
+    }
+    Ok(())
+}
+
+/// The compose files of the source, for a message.
+fn files(pilot: &Pilot) -> String {
+    let all = pilot.layout.compose.iter().map(|name| pilot.pack.join(name).display().to_string());
+    all.collect::<Vec<_>>().join(" or ")
+}
+
 /// A stack that the engine does not understand could not be started either.
-fn not_understood(pilot: &Pilot, error: anyhow::Error) -> anyhow::Error {
+fn not_understood(pilot: &Pilot, by: &str, error: anyhow::Error) -> anyhow::Error {
     match exit_of(&error) {
         Exit::NotRestored => {
-            let what = format!("the stack cannot be understood: {error:#}");
-            let files: Vec<String> =
-                pilot.layout.compose.iter().map(|name| pilot.pack.join(name).display().to_string()).collect();
-            fail(Exit::Usage, what, format!("fix {}; nothing was begun", files.join(" or ")))
+            let what = format!("{by} does not understand the stack: {error:#}");
+            let next = format!("fix {}, or install the Compose that it is written for", files(pilot));
+            fail(Exit::Usage, what, format!("{next}; nothing was begun"))
         }
         _ => error,
     }
@@ -251,7 +275,7 @@ pub fn variant(session: &Session, base: &Release, replaced: BTreeMap<String, Pat
     let place = |name: &str| files.get(name).cloned().unwrap_or_else(|| view.pilot.pack.join(name));
     let deadline = Deadline::after(view.pilot.manifest.limits.engine);
     let resolved = tree::resolve(&view.pilot, &place, view.engine.as_ref(), deadline)
-        .map_err(|error| not_understood(&view.pilot, error))?;
+        .map_err(|error| not_understood(&view.pilot, &session.engine.describe(deadline), error))?;
     let base = base.clone();
     let engine = session.engine.kind().as_str();
     let Release { label, commit, images, inputs, layout, .. } = base;

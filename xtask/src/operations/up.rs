@@ -58,7 +58,7 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
     session.out.say(format!("  release {} ({})", release.id, release.label));
     session.admissible(&release).map_err(|error| {
         let what = format!("release {} cannot be deployed: {error:#}", release.id);
-        fail(Exit::Usage, what, format!("fix {}; nothing was begun", pilot.env_path.display()))
+        fail(Exit::Usage, what, format!("fix that, or {}; nothing was begun", pilot.env_path.display()))
     })?;
     let deadline = Deadline::from(Instant::now(), pilot.manifest.limits.budget);
     let mut goal = Goal::plain(&release, Purpose::Deploy);

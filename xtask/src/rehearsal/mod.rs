@@ -14,6 +14,7 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
 use crate::base::lock::Lock;
+use crate::base::machine;
 use crate::base::next::{Context as Whose, Next};
 use crate::base::output::Output;
 use crate::base::{proc, signals};
@@ -166,7 +167,7 @@ impl Rehearsal {
     pub fn command(&self, words: &[&str]) -> Result<proc::Cmd> {
         let Session { pilot, engine, out, .. } = &self.session;
         let format = if out.is_json() { "json" } else { "text" };
-        let (me, pack) = (files::this_program()?, pilot.pack.display().to_string());
+        let (me, pack) = (machine::this_program()?, pilot.pack.display().to_string());
         let options = ["--stack", &pack, "--project", &pilot.project, "--engine", engine.kind().as_str()];
         Ok(proc::cmd(me, &options)
             .args(["--format", format])

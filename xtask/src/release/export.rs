@@ -8,6 +8,7 @@ use crate::base::archive::{Archive, Timed};
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
+use crate::base::machine;
 use crate::base::next::Next;
 use crate::release::description::{Release, mode_of};
 use crate::release::form::{DESCRIPTION, is_release_id};
@@ -244,7 +245,7 @@ fn compare(archive: &Archive, index: &Index, parts: &[Part]) -> Result<()> {
 }
 
 fn ensure_room(state: &Path, bytes: u64) -> Result<()> {
-    let free = files::free(state)?;
+    let free = machine::space(state)?.0.bytes;
     if bytes.saturating_add(LARGEST_FILE) > free {
         let (needed, free) = (files::human(bytes), files::human(free));
         let what = format!("the release needs {needed}, but only {free} are free in {}", state.display());

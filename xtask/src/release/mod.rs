@@ -5,6 +5,7 @@
 pub mod description;
 pub mod export;
 pub mod form;
+mod in_docker;
 pub mod retention;
 pub mod source;
 pub mod store;

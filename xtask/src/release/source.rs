@@ -2,10 +2,11 @@
 //! commits. The user's index and stashes are only read; the checkout is switched only by `--checkout`.
 
 use crate::base::deadline::Deadline;
-use crate::base::failure::{Exit, fail};
+use crate::base::failure::{Exit, fail, next_of};
 use crate::base::files::{self, Freed};
 use crate::base::next::Next;
 use crate::base::proc::{RunError, cmd};
+use crate::release::in_docker;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -20,6 +21,9 @@ const BUILD: Duration = Duration::from_secs(30 * 60);
 
 /// Folder, inside cargo's target folder, for builds of other commits.
 pub const OTHER_COMMITS: &str = "other-commits";
+
+/// Folder, inside the one of a build, for what is built in Docker.
+const IN_DOCKER: &str = "in-docker";
 
 /// `known-good.toml`.
 #[derive(Debug, Deserialize)]
@@ -196,7 +200,8 @@ pub fn sees(path: &Path) -> bool {
     asked.run(Deadline::after(GIT)).is_err()
 }
 
-/// Builds the services of the source code at `root` into one static binary, and returns its path. The user's
+/// Builds the services of the source code at `root` into one static binary, and returns its path. Where this machine is
+/// not Linux, or an image for it is named, the build is in Docker. The user's
 /// own source code shares xtask's target folder, because with `--target` the flags do not apply to xtask's
 /// dependencies. Another commit gets a separate folder, or the two would overwrite each other's binary.
 pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf> {
@@ -204,6 +209,11 @@ pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf
     let package = package(pilot)?;
     let shared = target_dir(pilot);
     let own = if root == pilot.root { shared.clone() } else { shared.join(OTHER_COMMITS) };
+    if !target.contains("linux") || std::env::var_os(in_docker::IMAGE).is_some_and(|image| !image.is_empty())
+    {
+        let built = in_docker::build(pilot, root, &own.join(IN_DOCKER), say, Deadline::after(BUILD));
+        return built.map_err(not_built);
+    }
     let binary = own.join(&target).join("image").join(package);
     if !binary.exists() {
         say(format!(
@@ -212,11 +222,10 @@ pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf
         ));
     }
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let static_flags = if target.contains("linux") { "-C target-feature=+crt-static" } else { "" };
     let args = ["build", "--profile", "image", "--locked", "--package", package, "--target", &target];
     let build = cmd(cargo, &args)
         .dir(root)
-        .env("RUSTFLAGS", static_flags)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .env("CARGO_TARGET_DIR", &own.display().to_string())
         // Compiled crates are shared by all commits (cargo 1.91; an older cargo compiles them again).
         .env("CARGO_BUILD_BUILD_DIR", &shared.display().to_string())
@@ -230,14 +239,7 @@ pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf
             },
         ));
     // The user sees cargo's progress.
-    build.show_errors().run(Deadline::after(BUILD)).map_err(|e| {
-        fail(
-            Exit::NotRestored,
-            format!("cannot build the services: {e:#}"),
-            Next::xtask("up --from HEAD")
-                .so("to deploy the last commit (or name another one); or correct the source code"),
-        )
-    })?;
+    build.show_errors().run(Deadline::after(BUILD)).map_err(not_built)?;
     Ok(binary)
 }
 
@@ -245,6 +247,19 @@ pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf
 fn package(pilot: &Pilot) -> Result<&str> {
     let build = pilot.manifest.build.as_ref();
     build.map(|build| build.package.as_str()).context("the manifest of the stack has no [build]")
+}
+
+fn not_built(error: anyhow::Error) -> anyhow::Error {
+    if next_of(&error).is_some() {
+        return error;
+    }
+    let what = format!("cannot build the services: {error:#}");
+    let next = Next::xtask("up --from HEAD");
+    fail(
+        Exit::NotRestored,
+        what,
+        next.so("to deploy the last commit (or name another one); or correct the source code"),
+    )
 }
 
 /// The version of the services at `root`, for example `v1.0.0`.

@@ -3,6 +3,7 @@
 use crate::base::deadline::now_ms;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
+use crate::base::machine;
 use crate::base::next::Next;
 use crate::base::threads::joined;
 use crate::release::description::{ENVIRONMENT_FILE, Image, Parts, Release, State, mode_of};
@@ -291,7 +292,7 @@ impl Store {
     /// Keeps a copy of this program, so that a rollback needs no compiler. `.pilot/xtask`
     /// links to the newest copy.
     fn keep_xtask(&self) -> Result<String> {
-        let me = files::this_program()?;
+        let me = machine::this_program()?;
         let sum = files::sha256(&me)?;
         let path = self.xtask(&sum);
         if !path.exists() {

@@ -38,6 +38,9 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// What it mounts, except memory (tmpfs).
     pub mounts: Vec<Mount>,
+    /// The networks that it is in, by their keys in the compose file. Releases of older versions do not say.
+    #[serde(default)]
+    pub networks: BTreeSet<String>,
     /// The services that it depends on.
     pub depends_on: BTreeSet<String>,
     /// Does the stack give it a health check? Its image may have one of its own.

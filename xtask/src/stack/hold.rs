@@ -4,13 +4,12 @@
 //! to a gateway.
 
 use crate::base::deadline::now_ms;
-use crate::base::files;
+use crate::base::machine;
 use crate::base::observed::Observed;
 use crate::stack::ledger::{Ledger, Record};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 const FORMAT: u32 = 1;
@@ -60,7 +59,7 @@ impl Hold {
     }
 
     fn by(user: &str, reason: &str) -> Self {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = machine::host_name();
         let at_ms = now_ms();
         // Two holds of the same millisecond come from two processes, so the process id makes the id unique.
         let id = format!("{at_ms:x}-{:x}", std::process::id());
@@ -105,16 +104,10 @@ impl Hold {
     }
 }
 
-/// The user of this program. Under sudo, the user who called sudo; else the name of the user id in passwd(5).
+/// The user of this program. Under sudo, the user who called sudo.
 fn user() -> String {
     let typed = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
-    let id = rustix::process::getuid().as_raw().to_string();
-    let named = || {
-        let text = files::read_text(Path::new("/etc/passwd")).ok()?;
-        let line = text.lines().find(|line| line.split(':').nth(2) == Some(id.as_str()))?;
-        line.split(':').next().map(str::to_owned)
-    };
-    typed.or_else(named).unwrap_or_else(|| format!("uid {id}"))
+    typed.unwrap_or_else(machine::user_name)
 }
 
 /// Id of the hold that older versions kept in a separate file.

@@ -9,6 +9,7 @@ pub mod envfile;
 pub mod escalation;
 pub mod hiding;
 pub mod hold;
+pub mod judge;
 pub mod layout;
 pub mod ledger;
 pub mod manifest;

@@ -1,11 +1,11 @@
 //! TCP ports of this host: which are free, and which process uses one.
 
 use crate::base::deadline::Deadline;
+use crate::base::machine;
 use crate::base::proc::cmd;
-use crate::base::proctable;
 use crate::stack::names;
 use anyhow::{Context, Result};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 /// `count` free ports on 127.0.0.1 for a project. They are between 20000 and 32000, below the range that
@@ -23,7 +23,11 @@ pub fn free_ports(count: usize, project: &str) -> Result<Vec<TcpListener>> {
 /// Who uses this port, as far as it can be found out; nothing if it is free.
 pub fn owner_of(port: u16) -> Option<String> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-        Ok(_) => None,
+        Ok(bound) => {
+            drop(bound);
+            let taken = !machine::BIND_TELLS && answers(port);
+            taken.then(|| process_on(port).unwrap_or_else(|| "an unknown process".into()))
+        }
         Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
             Some(process_on(port).unwrap_or_else(|| "an unknown process".into()))
         }
@@ -31,26 +35,23 @@ pub fn owner_of(port: u16) -> Option<String> {
     }
 }
 
-/// The process that listens on a port, from `/proc` (proc(5): field 10 of
-/// `/proc/net/tcp` is the socket's inode).
+/// The process that listens on a port.
 fn process_on(port: u16) -> Option<String> {
-    let hex = format!(":{port:04X}");
-    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| {
-        let text = std::fs::read_to_string(table).ok()?;
-        text.lines().find_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            // State 0A is LISTEN.
-            let listens = fields.get(1)?.ends_with(&hex) && *fields.get(3)? == "0A";
-            listens.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]"))).flatten()
-        })
-    })?;
-    let owner = proctable::all().ok()?.into_iter().find(|process| process.has_link(&inode))?;
+    let owner = machine::listener_on(port)?;
     let name = owner.name();
-    let container = if name == "docker-proxy" { container_on(port) } else { None };
+    // Ports of containers are held by this program, or by that of Docker Desktop (lsof cuts names).
+    let is_docker = name == "docker-proxy" || name.starts_with("com.docke");
+    let container = if is_docker { container_on(port) } else { None };
     // A pilot's own process says which pilot, so that somebody can go there and take it down.
     let pilot = || Some((owner.variable(names::OWNER)?, owner.variable(names::DATA)?));
     let of = pilot().map(|(project, data)| format!(", of project {project}, data in {data}"));
     Some(format!("process {} ({}{})", owner.id(), container.unwrap_or(name), of.unwrap_or_default()))
+}
+
+/// Does anybody accept connections on a port?
+fn answers(port: u16) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
 }
 
 /// The container that publishes the port.

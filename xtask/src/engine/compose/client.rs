@@ -6,6 +6,7 @@ use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::base::proc::{Cmd, RunError, cmd};
+use crate::engine::compose::daemon::Daemon;
 use crate::engine::compose::state::plugin;
 use crate::engine::roles::Runtime;
 use crate::release::store::settings_in;
@@ -32,6 +33,8 @@ pub struct Compose {
     pub pilot: Pilot,
     /// Path of the docker client.
     pub docker: PathBuf,
+    /// The daemon that it talks to.
+    pub daemon: Daemon,
     /// Which Compose is installed; empty until it was needed.
     pub generation: OnceLock<Generation>,
 }
@@ -45,9 +48,11 @@ pub enum Generation {
     One(PathBuf),
 }
 
-/// An error if no Docker engine answers. `is_hung` says whether it did not answer in time.
+/// An error if no Docker engine answers. `is_hung` says whether it did not answer in time. If the engine is not one
+/// of this machine, the error has exit code 2.
 pub fn answers(deadline: Deadline) -> Result<()> {
     let docker = which::which("docker").context("docker is not on the PATH")?;
+    Daemon::of_client(&docker, deadline)?;
     cmd(docker, &["version", "--format", "{{.Server.Version}}"]).run(deadline).map(drop)
 }
 
@@ -95,13 +100,15 @@ fn removed(shell: impl Iterator<Item = String>, env: &EnvFile, mentioned: &BTree
 }
 
 impl Compose {
-    /// An error (exit 4) if there is no docker client. Whether the engine answers is not checked here.
+    /// An error if there is no docker client (exit 4), or if its engine is not one of this machine (exit 2).
+    /// Whether the engine answers is not checked here.
     pub fn new(pilot: &Pilot) -> Result<Self> {
         let docker = which::which("docker").map_err(|e| {
             let next = "install Docker, or use --engine process (local processes)";
             fail(Exit::Host, format!("the compose engine needs the docker client: {e}"), next)
         })?;
-        Ok(Self { pilot: pilot.clone(), docker, generation: OnceLock::new() })
+        let daemon = Daemon::of_client(&docker, Deadline::after(pilot.manifest.limits.engine))?;
+        Ok(Self { pilot: pilot.clone(), docker, daemon, generation: OnceLock::new() })
     }
 
     /// Runs a docker command and returns its output.
@@ -138,6 +145,9 @@ impl Compose {
         Ok(match self.generation(deadline)? {
             Generation::Two => {
                 plugin().map_or_else(|| cmd(&self.docker, &["compose"]), |path| cmd(path, &[]))
+            }
+            Generation::One(path) if self.daemon.by_context => {
+                cmd(path, &[]).env("DOCKER_HOST", &self.daemon.address)
             }
             Generation::One(path) => cmd(path, &[]),
         })

@@ -108,12 +108,26 @@ impl Place<'_> {
             has_build: !service["build"].is_null(),
             ports: list(&service["ports"]).map(port).collect::<Result<_>>()?,
             mounts,
+            networks: self.networks(service),
             depends_on: names.collect(),
             has_health_check: !check.is_null() && !is_off,
             profiles: list(&service["profiles"]).filter_map(text).map(str::to_owned).collect(),
             containers: containers(service)?,
             files,
         })
+    }
+
+    /// The networks of a service. Compose 1 leaves out the default one, and may print a list.
+    fn networks(&self, service: &Value) -> BTreeSet<String> {
+        let networks = &service["networks"];
+        if networks.is_null() && service["network_mode"].is_null() {
+            return [DEFAULT.to_owned()].into();
+        }
+        map(networks)
+            .map(|(key, _)| key.as_str())
+            .chain(list(networks).filter_map(text))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// A volume or a network. The name is left out where it is the default one.
@@ -297,16 +311,18 @@ mod tests {
             "services": {
                 "db": {
                     "image": "shop-db:1", "has_build": false, "ports": [], "depends_on": [], "profiles": [],
+                    "networks": ["default"],
                     "mounts": [mount(volume("shared"), "/var/lib/db", false)],
                     "has_health_check": false, "containers": 3, "files": [],
                 },
                 "tool": {
-                    "image": "shop-tool:1", "has_build": false, "ports": [], "depends_on": [],
+                    "image": "shop-tool:1", "has_build": false, "ports": [], "depends_on": [], "networks": [],
                     "profiles": ["debug", "tools"], "mounts": [], "has_health_check": false, "containers": 1,
                     "files": [],
                 },
                 "web": {
                     "image": "shop:1", "has_build": false, "depends_on": ["db"], "profiles": [],
+                    "networks": ["inner"],
                     "ports": [
                         port(None, Some(8080), 80, "tcp"),
                         port(local, Some(8100), 81, "tcp"),
@@ -335,6 +351,7 @@ mod tests {
                 },
                 "worker": {
                     "image": "shop-base:1", "has_build": true, "ports": [], "depends_on": ["db", "web"],
+                    "networks": ["default"],
                     "profiles": [], "mounts": [], "has_health_check": false, "containers": 1, "files": [],
                 },
             },

@@ -10,7 +10,7 @@ use crate::engine::still;
 use crate::release::description::Release;
 use crate::stack::definition::Resource;
 use crate::stack::manifest::{Manifest, Service};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -69,10 +69,16 @@ impl Data for Compose {
         copied.map_err(|error| classify(still::told(&format!("into volume {volume}"), archive, error)))
     }
 
-    fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()> {
+    fn external(&self, service: &str) -> Option<String> {
         let volume = self.volume(service);
-        let external = self.defined().any(|other| other.external && other.name == volume);
-        ensure!(!external, "volume {volume} of {service} is external, so it is not removed");
+        self.defined().any(|other| other.external && other.name == volume).then_some(volume)
+    }
+
+    fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()> {
+        if let Some(volume) = self.external(service) {
+            bail!("volume {volume} of {service} is external, so it is not removed");
+        }
+        let volume = self.volume(service);
         self.remove(&[service.to_owned()], deadline)?;
         self.docker(&["volume", "rm", "--force", &volume], deadline).map(drop)
     }

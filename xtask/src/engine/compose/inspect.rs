@@ -1,15 +1,19 @@
 //! What Docker reports about the project's containers, networks and volumes, and about itself.
 
 use crate::base::deadline::Deadline;
+use crate::base::machine;
+use crate::base::observed::Observed;
 use crate::base::proc::cmd;
 use crate::engine::compose::client::{Compose, classify};
 use crate::engine::roles::{EngineHost, Inspect, Usage};
+use crate::stack::definition::Definition;
+use crate::stack::judge::{self, Need};
 use crate::stack::model::Instance;
 use anyhow::{Context, Result};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow::{Break, Continue};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Between two tries while Docker is busy with the same question of somebody else.
@@ -59,6 +63,29 @@ impl Inspect for Compose {
         })
     }
 
+    fn refusals(&self, definition: &Definition, deadline: Deadline) -> Result<Vec<String>> {
+        let needed = judge::needs(definition);
+        // Most stacks need nothing, and then nothing is asked.
+        let all = |kind: &str, wanted: bool| -> Result<BTreeSet<String>> {
+            let listed = if wanted {
+                self.docker(&[kind, "ls", "--format", "{{.Name}}"], deadline)?
+            } else {
+                String::new()
+            };
+            Ok(listed.lines().map(str::to_owned).collect())
+        };
+        let volumes = all("volume", needed.iter().any(|need| matches!(need, Need::Volume(_))))?;
+        let networks = all("network", needed.iter().any(|need| matches!(need, Need::Network(_))))?;
+        let is_missing = |need: &Need| match need {
+            Need::Volume(name) => !volumes.contains(name),
+            Need::Network(name) => !networks.contains(name),
+            // Docker Desktop has some paths, such as its socket, that this machine does not have.
+            Need::Path(path) => cfg!(target_os = "linux") && !Path::new(path).exists(),
+        };
+        let missing = needed.into_iter().filter(is_missing).collect();
+        Ok(judge::problems(definition, &self.pilot.manifest, &missing))
+    }
+
     fn host(&self, deadline: Deadline) -> Result<EngineHost> {
         let before = SystemTime::now();
         let info = self.docker(&["info", "--format", "{{json .}}"], deadline)?;
@@ -79,10 +106,45 @@ impl Inspect for Compose {
         let used = used.flatten()?;
         Ok(EngineHost {
             version: info["ServerVersion"].as_str().unwrap_or("?").to_owned(),
-            root: info["DockerRootDir"].as_str().map(PathBuf::from),
+            root: root(&info, &machine::kernel()),
             skew,
             running: info["ContainersRunning"].as_u64(),
             used: used.lines().map(str::to_owned).collect(),
         })
+    }
+}
+
+/// The folder of the engine, as `docker info` tells it. An engine on another kernel than ours is in a virtual machine,
+/// and a folder of the same name here is not its own.
+fn root(info: &Value, our_kernel: &str) -> Observed<PathBuf> {
+    let text = |name: &str| info[name].as_str().unwrap_or("unknown");
+    let (kernel, folder) = (text("KernelVersion"), text("DockerRootDir"));
+    if kernel != our_kernel {
+        let system = text("OperatingSystem");
+        return Observed::Unknown(format!(
+            "the engine ({system}) is in a virtual machine with kernel {kernel}"
+        ));
+    }
+    if Path::new(folder).is_dir() {
+        return Observed::Known(PathBuf::from(folder));
+    }
+    Observed::Unknown(format!("the engine's folder {folder} is not seen from here"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_disk_of_an_engine_in_a_virtual_machine_is_unknown() {
+        let here = json!({"KernelVersion": "6.1", "DockerRootDir": "/", "OperatingSystem": "Debian"});
+        assert_eq!(root(&here, "6.1"), Observed::Known("/".into()));
+        // It has a folder of this name; it is not this one.
+        let desktop = json!({"KernelVersion": "6.6-linuxkit", "DockerRootDir": "/", "OperatingSystem": "Docker Desktop"});
+        assert!(root(&desktop, "6.1").why().contains("(Docker Desktop) is in a virtual machine"));
+        let elsewhere = json!({"KernelVersion": "6.1", "DockerRootDir": "/nonexistent/docker"});
+        assert!(root(&elsewhere, "6.1").why().contains("/nonexistent/docker"));
+        assert!(root(&json!({}), "6.1").known().is_none());
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod client;
 mod config;
+pub mod daemon;
 mod data;
 mod images;
 mod inspect;

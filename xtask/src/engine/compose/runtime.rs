@@ -31,8 +31,9 @@ impl Runtime for Compose {
     }
 
     fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>> {
-        let (docker, generation) = (self.docker.clone(), self.generation.clone());
-        Ok(Box::new(Self { pilot: pilot.clone(), docker, generation }))
+        let (docker, daemon, generation) =
+            (self.docker.clone(), self.daemon.clone(), self.generation.clone());
+        Ok(Box::new(Self { pilot: pilot.clone(), docker, daemon, generation }))
     }
 
     fn resolve(&self, dir: &Path, is_file: &dyn Fn(&str) -> bool, deadline: Deadline) -> Result<Resolved> {

@@ -3,6 +3,7 @@
 //! `compose`.
 
 use crate::base::secrets;
+use crate::engine::compose::daemon::config_folder;
 use crate::stack::model::{Health, Instance, Service};
 use anyhow::{Result, bail};
 use serde_json::Value;
@@ -86,11 +87,13 @@ const LONGEST_OUTPUT: usize = 200;
 
 /// The folders in which the docker client looks for plugins (docker/cli, `cli-plugins/manager`).
 fn plugin_folders() -> Vec<PathBuf> {
-    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
-    let own = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or(home);
     let system =
         ["/usr/local/lib/docker", "/usr/local/libexec/docker", "/usr/lib/docker", "/usr/libexec/docker"];
-    own.into_iter().chain(system.map(PathBuf::from)).map(|folder| folder.join("cli-plugins")).collect()
+    config_folder()
+        .into_iter()
+        .chain(system.map(PathBuf::from))
+        .map(|folder| folder.join("cli-plugins"))
+        .collect()
 }
 
 /// The plugin of Compose 2 that the docker client would use.

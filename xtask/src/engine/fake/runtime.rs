@@ -3,6 +3,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::files::{self, Freed, Mode};
 use crate::base::http::Client;
+use crate::base::observed::Observed;
 use crate::engine::fake::pilot::Answers;
 use crate::engine::fake::world::{Started, World};
 use crate::engine::roles::{Build, Data, Engine, EngineHost, Extent, Images, Inspect, Kind, Runtime, Usage};
@@ -264,6 +265,7 @@ impl Inspect for Fake {
     fn host(&self, _: Deadline) -> Result<EngineHost> {
         drop(self.world.act("host")?);
         let version = "in memory".to_owned();
-        Ok(EngineHost { version, root: None, skew: Some(Duration::ZERO), running: None, used: Vec::new() })
+        let root = Observed::Known(self.pilot.state.path().to_owned());
+        Ok(EngineHost { version, root, skew: Some(Duration::ZERO), running: None, used: Vec::new() })
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
+use crate::base::observed::Observed;
 use crate::engine::process::home::Processes;
 use crate::engine::process::members::Member;
 use crate::engine::roles::{EngineHost, Inspect, Usage};
@@ -37,7 +38,7 @@ impl Inspect for Processes {
     fn host(&self, _: Deadline) -> Result<EngineHost> {
         Ok(EngineHost {
             version: "local processes".into(),
-            root: Some(self.pilot.state.path().to_owned()),
+            root: Observed::Known(self.pilot.state.path().to_owned()),
             skew: Some(Duration::ZERO),
             running: None,
             used: vec![format!("programs and data: {} bytes", files::size(&self.home)?)],

@@ -7,7 +7,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
-use crate::base::proctable::{self, Process};
+use crate::base::machine::{self, Process};
 use crate::engine::process::home::Processes;
 use crate::stack::names as env;
 use anyhow::{Context, Result, bail};
@@ -44,7 +44,7 @@ impl Processes {
         let alive = self.alive_files()?;
         let mut all: BTreeMap<String, Vec<Member>> = BTreeMap::new();
         let me = std::process::id().cast_signed();
-        for process in proctable::all()?.into_iter().filter(|process| process.id() != me) {
+        for process in machine::all()?.into_iter().filter(|process| process.id() != me) {
             if let Some((service, member)) = self.member(process, &alive) {
                 all.entry(service).or_default().push(member);
             }
@@ -140,7 +140,7 @@ impl Processes {
 
     fn held_by_a_stranger(&self, service: &str) -> anyhow::Error {
         let path = self.dir(service).join("alive");
-        let holder = files::open_regular(&path).ok().and_then(|file| proctable::holder_of(&file));
+        let holder = files::open_regular(&path).ok().and_then(|file| machine::holder_of(&file));
         let who = match holder {
             Some(process) => format!("process {} (`{}`)", process.id(), process.words().join(" ")),
             None => "a process that this user cannot see".to_owned(),

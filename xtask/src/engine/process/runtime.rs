@@ -4,6 +4,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
+use crate::base::machine;
 use crate::base::proc::cmd;
 use crate::base::secrets;
 use crate::engine::process::home::{Processes, Spec};
@@ -192,7 +193,7 @@ impl Processes {
         // Locked here and handed over: from now on it is locked until the last member has ended.
         let alive = new_alive(&spec.alive)?;
         let mut note = alive.try_clone().context("cannot share a file")?;
-        let me = files::this_program()?;
+        let me = machine::this_program()?;
         files::clear_way(&spec.log)?;
         let supervisor = Command::new(me)
             .args(["supervise", &path.display().to_string()])

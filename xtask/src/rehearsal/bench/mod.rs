@@ -11,6 +11,7 @@ mod row;
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
 use crate::base::files;
+use crate::base::machine;
 use crate::base::output::Output;
 use crate::base::proc::{Cmd, cmd};
 use crate::deploy::event::Finished;
@@ -146,7 +147,7 @@ fn runbook(rehearsal: &Rehearsal, good: &Release, script: &str) -> Result<Cmd> {
 
 /// How long xtask takes before it does anything.
 fn itself(pilot: &Pilot, rounds: usize, rows: &mut Vec<Row>) -> Result<()> {
-    let me = files::this_program()?;
+    let me = machine::this_program()?;
     let often = rounds * 10;
     let repeat = |command: &dyn Fn() -> Cmd| -> Result<f64> {
         command().run(Deadline::after(PART))?;

@@ -1,30 +1,18 @@
-//! The processes of this host, from `/proc` (proc(5)): how each was started, its open files, and who holds a
-//! lock. Also kills exactly the process that was checked. Nothing here knows a pilot. Called by `lock`,
-//! `ports` and the process engine.
+//! What Linux tells about the machine, in `/proc` (proc(5)). No other file of this program reads it. Called only by
+//! `machine`.
 
+use super::{Process, Stat};
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-/// A process, by its id. It may have ended in the meantime, so every question about it may have no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Process(i32);
+/// Can this system say which process has which file open?
+pub const SHOWS_OPEN_FILES: bool = true;
 
-/// The fields of `/proc/PID/stat` that are used here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stat {
-    /// `R` (running), `S` (sleeping), `T` (stopped), …
-    pub state: char,
-    /// Number of threads.
-    pub threads: u64,
-    /// Resident memory in bytes.
-    pub memory: u64,
-    /// Clock ticks from the boot of the host to the start of the process.
-    started: u64,
-}
+/// Does a port that can be bound have no listener?
+pub const BIND_TELLS: bool = true;
 
 /// All processes of this moment.
 pub fn all() -> Result<Vec<Process>> {
@@ -50,18 +38,8 @@ pub fn holder_of(file: &File) -> Option<Process> {
 }
 
 impl Process {
-    /// The process with this id.
-    pub fn new(pid: i32) -> Self {
-        Self(pid)
-    }
-
-    /// Its id.
-    pub fn id(self) -> i32 {
-        self.0
-    }
-
     fn path(self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/{name}", self.0))
+        PathBuf::from(format!("/proc/{}/{name}", self.id()))
     }
 
     fn text(self, name: &str) -> Option<String> {
@@ -87,11 +65,6 @@ impl Process {
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
-    /// One variable of that environment.
-    pub fn variable(self, name: &str) -> Option<String> {
-        self.env().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
-    }
-
     /// Does it see the same file system as this process? A process in a container does not.
     pub fn sees_our_files(self) -> bool {
         let ours = std::fs::read_link("/proc/self/ns/mnt");
@@ -112,9 +85,14 @@ impl Process {
     }
 
     /// Is this the link of one of its open files (`socket:[123]`)?
-    pub fn has_link(self, text: &str) -> bool {
+    fn has_link(self, text: &str) -> bool {
         let fds = std::fs::read_dir(self.path("fd")).into_iter().flatten().flatten();
         fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|link| link.as_os_str() == text)
+    }
+
+    /// Was it stopped (SIGSTOP, Ctrl-Z)? False if it has ended.
+    pub fn is_stopped(self) -> bool {
+        self.stat().is_some_and(|stat| matches!(stat.state, 'T' | 't'))
     }
 
     /// State, memory and start; nothing if it has ended.
@@ -138,28 +116,40 @@ impl Process {
         let ticks = rustix::param::clock_ticks_per_second();
         Some(SystemTime::UNIX_EPOCH + Duration::from_secs(boot + self.stat()?.started / ticks.max(1)))
     }
+}
 
-    /// Does it exist, as a process of any user?
-    pub fn is_there(self) -> bool {
-        let Some(pid) = Pid::from_raw(self.0) else { return false };
-        !matches!(test_kill_process(pid), Err(error) if error == rustix::io::Errno::SRCH)
-    }
+/// Does a process hold an advisory lock on this file?
+pub fn is_locked(file: &File) -> bool {
+    holder_of(file).is_some()
+}
 
-    /// Kills it if `still` says that it is the right process. A pidfd is opened before that question, so that
-    /// the id cannot pass to another process in between.
-    pub fn end(self, still: impl Fn(Self) -> bool) {
-        let Some(pid) = Pid::from_raw(self.0).filter(|_| self.0 > 1) else { return };
-        #[cfg(target_os = "linux")]
-        if let Ok(held) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
-            if still(self) {
-                rustix::process::pidfd_send_signal(held, Signal::KILL).ok();
-            }
-            return;
-        }
-        if still(self) {
-            kill_process(pid, Signal::KILL).ok();
-        }
-    }
+/// The process that listens on a TCP port (field 10 of `/proc/net/tcp` is the socket's inode); nothing if it cannot be
+/// seen.
+pub fn listener_on(port: u16) -> Option<Process> {
+    let hex = format!(":{port:04X}");
+    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| {
+        let text = std::fs::read_to_string(table).ok()?;
+        text.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // State 0A is LISTEN.
+            let listens = fields.get(1)?.ends_with(&hex) && *fields.get(3)? == "0A";
+            listens.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]"))).flatten()
+        })
+    })?;
+    all().ok()?.into_iter().find(|process| process.has_link(&inode))
+}
+
+/// Memory that programs can still get, in bytes (`MemAvailable`).
+pub fn available_memory() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map(|kib| kib << 10).context("/proc/meminfo has no MemAvailable")
+}
+
+/// The file of this program, also if it has lost its name.
+pub fn own_file() -> Option<PathBuf> {
+    Some(PathBuf::from("/proc/self/exe"))
 }
 
 #[cfg(test)]
@@ -170,7 +160,7 @@ mod tests {
 
     #[test]
     fn what_another_process_has_open_and_holds_is_seen_even_without_a_name() {
-        let scratch = files::Scratch::new("proctable-test").unwrap();
+        let scratch = files::Scratch::new("machine-test").unwrap();
         let path = scratch.path().join("f");
         let file = File::create(&path).unwrap();
         file.lock().unwrap();

@@ -1,0 +1,233 @@
+//! What a stack asks for that cannot work, all of it at once. Pure: `needs` says what must be there already, the
+//! engine says what of it is missing, and `problems` judges. Called by an engine (`Inspect::refusals`), for `up`
+//! and for the target of a rollback, before anything is changed.
+
+use crate::stack::definition::{Definition, Port, Service, Source};
+use crate::stack::manifest::Manifest;
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// Something that a stack needs and does not make.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// An external volume, by its name in the engine.
+    Volume(String),
+    /// An external network, by its name in the engine.
+    Network(String),
+    /// A file or folder outside the stack's folder, mounted by a service.
+    Path(String),
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volume(name) => write!(f, "the external volume {name}"),
+            Self::Network(name) => write!(f, "the external network {name}"),
+            Self::Path(path) => write!(f, "{path}, which is outside the stack's folder"),
+        }
+    }
+}
+
+impl Need {
+    /// What to do if it is missing.
+    fn fix(&self) -> String {
+        match self {
+            Self::Volume(name) => format!("docker volume create {name}"),
+            Self::Network(name) => format!("docker network create {name}"),
+            Self::Path(_) => {
+                "make it, because Docker would mount an empty folder in its place; a path with `..` \
+                              must be written as an absolute one, because a release has a folder of its own"
+                    .to_owned()
+            }
+        }
+    }
+}
+
+/// What the services that always start need and somebody else makes. What only a profile needs is not asked for.
+pub fn needs(definition: &Definition) -> BTreeSet<Need> {
+    let mut all = BTreeSet::new();
+    for (_, service) in always(definition) {
+        for mount in &service.mounts {
+            match &mount.source {
+                Source::Volume(key) => {
+                    let external = definition.volumes.get(key).filter(|volume| volume.external);
+                    all.extend(external.map(|volume| Need::Volume(volume.name.clone())));
+                }
+                Source::Bind(path) if path.starts_with('/') => {
+                    all.insert(Need::Path(path.clone()));
+                }
+                Source::Bind(_) | Source::Anonymous => {}
+            }
+        }
+        let networks = service.networks.iter().filter_map(|key| definition.networks.get(key));
+        all.extend(networks.filter(|n| n.external).map(|n| Need::Network(n.name.clone())));
+    }
+    all
+}
+
+/// Everything that is wrong. `missing` is what the engine does not have of `needs`. None: the stack can be deployed
+/// and rolled back.
+pub fn problems(definition: &Definition, manifest: &Manifest, missing: &BTreeSet<Need>) -> Vec<String> {
+    let mut all = Vec::new();
+    for (place, name) in named(manifest) {
+        match definition.services.get(name) {
+            None => {
+                let known: Vec<&str> = definition.services.keys().map(String::as_str).collect();
+                all.push(format!(
+                    "{place} of pilot.toml names the service {name}, which the compose file does not have; it has {}",
+                    known.join(", ")
+                ));
+            }
+            Some(service) if !is_published(service) => all.push(format!(
+                "{place} of pilot.toml sends requests to {name}, which publishes no fixed TCP port, so nobody can \
+                 reach it; give it one under `ports:`"
+            )),
+            Some(_) => {}
+        }
+    }
+    for (name, service) in always(definition) {
+        let binds = service.mounts.iter().filter_map(|mount| match &mount.source {
+            Source::Bind(path) if !path.starts_with('/') && !is_kept(service, path) => Some(path),
+            _ => None,
+        });
+        all.extend(binds.map(|path| {
+            format!(
+                "{name} mounts ./{path}, which is not a file of the release, so each release would begin with an \
+                 empty folder; use a volume, or an absolute path, which is the same for all releases"
+            )
+        }));
+    }
+    let needed = needs(definition);
+    all.extend(needed.intersection(missing).map(|need| format!("{need}, is missing: {}", need.fix())));
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// What the stack mounts from outside its folder. It is no part of a release: a rollback does not bring it back.
+pub fn not_in_a_release(definition: &Definition) -> Vec<String> {
+    let paths = needs(definition).into_iter().filter_map(|need| match need {
+        Need::Path(path) => Some(path),
+        Need::Volume(_) | Need::Network(_) => None,
+    });
+    paths.collect()
+}
+
+/// Every service that a manifest sends requests to, with the part that does.
+fn named(manifest: &Manifest) -> Vec<(String, &str)> {
+    let services = manifest.services.iter().map(|service| ("[[services]]".to_owned(), service.name.as_str()));
+    let more = manifest.observability.iter();
+    let more = more.map(|service| ("[[observability]]".to_owned(), service.name.as_str()));
+    let gate = manifest.gate.iter().map(|gate| ("[gate]".to_owned(), gate.service.as_str()));
+    let evidence = manifest.evidence.iter();
+    let evidence = evidence.filter_map(|document| {
+        Some((format!("[[evidence]] {:?}", document.file), document.service.as_deref()?))
+    });
+    services.chain(more).chain(gate).chain(evidence).collect()
+}
+
+/// The services that start without a profile.
+fn always(definition: &Definition) -> impl Iterator<Item = (&String, &Service)> {
+    definition.services.iter().filter(|(_, service)| service.profiles.is_empty())
+}
+
+fn is_published(service: &Service) -> bool {
+    service.ports.iter().any(|Port { published, protocol, .. }| published.is_some() && protocol == "tcp")
+}
+
+/// Is this path, or something in it, a file of the release?
+fn is_kept(service: &Service, path: &str) -> bool {
+    service.files.iter().any(|file| {
+        file == path || path == "." || file.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stack::definition::{Mount, Resource};
+    use std::collections::BTreeMap;
+
+    fn port(published: Option<u16>, protocol: &str) -> Port {
+        Port { host_ip: None, published, target: 80, protocol: protocol.to_owned() }
+    }
+
+    fn mount(source: Source) -> Mount {
+        Mount { source, target: "/there".into(), read_only: false, selinux: None }
+    }
+
+    /// The pilot's services, as its manifest wants them.
+    fn stack() -> (Definition, Manifest) {
+        let manifest = Manifest::built_in().unwrap();
+        let names = manifest.services.iter().chain(&manifest.observability);
+        let services = names.map(|service| {
+            let ports = vec![port(Some(8080), "tcp")];
+            (service.name.clone(), Service { ports, containers: 1, ..Service::default() })
+        });
+        let outer = |name: &str| Resource { name: name.to_owned(), external: true };
+        let own = |name: &str| Resource { name: name.to_owned(), external: false };
+        let volumes = [("own".to_owned(), own("p_own")), ("theirs".to_owned(), outer("x-volume"))];
+        let networks = [("default".to_owned(), own("p_default")), ("edge".to_owned(), outer("x-network"))];
+        (Definition::new(services.collect(), BTreeMap::from(volumes), BTreeMap::from(networks)), manifest)
+    }
+
+    fn service<'a>(definition: &'a mut Definition, name: &str) -> &'a mut Service {
+        definition.services.get_mut(name).unwrap()
+    }
+
+    #[test]
+    fn a_stack_that_is_right_has_no_problems() {
+        let (mut definition, manifest) = stack();
+        let jobs = service(&mut definition, "jobs");
+        jobs.mounts = vec![
+            mount(Source::Volume("own".into())),
+            mount(Source::Volume("theirs".into())),
+            mount(Source::Bind("conf/a.conf".into())),
+            mount(Source::Bind("conf".into())),
+            mount(Source::Bind("/etc/localtime".into())),
+            mount(Source::Anonymous),
+        ];
+        jobs.files = ["conf/a.conf".to_owned()].into();
+        jobs.networks = ["default".to_owned(), "edge".to_owned()].into();
+        assert_eq!(problems(&definition, &manifest, &BTreeSet::new()), [""; 0]);
+        let needed = needs(&definition);
+        let all = [
+            Need::Volume("x-volume".into()),
+            Need::Network("x-network".into()),
+            Need::Path("/etc/localtime".into()),
+        ];
+        assert_eq!(needed, all.into());
+        assert_eq!(not_in_a_release(&definition), ["/etc/localtime"]);
+        // A profile that nobody starts needs nothing.
+        service(&mut definition, "jobs").profiles = ["tools".to_owned()].into();
+        assert_eq!(needs(&definition), BTreeSet::new());
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once() {
+        let (mut definition, manifest) = stack();
+        definition.services.remove("grafana");
+        let gateway = service(&mut definition, "gateway");
+        gateway.ports = vec![port(Some(53), "udp"), port(None, "tcp")];
+        let engine = service(&mut definition, "engine");
+        engine.mounts = vec![mount(Source::Bind("data".into())), mount(Source::Bind("/srv/x".into()))];
+        engine.mounts.push(mount(Source::Volume("theirs".into())));
+        engine.networks = ["edge".to_owned()].into();
+        let missing = needs(&definition);
+        let found = problems(&definition, &manifest, &missing);
+        for words in [
+            &["[[observability]]", "grafana", "does not have; it has engine, gateway, jobs, prometheus"][..],
+            &["[[services]]", "gateway", "no fixed TCP port"],
+            &["[gate]", "gateway", "no fixed TCP port"],
+            &["[[evidence]]", "\"metrics.json\"", "gateway"],
+            &["engine mounts ./data", "use a volume"],
+            &["/srv/x", "is missing", "make it"],
+            &["x-volume", "is missing: docker volume create x-volume"],
+            &["x-network", "is missing: docker network create x-network"],
+        ] {
+            let told = found.iter().any(|problem| words.iter().all(|word| problem.contains(word)));
+            assert!(told, "{words:?} is not in {found:#?}");
+        }
+        assert_eq!(found.len(), 9, "{found:#?}");
+    }
+}
