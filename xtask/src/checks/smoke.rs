@@ -3,7 +3,7 @@
 //! Called by `deploy`, `operations` and the commands `smoke`, `snapshot`, `preflight` and `kill-switch off`.
 
 use crate::base::deadline::Deadline;
-use crate::base::http::Event;
+use crate::base::http::{Client, Event};
 use crate::base::threads::joined;
 use crate::checks::flags;
 use crate::checks::target::Target;
@@ -11,6 +11,7 @@ use crate::stack::contract::{self, StreamOf, health};
 use crate::stack::model::Health;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::{Duration, Instant};
@@ -107,6 +108,7 @@ pub fn criteria(smoke: &Smoke) -> Vec<(String, bool)> {
 
 /// Names of checks that `criteria` refers to.
 const HEALTHY: &str = "all services healthy";
+const BEHIND: &str = "services behind the gate healthy";
 const STREAMS: &str = "stream starts and gives tokens";
 const FIRST_TOKEN: &str = "first token in time";
 const CANCEL: &str = "cancelled in time";
@@ -185,6 +187,27 @@ pub fn verify(target: &Target, ready: Deadline) -> Smoke {
     smoke
 }
 
+/// Waits until every service that runs behind a gate is healthy, while the gate has stopped these services. What
+/// needs them is checked when they were started.
+pub fn verify_behind(target: &Target, stopped: &BTreeSet<String>, ready: Deadline) -> Smoke {
+    let clients = target.clients.iter().filter(|(name, _)| !stopped.contains(*name));
+    let health = match clients.clone().next() {
+        Some(_) => wait_all(clients, ready),
+        None => Ok("none runs there".to_owned()),
+    };
+    let (ok, detail) = match health {
+        Ok(detail) => (true, detail),
+        Err(error) => (false, format!("{error:#}")),
+    };
+    Smoke {
+        passed: ok,
+        checks: vec![Check { name: BEHIND, ok, detail }],
+        first_token: None,
+        cancel: None,
+        limits_ms: (target.first_token_ms, target.cancel_ms),
+    }
+}
+
 /// A copy of an error, for a second check that failed for the same reason.
 fn again(error: &anyhow::Error) -> anyhow::Error {
     anyhow::anyhow!("{error:#}")
@@ -193,10 +216,12 @@ fn again(error: &anyhow::Error) -> anyhow::Error {
 /// Waits until every service answers and is healthy, and checks that all have one version. The error says
 /// which one is not healthy, and why.
 pub fn wait_healthy(target: &Target, ready: Deadline) -> Result<String> {
+    wait_all(target.clients.iter(), ready)
+}
+
+fn wait_all<'a>(clients: impl Iterator<Item = (&'a String, &'a Client)>, ready: Deadline) -> Result<String> {
     let waits: Vec<Result<String>> = std::thread::scope(|scope| {
-        let jobs: Vec<_> = target
-            .clients
-            .iter()
+        let jobs: Vec<_> = clients
             .map(|(name, client)| {
                 scope.spawn(move || {
                     let healthy = ready.poll(Duration::from_millis(5), || match health(client) {

@@ -6,11 +6,11 @@ use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::threads::joined;
-use crate::checks::ask::send;
 use crate::checks::smoke::{self, StoreCorrupt};
 use crate::deploy::backup::{self, Backup};
 use crate::deploy::cleanup;
 use crate::deploy::drift;
+use crate::deploy::edge;
 use crate::deploy::event::Event;
 use crate::deploy::evidence;
 use crate::deploy::execution::{End, Execution, Measured, Stale, Stance};
@@ -21,7 +21,7 @@ use crate::deploy::view::View;
 use crate::engine::reach::clients;
 use crate::engine::roles::Extent;
 use crate::host;
-use crate::release::description::{ENV_FILE, SEED_FILE};
+use crate::release::description::ENV_FILE;
 use crate::stack::contract;
 use crate::stack::model::Service;
 use anyhow::{Context, Result, bail, ensure};
@@ -38,9 +38,9 @@ const WATCH: Duration = Duration::from_secs(1);
 
 impl Execution<'_> {
     pub(super) fn close_gate(&self, deadline: Deadline, measured: &mut Measured) -> Result<End> {
-        let gateway = self.now.gateway(&self.running.pilot, self.running.engine.as_ref(), lockout::REQUEST);
+        let gate = self.running.gate_seen(self.now, lockout::REQUEST);
         // If the gate is already closed, the reason that was given stays.
-        if gateway.is_some_and(|gateway| gateway.prove_closed().is_ok()) {
+        if gate.is_ok_and(|gate| gate.prove_closed().is_ok()) {
             measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
             return Ok(End::Skipped("it was closed already, and this was proved".into()));
         }
@@ -102,9 +102,17 @@ impl Execution<'_> {
         Ok(End::Done)
     }
 
-    pub(super) fn keep_closed(&self, hold: &str, measured: &mut Measured) -> Result<End> {
+    pub(super) fn keep_closed(
+        &self,
+        hold: &str,
+        stopped: &[String],
+        not_closed: &[String],
+        measured: &mut Measured,
+    ) -> Result<End> {
         self.wait_for_gateway()?;
         measured.held = Some(hold.to_owned());
+        measured.stopped = stopped.to_vec();
+        measured.not_closed = not_closed.to_vec();
         Ok(End::Done)
     }
 
@@ -138,23 +146,29 @@ impl Execution<'_> {
     }
 
     pub(super) fn seed(&self) -> Result<End> {
-        let path = self.store.file(&self.release.id, SEED_FILE);
-        let seed = files::read_json(&path)?;
         self.wait_for_gateway()?;
         let limits = &self.target.pilot.manifest.limits;
         let healthy = smoke::wait_healthy(&self.target.target()?, self.deadline.within(limits.ready));
         // Before it was started, the service could not report that its store is corrupt.
         healthy.map_err(|e| if e.is::<StoreCorrupt>() { Stale(e.to_string()).into() } else { e })?;
-        let request = &self.target.pilot.manifest.seed.request;
-        let answer = send(&self.target.gateway(limits.ready)?.client, request, Some(&seed))?;
-        ensure!(answer.status == 200, "{request} answered {}", answer.brief());
+        edge::seed(self.target, self.store, &self.release.id)?;
         Ok(End::Done)
     }
 
     pub(super) fn open_gate(&self, measured: &mut Measured) -> Result<End> {
         let ledger = self.store.ledger();
         let lift = Lift { holds: &self.run.request.lift, by_hand: self.run.request.open };
-        match lockout::open(self.target, &ledger, lift, &self.run.reason(), self.deadline)? {
+        let mut checked = None;
+        let mut started = || {
+            checked = Some(edge::check_started(self.target, self.store, self.out, self.deadline)?);
+            Ok(())
+        };
+        let reason = self.run.reason();
+        let opened = lockout::open(self.target, &ledger, lift, &reason, self.deadline, &mut started)?;
+        if let Some(smoke) = checked {
+            measured.smoke = Some(smoke);
+        }
+        match opened {
             Opened::Open => measured.restored_ms = Some(self.out.elapsed_ms()),
             Opened::Held(hold) => {
                 self.out.note(format!("the gate stays closed, {hold}"));
@@ -282,7 +296,8 @@ impl Execution<'_> {
         let View { pilot, engine, .. } = self.target;
         let clients = clients(pilot, engine.as_ref(), self.env, lockout::REQUEST)?;
         let mut sample = BTreeMap::new();
-        for (name, client) in clients {
+        let stopped = self.target.cover()?.stopped();
+        for (name, client) in clients.into_iter().filter(|(name, _)| !stopped.contains(name)) {
             let memory = contract::memory(&client).with_context(|| name.clone())?;
             sample.insert(name.clone(), (services.get(&name).map_or(0, Service::restarts), memory));
         }
@@ -290,11 +305,11 @@ impl Execution<'_> {
     }
 
     /// Repeats until it works: a client that was killed earlier may have left the engine busy.
-    pub(super) fn apply(&self, force: &[String], deadline: Deadline) -> Result<End> {
+    pub(super) fn apply(&self, force: &[String], held_back: &[String], deadline: Deadline) -> Result<End> {
         let (dir, mut tries) = (self.folder(), 0);
         let applied = deadline.poll(Duration::from_millis(300), || {
             tries += 1;
-            match self.target.engine.apply(self.release, &dir, force, deadline) {
+            match self.target.engine.apply(self.release, &dir, force, held_back, deadline) {
                 Ok(()) => Break(Ok(())),
                 Err(error) if exit_of(&error) == Exit::Host || tries == 3 => Break(Err(error)),
                 Err(error) => {
@@ -338,12 +353,12 @@ impl Execution<'_> {
         self.wait_for_gateway()?;
         let limits = &self.target.pilot.manifest.limits;
         let ready = self.deadline.within(limits.ready);
-        let target = self.target.target()?;
         let (smoke, differs) = std::thread::scope(|scope| {
             let looked = scope.spawn(|| self.target.engine.services(self.deadline.within(limits.engine)));
-            let smoke = smoke::verify(&target, ready);
+            let smoke = edge::verify(self.target, true, ready);
             (smoke, joined(looked).map(|services| drift::applied(&services, self.release, &self.env.map())))
         });
+        let smoke = smoke?;
         self.out.event(&Event::Smoke { smoke: &smoke });
         let summary = smoke.summary();
         let passed = smoke.passed;

@@ -4,16 +4,26 @@
 //! by mistake. Made by `Session`.
 
 use crate::base::deadline::Deadline;
+use crate::base::http::Client;
+use crate::base::observed::Observed;
 use crate::checks::target::Target;
-use crate::deploy::gate::Gateway;
+use crate::deploy::gate::exec::Exec;
+use crate::deploy::gate::http::Http;
+use crate::deploy::gate::stop::{self, Stop};
+use crate::deploy::gate::{Gate, Switch};
 use crate::deploy::observe::{self, Observation};
 use crate::engine::reach::clients;
 use crate::engine::roles::Engine;
 use crate::release::description::{MANIFEST_FILE, Release, settings_in};
 use crate::release::store::Store;
+use crate::stack::cover::Cover;
+use crate::stack::definition::Definition;
+use crate::stack::endpoint::Endpoint;
 use crate::stack::envfile::EnvFile;
+use crate::stack::gate_rule::GateRule;
+use crate::stack::ledger::Ledger;
 use crate::stack::manifest::Manifest;
-use crate::stack::model::Service;
+use crate::stack::model::{Service, Stack};
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -27,6 +37,8 @@ pub struct View {
     pub engine: Box<dyn Engine>,
     /// The release that has this manifest; none if it is the manifest of the source.
     pub release: Option<Release>,
+    /// What the stack is, by that release; none if it is not known.
+    pub definition: Option<Definition>,
     /// The settings of that release, or of the source; none if they cannot be read.
     pub env: Option<EnvFile>,
 }
@@ -37,15 +49,18 @@ impl View {
     pub fn of(pilot: &Pilot, engine: &dyn Engine, store: &Store, release: &Release) -> Result<Self> {
         let manifest = Manifest::load(&store.file(&release.id, MANIFEST_FILE))?;
         let pilot = Pilot { manifest, ..pilot.clone() };
-        let engine = engine.for_stack(&pilot, store.definition(release)?)?;
+        let definition = store.definition(release)?;
+        let engine = engine.for_stack(&pilot, definition.clone())?;
         let env = settings_in(&store.dir(&release.id))?;
-        Ok(Self { pilot, engine, release: Some(release.clone()), env: Some(env) })
+        // Releases of older versions have no model.
+        let definition = definition.or_else(|| Definition::of_manifest(&pilot, &env).ok());
+        Ok(Self { pilot, engine, release: Some(release.clone()), definition, env: Some(env) })
     }
 
     /// By the manifest of the source, or its substitute.
     pub fn tree(pilot: &Pilot, engine: &dyn Engine) -> Result<Self> {
         let engine = engine.for_stack(pilot, None)?;
-        Ok(Self { pilot: pilot.clone(), engine, release: None, env: pilot.env().ok() })
+        Ok(Self { pilot: pilot.clone(), engine, release: None, definition: None, env: pilot.env().ok() })
     }
 
     /// By the manifest of the release that runs: the one that is recorded, or the one whose images run. If
@@ -67,11 +82,76 @@ impl View {
         self.env.as_ref().with_context(|| format!("{} cannot be read", self.pilot.env_path.display()))
     }
 
-    /// The gateway, with the port and token of these settings.
-    pub fn gateway(&self, limit: Duration) -> Result<Gateway> {
+    /// What the gate covers.
+    pub fn cover(&self) -> Result<Cover> {
+        Cover::of(&self.pilot.manifest.gate, self.definition.as_ref())
+    }
+
+    /// The gate, with the port and token of these settings. A request to it takes `limit` at most.
+    pub fn gate(&self, limit: Duration) -> Result<Box<dyn Switch + '_>> {
+        self.gate_over(|| self.client(limit))
+    }
+
+    /// A client for the gateway, with the port and token of these settings.
+    pub fn client(&self, limit: Duration) -> Result<Client> {
         let mut all = clients(&self.pilot, self.engine.as_ref(), self.env()?, limit)?;
-        let client = all.remove(self.pilot.gateway()).context("pilot.toml names no gateway")?;
-        Ok(Gateway::new(client, &self.pilot.manifest.gate))
+        all.remove(self.pilot.gateway()).context("pilot.toml names no gateway")
+    }
+
+    /// The gate that runs, at the address that the engine reports.
+    pub fn gate_seen(&self, now: &Observation, limit: Duration) -> Result<Box<dyn Switch + '_>> {
+        self.gate_over(|| self.client_at(&now.endpoints, limit))
+    }
+
+    /// A client for the gateway, at the address that the engine reports.
+    pub fn client_at(&self, endpoints: &BTreeMap<String, Endpoint>, limit: Duration) -> Result<Client> {
+        let endpoint = endpoints.get(self.pilot.gateway()).context("the gateway's address is unknown")?;
+        Ok(self.engine.reach(endpoint, limit))
+    }
+
+    /// The gate by its kind. `client` reaches its service.
+    fn gate_over(&self, client: impl FnOnce() -> Result<Client>) -> Result<Box<dyn Switch + '_>> {
+        let (ledger, limits) = (Ledger::new(&self.pilot.state), &self.pilot.manifest.limits);
+        Ok(match &self.pilot.manifest.gate {
+            GateRule::Http(rule) => Box::new(Http { client: client()?, rule: rule.as_ref().clone() }),
+            GateRule::Exec(rule) => {
+                let runtime = self.engine.as_ref();
+                Box::new(Exec { runtime, rule, client: client().ok(), ledger, limit: limits.engine })
+            }
+            GateRule::Stop(_) => Box::new(self.stop_gate()?),
+        })
+    }
+
+    fn stop_gate(&self) -> Result<Stop<'_>> {
+        let limits = &self.pilot.manifest.limits;
+        Ok(Stop {
+            runtime: self.engine.as_ref(),
+            cover: self.cover()?,
+            policies: self.definition.as_ref().map(stop::policies).unwrap_or_default(),
+            ledger: Ledger::new(&self.pilot.state),
+            limit: limits.engine,
+            ready: limits.ready,
+        })
+    }
+
+    /// The position of the gate, from an observation that is being made.
+    fn position(&self, stack: &Observed<Stack>, endpoints: &BTreeMap<String, Endpoint>) -> Gate {
+        let unknown = |error: anyhow::Error| Gate::Unknown(format!("{error:#}"));
+        match (&self.pilot.manifest.gate, stack) {
+            (GateRule::Http(_), _) if !endpoints.contains_key(self.pilot.gateway()) => {
+                Gate::Unknown("the gateway does not run".into())
+            }
+            (GateRule::Stop(_), Observed::Known(stack)) => {
+                self.stop_gate().map_or_else(unknown, |gate| gate.position_of(&stack.services))
+            }
+            (GateRule::Stop(_), Observed::Unknown(why)) => {
+                self.stop_gate().map_or_else(unknown, |gate| gate.position_without_engine(why))
+            }
+            _ => {
+                let gate = self.gate_over(|| self.client_at(endpoints, self.pilot.manifest.limits.probe));
+                gate.map_or_else(unknown, |gate| gate.position())
+            }
+        }
     }
 
     /// The settings and limits that the smoke checks use.
@@ -82,7 +162,19 @@ impl View {
     /// Observes the stack by this view. `stored` is the engine that knows which data exists: the target
     /// release may use other names for volumes.
     pub fn observe(&self, stored: &dyn Engine, deadline: Deadline) -> Observation {
-        observe::observe(&self.pilot, self.engine.as_ref(), stored, self.env.as_ref(), deadline)
+        let position: observe::Position<'_> = &|stack, endpoints| self.position(stack, endpoints);
+        let mut now = observe::observe(
+            &self.pilot,
+            self.engine.as_ref(),
+            stored,
+            self.env.as_ref(),
+            position,
+            deadline,
+        );
+        if let (Gate::Closed(_), Ok(cover)) = (&now.gate, self.cover()) {
+            now.not_closed = cover.not_closed(now.stack.known().map(|stack| &stack.services));
+        }
+        now
     }
 }
 

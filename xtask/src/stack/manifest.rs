@@ -2,12 +2,11 @@
 //! `pilot` and by everything that reads a part of the manifest.
 
 use crate::base::{files, secrets};
-use crate::stack::call::{Call, Line};
+use crate::stack::call::Line;
+use crate::stack::gate_rule::GateRule;
 use anyhow::{Context, Result, bail, ensure};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -30,7 +29,8 @@ pub struct Manifest {
     /// More files that the compose file mounts. They are part of each release.
     #[serde(default)]
     pub extra_files: Vec<String>,
-    /// How the public is let in and shut out.
+    /// How the public is let in and shut out. If nothing is said, by stopping what is published.
+    #[serde(default)]
     pub gate: GateRule,
     /// How the seed file is loaded.
     pub seed: Seed,
@@ -65,53 +65,6 @@ pub struct Build {
     /// Older manifests name a Dockerfile, which is no longer used.
     #[serde(default, rename = "dockerfile")]
     _dockerfile: IgnoredAny,
-}
-
-/// The `[gate]` part: the service that lets the public in, and the requests that close it, open it, and prove both.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GateRule {
-    /// The service.
-    pub service: String,
-    /// Closes the gate, with `${REASON}`.
-    pub close: Call,
-    /// Opens it.
-    pub open: Call,
-    /// Fails unless the gate is closed.
-    pub refused: Call,
-    /// Fails unless the gate is open.
-    pub served: Call,
-    /// Says whether it is closed, and why.
-    pub position: Position,
-    /// Closes the gate of a service that does not run.
-    pub offline: Offline,
-    /// The reasons that the service gives if it closed the gate by itself.
-    #[serde(default)]
-    pub own_reasons: Vec<String>,
-}
-
-/// A request whose answer says whether the gate is closed.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Position {
-    /// The request.
-    pub request: Line,
-    /// The values of a closed gate, by JSON pointer (RFC 6901).
-    pub closed: BTreeMap<String, Value>,
-    /// The values of an open gate. The status must be 200 too.
-    pub open: BTreeMap<String, Value>,
-    /// Where the reason is that was given when it was closed.
-    pub reason: String,
-}
-
-/// A program in the image of the service that closes the gate in its stored data.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Offline {
-    /// The arguments, with `${REASON}`.
-    pub run: Vec<String>,
-    /// What it prints after it has closed the gate.
-    pub prints: String,
 }
 
 /// The `[seed]` part.
@@ -258,9 +211,10 @@ impl Manifest {
         let added = if version == 1 { NOT_IN_VERSION_1 } else { "" };
         let manifest: Self = toml::from_str(&format!("{text}\n{added}"))?;
         ensure!(!manifest.services.is_empty(), "it names no services");
-        let gateway = &manifest.gate.service;
-        let known = manifest.services.iter().any(|service| service.name == *gateway);
-        ensure!(known, "the service of its gate is {gateway}, which is not one of its services");
+        let is_known = |name: &str| manifest.services.iter().any(|service| service.name == name);
+        if let Some(name) = manifest.gate.named().into_iter().find(|name| !is_known(name)) {
+            bail!("the service of its gate is {name}, which is not one of its services");
+        }
         // The names become files beside the evidence, and a manifest may come from another host.
         let plain = |name: &str| files::stays_within(name) && !name.contains('/');
         if let Some(document) = manifest.evidence.iter().find(|document| !plain(&document.file)) {

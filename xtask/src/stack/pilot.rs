@@ -168,9 +168,11 @@ impl Pilot {
         }
     }
 
-    /// Name of the gateway: the service that lets the public in.
+    /// Name of the gateway: the service that lets the public in. Where the gate stops services, it is the
+    /// first one of the manifest.
     pub fn gateway(&self) -> &str {
-        &self.manifest.gate.service
+        let first = || self.manifest.services.first().map_or("", |service| service.name.as_str());
+        self.manifest.gate.service().unwrap_or_else(first)
     }
 
     /// Names of the services.

@@ -65,6 +65,15 @@ fn is_gone(error: &anyhow::Error) -> bool {
         .any(|s| said.contains(s))
 }
 
+/// The exit code of a program that `docker exec` ran; none if it was not run to its end. Docker's own failures
+/// have the codes 125 to 127, or 1 with a message of its own, and a killed program has a code above them.
+pub fn exec_code(error: &anyhow::Error) -> Option<i32> {
+    let Some(RunError::Status(text, Some(code))) = error.downcast_ref() else { return None };
+    let of_docker = ["Error response from daemon", "Error: No such", "Cannot connect to the Docker daemon"];
+    let ran = (1..125).contains(code) && !of_docker.iter().any(|said| text.contains(said));
+    ran.then_some(*code)
+}
+
 /// Finds the exit code for a failed docker command. If the daemon cannot be reached or misses the deadline,
 /// it is a host failure (exit 4), unless the budget of the run cut the command short.
 pub fn classify(error: anyhow::Error) -> anyhow::Error {

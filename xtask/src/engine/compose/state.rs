@@ -57,10 +57,21 @@ fn instance(container: &Value) -> Result<((String, String), Instance)> {
         settings: label("com.docker.compose.config-hash"),
         state_dir: state_dir(&label("com.docker.compose.project.config_files")),
         restarts: container.pointer("/RestartCount").and_then(Value::as_u64).unwrap_or(0),
+        restart: restart(text("/HostConfig/RestartPolicy/Name"), container),
         handle: text("/Id").to_owned(),
         inspect: serde_json::to_string_pretty(container)?,
     };
     Ok(((service, label("com.docker.compose.container-number")), instance))
+}
+
+/// The restart policy, as a compose file writes it.
+fn restart(name: &str, container: &Value) -> Option<String> {
+    let most = container.pointer("/HostConfig/RestartPolicy/MaximumRetryCount").and_then(Value::as_u64);
+    Some(match (name, most) {
+        ("", _) => "no".to_owned(),
+        ("on-failure", Some(most)) if most > 0 => format!("on-failure:{most}"),
+        _ => name.to_owned(),
+    })
 }
 
 /// The folders in which the docker client looks for plugins (docker/cli, `cli-plugins/manager`).

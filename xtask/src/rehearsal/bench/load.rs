@@ -1,8 +1,8 @@
 //! The load part of the benchmark: a thousand streams through one gateway. It measures how much memory they
 //! use, and how fast they end when the gate closes. Called by `bench`.
 
+use crate::base::deadline::Deadline;
 use crate::base::threads::joined;
-use crate::deploy::gate::Gateway;
 use crate::engine::reach::clients;
 use crate::rehearsal::Rehearsal;
 use crate::rehearsal::bench::row::Row;
@@ -23,7 +23,6 @@ pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
     let pilot = &rehearsal.session.pilot;
     let env = pilot.env()?;
     let clients = clients(pilot, rehearsal.session.engine.as_ref(), &env, Duration::from_secs(5))?;
-    let gateway = clients.get(pilot.gateway()).context("no gateway")?;
     let resident = |service: &str| -> Result<f64> {
         Ok(contract::memory(clients.get(service).context("no such service")?)? / 1e6)
     };
@@ -50,8 +49,10 @@ pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
         std::thread::sleep(Duration::from_secs(2));
         let loaded = resident(pilot.gateway())?;
         rows.push(Row::plain("gateway with 1,000 streams", loaded, "MB", 150.0));
+        let view = rehearsal.session.running(Deadline::after(LIMIT))?;
+        let gate = view.gate(Duration::from_secs(5))?;
         let closing = Instant::now();
-        Gateway::new(gateway.clone(), &pilot.manifest.gate).close("bench")?;
+        gate.close("bench")?;
         let ends: Vec<Result<Instant>> = streams.into_iter().map(joined).collect();
         let mut took: Vec<f64> = Vec::new();
         for end in &ends {
