@@ -146,7 +146,7 @@ impl Way<'_> {
 
     /// Shut the public out.
     fn close(&self) -> Vec<Step> {
-        closable(self.now, self.gates.running).into_iter().collect()
+        closable(self.now, self.gates).into_iter().collect()
     }
 
     /// Copy and record what exists, before any of it is changed.
@@ -253,9 +253,9 @@ impl Way<'_> {
 }
 
 /// The step that shuts the public out before anything changes; none if nothing serves the public.
-fn closable(now: &Observation, cover: Option<&Cover>) -> Option<Step> {
+fn closable(now: &Observation, gates: Gates<'_>) -> Option<Step> {
     let services = now.stack.known().map(|stack| &stack.services);
-    let Some(cover) = cover else {
+    let Some(cover) = gates.running else {
         let published = services.into_iter().flatten().filter(|(_, service)| service.is_published());
         let services: Vec<String> = published.map(|(name, _)| name.clone()).collect();
         return (!services.is_empty()).then_some(Step::StopPublished { services });
@@ -268,6 +268,10 @@ fn closable(now: &Observation, cover: Option<&Cover>) -> Option<Step> {
         return (!there.is_empty()).then_some(Step::StopGate { services: there, not_closed });
     }
     let runs = cover.services.iter().any(|name| now.service(name).is_some_and(|s| s.is_live()));
+    // A service that was closed by a request would stay so after a gate of the kind `stop` has started it.
+    if gates.release.stops() && runs {
+        return Some(Step::StopPublished { services: cover.services.iter().cloned().collect() });
+    }
     // Unknown does not mean closed: a gateway that runs but does not answer is stopped.
     match &now.gate {
         Gate::Open | Gate::Closed(_) => Some(Step::CloseGate),

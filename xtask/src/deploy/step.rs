@@ -20,8 +20,8 @@ pub enum Step {
     },
     /// Stop the gateway, which does not answer (Option B): then the public is out at once.
     StopGateway,
-    /// Stop every published service: what runs belongs to no known release, so it is unknown how to close its
-    /// gate.
+    /// Stop these published services: what runs belongs to no known release, so it is unknown how to close its
+    /// gate; or the release gone to has no switch that could open it again.
     StopPublished {
         /// Which services.
         services: Vec<String>,
@@ -122,7 +122,7 @@ impl fmt::Display for Step {
             }
             Self::StopGateway => write!(f, "stop the gateway, which does not answer"),
             Self::StopPublished { services } => {
-                write!(f, "stop all that is published: {}", services.join(", "))
+                write!(f, "stop what is published: {}", services.join(", "))
             }
             Self::RemoveServices { services } => {
                 write!(f, "remove what the release does not have: {}", services.join(", "))

@@ -130,6 +130,7 @@ impl View {
             policies: self.definition.as_ref().map(stop::policies).unwrap_or_default(),
             ledger: Ledger::new(&self.pilot.state),
             limit: limits.engine,
+            start: limits.deploy,
             ready: limits.ready,
         })
     }

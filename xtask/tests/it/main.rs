@@ -32,6 +32,7 @@ mod runbook;
 mod scenarios;
 mod secrets;
 mod services;
+mod stopped;
 mod tidy;
 mod truths;
 mod unchanged;

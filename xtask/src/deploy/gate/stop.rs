@@ -42,7 +42,9 @@ pub struct Stop<'a> {
     pub ledger: Ledger,
     /// Limit of one action of the engine.
     pub limit: Duration,
-    /// Limit from the start of the services until they take connections.
+    /// Limit of starting the services.
+    pub start: Duration,
+    /// Limit from their start until they take connections.
     pub ready: Duration,
 }
 
@@ -193,7 +195,7 @@ impl Switch for Stop<'_> {
         if names.is_empty() {
             return Ok(());
         }
-        self.runtime.start(&names, Deadline::after(self.limit))?;
+        self.runtime.start(&names, Deadline::after(self.start))?;
         let taken = Deadline::after(self.ready).poll(PAUSE, || {
             let services = match self.services() {
                 Ok(services) => services,
