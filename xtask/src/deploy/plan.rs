@@ -326,6 +326,7 @@ mod tests {
     use crate::deploy::invariants::of_plan;
     use crate::host::HostCheck;
     use crate::release::description::State;
+    use crate::stack::cover::Beside;
     use crate::stack::hold::Hold;
     use std::sync::LazyLock;
 
@@ -544,6 +545,26 @@ mod tests {
         let p = make(&now, &[], &named, Gates { running: None, ..same() });
         assert_eq!(p.steps[0], Step::StopPublished { services: vec!["gateway".into()] });
         position(&p, |s| *s == Step::CloseGateOnDisk);
+    }
+
+    #[test]
+    fn a_gate_that_stops_closes_what_is_there_and_starts_it_last() {
+        let beside = vec![Beside { service: "engine".into(), at: vec!["0.0.0.0:2".into()], always: true }];
+        let stop = Cover { services: ["gateway".to_owned()].into(), beside, ..Cover::stop() };
+        let (now, release, _) = matching();
+        let named = Goal { named: &[Scenario::Version], ..back(&release) };
+        let steps = |running, release| make(&now, &[], &named, Gates { running, release }).steps;
+        let gateway = vec!["gateway".to_owned()];
+        let all = steps(Some(&stop), &stop);
+        let not_closed = vec!["engine 0.0.0.0:2".to_owned()];
+        assert_eq!(all[0], Step::StopGate { services: gateway.clone(), not_closed });
+        assert_eq!(all.last(), Some(&Step::StartGate { services: gateway.clone() }));
+        assert!(!all.contains(&Step::CloseGateOnDisk) && !all.contains(&Step::Seed), "{all:?}");
+        // From a gate that is closed by a request, and to one.
+        assert_eq!(steps(Some(&HTTP), &stop)[0], Step::StopPublished { services: gateway });
+        let all = steps(Some(&stop), &HTTP);
+        assert!(matches!(all[0], Step::StopGate { .. }) && all.contains(&Step::CloseGateOnDisk), "{all:?}");
+        assert_eq!(all.last(), Some(&Step::OpenGate));
     }
 
     #[test]

@@ -244,6 +244,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_code_of_a_program_is_told_from_a_failure_of_docker() {
+        let code = |text: &str, code| exec_code(&RunError::Status(text.into(), code).into());
+        assert_eq!(code("`docker exec` ended with exit status: 1: it wrote no message", Some(1)), Some(1));
+        // As Docker 20.10 says it of a container that is stopped, and of one that is gone.
+        assert_eq!(code("Error response from daemon: Container 1 is not running", Some(1)), None);
+        assert_eq!(code("Error: No such container: 1", Some(1)), None);
+        // A program that is not there, and one that was killed.
+        assert_eq!(code("OCI runtime exec failed", Some(126)), None);
+        assert_eq!(code("killed", Some(137)), None);
+        assert_eq!(code("`docker` was ended by a signal", None), None);
+    }
+
+    #[test]
     fn compose_gets_no_variable_of_the_shell_that_the_env_file_decides() {
         let env = EnvFile::parse("", b"A=1\nB=${C:-2}\nDOCKER_HOST=tcp://other\n").unwrap();
         let shell = ["PATH", "COMPOSE_FILE", "PILOT_NETWORK", "DOCKER_HOST", "A"].map(str::to_owned);
