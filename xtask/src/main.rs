@@ -147,6 +147,17 @@ fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
     }
 }
 
+/// What was done under a hold. Services that it keeps down were not checked.
+fn behind(finished: &Finished, release: &str) -> String {
+    if finished.stopped.is_empty() {
+        return format!("behind the closed gate: release {release} is verified");
+    }
+    let down = finished.stopped.join(", ");
+    format!(
+        "but for {down}, which the hold keeps down and which is not checked: the rest of release {release} is verified"
+    )
+}
+
 /// The last line: an event, or a summary for people.
 fn conclude(out: &Output, finished: &Finished, drill: bool) {
     out.event(&Event::Finished(finished));
@@ -161,7 +172,7 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
     let good = out.mark(Some(true));
     match finished.outcome {
         Some(Outcome::Restored) if finished.held => {
-            out.say(format!("\n{good} RESTORED behind the closed gate: release {release} is verified"));
+            out.say(format!("\n{good} RESTORED {}", behind(finished, release)));
         }
         Some(Outcome::Restored) => {
             out.say(format!("\n{good} RESTORED: release {release} serves again"));
@@ -171,7 +182,7 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
             }
         }
         Some(Outcome::Deployed) if finished.held => {
-            out.say(format!("\n{good} DEPLOYED behind the closed gate: release {release} is verified"));
+            out.say(format!("\n{good} DEPLOYED {}", behind(finished, release)));
         }
         Some(Outcome::Deployed) => out.say(format!("\n{good} DEPLOYED: release {release} serves")),
         Some(Outcome::NothingToDo) if finished.rollback.is_none() => {
@@ -186,6 +197,9 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
     // A command that only reads, or that closes the gate, has already said this.
     if let (Some(hold), Some(_)) = (&finished.hold, finished.outcome) {
         out.say(format!("  the gate is {hold}"));
+        if !finished.not_closed.is_empty() {
+            out.say(format!("  not closed: {}", finished.not_closed.join(", ")));
+        }
         out.say(format!("  to verify, lift the hold and open: {}", out.xtask("kill-switch off")));
     }
     if let Some(public) = &finished.public {

@@ -40,13 +40,13 @@ pub struct Cmd {
 pub enum RunError {
     /// It did not end before its deadline; its whole process group was killed.
     Deadline(String),
-    /// It ended with an exit code other than 0.
-    Status(String),
+    /// It ended with an exit code other than 0; without one if a signal ended it.
+    Status(String, Option<i32>),
 }
 
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Deadline(text) | Self::Status(text)) = self;
+        let (Self::Deadline(text) | Self::Status(text, _)) = self;
         f.write_str(text)
     }
 }
@@ -160,7 +160,8 @@ impl Cmd {
         match status {
             Some(status) if status.success() => {}
             Some(status) => {
-                bail!(RunError::Status(format!("`{self}` ended with {status}: {}", said(&out, &err))))
+                let what = format!("`{self}` ended with {status}: {}", said(&out, &err));
+                bail!(RunError::Status(what, status.code()))
             }
             None => {
                 group.end();

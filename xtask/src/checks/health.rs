@@ -11,6 +11,7 @@ use crate::stack::manifest::HealthRule;
 use crate::stack::model::{Health, Instance};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
@@ -62,20 +63,26 @@ pub fn health(client: &Client, rule: &HealthRule) -> Health {
 /// Waits until every service is healthy, and checks that all have one version, where the manifest wants that. The error
 /// says which one is not healthy, and why.
 pub fn wait_healthy(target: &Target<'_>, ready: Deadline) -> Result<String> {
-    let Some(rule) = &target.pilot.manifest.health else { return wait_for_engine(target, ready) };
+    wait_behind(target, &BTreeSet::new(), ready)
+}
+
+/// The same for all services but those that the gate has stopped.
+pub fn wait_behind(target: &Target<'_>, stopped: &BTreeSet<String>, ready: Deadline) -> Result<String> {
+    let Some(rule) = &target.pilot.manifest.health else { return wait_for_engine(target, stopped, ready) };
     let waits: Vec<Result<String>> = std::thread::scope(|scope| {
         let wait = |(name, client): (&'_ String, &'_ Client)| {
             let (name, client) = (name.clone(), client.clone());
             scope.spawn(move || wait_for(&name, &client, rule, ready))
         };
-        let jobs: Vec<_> = target.clients.iter().map(wait).collect();
+        let own = target.clients.iter().filter(|(name, _)| !stopped.contains(*name));
+        let jobs: Vec<_> = own.map(wait).collect();
         jobs.into_iter().map(joined).collect()
     });
     let mut versions = waits.into_iter().collect::<Result<Vec<String>>>()?;
     let count = versions.len();
     versions.sort();
     versions.dedup();
-    if !rule.same_version {
+    if !rule.same_version || count == 0 {
         return Ok(format!("{count} services"));
     }
     ensure!(versions.len() <= 1, "the services have different versions: {}", versions.join(", "));
@@ -92,8 +99,8 @@ fn wait_for(name: &str, client: &Client, rule: &HealthRule, ready: Deadline) -> 
     healthy.flatten()
 }
 
-fn wait_for_engine(target: &Target<'_>, ready: Deadline) -> Result<String> {
-    let own: Vec<&str> = target.pilot.services().collect();
+fn wait_for_engine(target: &Target<'_>, stopped: &BTreeSet<String>, ready: Deadline) -> Result<String> {
+    let own: Vec<&str> = target.pilot.services().filter(|name| !stopped.contains(*name)).collect();
     ready.poll(PAUSE_OF_ENGINE, || {
         match own.iter().try_for_each(|service| engine_says(target, service, ready)) {
             Ok(()) => Break(()),

@@ -5,13 +5,14 @@
 use crate::base::deadline::Deadline;
 use crate::base::threads::joined;
 use crate::checks::flags;
-use crate::checks::health::wait_healthy;
+use crate::checks::health::{wait_behind, wait_healthy};
 use crate::checks::run::{Latency, run};
 use crate::checks::target::Target;
 use crate::stack::check::{Check, FLAGS, HEALTHY, Metric};
 use anyhow::{Result, anyhow};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 /// How often, in all, a latency is measured that is over its limit.
 const MEASUREMENTS: usize = 3;
@@ -81,6 +82,9 @@ pub fn criteria(smoke: &Smoke, target: &Target<'_>) -> Result<Vec<(String, bool)
     Ok(if all.is_empty() { vec![("All checks pass".to_owned(), smoke.passed)] } else { all })
 }
 
+/// The services that run behind a gate which stops its own.
+const BEHIND: &str = "services behind the gate healthy";
+
 /// Waits until every service is healthy, at most until `ready`, then runs all checks at the same time, but those for a
 /// snapshot.
 pub fn verify(target: &Target<'_>, ready: Deadline) -> Smoke {
@@ -107,6 +111,13 @@ fn checked(target: &Target<'_>, ready: Deadline, wanted: impl Fn(&Check) -> bool
             ..plain(name, Err(anyhow!("not measured: the services are not healthy")))
         }));
     }
+    Smoke { passed: checks.iter().all(|check| check.ok), checks }
+}
+
+/// Waits until every service that runs behind a gate is healthy, while the gate has stopped these services. What
+/// needs them is checked when they were started.
+pub fn verify_behind(target: &Target<'_>, stopped: &BTreeSet<String>, ready: Deadline) -> Smoke {
+    let checks = vec![plain(BEHIND, wait_behind(target, stopped, ready))];
     Smoke { passed: checks.iter().all(|check| check.ok), checks }
 }
 

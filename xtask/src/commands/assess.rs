@@ -36,7 +36,7 @@ pub fn is_error(line: &str) -> bool {
 /// Prints the overview. Exit 0 if everything is fine, 1 if not, 4 if the engine does not answer.
 pub fn run(session: &Session) -> Result<Finished> {
     let deadline = Deadline::after(session.pilot.manifest.limits.ready);
-    let look = look(session, LINES, deadline);
+    let look = look(session, LINES, deadline)?;
     let out = &session.out;
     let errors: BTreeMap<&String, Vec<&String>> = look
         .logs

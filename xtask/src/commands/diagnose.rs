@@ -66,6 +66,7 @@ pub fn run(session: &Session) -> Result<Finished> {
             targets.join().unwrap_or_else(|_| Observed::Unknown(lost())),
         )
     });
+    let look = look?;
     let findings = findings(session, &look, &host, &targets);
     let more = json!({
         "sessions": look.sessions, "logs": look.logs, "usage": usage, "networks_and_volumes": around, "host": host,

@@ -40,7 +40,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let deadline = Deadline::after(pilot.manifest.limits.ready);
     let limit = deadline.within(pilot.manifest.limits.engine);
     let engine: &dyn Engine = session.engine.as_ref();
-    let look = look(session, LINES, deadline);
+    let look = look(session, LINES, deadline)?;
     let env = pilot.env().ok();
     let mut items = evidence::items(pilot, engine, &look.now, limit);
     let pretty = |value: serde_json::Value| Ok(serde_json::to_string_pretty(&value)?);

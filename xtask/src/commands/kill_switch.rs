@@ -1,16 +1,19 @@
 //! `kill-switch on|off|status`: a person closes or opens the gate. `on` writes a hold (who, when, why); no
 //! run opens the gate until the hold is lifted. If the gateway does not answer, it is stopped. `off` starts
-//! what was stopped, verifies it, lifts the holds that stood when it began, and opens the gate.
+//! what was stopped, verifies it, lifts the holds that stood when it began, and opens the gate. Where the gate
+//! stops its services, `off` verifies what is behind them first, and them right after their start.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::next::Next;
-use crate::checks::smoke::verify;
 use crate::deploy::drift;
+use crate::deploy::edge;
 use crate::deploy::event::{Event, Finished};
-use crate::deploy::gate::{Gate, Gateway};
-use crate::deploy::lockout::{self, Closed, Lift, Opened, Public};
+use crate::deploy::gate::{Gate, Switch};
+use crate::deploy::lockout::{self, Closed, Lift, Opened};
+use crate::deploy::observe::Observation;
 use crate::deploy::session::Session;
+use crate::deploy::step::left_open;
 use crate::deploy::view::View;
 use crate::stack::hold::{self, Hold};
 use anyhow::Result;
@@ -59,10 +62,16 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
 fn status(session: &Session, deadline: Deadline) -> Result<Finished> {
     let view = session.running(deadline)?;
     let now = view.observe(view.engine.as_ref(), deadline);
-    session.out.event(&Event::Result { value: &json!({"gate": now.gate, "holds": now.holds}) });
+    let value = json!({"gate": now.gate, "not_closed": now.not_closed, "holds": now.holds});
+    session.out.event(&Event::Result { value: &value });
     match &now.gate {
         Gate::Open => session.out.say("the gate is open"),
-        Gate::Closed(reason) => session.out.say(format!("the gate is closed: {reason}")),
+        Gate::Closed(reason) if now.not_closed.is_empty() => {
+            session.out.say(format!("the gate is closed: {reason}"));
+        }
+        Gate::Closed(reason) => {
+            session.out.say(format!("stopped: {reason}{}", left_open(&now.not_closed)));
+        }
         Gate::Unknown(_) => {}
     }
     let holds = hold::standing(&session.ledger())?;
@@ -75,7 +84,7 @@ fn status(session: &Session, deadline: Deadline) -> Result<Finished> {
         ));
     }
     let hold = holds.first().map(ToString::to_string);
-    Ok(Finished { held: hold.is_some(), hold, ..Finished::plain(Exit::Ok) })
+    Ok(Finished { held: hold.is_some(), hold, not_closed: now.not_closed, ..Finished::plain(Exit::Ok) })
 }
 
 /// Takes no lock, because closing is always allowed. The hold is written before anything is closed, so
@@ -99,8 +108,8 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     let others = ledger.opening(Deadline::after(lockout::OTHERS));
     let limit = Deadline::after(session.pilot.manifest.limits.ready);
     let view = session.running(limit)?;
-    let still = view.gateway(lockout::REQUEST).is_ok_and(|gateway| gateway.prove_closed().is_ok())
-        || matches!(lockout::public(&view, limit), Public::ShutOut(_));
+    let still = view.gate(lockout::REQUEST).is_ok_and(|gate| gate.prove_closed().is_ok())
+        || lockout::public(&view, limit).is_shut();
     let closed = if still { closed } else { close(session, reason, limit)? };
     session.out.say(closed.to_string());
     written.map_err(|error| {
@@ -121,30 +130,40 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     Ok(Finished { held: true, hold: Some(hold.to_string()), ..Finished::plain(Exit::Ok) })
 }
 
+/// How an attempt to close the gate ended: with a proof, or with what was seen last.
+enum Asked {
+    Closed(String),
+    Not(Box<(View, Observation)>),
+}
+
 /// Closes the gate. First at the address that the release has for the gateway, so that an engine that hangs
 /// cannot delay it; then at the address that the engine reports. While another command is working (it may be
 /// replacing the gateway), this tries again before it stops the gateway.
 fn close(session: &Session, reason: &str, deadline: Deadline) -> Result<Closed> {
-    let closes = |gateway: Option<Gateway>| gateway.is_some_and(|gateway| gateway.close(reason).is_ok());
+    let closes = |gate: Result<Box<dyn Switch + '_>>| gate.and_then(|gate| gate.close(reason));
     let asked = deadline.within(PATIENCE).poll(Duration::from_millis(50), || {
         let view = match session.running(deadline) {
             Ok(view) => view,
             Err(error) => return Break(Err(error)),
         };
-        if closes(view.gateway(lockout::REQUEST).ok()) {
-            return Break(Ok(None));
+        if let Ok(proof) = closes(view.gate(lockout::REQUEST)) {
+            return Break(Ok(Asked::Closed(proof)));
         }
         let now = view.observe(view.engine.as_ref(), deadline);
-        if closes(now.gateway(&view.pilot, view.engine.as_ref(), lockout::REQUEST)) {
-            return Break(Ok(None));
+        if let Ok(proof) = closes(view.gate_seen(&now, lockout::REQUEST)) {
+            return Break(Ok(Asked::Closed(proof)));
         }
         let at_work = session.ledger().is_locked();
-        if at_work { Continue((view, now)) } else { Break(Ok(Some((view, now)))) }
+        let not = Box::new((view, now));
+        if at_work { Continue(not) } else { Break(Ok(Asked::Not(not))) }
     });
-    let Some((view, now)) = asked.unwrap_or_else(|last| Ok(Some(last)))? else { return Ok(Closed::Proved) };
+    let (view, now) = match asked.unwrap_or_else(|last| Ok(Asked::Not(last)))? {
+        Asked::Closed(proof) => return Ok(Closed::Proved(proof)),
+        Asked::Not(last) => *last,
+    };
     let closed = lockout::shut(&view, &now, reason, deadline)?;
     // However that gateway is started, it must come up closed.
-    if let Closed::Stopped { .. } = &closed {
+    if let (Closed::Stopped { .. }, Some(_)) = (&closed, view.pilot.manifest.gate.offline()) {
         session.out.note(match lockout::close_on_disk(&view, &session.store, reason, deadline) {
             Ok(()) => {
                 "the gate is closed on disk, so the gateway comes up closed however it is started".into()
@@ -162,35 +181,21 @@ fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
     let _lock = ledger.lock("kill-switch off")?;
     let view = session.running(deadline)?;
     let now = view.observe(view.engine.as_ref(), deadline);
-    let down = now
-        .stack
-        .known()
-        .is_some_and(|stack| stack.services.get(view.pilot.gateway()).is_none_or(|state| !state.is_live()));
-    if down {
-        let stopped: Vec<&String> =
-            now.stack.known().into_iter().flat_map(|stack| stack.services.keys()).collect();
-        let ours = stopped.into_iter().filter(|name| holds.iter().any(|hold| hold.has_stopped(name)));
-        let ours: Vec<&String> =
-            ours.filter(|name| now.service(name).is_some_and(|s| !s.is_live())).collect();
-        if ours.is_empty() {
-            let what = "the gateway does not run, and `kill-switch on` did not stop it";
-            return Err(fail(Exit::NotRestored, what, Next::xtask("rollback")));
-        }
-        for service in ours {
-            view.engine.start(service, deadline)?;
-            session.out.note(format!("{service} is started again; kill-switch on had stopped it"));
-        }
-        lockout::closed_after_start(&view, "not verified yet", deadline)?;
+    let stops = view.cover()?.stops();
+    if !stops {
+        start_again(session, &view, &now, &holds, deadline)?;
     }
     what_runs_is_the_release(session, &view, deadline)?;
-    let smoke = verify(&view.target()?, deadline);
+    let closed = stops && now.gate != Gate::Open;
+    let smoke = edge::verify(&view, closed, deadline)?;
     session.out.event(&Event::Smoke { smoke: &smoke });
     if !smoke.passed {
         return Err(not_opened(&view, &smoke.summary(), deadline));
     }
     let lift: Vec<String> = holds.into_iter().map(|hold| hold.id).collect();
     let lift = Lift { holds: &lift, by_hand: true };
-    match lockout::open(&view, &ledger, lift, "opening by hand failed", deadline)? {
+    let mut started = || edge::check_started(&view, &session.store, &session.out, deadline).map(drop);
+    match lockout::open(&view, &ledger, lift, "opening by hand failed", deadline, &mut started)? {
         Opened::Open => {
             session.out.say("the gate is open: a public request was served");
             Ok(Finished::plain(Exit::Ok))
@@ -200,6 +205,30 @@ fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
             Ok(Finished { held: true, hold: Some(hold.to_string()), ..Finished::plain(Exit::Held) })
         }
     }
+}
+
+/// Starts a gateway again that a hold has stopped because it could not be closed. A gateway that is down for
+/// another reason is an error.
+fn start_again(
+    session: &Session,
+    view: &View,
+    now: &Observation,
+    holds: &[Hold],
+    deadline: Deadline,
+) -> Result<()> {
+    let Some(stack) = now.stack.known() else { return Ok(()) };
+    if stack.services.get(view.pilot.gateway()).is_some_and(|state| state.is_live()) {
+        return Ok(());
+    }
+    let down = stack.services.iter().filter(|(_, service)| !service.is_live()).map(|(name, _)| name.clone());
+    let ours: Vec<String> = down.filter(|name| holds.iter().any(|hold| hold.has_stopped(name))).collect();
+    if ours.is_empty() {
+        let what = "the gateway does not run, and `kill-switch on` did not stop it";
+        return Err(fail(Exit::NotRestored, what, Next::xtask("rollback")));
+    }
+    view.engine.start(&ours, deadline)?;
+    session.out.note(format!("started again, because kill-switch on had stopped it: {}", ours.join(", ")));
+    lockout::closed_after_start(view, "not verified yet", deadline).map(drop)
 }
 
 /// An error if the running images or settings differ from the release: such a gate is not opened.

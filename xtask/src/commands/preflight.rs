@@ -41,7 +41,7 @@ struct Row {
 
 /// Exit 0 means GO.
 pub fn run(session: &Session) -> Result<Finished> {
-    let look = look(session, 1, Deadline::after(session.pilot.manifest.limits.ready));
+    let look = look(session, 1, Deadline::after(session.pilot.manifest.limits.ready))?;
     let rows = rows(session, &look);
     let out = &session.out;
     let go = rows.iter().all(|row| row.go != Some(false));

@@ -6,6 +6,7 @@ use crate::base::observed::Observed;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::gate::Gate;
 use crate::deploy::session::Session;
+use crate::deploy::step::left_open;
 use crate::operations::look::{Look, look};
 use crate::stack::model::Health;
 use anyhow::Result;
@@ -18,7 +19,7 @@ pub struct Args {}
 
 /// Exit 0 if everything is fine, 1 if not, 4 if the engine does not answer.
 pub fn run(session: &Session) -> Result<Finished> {
-    let look = look(session, 0, Deadline::after(session.pilot.manifest.limits.ready));
+    let look = look(session, 0, Deadline::after(session.pilot.manifest.limits.ready))?;
     session.out.event(&Event::Result { value: &look.told(json!({})) });
     show(session, &look);
     let (exit, next) = look.verdict();
@@ -55,7 +56,9 @@ pub fn show(session: &Session, look: &Look) {
     }
     let (good, words) = match &now.gate {
         Gate::Open => (Some(true), "open".to_owned()),
-        Gate::Closed(reason) => (None, format!("closed: {reason}")),
+        Gate::Closed(reason) if now.not_closed.is_empty() => (None, format!("closed: {reason}")),
+        // Not all that is published is closed.
+        Gate::Closed(reason) => (None, format!("stopped: {reason}{}", left_open(&now.not_closed))),
         Gate::Unknown(why) => (Some(false), format!("unknown: {why}")),
     };
     out.say(out.marked(good, &format!("{:<10} {words}", "gate")));

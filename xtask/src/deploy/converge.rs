@@ -4,20 +4,21 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Failure, over_budget};
 use crate::base::observed::Observed;
-use crate::checks::smoke::verify;
 use crate::deploy::difference::{Difference, Scenario};
 use crate::deploy::drift;
+use crate::deploy::edge::verify;
 use crate::deploy::event::Event;
 use crate::deploy::execute::execute;
 use crate::deploy::execution::{Execution, Measured, Stale};
 use crate::deploy::gate::{self, Closer, Gate};
 use crate::deploy::observe::Observation;
-use crate::deploy::plan::{self, Gateways, Goal, Plan, Purpose};
+use crate::deploy::plan::{self, Gates, Goal, Plan, Purpose};
 use crate::deploy::run::Run;
 use crate::deploy::session::Session;
 use crate::deploy::view::View;
 use crate::release::description::Release;
-use crate::stack::hold::Hold;
+use crate::stack::cover::Cover;
+use crate::stack::hold::{self, Hold};
 use crate::stack::state_dir;
 use anyhow::Result;
 
@@ -51,31 +52,51 @@ impl Preview {
     }
 }
 
+/// Is a service down because the gate was closed, by a run or under a hold? Then it does not differ from its
+/// release.
+fn is_closed_by_gate(
+    difference: &Difference,
+    now: &Observation,
+    cover: Option<&Cover>,
+    running: &View,
+) -> bool {
+    let (Gate::Closed(reason), Some(cover)) = (&now.gate, cover.filter(|cover| cover.stops())) else {
+        return false;
+    };
+    let by_us =
+        now.holds.held(&[]).is_some() || gate::closer_by(&running.pilot.manifest.gate, reason) == Closer::Run;
+    let Difference::Down { service, state } = difference else { return false };
+    by_us && state != "missing" && cover.services.contains(service)
+}
+
 impl Session {
     /// Observes and plans; changes nothing.
     pub fn preview(&self, goal: &Goal<'_>, deadline: Deadline) -> Result<Preview> {
         let target = self.by(goal.release)?;
         let running = self.running(deadline)?;
         let now = running.observe(target.engine.as_ref(), deadline);
-        Ok(self.judge(goal, now, running, target))
+        self.judge(goal, now, running, target)
     }
 
     /// What an observation means for this goal.
-    fn judge(&self, goal: &Goal<'_>, now: Observation, running: View, target: View) -> Preview {
+    fn judge(&self, goal: &Goal<'_>, now: Observation, running: View, target: View) -> Result<Preview> {
+        let gate = target.cover()?;
+        // A deployment uses the manifest of the source if there is no release.
+        let of_running = match running.release {
+            Some(_) => running.cover().ok(),
+            None => {
+                (goal.purpose == Purpose::Deploy).then(|| running.cover().unwrap_or_else(|_| gate.clone()))
+            }
+        };
         let mut drift = drift::drift(&now, goal.release, &target.wanted());
+        drift.retain(|difference| !is_closed_by_gate(difference, &now, of_running.as_ref(), &running));
         let deployed = self.store.current().ok().flatten().map(|release| release.id);
         if deployed.as_ref() != Some(&goal.release.id) {
             drift.push(Difference::Release { deployed });
         }
         drift.extend(goal.known.iter().cloned());
-        let gateways = Gateways {
-            // A deployment uses the manifest of the source if there is no release.
-            running: (running.release.is_some() || goal.purpose == Purpose::Deploy)
-                .then(|| running.pilot.gateway()),
-            release: target.pilot.gateway(),
-        };
-        let plan = plan::make(&now, &drift, goal, gateways);
-        Preview { now, drift, plan, running, target }
+        let plan = plan::make(&now, &drift, goal, Gates { running: of_running.as_ref(), release: &gate });
+        Ok(Preview { now, drift, plan, running, target })
     }
 
     /// Brings the stack to the release and records that it is verified. Returns the plan that was executed.
@@ -119,7 +140,7 @@ impl Session {
             let mut preview = self.preview(goal, deadline)?.in_time(deadline)?;
             if self.takes_over_a_hold(&mut preview.now, run) {
                 let Preview { now, running, target, .. } = preview;
-                preview = self.judge(goal, now, running, target);
+                preview = self.judge(goal, now, running, target)?;
             }
             let Preview { now, drift, mut plan, running, target } = preview;
             scenarios.extend(&plan.scenarios);
@@ -131,6 +152,10 @@ impl Session {
             }
             if plan.steps.is_empty() {
                 measured.held = now.holds.held(&[]);
+                if measured.held.is_some() {
+                    measured.stopped = target.cover()?.stopped();
+                }
+                measured.not_closed = now.not_closed;
                 return Ok(plan);
             }
             self.out.event(&Event::Planned { plan: &plan });
@@ -166,7 +191,9 @@ impl Session {
         measured: &mut Measured,
     ) -> Result<Vec<Difference>> {
         let view = self.by(release)?;
-        let smoke = verify(&view.target()?, deadline.within(view.pilot.manifest.limits.ready));
+        // Without a difference, the gate is closed only under a hold.
+        let held = Observed::from(hold::standing(&self.ledger())).held(&[]).is_some();
+        let smoke = verify(&view, held, deadline.within(view.pilot.manifest.limits.ready))?;
         self.out.event(&Event::Smoke { smoke: &smoke });
         let reason = smoke.summary();
         let sick =
@@ -180,9 +207,7 @@ impl Session {
     /// written for it, unless the user asked to open the gate. Returns true if a hold was written.
     pub fn takes_over_a_hold(&self, now: &mut Observation, run: &Run) -> bool {
         let Gate::Closed(reason) = &now.gate else { return false };
-        let own =
-            self.pilot.manifest.gate.iter().flat_map(|gate| gate.own_reasons.clone()).collect::<Vec<_>>();
-        let closer = gate::closer(reason, &own);
+        let closer = gate::closer_by(&self.pilot.manifest.gate, reason);
         if now.holds.held(&[]).is_some() || run.request.open || closer != Closer::Person {
             return false;
         }

@@ -246,6 +246,7 @@ pub mod tests {
                 settings: "s".into(),
                 state_dir: None,
                 restarts: 0,
+                restart: None,
                 handle: "h".into(),
                 inspect: String::new(),
             }])
@@ -260,6 +261,7 @@ pub mod tests {
             unseen: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             gate: Gate::Open,
+            not_closed: Vec::new(),
             holds: Observed::Known(Vec::new()),
             tree_env: Observed::Known(TreeEnv::Fine(env.clone())),
             tree_compose: Observed::Known(vec![Some("sum".into())]),

@@ -139,6 +139,12 @@ pub struct Finished {
     /// Who holds it, since when and why.
     #[serde(default)]
     pub hold: Option<String>,
+    /// Services that a hold keeps down, and that were not checked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stopped: Vec<String>,
+    /// What stays published although a hold keeps the gate closed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_closed: Vec<String>,
     /// What the public gets at the end, as it was checked.
     #[serde(default)]
     pub public: Option<Public>,
@@ -177,6 +183,8 @@ impl Finished {
             release: None,
             held: false,
             hold: None,
+            stopped: Vec::new(),
+            not_closed: Vec::new(),
             public: None,
             gate_closed_ms: None,
             restored_ms: None,

@@ -75,7 +75,7 @@ impl Execution<'_> {
         let limits = &self.target.pilot.manifest.limits;
         let (ask, deploy) = (self.deadline.within(limits.engine), self.deadline.within(limits.deploy));
         match step {
-            Step::CloseGate => self.close_gate(ask, measured),
+            Step::CloseGate | Step::StopGate { .. } => self.close_gate(ask, measured),
             Step::StopGateway => self.stop(&[self.running.pilot.gateway().to_owned()], ask, measured),
             Step::StopPublished { services } => self.stop(services, ask, measured),
             Step::FreeSpace => self.free_space(deploy),
@@ -90,12 +90,14 @@ impl Execution<'_> {
             Step::AskEngine => self.ask_engine(measured),
             Step::CloseGateOnDisk => self.close_gate_on_disk(deploy, measured),
             Step::RemoveServices { services } => self.remove_services(services, ask),
-            Step::Apply { force, .. } => self.apply(force, deploy),
+            Step::Apply { force, held_back, .. } => self.apply(force, held_back, deploy),
             Step::Seed => self.seed(),
             Step::Watch => self.watch(ask),
             Step::Verify => self.verify(measured),
-            Step::OpenGate => self.open_gate(measured),
-            Step::KeepClosed { hold } => self.keep_closed(hold, measured),
+            Step::OpenGate | Step::StartGate { .. } => self.open_gate(measured),
+            Step::KeepClosed { hold, stopped, not_closed } => {
+                self.keep_closed(hold, stopped, not_closed, measured)
+            }
             Step::Retag => self.retag(ask),
         }
     }

@@ -47,6 +47,10 @@ pub struct Measured {
     pub smoke: Option<Smoke>,
     /// Who holds the gate closed at the end, and why.
     pub held: Option<String>,
+    /// Services that a hold keeps down.
+    pub stopped: Vec<String>,
+    /// What stays published although the gate is closed.
+    pub not_closed: Vec<String>,
     /// What is known of the running stack, for the end of a run that fails.
     pub stance: Stance,
     /// What this run has done so far, including what its journal proves of an earlier attempt.

@@ -12,7 +12,7 @@ use crate::deploy::lockout::Public;
 use crate::deploy::observe::Observation;
 use crate::deploy::plan::{Plan, Purpose};
 use crate::deploy::step::Step;
-use crate::engine::fake::world::Things;
+use crate::engine::fake::world::{ALWAYS, Things};
 use crate::release::store::Store;
 use crate::stack::ledger::Ledger;
 use crate::stack::state_dir::StateDir;
@@ -34,7 +34,7 @@ pub fn of_plan(plan: &Plan, now: &Observation, purpose: Purpose) {
     // moves before that.
     let Some(end) = steps.len().checked_sub(2) else { return assert!(steps.is_empty(), "{steps:?}") };
     assert_eq!(at(&|s| *s == Step::Retag), Some(end + 1), "{steps:?}");
-    let ends = |s: &Step| matches!(s, Step::OpenGate | Step::KeepClosed { .. });
+    let ends = |s: &Step| matches!(s, Step::OpenGate | Step::StartGate { .. } | Step::KeepClosed { .. });
     let all: Vec<usize> = (0..=end).filter(|n| ends(&steps[*n])).collect();
     assert_eq!(all, [end], "{steps:?}");
     assert_eq!(steps[end - 1], Step::Verify, "{steps:?}");
@@ -55,11 +55,25 @@ pub fn of_plan(plan: &Plan, now: &Observation, purpose: Purpose) {
     // closed.
     let loads = at(&|s| matches!(s, Step::LoadImages { .. }));
     assert!(loads.is_none_or(|loads| Some(loads) < changed), "{steps:?}");
-    let closes_first = matches!(steps[0], Step::CloseGate | Step::StopGateway | Step::StopPublished { .. });
+    let closes_first = matches!(
+        steps[0],
+        Step::CloseGate | Step::StopGate { .. } | Step::StopGateway | Step::StopPublished { .. }
+    );
+    // What lets the public in is started last, or not at all: a gate of the kind `stop`.
+    let held_back = steps.iter().find_map(|s| match s {
+        Step::Apply { held_back, .. } => Some(held_back.clone()),
+        _ => None,
+    });
+    let last = match &steps[end] {
+        Step::StartGate { services } => services.clone(),
+        Step::KeepClosed { stopped, .. } => stopped.clone(),
+        _ => Vec::new(),
+    };
+    assert_eq!(held_back, Some(last.clone()), "{steps:?}");
     let on_disk = at(&|s| *s == Step::CloseGateOnDisk);
     let serves =
         matches!(&now.stack, Observed::Known(stack) if stack.services.values().any(|s| s.is_published()));
-    assert!(closes_first || on_disk.is_some() || !serves, "{steps:?}");
+    assert!(closes_first || on_disk.is_some() || !last.is_empty() || !serves, "{steps:?}");
     let applies = at(&|s| matches!(s, Step::Apply { .. }));
     assert!(on_disk.is_none_or(|on_disk| Some(on_disk) < applies), "{steps:?}");
 }
@@ -108,6 +122,11 @@ fn what_is_said_is_so(before: &Before<'_>, things: &Things, finished: &Finished)
     if good {
         assert_eq!(things.is_open(), !finished.held, "{finished:?}");
         assert!(things.is_well(), "{finished:?}");
+        // What a gate has stopped is started again by the engine exactly while the gate is open.
+        for (name, started) in &things.services {
+            let kept_down = finished.held && things.edge.contains(name);
+            assert_eq!(started.restart, if kept_down { "no" } else { ALWAYS }, "{name}: {finished:?}");
+        }
         let id = finished.release.as_ref().unwrap();
         let release = Store::new(before.state).named(id).unwrap();
         for (service, image) in &release.images {
@@ -117,7 +136,7 @@ fn what_is_said_is_so(before: &Before<'_>, things: &Things, finished: &Finished)
         assert!(finished.error.is_some() && finished.next.is_some(), "{finished:?}");
     }
     match &finished.public {
-        Some(Public::ShutOut(_)) => assert!(!things.is_open(), "{finished:?}"),
+        Some(Public::ShutOut(_) | Public::Partly(_)) => assert!(!things.is_open(), "{finished:?}"),
         Some(Public::Served) => assert!(things.is_open(), "{finished:?}"),
         Some(Public::Unknown(_)) | None => {}
     }

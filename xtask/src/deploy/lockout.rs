@@ -1,24 +1,26 @@
-//! Shuts the public out by any means, and lets it in again. To close: over HTTP, with proof; if that fails,
-//! stop the gateway, or every published service if what runs belongs to no known release. To open: only if no
-//! hold stands, which is checked before and after; if anything fails, the gate is closed again. Statements
-//! about the gate are only what was seen. Called by `execute`, `rollback` and `kill-switch`.
+//! Shuts the public out by any means, and lets it in again. To close: by the gate, with proof; if that fails,
+//! stop what the gate covers, or every published service if what runs belongs to no known release. To open:
+//! only if no hold stands, which is checked before and after; if anything fails, the gate is closed again.
+//! Statements about the gate are only what was seen. Called by `steps`, `rollback` and `kill-switch`.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::next::Next;
 use crate::base::observed::Observed;
-use crate::deploy::gate::{Closer, Gate, Gateway};
+use crate::deploy::gate::stop::settle;
+use crate::deploy::gate::{self, Closer, Gate, Switch};
 use crate::deploy::observe::Observation;
 use crate::deploy::view::View;
 use crate::release::store::Store;
 use crate::stack::call::filled;
+use crate::stack::cover::Cover;
+use crate::stack::gate_rule::Kind;
 use crate::stack::hold::{self, Hold};
-use crate::stack::ledger::Ledger;
+use crate::stack::ledger::{Ledger, Record};
 use crate::stack::model::Service;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
 /// The time limit of one request to the gate. It is short, because the public waits meanwhile.
@@ -33,8 +35,8 @@ pub const OTHERS: Duration = Duration::from_secs(15);
 /// How the public was shut out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// The gateway says that it is closed, and refuses a stream.
-    Proved,
+    /// The gate is proved closed: what was seen.
+    Proved(String),
     /// The gate could not be closed: these services were stopped, and it was checked that they are down. If
     /// the list is empty, nothing served the public.
     Stopped {
@@ -48,9 +50,7 @@ pub enum Closed {
 impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Proved => {
-                write!(f, "the gate is closed: the gateway says so, and a public request is refused")
-            }
+            Self::Proved(proof) => f.write_str(proof),
             Self::Stopped { services, why } if services.is_empty() => {
                 write!(f, "nothing serves the public: no gateway runs ({why})")
             }
@@ -67,16 +67,26 @@ impl fmt::Display for Closed {
 pub enum Public {
     /// It is shut out, and how.
     ShutOut(String),
+    /// The gate is closed, but it does not cover all that is published: what was seen.
+    Partly(String),
     /// It is served.
     Served,
     /// Unknown, and why.
     Unknown(String),
 }
 
+impl Public {
+    /// Is the gate proved closed?
+    pub fn is_shut(&self) -> bool {
+        matches!(self, Self::ShutOut(_) | Self::Partly(_))
+    }
+}
+
 impl fmt::Display for Public {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ShutOut(how) => write!(f, "the public is shut out: {how}"),
+            Self::Partly(how) => write!(f, "the public is shut out in part: {how}"),
             Self::Served => write!(f, "the public is served"),
             Self::Unknown(why) => write!(f, "it is unknown whether the public is served: {why}"),
         }
@@ -85,28 +95,29 @@ impl fmt::Display for Public {
 
 /// Shuts the public out. It is an error if this could not be done, or could not be proved.
 pub fn shut(view: &View, now: &Observation, reason: &str, deadline: Deadline) -> Result<Closed> {
-    let gateway =
-        now.gateway(&view.pilot, view.engine.as_ref(), REQUEST).context("the gateway's address is unknown");
-    let Err(error) = gateway.and_then(|gateway| gateway.close(reason)) else {
-        return Ok(Closed::Proved);
+    let closed = view.gate_seen(now, REQUEST).and_then(|gate| gate.close(reason));
+    let why = match closed {
+        Ok(proof) => return Ok(Closed::Proved(proof)),
+        Err(error) => format!("{error:#}"),
     };
-    let why = format!("{error:#}");
     let services = stop(view, now, deadline)
         .with_context(|| format!("could not close the gate ({why}) or stop what serves the public"))?;
     Ok(Closed::Stopped { services, why })
 }
 
-/// Stops the gateway, or every published service if it is unknown which one is the gateway. Then checks that
-/// they are down.
+/// Stops what the gate covers, or every published service if that is unknown. Then checks that they are down.
 fn stop(view: &View, now: &Observation, deadline: Deadline) -> Result<Vec<String>> {
     let Observed::Known(stack) = &now.stack else {
         let what = format!("the engine does not say what runs: {}", now.stack.why());
         return Err(fail(Exit::Host, what, Next::xtask("host")));
     };
-    let lets_in = |name: &str| view.release.is_none() || name == view.pilot.gateway();
-    let live =
-        stack.services.iter().filter(|(_, s)| s.is_live() && (s.is_published() || view.release.is_some()));
-    let services: Vec<String> = live.map(|(name, _)| name.clone()).filter(|name| lets_in(name)).collect();
+    let covered = view.release.as_ref().and_then(|_| view.cover().ok()).map(|cover| cover.services);
+    let lets_in = |name: &String, service: &Service| match &covered {
+        Some(covered) => covered.contains(name),
+        None => service.is_published(),
+    };
+    let live = stack.services.iter().filter(|(name, s)| s.is_live() && lets_in(name, s));
+    let services: Vec<String> = live.map(|(name, _)| name.clone()).collect();
     services.iter().try_for_each(|service| view.engine.stop(service, deadline))?;
     if !services.is_empty() {
         let after = view.engine.services(deadline)?;
@@ -120,7 +131,11 @@ fn stop(view: &View, now: &Observation, deadline: Deadline) -> Result<Vec<String
 /// Closes the gate on disk, for the release that runs: the gateway comes up closed, however it is started.
 pub fn close_on_disk(view: &View, store: &Store, reason: &str, deadline: Deadline) -> Result<()> {
     let release = view.release.as_ref().context("no release is deployed")?;
-    let offline = &view.pilot.manifest.gate()?.offline;
+    let rule = &view.pilot.manifest.gate;
+    let offline = rule.offline().context("this gate cannot be closed while its service does not run")?;
+    if rule.kind() == Kind::Exec {
+        gate::remember(&store.ledger(), reason)?;
+    }
     let words: Vec<String> =
         offline.run.iter().map(|word| filled(word, &[("REASON", reason)])).collect::<Result<_>>()?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -149,38 +164,53 @@ pub struct Lift<'a> {
 }
 
 /// Opens the gate of a stack that was just verified, unless a hold stands that must not be lifted. The other
-/// holds are deleted first: if the process is killed here, no gate is open under a hold. If anything fails
-/// after that, the gate is closed again, with `reason`.
+/// holds are deleted first: if the process is killed here, no gate is open under a hold. If the gate has
+/// started its services, `started` checks them. If anything fails after that, the gate is closed again, with
+/// `reason`.
 pub fn open(
     view: &View,
     ledger: &Ledger,
     lift: Lift<'_>,
     reason: &str,
     deadline: Deadline,
+    started: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Opened> {
     // `kill-switch on` waits for this lock. So its hold is seen here, or it closes the gate after this.
     let _opening = ledger.opening(deadline.within(OTHERS))?;
-    let gateway = view.gateway(OPENING.min(deadline.left()))?;
+    let gate = view.gate(OPENING.min(deadline.left()))?;
+    let stops = view.cover()?.stops();
     let holds = hold::standing(ledger).context("cannot tell whether somebody holds the gate closed")?;
     if let Some(hold) = Hold::first_of(&holds, lift.holds) {
-        return stay_closed(view, &gateway, hold, deadline);
+        return stay_closed(view, gate.as_ref(), hold, deadline);
     }
     // A person closed the gate since the run began, without a hold: this counts as a hold.
-    if let (Gate::Closed(reason), false, true) = (gateway.position(), lift.by_hand, holds.is_empty())
-        && gateway.closer(&reason) == Closer::Person
+    if let (Gate::Closed(reason), false, true) = (gate.position(), lift.by_hand, holds.is_empty())
+        && gate::closer_by(&view.pilot.manifest.gate, &reason) == Closer::Person
     {
         let hold = Hold::found(&reason);
         hold.place(ledger)?;
-        return stay_closed(view, &gateway, &hold, deadline);
+        return stay_closed(view, gate.as_ref(), &hold, deadline);
     }
+    // A gate before this one may have stopped services.
+    let stopped = stops || ledger.read(Record::Closing)?.is_some();
     holds.iter().try_for_each(|hold| hold.lift(ledger))?;
-    let opened = gateway.open().and_then(|()| hold::standing(ledger));
-    match opened {
+    let mut opening = || {
+        gate.open()?;
+        if stops {
+            started()?;
+        }
+        if stopped {
+            let limit = Deadline::after(view.pilot.manifest.limits.engine);
+            settle(view.engine.as_ref(), view.definition().as_ref(), ledger, limit)?;
+        }
+        hold::standing(ledger)
+    };
+    match opening() {
         Ok(holds) => match holds.first() {
             None => Ok(Opened::Open),
-            Some(hold) => stay_closed(view, &gateway, hold, deadline),
+            Some(hold) => stay_closed(view, gate.as_ref(), hold, deadline),
         },
-        Err(error) => Err(match close_again(view, &gateway, reason, deadline) {
+        Err(error) => Err(match close_again(view, gate.as_ref(), reason, deadline) {
             Ok(closed) => error.context(format!("the public was let in and shut out again ({closed})")),
             Err(left) => error.context(format!("THE GATE MAY BE OPEN: {left:#}")),
         }),
@@ -188,32 +218,37 @@ pub fn open(
 }
 
 /// Under a hold: proves that the gate is closed, with the reason of the person who holds it.
-pub fn stay_closed(view: &View, gateway: &Gateway, hold: &Hold, deadline: Deadline) -> Result<Opened> {
-    close_again(view, gateway, &hold.reason, deadline)?;
+fn stay_closed(view: &View, gate: &dyn Switch, hold: &Hold, deadline: Deadline) -> Result<Opened> {
+    close_again(view, gate, &hold.reason, deadline)?;
     Ok(Opened::Held(hold.clone()))
 }
 
-/// Waits for a gateway that was just started, closes it if it came up open, and proves that it refuses the
-/// public. If that fails, it is stopped at once. Returns true if it had come up open.
+/// Waits for a gate that was just applied, closes it if it came up open, and proves that it refuses the
+/// public. If that fails, its services are stopped at once. Returns true if it had come up open.
 pub fn closed_after_start(view: &View, reason: &str, deadline: Deadline) -> Result<bool> {
-    let gateway = view.gateway(REQUEST)?;
-    let (open, proved) = deadline.poll(Duration::from_millis(5), || match gateway.position() {
-        Gate::Closed(_) => Break((false, gateway.prove_closed())),
-        Gate::Open => Break((true, gateway.close(reason))),
-        Gate::Unknown(why) => Continue(anyhow!("the gateway does not answer: {why}")),
-    })?;
-    let Err(error) = proved else { return Ok(open) };
+    let gate = view.gate(REQUEST)?;
+    let error = match gate.close_applied(reason, deadline) {
+        Ok(open) => return Ok(open),
+        Err(error) => error,
+    };
+    // A gateway that does not answer lets nobody in yet.
+    if !view.cover()?.stops() && matches!(gate.position(), Gate::Unknown(_)) {
+        return Err(error);
+    }
     let limit = Deadline::after(view.pilot.manifest.limits.engine);
-    let how = match view.engine.stop(view.pilot.gateway(), limit) {
+    let stopped = view.cover().and_then(|Cover { services, .. }| {
+        services.iter().try_for_each(|service| view.engine.stop(service, limit))
+    });
+    let how = match stopped {
         Ok(()) => "it was stopped".to_owned(),
         Err(error) => format!("it could not be stopped: {error:#}"),
     };
     bail!("the new gateway does not prove that it refuses the public ({error:#}); {how}")
 }
 
-fn close_again(view: &View, gateway: &Gateway, reason: &str, deadline: Deadline) -> Result<Closed> {
-    if gateway.close(reason).is_ok() {
-        return Ok(Closed::Proved);
+fn close_again(view: &View, gate: &dyn Switch, reason: &str, deadline: Deadline) -> Result<Closed> {
+    if let Ok(proof) = gate.close(reason) {
+        return Ok(Closed::Proved(proof));
     }
     // Close it even if the budget is used up.
     let limit = Deadline::after(view.pilot.manifest.limits.engine.max(deadline.left()));
@@ -239,18 +274,15 @@ pub fn seen(view: &View, now: &Observation) -> Public {
         if published.is_empty() {
             return Public::ShutOut("no published service runs".into());
         }
-        if view.release.is_some() && !stack.services.get(view.pilot.gateway()).is_some_and(|s| s.is_live()) {
+        let gateway = view.pilot.manifest.gate.service().filter(|_| view.release.is_some());
+        if gateway.is_some_and(|name| !stack.services.get(name).is_some_and(|s| s.is_live())) {
             return Public::ShutOut("the gateway does not run".into());
         }
     }
-    let proof = now
-        .gateway(&view.pilot, view.engine.as_ref(), REQUEST)
-        .ok_or_else(|| anyhow!("the gateway's address is unknown"))
-        .and_then(|gateway| gateway.prove_closed());
+    let proof = view.gate_seen(now, REQUEST).and_then(|gate| gate.prove_closed());
     match (proof, &now.gate) {
-        (Ok(()), _) => Public::ShutOut(
-            "the gateway says that the gate is closed, and a public request is refused".into(),
-        ),
+        (Ok(proof), _) if now.not_closed.is_empty() => Public::ShutOut(proof),
+        (Ok(proof), _) => Public::Partly(proof),
         (Err(_), Gate::Open) => Public::Served,
         (Err(error), _) => Public::Unknown(format!("{error:#}")),
     }

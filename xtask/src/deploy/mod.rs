@@ -7,6 +7,7 @@ pub mod cleanup;
 pub mod converge;
 pub mod difference;
 pub mod drift;
+pub mod edge;
 pub mod event;
 pub mod evidence;
 pub mod execute;

@@ -7,7 +7,7 @@ use crate::base::http::Client;
 use crate::base::observed::Observed;
 use crate::base::threads::joined;
 use crate::checks::health::health;
-use crate::deploy::gate::{Gate, Gateway};
+use crate::deploy::gate::Gate;
 use crate::engine::roles::{Engine, Runtime};
 use crate::host;
 use crate::host::HostCheck;
@@ -22,7 +22,6 @@ use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// The env file of the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +44,10 @@ pub struct Observation {
     pub endpoints: BTreeMap<String, Endpoint>,
     /// The health of the services if the engine does not answer. Otherwise each instance has its own health.
     pub unseen: BTreeMap<String, Health>,
-    /// The kill switch.
+    /// The gate.
     pub gate: Gate,
+    /// What stays published while the gate is closed.
+    pub not_closed: Vec<String>,
     /// Who holds the gate closed.
     pub holds: Observed<Vec<Hold>>,
     /// The env file of the source. It has secrets.
@@ -82,13 +83,10 @@ impl Observation {
         let first = all.clone().next();
         all.find(|health| !matches!(health, Health::Healthy { .. })).or(first)
     }
-
-    /// The running gateway.
-    pub fn gateway(&self, pilot: &Pilot, runtime: &dyn Runtime, limit: Duration) -> Option<Gateway> {
-        let client = runtime.reach(self.endpoints.get(pilot.gateway())?, limit);
-        Some(Gateway::new(client, pilot.manifest.gate().ok()?))
-    }
 }
+
+/// Finds the position of the gate, from what the engine reports and the addresses of the services.
+pub type Position<'a> = &'a (dyn Fn(&Observed<Stack>, &BTreeMap<String, Endpoint>) -> Gate + Sync);
 
 /// Observes everything. `env` has the addresses to ask if the engine does not answer. `stored` is the engine
 /// that is asked for images and data.
@@ -97,6 +95,7 @@ pub fn observe(
     runtime: &dyn Runtime,
     stored: &dyn Engine,
     env: Option<&EnvFile>,
+    position: Position<'_>,
     deadline: Deadline,
 ) -> Observation {
     let mut stack = Observed::from(stack(runtime, stored, deadline.within(pilot.manifest.limits.engine)));
@@ -108,14 +107,11 @@ pub fn observe(
         }
         Observed::Unknown(_) => env.and_then(|env| endpoints(pilot, env).ok()).unwrap_or_default(),
     };
+    let seen = stack.clone();
     let client = |endpoint: &Endpoint| runtime.reach(endpoint, pilot.manifest.limits.probe);
     let mut unseen = BTreeMap::new();
     let gate = std::thread::scope(|scope| {
-        let gate = scope.spawn(|| match (endpoints.get(pilot.gateway()), pilot.manifest.gate()) {
-            (Some(endpoint), Ok(rule)) => Gateway::new(client(endpoint), rule).position(),
-            (_, Err(error)) => Gate::Unknown(format!("{error:#}")),
-            (None, _) => Gate::Unknown("the gateway does not run".into()),
-        });
+        let gate = scope.spawn(|| position(&seen, &endpoints));
         match &mut stack {
             Observed::Known(stack) => ask(pilot, stack, client),
             Observed::Unknown(_) => {
@@ -138,7 +134,8 @@ pub fn observe(
     let mut shortages = host::quick(pilot);
     shortages.retain(|check| check.ok == Some(false));
     let holds = hold::standing(&Ledger::new(&pilot.state)).into();
-    Observation { stack, endpoints, unseen, gate, holds, tree_env, tree_compose, shortages }
+    let not_closed = Vec::new();
+    Observation { stack, endpoints, unseen, gate, not_closed, holds, tree_env, tree_compose, shortages }
 }
 
 /// What the engine reports of the whole stack. The parts are asked at the same time.

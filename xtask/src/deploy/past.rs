@@ -81,7 +81,7 @@ impl Past {
     /// still exists is whole. While data is restored, it is not whole.
     pub fn begins(&mut self, step: &Step) {
         match step {
-            Step::OpenGate | Step::KeepClosed { .. } => self.opening = true,
+            Step::OpenGate | Step::StartGate { .. } | Step::KeepClosed { .. } => self.opening = true,
             Step::TearDown => self.touched.extend(self.copies.keys().cloned()),
             Step::RemoveData { services } => self.touched.extend(services.iter().cloned()),
             Step::ReturnData { .. } => self.gone.extend(self.copies.keys().cloned()),
@@ -91,6 +91,7 @@ impl Past {
             }
             // Every step is named, so that the compiler asks about a new one.
             Step::CloseGate
+            | Step::StopGate { .. }
             | Step::StopGateway
             | Step::StopPublished { .. }
             | Step::FreeSpace
@@ -118,7 +119,9 @@ impl Past {
                 }
             }
             (Step::TearDown, _) => self.gone.extend(self.copies.keys().cloned()),
-            (Step::OpenGate | Step::KeepClosed { .. }, _) => self.last = Some(step.clone()),
+            (Step::OpenGate | Step::StartGate { .. } | Step::KeepClosed { .. }, _) => {
+                self.last = Some(step.clone())
+            }
             (Step::RemoveData { services }, _) => self.gone.extend(services.iter().cloned()),
             (Step::ReturnData { .. }, _) => {
                 self.gone.clear();

@@ -7,6 +7,8 @@ use crate::deploy::gate::Gate;
 use crate::deploy::observe::Observation;
 use crate::deploy::step::Step;
 use crate::release::description::Release;
+use crate::stack::cover::Cover;
+use crate::stack::gate_rule::Kind;
 use crate::stack::model::Health;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -66,23 +68,23 @@ impl<'a> Goal<'a> {
     }
 }
 
-/// The gateways: of the release that runs, and of the target release.
+/// What the gates cover: that of the release that runs, and that of the target release.
 #[derive(Clone, Copy, Debug)]
-pub struct Gateways<'a> {
-    /// The gateway of the release that runs; none if what runs belongs to no known release.
-    pub running: Option<&'a str>,
-    /// The gateway of the target release.
-    pub release: &'a str,
+pub struct Gates<'a> {
+    /// The gate of the release that runs; none if what runs belongs to no known release.
+    pub running: Option<&'a Cover>,
+    /// The gate of the target release.
+    pub release: &'a Cover,
 }
 
 /// Plans how to get from `now` to the goal.
-pub fn make(now: &Observation, drift: &[Difference], goal: &Goal<'_>, gateways: Gateways<'_>) -> Plan {
+pub fn make(now: &Observation, drift: &[Difference], goal: &Goal<'_>, gates: Gates<'_>) -> Plan {
     let rollback = goal.purpose == Purpose::Rollback;
     let mut scenarios = if rollback { crate::deploy::drift::scenarios(drift) } else { Vec::new() };
     scenarios.extend(goal.named);
     scenarios.sort_unstable();
     scenarios.dedup();
-    let way = Way { now, drift, goal, gateways, rollback };
+    let way = Way { now, drift, goal, gates, rollback };
     let steps = match &now.stack {
         _ if way.is_there() => Vec::new(),
         Observed::Unknown(_) => way.ask_the_engine(),
@@ -96,7 +98,7 @@ struct Way<'a> {
     now: &'a Observation,
     drift: &'a [Difference],
     goal: &'a Goal<'a>,
-    gateways: Gateways<'a>,
+    gates: Gates<'a>,
     rollback: bool,
 }
 
@@ -135,14 +137,16 @@ impl Way<'_> {
     fn ask_the_engine(&self) -> Vec<Step> {
         let healthy = |health: &Health| matches!(health, Health::Healthy { .. });
         let well = self.now.gate == Gate::Open && self.now.unseen.values().all(healthy);
-        let close = (!well).then_some(Step::CloseGate);
+        // The other kinds need the engine to close.
+        let by_request = self.gates.running.is_none_or(|cover| cover.kind == Kind::Http);
+        let close = (!well && by_request).then_some(Step::CloseGate);
         let keep = self.rollback.then(|| Step::Preserve { data: Vec::new() });
         close.into_iter().chain(keep).chain([Step::AskEngine]).collect()
     }
 
     /// Shut the public out.
     fn close(&self) -> Vec<Step> {
-        closable(self.now, self.gateways.running).into_iter().collect()
+        closable(self.now, self.gates).into_iter().collect()
     }
 
     /// Copy and record what exists, before any of it is changed.
@@ -174,9 +178,10 @@ impl Way<'_> {
     fn change(&self) -> Vec<Step> {
         let (reset, removed) = (self.is_reset(), self.removed());
         // The gate keeps its position only if the gateway keeps its data.
+        let gate = self.gates.release;
         let stays_closed = self.close() == [Step::CloseGate]
-            && self.gateways.running == Some(self.gateways.release)
-            && !removed.iter().any(|service| service == self.gateways.release);
+            && self.gates.running.is_some_and(|now| now.kind == gate.kind && now.services == gate.services)
+            && !removed.iter().any(|service| gate.services.contains(service));
         let mut steps = Vec::new();
         steps.extend(reset.then_some(Step::TearDown));
         steps.push(Step::RecordRelease);
@@ -194,12 +199,16 @@ impl Way<'_> {
                 steps.push(Step::RestoreData { from: dir.clone(), services: services.clone() });
             }
         }
-        steps.extend((reset || !stays_closed).then_some(Step::CloseGateOnDisk));
+        steps.extend((gate.has_offline && (reset || !stays_closed)).then_some(Step::CloseGateOnDisk));
         let extra = extra(self.drift);
         if !reset && !extra.is_empty() {
             steps.push(Step::RemoveServices { services: extra });
         }
-        steps.push(Step::Apply { services: self.restarted(), force: unhealthy(self.drift) });
+        steps.push(Step::Apply {
+            services: self.restarted(),
+            force: unhealthy(self.drift),
+            held_back: gate.stopped(),
+        });
         steps
     }
 
@@ -211,14 +220,18 @@ impl Way<'_> {
 
     /// Prove that the new gateway is closed, check everything, and only then let the public in.
     fn verify_and_open(&self) -> Vec<Step> {
+        let gate = self.gates.release;
         // Always load the scenario: if a rollback was interrupted after it removed a store, the new, empty
-        // store looks like any other.
-        let mut steps: Vec<Step> = self.goal.release.layout.seed.iter().map(|_| Step::Seed).collect();
+        // store looks like any other. A gate that stops its services loads it when they are started.
+        let seeded = self.goal.release.layout.seed.is_some() && !gate.stops();
+        let mut steps = Vec::from_iter(seeded.then_some(Step::Seed));
         steps.extend(self.names(Scenario::Host).then_some(Step::Watch));
         steps.push(Step::Verify);
+        let not_closed = gate.not_closed(self.now.stack.known().map(|stack| &stack.services));
         steps.push(match self.hold() {
+            None if gate.stops() => Step::StartGate { services: gate.stopped() },
             None => Step::OpenGate,
-            Some(hold) => Step::KeepClosed { hold },
+            Some(hold) => Step::KeepClosed { hold, stopped: gate.stopped(), not_closed },
         });
         steps.push(Step::Retag);
         steps
@@ -242,14 +255,25 @@ impl Way<'_> {
 }
 
 /// The step that shuts the public out before anything changes; none if nothing serves the public.
-fn closable(now: &Observation, gateway: Option<&str>) -> Option<Step> {
-    let Some(gateway) = gateway else {
-        let all = now.stack.known().into_iter().flat_map(|stack| &stack.services);
-        let published = all.filter(|(_, service)| service.is_published());
+fn closable(now: &Observation, gates: Gates<'_>) -> Option<Step> {
+    let services = now.stack.known().map(|stack| &stack.services);
+    let Some(cover) = gates.running else {
+        let published = services.into_iter().flatten().filter(|(_, service)| service.is_published());
         let services: Vec<String> = published.map(|(name, _)| name.clone()).collect();
         return (!services.is_empty()).then_some(Step::StopPublished { services });
     };
-    let runs = now.service(gateway).is_some_and(|s| s.is_live());
+    let seen = |name: &&String| now.service(name).is_some_and(|service| !service.0.is_empty());
+    if cover.stops() {
+        // One that is down is kept down: a restart of the engine could start it.
+        let there: Vec<String> = cover.services.iter().filter(seen).cloned().collect();
+        let not_closed = cover.not_closed(services);
+        return (!there.is_empty()).then_some(Step::StopGate { services: there, not_closed });
+    }
+    let runs = cover.services.iter().any(|name| now.service(name).is_some_and(|s| s.is_live()));
+    // A service that was closed by a request would stay so after a gate of the kind `stop` has started it.
+    if gates.release.stops() && runs {
+        return Some(Step::StopPublished { services: cover.services.iter().cloned().collect() });
+    }
     // Unknown does not mean closed: a gateway that runs but does not answer is stopped.
     match &now.gate {
         Gate::Open | Gate::Closed(_) => Some(Step::CloseGate),
@@ -304,13 +328,25 @@ mod tests {
     use crate::deploy::invariants::of_plan;
     use crate::host::HostCheck;
     use crate::release::description::State;
+    use crate::stack::cover::Beside;
     use crate::stack::hold::Hold;
+    use std::sync::LazyLock;
 
-    const SAME: Gateways<'_> = Gateways { running: Some("gateway"), release: "gateway" };
+    /// The gate of the pilot.
+    static HTTP: LazyLock<Cover> = LazyLock::new(|| Cover {
+        kind: Kind::Http,
+        services: ["gateway".to_owned()].into(),
+        has_offline: true,
+        ..Cover::stop()
+    });
+
+    fn same() -> Gates<'static> {
+        Gates { running: Some(&HTTP), release: &HTTP }
+    }
 
     /// Makes a plan and checks it against the invariants.
-    fn make(now: &Observation, drift: &[Difference], goal: &Goal<'_>, gateways: Gateways<'_>) -> Plan {
-        let plan = super::make(now, drift, goal, gateways);
+    fn make(now: &Observation, drift: &[Difference], goal: &Goal<'_>, gates: Gates<'_>) -> Plan {
+        let plan = super::make(now, drift, goal, gates);
         of_plan(&plan, now, goal.purpose);
         plan
     }
@@ -323,7 +359,7 @@ mod tests {
         let (mut now, release, env) = matching();
         how(&mut now);
         let goal = Goal { named, ..back(&release) };
-        make(&now, &drift(&now, &release, &env), &goal, SAME)
+        make(&now, &drift(&now, &release, &env), &goal, same())
     }
 
     /// What becomes of the gate.
@@ -412,7 +448,7 @@ mod tests {
     fn data_from_a_backup_takes_the_place_of_what_was_preserved() {
         let (now, release, _) = matching();
         let data = Data::From("/b".into(), vec!["engine".into(), "jobs".into()]);
-        let p = make(&now, &[], &Goal { data, ..back(&release) }, SAME);
+        let p = make(&now, &[], &Goal { data, ..back(&release) }, same());
         // `jobs` has no data, so nothing is removed there.
         let engine = vec!["engine".to_owned()];
         let kept = position(&p, |s| *s == Step::Preserve { data: engine.clone() });
@@ -469,7 +505,7 @@ mod tests {
             &[],
         );
         let (services, force) = (vec!["engine".into(), "gateway".into()], vec!["gateway".into()]);
-        assert!(p.steps.contains(&Step::Apply { services, force }), "{:?}", p.steps);
+        assert!(p.steps.contains(&Step::Apply { services, force, held_back: Vec::new() }), "{:?}", p.steps);
     }
 
     #[test]
@@ -485,33 +521,53 @@ mod tests {
         // The gate is open under a hold: `kill-switch on` was interrupted.
         let p = plan(held, &[]);
         assert_eq!(p.steps[0], Step::CloseGate);
-        assert!(matches!(end(&p), Some(Step::KeepClosed { hold }) if hold.contains("bad answers")));
+        assert!(matches!(end(&p), Some(Step::KeepClosed { hold, .. }) if hold.contains("bad answers")));
         let p = plan(|n| n.holds = Observed::Unknown("no such disk".into()), &[]);
-        assert!(matches!(end(&p), Some(Step::KeepClosed { hold }) if hold.contains("no such disk")));
+        assert!(matches!(end(&p), Some(Step::KeepClosed { hold, .. }) if hold.contains("no such disk")));
         // Only the hold with this id is lifted.
         let (mut now, release, _) = matching();
         closed(&mut now);
         let lift = [hold.id.clone()];
         let goal = Goal { lift: &lift, ..back(&release) };
-        assert_eq!(make(&now, &[], &goal, SAME).steps.iter().nth_back(1), Some(&Step::OpenGate));
+        assert_eq!(make(&now, &[], &goal, same()).steps.iter().nth_back(1), Some(&Step::OpenGate));
         let mut other = Hold::mine("another");
         other.id = "another".into();
         now.holds = Observed::Known(vec![hold, other]);
-        let p = make(&now, &[], &Goal { named: &[Scenario::Config], ..goal }, SAME);
-        assert!(matches!(end(&p), Some(Step::KeepClosed { hold }) if hold.contains("another")));
+        let p = make(&now, &[], &Goal { named: &[Scenario::Config], ..goal }, same());
+        assert!(matches!(end(&p), Some(Step::KeepClosed { hold, .. }) if hold.contains("another")));
     }
 
     #[test]
     fn what_belongs_to_no_known_release_is_stopped_where_it_is_published() {
         let (mut now, release, _) = matching();
         change(&mut now, "engine", |s| s.address = None);
-        let p = make(&now, &[], &back(&release), Gateways { running: None, ..SAME });
+        let p = make(&now, &[], &back(&release), Gates { running: None, ..same() });
         // No difference, but it is unknown which release runs.
         assert_eq!(p.steps, []);
         let named = Goal { named: &[Scenario::Version], ..back(&release) };
-        let p = make(&now, &[], &named, Gateways { running: None, ..SAME });
+        let p = make(&now, &[], &named, Gates { running: None, ..same() });
         assert_eq!(p.steps[0], Step::StopPublished { services: vec!["gateway".into()] });
         position(&p, |s| *s == Step::CloseGateOnDisk);
+    }
+
+    #[test]
+    fn a_gate_that_stops_closes_what_is_there_and_starts_it_last() {
+        let beside = vec![Beside { service: "engine".into(), at: vec!["0.0.0.0:2".into()], always: true }];
+        let stop = Cover { services: ["gateway".to_owned()].into(), beside, ..Cover::stop() };
+        let (now, release, _) = matching();
+        let named = Goal { named: &[Scenario::Version], ..back(&release) };
+        let steps = |running, release| make(&now, &[], &named, Gates { running, release }).steps;
+        let gateway = vec!["gateway".to_owned()];
+        let all = steps(Some(&stop), &stop);
+        let not_closed = vec!["engine 0.0.0.0:2".to_owned()];
+        assert_eq!(all[0], Step::StopGate { services: gateway.clone(), not_closed });
+        assert_eq!(all.last(), Some(&Step::StartGate { services: gateway.clone() }));
+        assert!(!all.contains(&Step::CloseGateOnDisk) && !all.contains(&Step::Seed), "{all:?}");
+        // From a gate that is closed by a request, and to one.
+        assert_eq!(steps(Some(&HTTP), &stop)[0], Step::StopPublished { services: gateway });
+        let all = steps(Some(&stop), &HTTP);
+        assert!(matches!(all[0], Step::StopGate { .. }) && all.contains(&Step::CloseGateOnDisk), "{all:?}");
+        assert_eq!(all.last(), Some(&Step::OpenGate));
     }
 
     #[test]
@@ -534,7 +590,7 @@ mod tests {
         let (mut now, release, env) = matching();
         says(&mut now, "engine", Health::StoreCorrupt("noise".into()));
         let found = drift(&now, &release, &env);
-        let p = make(&now, &found, &Goal::plain(&release, Purpose::Deploy), SAME);
+        let p = make(&now, &found, &Goal::plain(&release, Purpose::Deploy), same());
         assert!(!p.steps.iter().any(|s| matches!(s, Step::RemoveData { .. })), "{:?}", p.steps);
     }
 
@@ -542,7 +598,7 @@ mod tests {
     fn a_deployment_of_what_runs_and_is_known_to_be_good_does_nothing() {
         let (now, mut release, env) = matching();
         let steps = |now: &Observation, release: &Release| {
-            make(now, &drift(now, release, &env), &Goal::plain(release, Purpose::Deploy), SAME).steps
+            make(now, &drift(now, release, &env), &Goal::plain(release, Purpose::Deploy), same()).steps
         };
         assert!(!steps(&now, &release).is_empty(), "it was never verified");
         release.state = State::KnownGood;

@@ -11,10 +11,17 @@ use std::path::PathBuf;
 pub enum Step {
     /// Close the gate over HTTP and prove it; if that fails, stop the gateway (Option B).
     CloseGate,
+    /// Stop the services that let the public in, keep them down, and prove it: a gate of the kind `stop`.
+    StopGate {
+        /// Which services.
+        services: Vec<String>,
+        /// What stays published.
+        not_closed: Vec<String>,
+    },
     /// Stop the gateway, which does not answer (Option B): then the public is out at once.
     StopGateway,
-    /// Stop every published service: what runs belongs to no known release, so it is unknown how to close its
-    /// gate.
+    /// Stop these published services: what runs belongs to no known release, so it is unknown how to close its
+    /// gate; or the release gone to has no switch that could open it again.
     StopPublished {
         /// Which services.
         services: Vec<String>,
@@ -74,6 +81,9 @@ pub enum Step {
         services: Vec<String>,
         /// Services that are replaced even if the engine sees no difference.
         force: Vec<String>,
+        /// Services that are made ready and not started: they let the public in.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        held_back: Vec<String>,
     },
     /// Load the demo scenario of the release. This changes nothing unless the store is new.
     Seed,
@@ -83,10 +93,22 @@ pub enum Step {
     Verify,
     /// Open the gate and wait until a public request is served.
     OpenGate,
+    /// Start the services that let the public in, check them at once, and stop them again if a check fails:
+    /// the opening of a gate of the kind `stop`.
+    StartGate {
+        /// Which services.
+        services: Vec<String>,
+    },
     /// Leave the gate closed, and prove that it is: a person holds it.
     KeepClosed {
         /// Who holds it, since when and why.
         hold: String,
+        /// Services that are left down, if the gate is of the kind `stop`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        stopped: Vec<String>,
+        /// What stays published.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        not_closed: Vec<String>,
     },
     /// Move the tags of the images that this tool built, so that plain Compose starts the release too. Older
     /// versions did this before they applied the release.
@@ -98,14 +120,22 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CloseGate => write!(f, "close the gate and prove it"),
+            Self::StopGate { services, not_closed } => {
+                write!(f, "stop {} and prove it{}", services.join(", "), left_open(not_closed))
+            }
             Self::StopGateway => write!(f, "stop the gateway, which does not answer"),
             Self::StopPublished { services } => {
-                write!(f, "stop all that is published: {}", services.join(", "))
+                write!(f, "stop what is published: {}", services.join(", "))
             }
             Self::RemoveServices { services } => {
                 write!(f, "remove what the release does not have: {}", services.join(", "))
             }
-            Self::KeepClosed { hold } => write!(f, "leave the gate closed, {hold}"),
+            Self::KeepClosed { hold, stopped, .. } if stopped.is_empty() => {
+                write!(f, "leave the gate closed, {hold}")
+            }
+            Self::KeepClosed { hold, stopped, not_closed } => {
+                write!(f, "leave {} stopped, {hold}{}", stopped.join(", "), left_open(not_closed))
+            }
             Self::Preserve { data } if data.is_empty() => write!(f, "capture evidence, back up the env file"),
             Self::Preserve { data } => {
                 write!(f, "capture evidence, back up {}", data.join(", "))
@@ -123,13 +153,38 @@ impl fmt::Display for Step {
             Self::RestoreEnvFile => write!(f, "restore the env file"),
             Self::RemoveData { services } => write!(f, "remove the data of {}", services.join(", ")),
             Self::CloseGateOnDisk => write!(f, "close the gate on disk"),
-            Self::Apply { services, .. } if services.is_empty() => {
-                write!(f, "apply the release")
+            Self::Apply { services, held_back, .. } => {
+                let what = if services.is_empty() {
+                    "apply the release".into()
+                } else {
+                    format!("restart {}", services.join(", "))
+                };
+                let held = if held_back.is_empty() {
+                    String::new()
+                } else {
+                    format!(", but do not start {} yet", held_back.join(", "))
+                };
+                write!(f, "{what}{held}")
             }
-            Self::Apply { services, .. } => write!(f, "restart {}", services.join(", ")),
             Self::Seed => write!(f, "load the demo scenario"),
             Self::Verify => write!(f, "verify behind the closed gate"),
             Self::OpenGate => write!(f, "open the gate, first public token"),
+            Self::StartGate { services } if services.is_empty() => {
+                write!(f, "check everything again: nothing is published, so there is no gate to open")
+            }
+            Self::StartGate { services } => {
+                let names = services.join(", ");
+                write!(
+                    f,
+                    "start {names}, check at once, stop again if a check fails \
+                     (weaker than a kill switch: the public is served during the checks)"
+                )
+            }
         }
     }
+}
+
+/// What stays published, to be added to a sentence.
+pub fn left_open(not_closed: &[String]) -> String {
+    if not_closed.is_empty() { String::new() } else { format!("; not closed: {}", not_closed.join(", ")) }
 }

@@ -6,13 +6,12 @@ use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::threads::joined;
-use crate::checks::ask::send;
 use crate::checks::health::{StoreCorrupt, wait_healthy};
 use crate::checks::memory::memory;
-use crate::checks::smoke;
 use crate::deploy::backup::{self, Backup};
 use crate::deploy::cleanup;
 use crate::deploy::drift;
+use crate::deploy::edge;
 use crate::deploy::event::Event;
 use crate::deploy::evidence;
 use crate::deploy::execution::{End, Execution, Measured, Stale, Stance};
@@ -45,9 +44,9 @@ struct Sample {
 
 impl Execution<'_> {
     pub(super) fn close_gate(&self, deadline: Deadline, measured: &mut Measured) -> Result<End> {
-        let gateway = self.now.gateway(&self.running.pilot, self.running.engine.as_ref(), lockout::REQUEST);
+        let gate = self.running.gate_seen(self.now, lockout::REQUEST);
         // If the gate is already closed, the reason that was given stays.
-        if gateway.is_some_and(|gateway| gateway.prove_closed().is_ok()) {
+        if gate.is_ok_and(|gate| gate.prove_closed().is_ok()) {
             measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
             return Ok(End::Skipped("it was closed already, and this was proved".into()));
         }
@@ -116,9 +115,17 @@ impl Execution<'_> {
         Ok(End::Done)
     }
 
-    pub(super) fn keep_closed(&self, hold: &str, measured: &mut Measured) -> Result<End> {
+    pub(super) fn keep_closed(
+        &self,
+        hold: &str,
+        stopped: &[String],
+        not_closed: &[String],
+        measured: &mut Measured,
+    ) -> Result<End> {
         self.wait_for_gateway()?;
         measured.held = Some(hold.to_owned());
+        measured.stopped = stopped.to_vec();
+        measured.not_closed = not_closed.to_vec();
         Ok(End::Done)
     }
 
@@ -160,24 +167,29 @@ impl Execution<'_> {
     }
 
     pub(super) fn seed(&self) -> Result<End> {
-        let rule = self.target.pilot.manifest.seed.as_ref().zip(self.release.layout.seed.as_ref());
-        let Some((rule, file)) = rule else { return Ok(End::Skipped("the stack has no seed".into())) };
-        let seed = files::read_json(&self.store.file(&self.release.id, file))?;
         self.wait_for_gateway()?;
         let limits = &self.target.pilot.manifest.limits;
         let healthy = wait_healthy(&self.target.target()?, self.deadline.within(limits.ready));
         // Before it was started, the service could not report that its store is corrupt.
         healthy.map_err(|e| if e.is::<StoreCorrupt>() { Stale(e.to_string()).into() } else { e })?;
-        let request = &rule.request;
-        let answer = send(&self.target.gateway(limits.ready)?.client, request, Some(&seed))?;
-        ensure!(answer.status == 200, "{request} answered {}", answer.brief());
+        edge::seed(self.target, self.store, &self.release.id)?;
         Ok(End::Done)
     }
 
     pub(super) fn open_gate(&self, measured: &mut Measured) -> Result<End> {
         let ledger = self.store.ledger();
         let lift = Lift { holds: &self.run.request.lift, by_hand: self.run.request.open };
-        match lockout::open(self.target, &ledger, lift, &self.run.reason(), self.deadline)? {
+        let mut checked = None;
+        let mut started = || {
+            checked = Some(edge::check_started(self.target, self.store, self.out, self.deadline)?);
+            Ok(())
+        };
+        let reason = self.run.reason();
+        let opened = lockout::open(self.target, &ledger, lift, &reason, self.deadline, &mut started)?;
+        if let Some(smoke) = checked {
+            measured.smoke = Some(smoke);
+        }
+        match opened {
             Opened::Open => measured.restored_ms = Some(self.out.elapsed_ms()),
             Opened::Held(hold) => {
                 self.out.note(format!("the gate stays closed, {hold}"));
@@ -314,11 +326,11 @@ impl Execution<'_> {
     }
 
     /// Repeats until it works: a client that was killed earlier may have left the engine busy.
-    pub(super) fn apply(&self, force: &[String], deadline: Deadline) -> Result<End> {
+    pub(super) fn apply(&self, force: &[String], held_back: &[String], deadline: Deadline) -> Result<End> {
         let (dir, mut tries) = (self.folder(), 0);
         let applied = deadline.poll(Duration::from_millis(300), || {
             tries += 1;
-            match self.target.engine.apply(self.release, &dir, force, deadline) {
+            match self.target.engine.apply(self.release, &dir, force, held_back, deadline) {
                 Ok(()) => Break(Ok(())),
                 Err(error) if exit_of(&error) == Exit::Host || tries == 3 => Break(Err(error)),
                 Err(error) => {
@@ -362,15 +374,15 @@ impl Execution<'_> {
         self.wait_for_gateway()?;
         let limits = &self.target.pilot.manifest.limits;
         let ready = self.deadline.within(limits.ready);
-        let target = self.target.target()?;
         let (smoke, differs) = std::thread::scope(|scope| {
             let looked = scope.spawn(|| self.target.engine.services(self.deadline.within(limits.engine)));
-            let smoke = smoke::verify(&target, ready);
+            let smoke = edge::verify(self.target, true, ready);
             (
                 smoke,
                 joined(looked).map(|services| drift::applied(&services, self.release, &self.target.wanted())),
             )
         });
+        let smoke = smoke?;
         self.out.event(&Event::Smoke { smoke: &smoke });
         let summary = smoke.summary();
         let passed = smoke.passed;

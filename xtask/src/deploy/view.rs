@@ -4,18 +4,27 @@
 //! by mistake. Made by `Session`.
 
 use crate::base::deadline::Deadline;
+use crate::base::http::Client;
+use crate::base::observed::Observed;
 use crate::checks::target::Target;
 use crate::deploy::drift::Wanted;
-use crate::deploy::gate::Gateway;
+use crate::deploy::gate::exec::Exec;
+use crate::deploy::gate::http::Http;
+use crate::deploy::gate::stop::{self, Stop};
+use crate::deploy::gate::{Gate, Switch};
 use crate::deploy::observe::{self, Observation};
 use crate::engine::reach::clients;
 use crate::engine::roles::Engine;
 use crate::release::description::Release;
 use crate::release::store::Store;
+use crate::stack::cover::Cover;
 use crate::stack::definition::{Definition, Environment};
+use crate::stack::endpoint::Endpoint;
 use crate::stack::envfile::EnvFile;
+use crate::stack::gate_rule::GateRule;
+use crate::stack::ledger::Ledger;
 use crate::stack::manifest::Manifest;
-use crate::stack::model::Service;
+use crate::stack::model::{Service, Stack};
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -86,11 +95,84 @@ impl View {
         }
     }
 
-    /// The gateway, with the port and token of these settings.
-    pub fn gateway(&self, limit: Duration) -> Result<Gateway> {
+    /// What the stack is, by the release; of one of an older version, which has no model, by its manifest. None if it is
+    /// not known.
+    pub fn definition(&self) -> Option<Definition> {
+        let known = self.pilot.definition.clone();
+        known.or_else(|| self.pilot.by_manifest(self.env.as_ref()?).ok())
+    }
+
+    /// What the gate covers.
+    pub fn cover(&self) -> Result<Cover> {
+        Cover::of(&self.pilot.manifest.gate, self.definition().as_ref())
+    }
+
+    /// The gate, with the port and token of these settings. A request to it takes `limit` at most.
+    pub fn gate(&self, limit: Duration) -> Result<Box<dyn Switch + '_>> {
+        self.gate_over(|| self.client(limit))
+    }
+
+    /// A client for the gateway, with the port and token of these settings.
+    pub fn client(&self, limit: Duration) -> Result<Client> {
         let mut all = clients(&self.pilot, self.engine.as_ref(), self.env()?, limit)?;
-        let client = all.remove(self.pilot.gateway()).context("pilot.toml names no gateway")?;
-        Ok(Gateway::new(client, self.pilot.manifest.gate()?))
+        all.remove(self.pilot.gateway()).context("pilot.toml names no gateway")
+    }
+
+    /// The gate that runs, at the address that the engine reports.
+    pub fn gate_seen(&self, now: &Observation, limit: Duration) -> Result<Box<dyn Switch + '_>> {
+        self.gate_over(|| self.client_at(&now.endpoints, limit))
+    }
+
+    /// A client for the gateway, at the address that the engine reports.
+    pub fn client_at(&self, endpoints: &BTreeMap<String, Endpoint>, limit: Duration) -> Result<Client> {
+        let endpoint = endpoints.get(self.pilot.gateway()).context("the gateway's address is unknown")?;
+        Ok(self.engine.reach(endpoint, limit))
+    }
+
+    /// The gate by its kind. `client` reaches its service.
+    fn gate_over(&self, client: impl FnOnce() -> Result<Client>) -> Result<Box<dyn Switch + '_>> {
+        let (ledger, limits) = (Ledger::new(&self.pilot.state), &self.pilot.manifest.limits);
+        Ok(match &self.pilot.manifest.gate {
+            GateRule::Http(rule) => Box::new(Http { client: client()?, rule: rule.as_ref().clone() }),
+            GateRule::Exec(rule) => {
+                let runtime = self.engine.as_ref();
+                Box::new(Exec { runtime, rule, client: client().ok(), ledger, limit: limits.engine })
+            }
+            GateRule::Stop(_) => Box::new(self.stop_gate()?),
+        })
+    }
+
+    fn stop_gate(&self) -> Result<Stop<'_>> {
+        let limits = &self.pilot.manifest.limits;
+        Ok(Stop {
+            runtime: self.engine.as_ref(),
+            cover: self.cover()?,
+            policies: self.definition().as_ref().map(stop::policies).unwrap_or_default(),
+            ledger: Ledger::new(&self.pilot.state),
+            limit: limits.engine,
+            start: limits.deploy,
+            ready: limits.ready,
+        })
+    }
+
+    /// The position of the gate, from an observation that is being made.
+    fn position(&self, stack: &Observed<Stack>, endpoints: &BTreeMap<String, Endpoint>) -> Gate {
+        let unknown = |error: anyhow::Error| Gate::Unknown(format!("{error:#}"));
+        match (&self.pilot.manifest.gate, stack) {
+            (GateRule::Http(_), _) if !endpoints.contains_key(self.pilot.gateway()) => {
+                Gate::Unknown("the gateway does not run".into())
+            }
+            (GateRule::Stop(_), Observed::Known(stack)) => {
+                self.stop_gate().map_or_else(unknown, |gate| gate.position_of(&stack.services))
+            }
+            (GateRule::Stop(_), Observed::Unknown(why)) => {
+                self.stop_gate().map_or_else(unknown, |gate| gate.position_without_engine(why))
+            }
+            _ => {
+                let gate = self.gate_over(|| self.client_at(endpoints, self.pilot.manifest.limits.probe));
+                gate.map_or_else(unknown, |gate| gate.position())
+            }
+        }
     }
 
     /// The settings and limits that the smoke checks use.
@@ -101,7 +183,19 @@ impl View {
     /// Observes the stack by this view. `stored` is the engine that knows which data exists: the target
     /// release may use other names for volumes.
     pub fn observe(&self, stored: &dyn Engine, deadline: Deadline) -> Observation {
-        observe::observe(&self.pilot, self.engine.as_ref(), stored, self.env.as_ref(), deadline)
+        let position: observe::Position<'_> = &|stack, endpoints| self.position(stack, endpoints);
+        let mut now = observe::observe(
+            &self.pilot,
+            self.engine.as_ref(),
+            stored,
+            self.env.as_ref(),
+            position,
+            deadline,
+        );
+        if let (Gate::Closed(_), Ok(cover)) = (&now.gate, self.cover()) {
+            now.not_closed = cover.not_closed(now.stack.known().map(|stack| &stack.services));
+        }
+        now
     }
 }
 

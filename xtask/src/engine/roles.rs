@@ -12,9 +12,11 @@ use crate::stack::endpoint::Endpoint;
 use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -125,8 +127,16 @@ pub trait Runtime: Sync {
     }
 
     /// Brings the stack to a release whose files are in `dir`. Services that are already right are left
-    /// alone, except those in `force`. Does not wait until old services have stopped or new ones are healthy.
-    fn apply(&self, release: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()>;
+    /// alone, except those in `force`. Those in `held_back` are made ready and not started. Does not wait until
+    /// old services have stopped or new ones are healthy.
+    fn apply(
+        &self,
+        release: &Release,
+        dir: &Path,
+        force: &[String],
+        held_back: &[String],
+        deadline: Deadline,
+    ) -> Result<()>;
 
     /// Runs the image of a service once, with its volume and these arguments.
     fn run_once(
@@ -148,8 +158,36 @@ pub trait Runtime: Sync {
     /// Stops one service at once, and keeps what is left of it for evidence.
     fn stop(&self, service: &str, deadline: Deadline) -> Result<()>;
 
-    /// Starts a stopped service again.
-    fn start(&self, service: &str, deadline: Deadline) -> Result<()>;
+    /// Starts services that were made ready or stopped. It is an error if one is not there.
+    fn start(&self, services: &[String], deadline: Deadline) -> Result<()>;
+
+    /// Stops services, and keeps them down: not even a restart of the engine starts them. One that is not
+    /// there is passed over.
+    fn keep_down(&self, services: &[String], deadline: Deadline) -> Result<()>;
+
+    /// Sets when the engine starts these services again, in the words of a compose file.
+    fn restart_as(&self, _: &BTreeMap<String, String>, _: Deadline) -> Result<()> {
+        Ok(())
+    }
+
+    /// Does something take a connection at this address of the host? An error if that is not known.
+    fn answers_at(&self, address: SocketAddr, limit: Duration) -> Result<bool> {
+        match TcpStream::connect_timeout(&address, limit) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("cannot tell whether {address} answers")),
+        }
+    }
+
+    /// Runs a program in a running instance, with these variables too. Returns its exit code and what it
+    /// printed. An error if the program could not be run.
+    fn exec(
+        &self,
+        instance: &Instance,
+        words: &[String],
+        env: &[(&str, &str)],
+        deadline: Deadline,
+    ) -> Result<(i32, String)>;
 
     /// Removes services; their data stays.
     fn remove(&self, services: &[String], deadline: Deadline) -> Result<()>;

@@ -7,7 +7,7 @@ use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::observed::Observed;
-use crate::checks::smoke::verify;
+use crate::checks::smoke::{verify, verify_behind};
 use crate::checks::target::Target;
 use crate::deploy::backup;
 use crate::deploy::difference::Scenario;
@@ -61,6 +61,8 @@ pub fn conclude(session: &Session, run: &Run, ended: Ended, measured: &Measured)
         scenarios: ended.scenarios,
         release: ended.release,
         hold: measured.held.clone(),
+        stopped: measured.stopped.clone(),
+        not_closed: measured.not_closed.clone(),
         gate_closed_ms: measured.gate_closed_ms,
         restored_ms: measured.restored_ms,
         downtime_ms: measured
@@ -120,7 +122,7 @@ fn secure(session: &Session, run: &Run, measured: &Measured) -> Result<Public> {
     if measured.stance == Stance::LeftServed || untouched && judge(session, view, &now, limit()).is_ok() {
         return Ok(public);
     }
-    if !matches!(public, Public::ShutOut(_)) {
+    if !public.is_shut() {
         public = match lockout::shut(view, &now, &run.reason(), limit()) {
             Ok(closed) => {
                 session.out.note(closed.to_string());
@@ -187,8 +189,13 @@ fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) 
         Observed::Unknown(why) => bail!("the engine does not say what runs: {why}"),
     };
     ensure!(now.gate == Gate::Open || now.holds.held(&[]).is_some(), "the gate is not open");
+    let closed = now.gate != Gate::Open;
+    let stopped = if closed { view.cover()?.stopped() } else { Vec::new() };
     for service in view.pilot.services() {
         ensure!(stack.services.contains_key(service), "{service} does not run");
+        if stopped.iter().any(|name| name == service) {
+            continue;
+        }
         match now.health(service) {
             Some(Health::Healthy { .. }) => {}
             Some(Health::StoreCorrupt(why) | Health::Unhealthy(why) | Health::Silent(why)) => {
@@ -207,10 +214,14 @@ fn judge(session: &Session, view: &View, now: &Observation, deadline: Deadline) 
         ensure!(all.is_empty(), "{}", all.join("; "));
     }
     let env = EnvFile::of(&now.instances(view.pilot.gateway())?[0].env);
-    let smoke = verify(
-        &Target::new(&view.pilot, view.engine.as_ref(), &env)?,
+    let (target, ready) = (
+        Target::new(&view.pilot, view.engine.as_ref(), &env)?,
         deadline.within(view.pilot.manifest.limits.probe),
     );
+    let smoke = match stopped.is_empty() {
+        true => verify(&target, ready),
+        false => verify_behind(&target, &stopped.into_iter().collect(), ready),
+    };
     ensure!(smoke.passed, "{}", smoke.summary());
     Ok(())
 }
@@ -257,7 +268,7 @@ fn write_down(session: &Session, cut: &CutOff) -> Result<()> {
     let up = cut.request.command == run::Command::Up;
     let done = if up { Outcome::Deployed } else { Outcome::Restored };
     let (outcome, exit, held, how) = match &cut.past.last {
-        Some(Step::KeepClosed { hold }) => (done, Exit::Held, Some(hold.clone()), "after its last step"),
+        Some(Step::KeepClosed { hold, .. }) => (done, Exit::Held, Some(hold.clone()), "after its last step"),
         Some(_) => (done, Exit::Ok, None, "after the gate was open"),
         None => (Outcome::NotRestored, Exit::Interrupted, None, "in its last step; its result is unknown"),
     };

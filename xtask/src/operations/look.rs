@@ -13,9 +13,10 @@ use crate::deploy::converge::Preview;
 use crate::deploy::difference::{Difference, Scenario};
 use crate::deploy::drift::scenarios;
 use crate::deploy::gate::Gate;
-use crate::deploy::observe::{Observation, observe};
+use crate::deploy::observe::Observation;
 use crate::deploy::plan::{Goal, Plan, Purpose};
 use crate::deploy::session::Session;
+use crate::deploy::view::View;
 use crate::operations::target;
 use crate::release::description::Release;
 use crate::stack::manifest::SessionRule;
@@ -42,21 +43,15 @@ pub struct Look {
 }
 
 /// Observes the pilot and reads this number of log lines of each service, which may be 0.
-pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
+pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Result<Look> {
     let (current, target, trouble) = releases(session);
     let plain = |release| session.preview(&Goal::plain(release, Purpose::Rollback), deadline);
     let preview = target.as_ref().or(current.as_ref()).map(plain);
     let (now, mut drift, plan) = match preview {
         Some(Ok(Preview { now, drift, plan, .. })) => (now, drift, target.is_some().then_some(plan)),
         other => {
-            let env = session.pilot.env().ok();
-            let now = observe(
-                &session.pilot,
-                session.engine.as_ref(),
-                session.engine.as_ref(),
-                env.as_ref(),
-                deadline,
-            );
+            let tree = View::tree(&session.pilot, session.engine.as_ref())?;
+            let now = tree.observe(session.engine.as_ref(), deadline);
             let why = other.and_then(Result::err).map(|error| cannot_tell("what the release has", &error));
             (now, why.into_iter().collect(), None)
         }
@@ -77,7 +72,7 @@ pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Look {
         let jobs: Vec<_> = services.map(|name| (name.to_owned(), scope.spawn(move || read(name)))).collect();
         jobs.into_iter().map(|(name, job)| (name, joined(job).into())).collect()
     });
-    Look { current, target, now, drift, plan, sessions, logs }
+    Ok(Look { current, target, now, drift, plan, sessions, logs })
 }
 
 /// What the service answers that has the sessions. Without a name, it is the one of the gate.

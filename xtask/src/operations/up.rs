@@ -88,13 +88,16 @@ fn started<'a>(session: &'a Session, engine: &'a str, run: Option<&'a Run>) -> E
 
 fn nothing_changed(release: &Release, preview: &Preview, measured: &Measured) -> Result<Finished> {
     let hold = preview.now.holds.held(&[]);
-    let exit = if hold.is_some() { Exit::Held } else { Exit::Ok };
+    let held = hold.is_some();
+    let exit = if held { Exit::Held } else { Exit::Ok };
     Ok(Finished {
         outcome: Some(Outcome::NothingToDo),
         release: Some(release.id.clone()),
         smoke: measured.smoke.as_ref().map(serde_json::to_value).transpose()?,
-        held: hold.is_some(),
+        held,
         hold,
+        stopped: if held { preview.target.cover()?.stopped() } else { Vec::new() },
+        not_closed: preview.now.not_closed.clone(),
         ..Finished::plain(exit)
     })
 }

@@ -155,7 +155,7 @@ impl Rehearsal {
         let bad = Release::unrecorded("by-hand", engine.kind().as_str(), images);
         let deadline = Deadline::after(PART);
         engine.retag(&bad, deadline)?;
-        engine.apply(&bad, &dir, &[], deadline)
+        engine.apply(&bad, &dir, &[], &[], deadline)
     }
 
     /// The folder with the files that were deployed by hand.

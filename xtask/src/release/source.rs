@@ -79,7 +79,7 @@ pub fn commit_of(pilot: &Pilot, rev: &str) -> Result<Option<String>> {
     );
     match found {
         Ok(id) => Ok(Some(id.trim().to_owned())),
-        Err(error) if matches!(error.downcast_ref(), Some(RunError::Status(_))) => {
+        Err(error) if matches!(error.downcast_ref(), Some(RunError::Status(..))) => {
             let looks_like_id = wanted.len() >= 7 && wanted.chars().all(|c| c.is_ascii_hexdigit());
             if label.is_none() && !looks_like_id {
                 return Ok(None);

@@ -43,6 +43,9 @@ pub struct Service {
     pub networks: BTreeSet<String>,
     /// The services that it depends on.
     pub depends_on: BTreeSet<String>,
+    /// When the engine starts it again: `always`, `unless-stopped`, `on-failure:3`; none if never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<String>,
     /// Does the stack give it a health check? Its image may have one of its own.
     pub has_health_check: bool,
     /// Its profiles; none if it always starts.

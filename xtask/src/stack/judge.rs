@@ -118,7 +118,7 @@ fn named(manifest: &Manifest) -> Vec<(String, &str)> {
     let services = manifest.services.iter().map(|service| ("[[services]]".to_owned(), service.name.as_str()));
     let more = manifest.observability.iter();
     let more = more.map(|service| ("[[observability]]".to_owned(), service.name.as_str()));
-    let gate = manifest.gate.iter().map(|gate| ("[gate]".to_owned(), gate.service.as_str()));
+    let gate = manifest.gate.named().into_iter().map(|service| ("[gate]".to_owned(), service));
     let evidence = manifest.evidence.iter();
     let evidence = evidence.filter_map(|document| {
         Some((format!("[[evidence]] {:?}", document.file), document.service.as_deref()?))

@@ -23,6 +23,9 @@ pub enum Record<'a> {
     Running,
     /// A hold, by its id.
     Hold(&'a str),
+    /// Why the gate was closed, for a gate that cannot tell it. Written by whoever closed it; removed when it
+    /// is open.
+    Closing,
     /// A record of an older version: `kill-switch on` had stopped the gateway.
     Fence,
 }
@@ -126,6 +129,7 @@ impl Ledger {
         match record {
             Record::Running => self.state.current(),
             Record::Hold(id) => self.state.holds().join(id),
+            Record::Closing => self.state.closing(),
             Record::Fence => self.state.fence(),
         }
     }

@@ -3,10 +3,12 @@
 
 pub mod call;
 pub mod check;
+pub mod cover;
 pub mod definition;
 pub mod endpoint;
 pub mod envfile;
 pub mod escalation;
+pub mod gate_rule;
 pub mod hiding;
 pub mod hold;
 pub mod judge;

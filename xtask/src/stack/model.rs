@@ -44,6 +44,8 @@ pub struct Instance {
     pub state_dir: Option<String>,
     /// How often the engine restarted it by itself.
     pub restarts: u64,
+    /// When the engine starts it again, in the words of a compose file; none if the engine has no such rule.
+    pub restart: Option<String>,
     /// How the engine finds it: a container id, or the folder of the service.
     #[serde(skip)]
     pub handle: String,

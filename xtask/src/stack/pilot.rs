@@ -222,9 +222,9 @@ impl Pilot {
         self.project == self.default_project
     }
 
-    /// Name of the gateway: the service that lets the public in.
+    /// Name of the gateway: the service that lets the public in. Where the gate stops services, it is the first one.
     pub fn gateway(&self) -> &str {
-        self.manifest.gate.as_ref().map(|gate| gate.service.as_str()).unwrap_or_default()
+        self.manifest.gate.service().or_else(|| self.services().next()).unwrap_or_default()
     }
 
     /// Names of the services that always start.

@@ -47,6 +47,11 @@ impl StateDir {
         self.0.join("holds")
     }
 
+    /// Why the gate was closed, for a gate that cannot tell it.
+    pub fn closing(&self) -> PathBuf {
+        self.0.join("closing")
+    }
+
     /// A file of an older version that had stopped the gateway.
     pub fn fence(&self) -> PathBuf {
         self.0.join("fence.json")

@@ -38,6 +38,7 @@ mod runbook;
 mod scenarios;
 mod secrets;
 mod services;
+mod stopped;
 mod tidy;
 mod truths;
 mod unchanged;

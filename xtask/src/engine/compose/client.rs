@@ -69,6 +69,15 @@ fn is_gone(error: &anyhow::Error) -> bool {
         .any(|s| said.contains(s))
 }
 
+/// The exit code of a program that `docker exec` ran; none if it was not run to its end. Docker's own failures
+/// have the codes 125 to 127, or 1 with a message of its own, and a killed program has a code above them.
+pub fn exec_code(error: &anyhow::Error) -> Option<i32> {
+    let Some(RunError::Status(text, Some(code))) = error.downcast_ref() else { return None };
+    let of_docker = ["Error response from daemon", "Error: No such", "Cannot connect to the Docker daemon"];
+    let ran = (1..125).contains(code) && !of_docker.iter().any(|said| text.contains(said));
+    ran.then_some(*code)
+}
+
 /// Finds the exit code for a failed docker command. If the daemon cannot be reached or misses the deadline,
 /// it is a host failure (exit 4), unless the budget of the run cut the command short.
 pub fn classify(error: anyhow::Error) -> anyhow::Error {
@@ -251,6 +260,19 @@ impl Compose {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_code_of_a_program_is_told_from_a_failure_of_docker() {
+        let code = |text: &str, code| exec_code(&RunError::Status(text.into(), code).into());
+        assert_eq!(code("`docker exec` ended with exit status: 1: it wrote no message", Some(1)), Some(1));
+        // As Docker 20.10 says it of a container that is stopped, and of one that is gone.
+        assert_eq!(code("Error response from daemon: Container 1 is not running", Some(1)), None);
+        assert_eq!(code("Error: No such container: 1", Some(1)), None);
+        // A program that is not there, and one that was killed.
+        assert_eq!(code("OCI runtime exec failed", Some(126)), None);
+        assert_eq!(code("killed", Some(137)), None);
+        assert_eq!(code("`docker` was ended by a signal", None), None);
+    }
 
     #[test]
     fn compose_gets_no_variable_of_the_shell_that_the_env_file_decides() {

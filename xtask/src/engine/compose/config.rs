@@ -110,6 +110,7 @@ impl Place<'_> {
             mounts,
             networks: self.networks(service),
             depends_on: names.collect(),
+            restart: restart(service),
             has_health_check: !check.is_null() && !is_off,
             profiles: list(&service["profiles"]).filter_map(text).map(str::to_owned).collect(),
             containers: containers(service)?,
@@ -202,6 +203,27 @@ const DEFAULT: &str = "default";
 fn unescaped(output: &str) -> String {
     output.replace("$$", "$")
 }
+
+/// The restart policy. `deploy.restart_policy` counts if there is no `restart`, as Compose 2 has it.
+fn restart(service: &Value) -> Option<String> {
+    // Compose 1 prints `restart: no` as a truth value.
+    if let Some(policy) = text(&service["restart"]) {
+        return Some(policy.to_owned()).filter(|policy| policy != NEVER);
+    }
+    let policy = service["deploy"]["restart_policy"].as_object()?;
+    match policy.get("condition").and_then(Value::as_str).unwrap_or("any") {
+        "none" | NEVER => None,
+        "any" => Some("always".to_owned()),
+        "on-failure" => Some(match policy.get("max_attempts").and_then(Value::as_u64) {
+            Some(most) if most > 0 => format!("on-failure:{most}"),
+            _ => "on-failure".to_owned(),
+        }),
+        other => Some(other.to_owned()),
+    }
+}
+
+/// The policy of a service that is never started again.
+const NEVER: &str = "no";
 
 /// How many containers a service has.
 fn containers(service: &Value) -> Result<u32> {

@@ -4,9 +4,9 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
-use crate::base::proc::Cmd;
+use crate::base::proc::{Cmd, cmd};
 use crate::base::threads::side_by_side;
-use crate::engine::compose::client::{Compose, Generation, PROFILE, classify};
+use crate::engine::compose::client::{Compose, Generation, PROFILE, classify, exec_code};
 use crate::engine::compose::config::Place;
 use crate::engine::compose::parts::PARTS;
 use crate::engine::compose::state::services;
@@ -14,9 +14,9 @@ use crate::engine::roles::{Engine, Extent, Kind, Runtime};
 use crate::release::description::Release;
 use crate::stack::definition::Resolved;
 use crate::stack::envfile::EnvFile;
-use crate::stack::model::Service;
+use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -85,7 +85,14 @@ impl Runtime for Compose {
         Err(fail(Exit::Usage, what, "change these places, or install Compose 2"))
     }
 
-    fn apply(&self, release: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
+    fn apply(
+        &self,
+        release: &Release,
+        dir: &Path,
+        force: &[String],
+        held_back: &[String],
+        deadline: Deadline,
+    ) -> Result<()> {
         let compose = self.compose_release(release, dir, deadline)?;
         if !force.is_empty() {
             // Compose does not replace a container with the right settings, even if it is
@@ -94,12 +101,20 @@ impl Runtime for Compose {
             self.each(&["rm", "--force"], &unwell, deadline)?;
         }
         // No stop grace period: an incident must not wait ten seconds for a service that ignores SIGTERM.
-        let up = compose.args(["up", "--detach", "--timeout", "0", "--no-build"]);
-        let up = up.args(self.no_pull(deadline)?);
-        let part =
-            |services: BTreeSet<String>| up.clone().args(services).run(deadline).map(drop).map_err(classify);
-        let done = side_by_side(PARTS, self.parts(release, deadline)?, part);
-        done.into_iter().collect()
+        let up = compose.args(["up", "--timeout", "0", "--no-build"]).args(self.no_pull(deadline)?);
+        let run = |more: &[&str], services: &BTreeSet<String>| {
+            up.clone().args(more).args(services).run(deadline).map(drop).map_err(classify)
+        };
+        if held_back.is_empty() {
+            let parts = self.parts(release, deadline)?;
+            return side_by_side(PARTS, parts, |part| run(&["--detach"], &part)).into_iter().collect();
+        }
+        let names = self.pilot.services().map(str::to_owned);
+        let (held, others): (BTreeSet<String>, BTreeSet<String>) =
+            names.partition(|name| held_back.contains(name));
+        run(&["--no-start", "--no-deps"], &held)?;
+        // Without names, Compose would start all of them.
+        if others.is_empty() { Ok(()) } else { run(&["--detach", "--no-deps"], &others) }
     }
 
     fn run_once(
@@ -134,8 +149,49 @@ impl Runtime for Compose {
         self.each(&["rm", "--force"], &ids, deadline).map(drop)
     }
 
-    fn start(&self, service: &str, deadline: Deadline) -> Result<()> {
-        self.each(&["start"], &self.existing(service, deadline)?, deadline).map(drop)
+    fn start(&self, services: &[String], deadline: Deadline) -> Result<()> {
+        let there = self.services(deadline)?;
+        if let Some(name) = services.iter().find(|name| !there.contains_key(*name)) {
+            bail!("{name} has no container in project {}", self.pilot.project);
+        }
+        self.each(&["start"], &handles(&there, services), deadline).map(drop)
+    }
+
+    fn keep_down(&self, services: &[String], deadline: Deadline) -> Result<()> {
+        let ids = self.handles(services, deadline)?;
+        // The policy first: if this is cut off in between, a restart of Docker does not let the public in.
+        self.each(&["update", "--restart", "no"], &ids, deadline)?;
+        self.each(&["stop", "--time", "0"], &ids, deadline).map(drop)
+    }
+
+    fn restart_as(&self, policies: &BTreeMap<String, String>, deadline: Deadline) -> Result<()> {
+        let there = self.services(deadline)?;
+        policies.iter().try_for_each(|(service, policy)| {
+            let ids = handles(&there, std::slice::from_ref(service));
+            self.each(&["update", "--restart", policy], &ids, deadline).map(drop)
+        })
+    }
+
+    fn exec(
+        &self,
+        instance: &Instance,
+        words: &[String],
+        env: &[(&str, &str)],
+        deadline: Deadline,
+    ) -> Result<(i32, String)> {
+        let mut exec = cmd(&self.docker, &["exec"]);
+        for (name, value) in env {
+            // Docker takes the value from its own environment, so that it is not in its arguments.
+            exec = exec.args(["--env", name]).env(name, value);
+        }
+        let exec = exec.args([&instance.handle]).args(words);
+        match exec.run(deadline) {
+            Ok(printed) => Ok((0, printed)),
+            Err(error) => match exec_code(&error) {
+                Some(code) => Ok((code, format!("{error:#}"))),
+                None => Err(classify(error)),
+            },
+        }
     }
 
     fn add(&self, dir: &Path, services: &[String], deadline: Deadline) -> Result<()> {
@@ -176,12 +232,16 @@ impl Runtime for Compose {
     }
 }
 
+/// Ids of the containers of these services.
+fn handles(there: &BTreeMap<String, Service>, services: &[String]) -> Vec<String> {
+    let all = services.iter().filter_map(|service| there.get(service)).flat_map(|service| &service.0);
+    all.map(|instance| instance.handle.clone()).collect()
+}
+
 impl Compose {
     /// Ids of the containers of these services.
     fn handles(&self, services: &[String], deadline: Deadline) -> Result<Vec<String>> {
-        let there = self.services(deadline)?;
-        let all = services.iter().filter_map(|service| there.get(service)).flat_map(|service| &service.0);
-        Ok(all.map(|instance| instance.handle.clone()).collect())
+        Ok(handles(&self.services(deadline)?, services))
     }
 
     /// Ids of the containers of a service. An error if it has none.

@@ -58,6 +58,7 @@ fn instance(container: &Value) -> Result<((String, String), Instance)> {
         settings: label("com.docker.compose.config-hash"),
         state_dir: state_dir(&label("com.docker.compose.project.config_files")),
         restarts: container.pointer("/RestartCount").and_then(Value::as_u64).unwrap_or(0),
+        restart: restart(text("/HostConfig/RestartPolicy/Name"), container),
         handle: text("/Id").to_owned(),
         inspect: serde_json::to_string_pretty(container)?,
     };
@@ -80,6 +81,16 @@ fn health(container: &Value) -> Option<Health> {
         ("running", Some(_)) => Some(Health::Silent("its health check has not passed yet".to_owned())),
         _ => None,
     }
+}
+
+/// The restart policy, as a compose file writes it.
+fn restart(name: &str, container: &Value) -> Option<String> {
+    let most = container.pointer("/HostConfig/RestartPolicy/MaximumRetryCount").and_then(Value::as_u64);
+    Some(match (name, most) {
+        ("", _) => "no".to_owned(),
+        ("on-failure", Some(most)) if most > 0 => format!("on-failure:{most}"),
+        _ => name.to_owned(),
+    })
 }
 
 /// How many characters of the output of a health check are told.

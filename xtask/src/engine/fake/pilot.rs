@@ -94,10 +94,7 @@ impl Answers {
             }
             ("POST", "/admin/kill-switch") => {
                 let reason = asked.body["reason"].as_str().unwrap_or_default().to_owned();
-                things.gate = (asked.body["enabled"] == true).then_some(reason);
-                if closed && things.gate.is_none() && !things.is_well() {
-                    things.let_in_to_bad += 1;
-                }
+                things.set_gate((asked.body["enabled"] == true).then_some(reason));
                 json(200, &json!({}))
             }
             ("GET", "/admin/config") => {

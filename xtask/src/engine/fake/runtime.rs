@@ -5,7 +5,7 @@ use crate::base::files::{self, Freed, Mode};
 use crate::base::http::Client;
 use crate::base::observed::Observed;
 use crate::engine::fake::pilot::Answers;
-use crate::engine::fake::world::{Started, World};
+use crate::engine::fake::world::{ALWAYS, Started, World};
 use crate::engine::roles::{Build, Data, Engine, EngineHost, Extent, Images, Inspect, Kind, Runtime, Usage};
 use crate::release::description::{Image, Release};
 use crate::release::store::settings_in;
@@ -41,7 +41,7 @@ impl Fake {
         let mut all = self.world.things().built_in(&image);
         all.extend(env.map());
         let port = port.context("no port")?;
-        Ok(Started { image, env: all, port, runs: true })
+        Ok(Started { image, env: all, port, runs: true, restart: ALWAYS })
     }
 }
 
@@ -77,6 +77,7 @@ impl Runtime for Fake {
                 settings: files::sha256_bytes(format!("{:?}", started.env).as_bytes()),
                 state_dir: None,
                 restarts: 0,
+                restart: Some(started.restart.into()),
                 handle: name.clone(),
                 inspect: String::new(),
             };
@@ -95,15 +96,32 @@ impl Runtime for Fake {
         Client::over(Arc::new(wire), &self.pilot.project, endpoint.pass.clone())
     }
 
-    fn apply(&self, release: &Release, dir: &Path, force: &[String], _: Deadline) -> Result<()> {
+    /// As Compose: what is right already is only started, and keeps its restart policy.
+    fn apply(
+        &self,
+        release: &Release,
+        dir: &Path,
+        force: &[String],
+        held_back: &[String],
+        _: Deadline,
+    ) -> Result<()> {
         for service in self.pilot.services() {
-            let wanted = self.wanted(release, dir, service)?;
+            let starts = !held_back.iter().any(|held| held == service);
+            let mut wanted = Started { runs: starts, ..self.wanted(release, dir, service)? };
             let mut things = self.world.act("start")?;
-            let same = things.services.get(service) == Some(&wanted) && !force.iter().any(|f| f == service);
-            if !same {
-                ensure!(things.images.contains_key(&wanted.image), "no such image: {}", wanted.image);
-                things.volumes.entry(service.to_owned()).or_insert_with(|| "new".into());
-                things.services.insert(service.to_owned(), wanted);
+            let now = things.services.get(service).filter(|_| !force.iter().any(|f| f == service));
+            match now {
+                Some(now)
+                    if (&now.image, &now.env, now.port) == (&wanted.image, &wanted.env, wanted.port) =>
+                {
+                    (wanted.runs, wanted.restart) = (starts || now.runs, now.restart);
+                }
+                _ => ensure!(things.images.contains_key(&wanted.image), "no such image: {}", wanted.image),
+            }
+            things.volumes.entry(service.to_owned()).or_insert_with(|| "new".into());
+            things.services.insert(service.to_owned(), wanted);
+            if starts {
+                things.lets_in(service);
             }
         }
         Ok(())
@@ -111,7 +129,7 @@ impl Runtime for Fake {
 
     fn run_once(&self, _: &Release, _: &Path, service: &str, words: &[&str], _: Deadline) -> Result<String> {
         let mut things = self.world.act("run once")?;
-        let offline = &self.pilot.manifest.gate()?.offline;
+        let offline = self.pilot.manifest.gate.offline().context("this gate has no such program")?;
         let [first, second, reason] = words else { bail!("unexpected words: {words:?}") };
         ensure!([*first, *second, "${REASON}"] == *offline.run, "unexpected words: {words:?}");
         things.volumes.entry(service.to_owned()).or_insert_with(|| "new".into());
@@ -125,10 +143,52 @@ impl Runtime for Fake {
         Ok(())
     }
 
-    fn start(&self, service: &str, _: Deadline) -> Result<()> {
-        let mut things = self.world.act("start again")?;
-        things.services.get_mut(service).with_context(|| format!("{service} is not there"))?.runs = true;
+    fn start(&self, services: &[String], _: Deadline) -> Result<()> {
+        services.iter().try_for_each(|service| {
+            let mut things = self.world.act("start again")?;
+            things.services.get_mut(service).with_context(|| format!("{service} is not there"))?.runs = true;
+            things.lets_in(service);
+            Ok(())
+        })
+    }
+
+    fn keep_down(&self, services: &[String], _: Deadline) -> Result<()> {
+        self.world.act("keep down")?.keep_down(services);
         Ok(())
+    }
+
+    fn restart_as(&self, policies: &BTreeMap<String, String>, _: Deadline) -> Result<()> {
+        let mut things = self.world.act("restart policy")?;
+        for (name, policy) in policies {
+            ensure!(policy == ALWAYS, "the policy {policy} is not the one of the release");
+            things.services.get_mut(name).with_context(|| format!("{name} is not there"))?.restart = ALWAYS;
+        }
+        Ok(())
+    }
+
+    fn answers_at(&self, address: SocketAddr, _: Duration) -> Result<bool> {
+        let things = self.world.act("connect")?;
+        Ok(things.services.values().any(|started| started.runs && started.port == address.port()))
+    }
+
+    fn exec(
+        &self,
+        instance: &Instance,
+        words: &[String],
+        env: &[(&str, &str)],
+        _: Deadline,
+    ) -> Result<(i32, String)> {
+        let mut things = self.world.act("exec")?;
+        let runs = things.services.get(&instance.handle).is_some_and(|started| started.runs);
+        ensure!(runs && instance.handle == self.pilot.gateway(), "{} does not run", instance.handle);
+        let reason = env.iter().find(|(name, _)| *name == "REASON").map(|(_, value)| (*value).to_owned());
+        match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["gate", "close"] => things.set_gate(reason),
+            ["gate", "open"] => things.set_gate(None),
+            ["gate", "closed"] => return Ok((i32::from(things.gate.is_none()), String::new())),
+            _ => return Ok((2, format!("unexpected words: {words:?}"))),
+        }
+        Ok((0, String::new()))
     }
 
     fn remove(&self, services: &[String], _: Deadline) -> Result<()> {

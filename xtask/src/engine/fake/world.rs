@@ -28,7 +28,12 @@ pub struct Started {
     pub port: u16,
     /// Does it run?
     pub runs: bool,
+    /// Its restart policy: `ALWAYS`, or `no` while it is kept down.
+    pub restart: &'static str,
 }
+
+/// The restart policy of every service in its release.
+pub const ALWAYS: &str = "always";
 
 /// What another process does before one operation of a run.
 pub type Meanwhile = (usize, Box<dyn FnOnce(&mut Things) + Send>);
@@ -46,6 +51,8 @@ pub struct Things {
     pub volumes: BTreeMap<String, String>,
     /// Why the gate is closed, in the gateway's volume; none if it is open.
     pub gate: Option<String>,
+    /// The services that let the public in, if the gate stops them; empty for a gate of another kind.
+    pub edge: BTreeSet<String>,
     /// Services by name.
     pub services: BTreeMap<String, Started>,
     /// Sessions that were cancelled.
@@ -81,9 +88,39 @@ impl Things {
             && self.volumes.values().all(|data| data != CORRUPT)
     }
 
-    /// Is the public let in: does the gateway run with an open gate?
+    /// Is the public let in: does the gateway run with an open gate, or does any service run that a gate has to
+    /// stop?
     pub fn is_open(&self) -> bool {
+        if !self.edge.is_empty() {
+            return self.edge.iter().any(|name| self.services.get(name).is_some_and(|one| one.runs));
+        }
         self.services.get("gateway").is_some_and(|gateway| gateway.runs) && self.gate.is_none()
+    }
+
+    /// Counts if a service that lets the public in starts in front of one that is not well.
+    pub fn lets_in(&mut self, service: &str) {
+        let behind = |name: &&String| !self.edge.contains(*name);
+        let bad = self.services.keys().filter(behind).any(|name| self.defect(name).is_some())
+            || self.volumes.iter().any(|(name, data)| behind(&name) && data == CORRUPT);
+        if bad && self.edge.contains(service) {
+            self.let_in_to_bad += 1;
+        }
+    }
+
+    /// Stops the services that let the public in, and keeps them down.
+    pub fn keep_down(&mut self, services: &[String]) {
+        for (_, started) in self.services.iter_mut().filter(|(name, _)| services.contains(name)) {
+            (started.runs, started.restart) = (false, "no");
+        }
+    }
+
+    /// Opens the gate of a gateway, or closes it with this reason.
+    pub fn set_gate(&mut self, reason: Option<String>) {
+        let was_closed = self.gate.is_some();
+        self.gate = reason;
+        if was_closed && self.gate.is_none() && !self.is_well() {
+            self.let_in_to_bad += 1;
+        }
     }
 
     /// Adds an image that reports this version.

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 impl Runtime for Processes {
@@ -63,14 +63,22 @@ impl Runtime for Processes {
         "local processes".into()
     }
 
-    fn apply(&self, release: &Release, dir: &Path, force: &[String], deadline: Deadline) -> Result<()> {
+    fn apply(
+        &self,
+        release: &Release,
+        dir: &Path,
+        force: &[String],
+        held_back: &[String],
+        deadline: Deadline,
+    ) -> Result<()> {
         let mut fresh = Vec::new();
         let members = self.members()?;
         for service in self.pilot.services() {
             let spec = self.spec(release, dir, service)?;
             let now = self.read_spec(service).ok().flatten();
+            let runs = members.get(service).is_some_and(|members| run_well(members));
             let same = now.is_some_and(|now| now.settings == spec.settings)
-                && members.get(service).is_some_and(|members| run_well(members))
+                && (runs || held_back.iter().any(|held| held == service))
                 && !force.iter().any(|f| f == service);
             if !same {
                 fresh.push((service.to_owned(), spec));
@@ -79,7 +87,10 @@ impl Runtime for Processes {
         // Stop all before the first is started: two services may have swapped their ports.
         let names: Vec<String> = fresh.iter().map(|(service, _)| service.clone()).collect();
         self.end(&names, deadline)?;
-        fresh.iter().try_for_each(|(service, spec)| self.begin(service, spec))
+        fresh.iter().try_for_each(|(service, spec)| match held_back.contains(service) {
+            true => self.write_spec(service, spec),
+            false => self.begin(service, spec),
+        })
     }
 
     fn run_once(
@@ -100,13 +111,25 @@ impl Runtime for Processes {
         self.end(&[service.to_owned()], deadline)
     }
 
-    fn start(&self, service: &str, deadline: Deadline) -> Result<()> {
-        let spec = self.read_spec(service)?.with_context(|| format!("{service} was never started"))?;
-        if self.members()?.get(service).is_some_and(|members| run_well(members)) {
-            return Ok(());
-        }
-        self.stop(service, deadline)?;
-        self.begin(service, &spec)
+    fn start(&self, services: &[String], deadline: Deadline) -> Result<()> {
+        let members = self.members()?;
+        let down =
+            services.iter().filter(|name| !members.get(*name).is_some_and(|members| run_well(members)));
+        down.into_iter().try_for_each(|service| {
+            let spec = self.read_spec(service)?.with_context(|| format!("{service} was never started"))?;
+            self.stop(service, deadline)?;
+            self.begin(service, &spec)
+        })
+    }
+
+    /// Nothing starts a process again whose supervisor was ended.
+    fn keep_down(&self, services: &[String], deadline: Deadline) -> Result<()> {
+        self.end(services, deadline)
+    }
+
+    fn exec(&self, _: &Instance, words: &[String], _: &[(&str, &str)], _: Deadline) -> Result<(i32, String)> {
+        let what = format!("{} is a command for a container, and this stack has none", words.join(" "));
+        Err(fail(Exit::Usage, what, "use --engine compose, or a gate of the kind http or stop"))
     }
 
     fn remove(&self, services: &[String], deadline: Deadline) -> Result<()> {
@@ -181,15 +204,24 @@ impl Processes {
         })
     }
 
+    fn spec_path(&self, service: &str) -> PathBuf {
+        self.dir(service).join("service.json")
+    }
+
+    fn write_spec(&self, service: &str, spec: &Spec) -> Result<()> {
+        let path = self.spec_path(service);
+        files::clear_way(&path)?;
+        files::write_json(&path, spec, Mode::Private)
+    }
+
     fn begin(&self, service: &str, spec: &Spec) -> Result<()> {
         if let Some(owner) = ports::owner_of(spec.port) {
             let what = format!("cannot start {service}: its port {} is taken by {owner}", spec.port);
             return Err(fail(Exit::Host, what, "end that process, or change the port in the env file"));
         }
         files::make_folder(&self.data(service))?;
-        let path = self.dir(service).join("service.json");
-        files::clear_way(&path)?;
-        files::write_json(&path, spec, Mode::Private)?;
+        self.write_spec(service, spec)?;
+        let path = self.spec_path(service);
         // Locked here and handed over: from now on it is locked until the last member has ended.
         let alive = new_alive(&spec.alive)?;
         let mut note = alive.try_clone().context("cannot share a file")?;
@@ -235,6 +267,7 @@ impl Processes {
             settings: "unknown".into(),
             state_dir: None,
             restarts: restarts.unwrap_or(0),
+            restart: None,
             handle: self.dir(service).display().to_string(),
             inspect: String::new(),
         };

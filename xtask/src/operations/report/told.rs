@@ -37,10 +37,12 @@ pub fn title(events: &[Value], finished: &Finished) -> String {
     format!("{command} {}", finished.rollback.as_deref().unwrap_or("?"))
 }
 
-/// Who holds the gate closed, and what the public got at the end, if this is known.
+/// Who holds the gate closed, what this leaves open, and what the public got at the end, if this is known.
 pub fn gate(finished: &Finished) -> impl Iterator<Item = String> {
     let hold = finished.hold.as_ref().map(|hold| format!("the gate is {hold}"));
-    hold.into_iter().chain(finished.public.as_ref().map(ToString::to_string))
+    let beside =
+        (!finished.not_closed.is_empty()).then(|| format!("not closed: {}", finished.not_closed.join(", ")));
+    hold.into_iter().chain(beside).chain(finished.public.as_ref().map(ToString::to_string))
 }
 
 /// The text of a JSON string, without quotes.

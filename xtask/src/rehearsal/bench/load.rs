@@ -5,7 +5,6 @@ use crate::base::deadline::Deadline;
 use crate::base::threads::joined;
 use crate::checks::memory::memory;
 use crate::checks::target::Target;
-use crate::deploy::gate::Gateway;
 use crate::rehearsal::Rehearsal;
 use crate::rehearsal::bench::row::Row;
 use crate::stack::call::filled_path;
@@ -28,7 +27,6 @@ pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
     let rule = pilot.manifest.load.as_ref().context("pilot.toml has no [load]")?;
     let engine = rehearsal.session.engine.as_ref();
     let target = Target::new(pilot, engine, &env)?;
-    let gateway = target.clients.get(pilot.gateway()).context("no gateway")?;
     let used = || memory(&target, engine, Deadline::after(pilot.manifest.limits.engine));
     let largest = used()?.into_values().fold(0.0, f64::max) / 1e6;
     rows.push(Row::plain("a service, resident idle", largest, "MB", 30.0));
@@ -52,8 +50,10 @@ pub fn measure(rehearsal: &Rehearsal, rows: &mut Vec<Row>) -> Result<()> {
         std::thread::sleep(Duration::from_secs(2));
         let loaded = used()?.get(pilot.gateway()).context("the memory of the gateway is not known")? / 1e6;
         rows.push(Row::plain("gateway with 1,000 streams", loaded, "MB", 150.0));
+        let view = rehearsal.session.running(Deadline::after(LIMIT))?;
+        let gate = view.gate(Duration::from_secs(5))?;
         let closing = Instant::now();
-        Gateway::new(gateway.clone(), pilot.manifest.gate()?).close("bench")?;
+        gate.close("bench")?;
         let ends: Vec<Result<Instant>> = streams.into_iter().map(joined).collect();
         let mut took: Vec<f64> = Vec::new();
         for end in &ends {

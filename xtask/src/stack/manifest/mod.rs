@@ -2,6 +2,7 @@
 //! the parts into `values`. Which manifest a command uses is decided in `pilot`. Called by `pilot` and by everything that reads a part
 //! of the manifest.
 
+mod gate;
 mod reading;
 mod requests;
 mod sections;
@@ -9,12 +10,10 @@ mod values;
 
 use crate::base::files;
 use crate::stack::check::Kind;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use std::path::Path;
 use values::Used;
-pub use values::{
-    Document, Flags, GateRule, HealthRule, LoadRule, Manifest, MemoryRule, Position, Service, SessionRule,
-};
+pub use values::{Document, Flags, HealthRule, LoadRule, Manifest, MemoryRule, Service, SessionRule};
 
 /// What manifests of version 1 do not say, because this program knew it.
 const NOT_IN_VERSION_1: &str = include_str!("../not_in_version_1.toml");
@@ -42,11 +41,6 @@ impl Manifest {
     /// That of a stack without a manifest.
     pub fn none() -> Self {
         Self::default()
-    }
-
-    /// How the public is let in and shut out.
-    pub fn gate(&self) -> Result<&GateRule> {
-        self.gate.as_ref().context("the manifest of the stack has no [gate]")
     }
 
     fn load(path: &Path) -> Result<Self> {

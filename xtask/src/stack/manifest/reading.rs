@@ -328,6 +328,11 @@ impl<'a> Value<'a> {
         u64::from_str_radix(number.as_str(), number.radix()).ok()
     }
 
+    /// Is it a table?
+    pub fn is_table(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Table(_))
+    }
+
     /// Is it a list?
     pub fn is_list(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::Array(_))

@@ -1,20 +1,19 @@
 //! Reads the sections of a manifest. Each reads all its keys before it gives up, so that every mistake is noted. Called
 //! by `Manifest::parse`.
 
+use super::gate::gate;
 use super::reading::{Table, Value};
 use super::requests::{Scope, names_fit, one_of, pointed, pointer};
 use super::values::{
-    Auth, Build, Contact, Document, Drill, EVIDENCE_FILES, EVIDENCE_OF_SERVICE, Flags, GateRule, HealthRule,
-    Host, Limits, LoadRule, Manifest, MemoryRule, Offline, Position, Projects, Row, Seed, Service,
-    SessionRule,
+    Auth, Build, Contact, Document, Drill, EVIDENCE_FILES, EVIDENCE_OF_SERVICE, Flags, HealthRule, Host,
+    Limits, LoadRule, Manifest, MemoryRule, Projects, Row, Seed, Service, SessionRule,
 };
 use crate::base::files;
 use crate::base::secrets;
 use crate::stack::check::Criterion;
+use crate::stack::gate_rule::GateRule;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Variables that this program knows where the gate is closed or opened. The env file may be lost then.
-const OF_GATE: [&str; 2] = ["REASON", "PROJECT"];
 /// Variables that this program knows in a check.
 const OF_CHECK: [&str; 2] = ["PROJECT", "SESSION"];
 
@@ -31,7 +30,7 @@ pub fn manifest(top: &Table<'_>) -> Option<Manifest> {
     let checks = top.each("check", |value| in_check.check(value));
     let criteria = top.each("criteria", |value| criterion(value, scope));
     names_fit(top, &checks, &criteria);
-    let gate = top.get("gate", |value| gate(value, &names));
+    let gate = top.or("gate", GateRule::default(), |value| gate(value, &names));
     let evidence = top.each("evidence", |value| document(value, scope));
     evidence_fits(top, &evidence, &names);
     let rest = Manifest {
@@ -108,66 +107,6 @@ fn service(value: &Value<'_>) -> Option<Service> {
         (table.need("name", Value::text), table.need("port", Value::text), table.need("volume", Value::text));
     table.close();
     Some(Service { name: all.0?, port: all.1?, volume: all.2? })
-}
-
-/// The service of the gate is named once: by its key, or in its requests.
-fn gate(value: &Value<'_>, services: &[String]) -> Option<GateRule> {
-    let table = value.table()?;
-    let scope = Scope { services, own: &OF_GATE, env: false };
-    let named = table.get("service", |value| {
-        let name = value.text()?;
-        scope.service(value, &name);
-        Some(name)
-    });
-    let call = |key| table.need(key, |value| scope.call(value));
-    let (close, open, refused, served) = (call("close"), call("open"), call("refused"), call("served"));
-    let position = table.need("position", |value| position(value, scope));
-    let offline = table.need("offline", |value| offline(value, scope));
-    let own_reasons = table.or("own_reasons", Vec::new(), Value::texts);
-    table.close();
-    let lines = [&close, &open, &refused, &served].into_iter().flatten().map(|call| &call.request);
-    let lines = lines.chain(position.iter().map(|position| &position.request));
-    let mut said: BTreeSet<&String> = lines.filter_map(|line| line.service.as_ref()).chain(&named).collect();
-    let service = said.pop_first().cloned();
-    match &service {
-        None => table.wrong("it names no service; write \"POST service/path\" in its requests"),
-        Some(first) if !said.is_empty() => {
-            let others: Vec<&str> = said.iter().map(|name| name.as_str()).collect();
-            table.wrong(format!(
-                "it has several services: {first}, {}; a gate is one service",
-                others.join(", ")
-            ));
-        }
-        Some(_) => {}
-    }
-    Some(GateRule {
-        service: service?,
-        close: close?,
-        open: open?,
-        refused: refused?,
-        served: served?,
-        position: position?,
-        offline: offline?,
-        own_reasons,
-    })
-}
-
-fn position(value: &Value<'_>, scope: Scope<'_>) -> Option<Position> {
-    let table = value.table()?;
-    let request = table.need("request", |value| scope.get(value));
-    let closed = table.need("closed", |value| value.map(pointed));
-    let open = table.need("open", |value| value.map(pointed));
-    let reason = table.need("reason", pointer);
-    table.close();
-    Some(Position { request: request?, closed: closed?, open: open?, reason: reason? })
-}
-
-fn offline(value: &Value<'_>, scope: Scope<'_>) -> Option<Offline> {
-    let table = value.table()?;
-    let run = table.need("run", |value| scope.command(value));
-    let prints = table.need("prints", Value::text);
-    table.close();
-    Some(Offline { run: run?, prints: prints? })
 }
 
 fn seed(value: &Value<'_>, scope: Scope<'_>) -> Option<Seed> {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::stack::check::{Kind, Metric};
+use crate::stack::gate_rule::{GateRule, Kind};
 
 /// As it was at 21325fb.
 const VERSION_1: &str = include_str!("../captured/manifest_1.toml");
@@ -20,8 +21,12 @@ fn manifests_of_before_are_read_and_check_all_that_is_checked_today() {
             |manifest: &Manifest| without_service(format!("{:?} {:?}", manifest.gate, manifest.evidence));
         assert_eq!(shown(&old), shown(&new));
         let asked = |manifest: &Manifest| {
-            let (gate, seed) = (manifest.gate.clone().unwrap(), manifest.seed.clone().unwrap());
-            (gate.service, seed.request.path, format!("{:?}", manifest.projects))
+            let seed = manifest.seed.clone().unwrap();
+            (
+                manifest.gate.service().map(str::to_owned),
+                seed.request.path,
+                format!("{:?}", manifest.projects),
+            )
         };
         assert_eq!(asked(&old), asked(&new));
         assert_eq!((&old.checks, &old.criteria), (&new.checks, &new.criteria));
@@ -233,4 +238,34 @@ fn every_key_is_on_the_page_about_the_manifest() {
         }
     }
     assert!(count > 80, "only {count} keys");
+}
+
+#[test]
+fn a_gate_of_each_kind_is_read_and_all_its_mistakes_are_told_at_once() {
+    let read = |gate: &str| Manifest::parse("m", &format!("version = 2\n[gate]\n{gate}")).map(|m| m.gate);
+    let exec = "kind = \"exec\"\nservice = \"a\"\nclose = [\"gate\", \"close\"]\nopen = \"gate open\"\n\
+                closed = \"sh -c 'test -e /closed'\"";
+    let Ok(GateRule::Exec(gate)) = read(exec) else { panic!("{:?}", read(exec)) };
+    assert_eq!(gate.closed.0, ["sh", "-c", "test -e /closed"]);
+    assert_eq!(read("kind = \"stop\"").unwrap().kind(), Kind::Stop);
+    assert_eq!(Manifest::parse("m", "version = 2").unwrap().gate.kind(), Kind::Stop);
+    for (text, why) in [
+        ("service = \"a\"", vec!["`kind` is missing"]),
+        (
+            "kind = \"exec\"\nservices = [\"a\"]\nopen = { request = \"GET /\" }\nclosed = \"a 'b\"",
+            vec![
+                "services",
+                "names no service",
+                "`close` is missing",
+                "it must be a text",
+                "a ' is not closed",
+            ],
+        ),
+        ("kind = \"stop\"\nservice = \"a\"", vec!["service"]),
+        ("kind = \"http\"\nclose = \"a\"", vec!["it must be a table", "`position` is missing"]),
+        ("kind = \"door\"", vec!["is no kind of gate"]),
+    ] {
+        let error = read(text).unwrap_err().to_string();
+        why.iter().for_each(|why| assert!(error.contains(why), "{text}: {error}"));
+    }
 }

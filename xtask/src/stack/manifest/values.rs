@@ -2,8 +2,9 @@
 
 use crate::base::http::Pass;
 use crate::base::secrets;
-use crate::stack::call::{Call, Line};
+use crate::stack::call::Line;
 use crate::stack::check::{Check, Criterion};
+use crate::stack::gate_rule::GateRule;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ pub struct Manifest {
     /// What a project with another name than the default one needs.
     pub projects: Projects,
     /// How the public is let in and shut out.
-    pub gate: Option<GateRule>,
+    pub gate: GateRule,
     /// How the seed file is loaded.
     pub seed: Option<Seed>,
     /// Answers of the services that are kept as evidence.
@@ -96,49 +97,6 @@ pub struct Projects {
 pub struct Build {
     /// Name of the cargo package, and of its binary.
     pub package: String,
-}
-
-/// The `[gate]` part: the service that lets the public in, and the requests that close it, open it, and prove both.
-#[derive(Clone, Debug)]
-pub struct GateRule {
-    /// The service.
-    pub service: String,
-    /// Closes the gate, with `${REASON}`.
-    pub close: Call,
-    /// Opens it.
-    pub open: Call,
-    /// Fails unless the gate is closed.
-    pub refused: Call,
-    /// Fails unless the gate is open.
-    pub served: Call,
-    /// Says whether it is closed, and why.
-    pub position: Position,
-    /// Closes the gate of a service that does not run.
-    pub offline: Offline,
-    /// The reasons that the service gives if it closed the gate by itself.
-    pub own_reasons: Vec<String>,
-}
-
-/// A request whose answer says whether the gate is closed.
-#[derive(Clone, Debug)]
-pub struct Position {
-    /// The request.
-    pub request: Line,
-    /// The values of a closed gate, by JSON pointer (RFC 6901).
-    pub closed: BTreeMap<String, Value>,
-    /// The values of an open gate. The status must be 200 too.
-    pub open: BTreeMap<String, Value>,
-    /// Where the reason is that was given when it was closed.
-    pub reason: String,
-}
-
-/// A program in the image of the service that closes the gate in its stored data.
-#[derive(Clone, Debug)]
-pub struct Offline {
-    /// The arguments, with `${REASON}`.
-    pub run: Vec<String>,
-    /// What it prints after it has closed the gate.
-    pub prints: String,
 }
 
 /// The `[seed]` part.

@@ -5,6 +5,9 @@
 // If a helper panics, the test has failed, which is the purpose of the helper.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod gates;
+
+use self::gates::with_gate;
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
 use crate::base::files::{self, Mode};
@@ -16,16 +19,17 @@ use crate::deploy::invariants::{Before, of_run};
 use crate::deploy::plan::{Goal, Purpose};
 use crate::deploy::run::{self, Command, Request};
 use crate::deploy::session::Session;
-use crate::engine::fake::world::{CORRUPT, Defect, Killed, Things, World};
+use crate::engine::fake::world::{ALWAYS, CORRUPT, Defect, Killed, Things, World};
 use crate::engine::roles::Runtime;
 use crate::operations::{rollback, up};
 use crate::release::description::{Image, Release, State};
 use crate::release::form::DESCRIPTION;
 use crate::release::store::Store;
-use crate::stack::envfile::with_value;
+use crate::stack::envfile::{EnvFile, with_value};
+use crate::stack::gate_rule::Kind;
 use crate::stack::hold::Hold;
 use crate::stack::manifest::{MANIFEST_FILE, Manifest};
-use crate::stack::pilot::{By, Pilot};
+use crate::stack::pilot::{By, MODEL_FILE, Pilot};
 use crate::stack::state_dir::StateDir;
 use anyhow::Result;
 use serde_json::Value;
@@ -74,6 +78,11 @@ enum Ran {
 
 impl Scene {
     fn new() -> Self {
+        Self::of(None)
+    }
+
+    /// With this gate; none for that of the pilot.
+    fn of(gate: Option<&str>) -> Self {
         let folder = Folder::new();
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pilot-deploy");
         let pack = folder.0.as_path().join("pilot-deploy");
@@ -84,10 +93,16 @@ impl Scene {
         // Nothing takes long in memory, so do not wait for what never comes.
         let manifest = std::fs::read_to_string(from.join("pilot.toml")).unwrap();
         let manifest = manifest.replace("ready = \"20s\"", "ready = \"150ms\"");
+        let manifest = gate.map_or(manifest.clone(), |gate| with_gate(&manifest, gate));
         std::fs::write(pack.join("pilot.toml"), manifest).unwrap();
         let state = StateDir::new(folder.0.as_path().join("state"));
         let pilot = Pilot::at(&pack, "memory", state, By::Tree).unwrap();
         let scene = Self { _folder: folder, pilot, world: World::default() };
+        scene.world.things().edge =
+            scene.pilot.manifest.gate.named().into_iter().map(str::to_owned).collect();
+        if scene.pilot.manifest.gate.kind() != Kind::Stop {
+            scene.world.things().edge.clear();
+        }
         let env = files::read_text(&scene.pilot.pack.join(".env.poc.example")).unwrap();
         let env =
             with_value(&with_value(&env, "PILOT_PROJECT", "memory").unwrap(), "ADMIN_TOKEN", SECRET).unwrap();
@@ -114,7 +129,7 @@ impl Scene {
     /// Starts something by hand, without this tool.
     fn apply(&self, release: &Release) {
         let (dir, limit) = (self.store().dir(&release.id), Deadline::after(Duration::from_secs(1)));
-        self.world.engine(&self.pilot).apply(release, &dir, &[], limit).unwrap();
+        self.world.engine(&self.pilot).apply(release, &dir, &[], &[], limit).unwrap();
     }
 
     /// A candidate in the store; the engine has its images.
@@ -133,11 +148,14 @@ impl Scene {
         files::write(&state.program(&program), b"xtask", Mode::Program).unwrap();
         (release.id, release.xtask) = (id.to_owned(), program);
         let seed = files::read(&pack.join("seed/demo-scenario.json")).unwrap();
+        let mut model = self.pilot.by_manifest(&EnvFile::parse("", env.as_bytes()).unwrap()).unwrap();
+        model.services.values_mut().for_each(|service| service.restart = Some(ALWAYS.to_owned()));
         for (name, bytes) in [
             ("docker-compose.poc.yml", files::read(&pack.join("docker-compose.poc.yml")).unwrap()),
             (ENV_FILE, env.as_bytes().to_vec()),
             ("demo-scenario.json", seed),
             (MANIFEST_FILE, files::read(&pack.join(MANIFEST_FILE)).unwrap()),
+            (MODEL_FILE, serde_json::to_vec(&model).unwrap()),
         ] {
             let path = state.release(id).join(name);
             files::write(&path, &bytes, Mode::Private).unwrap();
@@ -258,6 +276,7 @@ fn deploy(session: &Session) -> Result<Finished> {
 /// Makes every operation of `what` fail, one at a time, then interrupts the run before each. Each time,
 /// `prepare` makes a new stack. The invariants must hold, and running it again must end well.
 fn everywhere(
+    gate: Option<&str>,
     prepare: &dyn Fn(&Scene),
     what: &dyn Fn(&Session) -> Result<Finished>,
     again: &dyn Fn(&Session) -> Result<Finished>,
@@ -266,7 +285,7 @@ fn everywhere(
     for number in 1.. {
         let mut reached = false;
         for (fail_at, kill_at) in [(Some(number), None), (None, Some(number))] {
-            let scene = Scene::new();
+            let scene = Scene::of(gate);
             prepare(&scene);
             scene.world.begin(fail_at, kill_at);
             let ran = scene.run(what);
@@ -403,36 +422,8 @@ fn what_an_older_version_has_left_is_still_read() {
 }
 
 #[test]
-fn a_gate_that_a_person_closes_at_any_moment_of_a_run_stays_closed() {
-    let mut points = 0;
-    for number in 1.. {
-        let scene = Scene::new();
-        scene.break_version(Defect::Errors);
-        scene.world.begin(None, None);
-        let ledger = scene.store().ledger();
-        let close = move |things: &mut Things| {
-            let hold = Hold::mine("bad answers");
-            hold.place(&ledger).unwrap();
-            things.gate = Some(hold.reason);
-        };
-        scene.world.things().meanwhile = Some((number, Box::new(close)));
-        let finished = scene.finishes(&roll_back);
-        if scene.world.things().meanwhile.is_some() {
-            break;
-        }
-        assert!(!scene.world.things().is_open(), "closed before operation {number}: {finished:?}");
-        scene.world.begin(None, None);
-        let again = scene.finishes(&roll_back);
-        assert_eq!(again.exit, Exit::Held, "closed before operation {number}: {again:?}");
-        scene.hold(Some(&again));
-        points += 1;
-    }
-    assert!(points > 20, "only {points} points");
-}
-
-#[test]
 fn a_rollback_that_fails_or_is_cut_off_anywhere_can_be_run_again() {
-    let points = everywhere(&|scene| scene.break_version(Defect::Errors), &roll_back, &roll_back);
+    let points = everywhere(None, &|scene| scene.break_version(Defect::Errors), &roll_back, &roll_back);
     assert!(points > 40, "only {points} points");
 }
 
@@ -461,13 +452,13 @@ fn a_rollback_over_corrupt_data_that_fails_or_is_cut_off_anywhere_can_be_run_aga
 
 #[test]
 fn a_reset_that_fails_or_is_cut_off_anywhere_can_be_run_again() {
-    let points = everywhere(&|_| (), &reset, &reset);
+    let points = everywhere(None, &|_| (), &reset, &reset);
     assert!(points > 40, "only {points} points");
 }
 
 #[test]
 fn a_deployment_that_fails_or_is_cut_off_anywhere_leaves_a_way_back() {
     let prepare = |scene: &Scene| drop(scene.release("r2", "v2.0.0", &scene.env_text()));
-    let points = everywhere(&prepare, &deploy, &roll_back);
+    let points = everywhere(None, &prepare, &deploy, &roll_back);
     assert!(points > 30, "only {points} points");
 }
