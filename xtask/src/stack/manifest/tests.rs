@@ -161,7 +161,7 @@ fn the_pilot_has_every_check_of_the_runbook() {
     assert_eq!(first.metric, Some(Metric::Latency("timeToFirstToken".into())));
     assert!(matches!(&first.kind, Kind::Http(exchange) if exchange.call.sse.as_deref() == Some("token")));
     let known = |name: &str| name == "DEMO_SEED" || name == "DEMO_SCENARIO_ID" || name.ends_with("_S");
-    let error = manifest.check_variables(known).unwrap_err().to_string();
+    let error = manifest.check_needs(known, None).unwrap_err().to_string();
     assert_eq!(error.matches("is missing in the env file (pilot.toml:").count(), 2, "{error}");
     assert!(error.contains("TTFF_TARGET_MS is missing") && error.contains("CANCEL_TARGET_MS"), "{error}");
 }
@@ -229,4 +229,22 @@ fn every_key_is_on_the_page_about_the_manifest() {
         }
     }
     assert!(count > 80, "only {count} keys");
+}
+
+#[test]
+fn services_that_only_compose_knows_are_checked_when_it_was_asked() {
+    let read = |text: &str| Manifest::parse("p.toml", text).unwrap();
+    let all = read(&format!("check = [{{ name = \"a\", tcp = \"dp:5432\" }}]\n{NEEDED}"));
+    let known = BTreeSet::from(["api", "db"]);
+    let error = all.check_needs(|_| true, Some(&known)).unwrap_err().to_string();
+    assert_eq!(error, "there is no service dp; there are: api, db (p.toml:1:30 needs it)");
+    all.check_needs(|_| true, None).unwrap();
+    // An older manifest has no place for what was added to it.
+    let error = read(VERSION_1).check_needs(|_| false, None).unwrap_err().to_string();
+    assert!(
+        error.contains(
+            "TTFF_TARGET_MS is missing in the env file (p.toml, which is of an older version, needs it)"
+        ),
+        "{error}"
+    );
 }
