@@ -14,7 +14,7 @@ use crate::stack::check::{Cancel, Check, Exchange, Kind};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use std::io::{ErrorKind, Read};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// How long a connection must last: Docker's proxy accepts one for a container in which nobody listens, and closes it.
@@ -62,6 +62,7 @@ pub fn run(target: &Target<'_>, check: &Check) -> Result<(Latency, String)> {
 }
 
 fn once(target: &Target<'_>, check: &Check, deadline: Deadline) -> Result<Found> {
+    ensure!(!deadline.passed(), "it did not end in {}", humantime::format_duration(check.deadline));
     let begun = Instant::now();
     let detail = match &check.kind {
         Kind::Http(exchange) => return exchanged(target, exchange, deadline),
@@ -86,13 +87,16 @@ fn last_line(text: &str) -> String {
 
 fn connect(target: &Target<'_>, service: &str, port: u16, deadline: Deadline) -> Result<String> {
     let address = target.published(service, port)?;
-    let what = || format!("{service}: cannot connect to {address}");
-    let limit = deadline.left().max(Duration::from_millis(1));
+    accepts(address, deadline.left().max(Duration::from_millis(1))).with_context(|| service.to_owned())
+}
+
+fn accepts(address: SocketAddr, limit: Duration) -> Result<String> {
+    let what = || format!("cannot connect to {address}");
     let mut socket = TcpStream::connect_timeout(&address, limit).with_context(what)?;
     socket.set_read_timeout(Some(ACCEPTED.min(limit))).with_context(what)?;
     match socket.read(&mut [0; 1]) {
         Ok(0) => {
-            bail!("{service}: {address} accepted the connection and closed it at once: nobody listens there")
+            bail!("{address} accepted the connection and closed it at once: nobody listens there")
         }
         Ok(_) => {}
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
@@ -125,20 +129,25 @@ fn exchanged(target: &Target<'_>, exchange: &Exchange, deadline: Deadline) -> Re
     };
     let mut slowest: Option<Found> = None;
     for service in services {
-        let client = target.client(service, deadline)?;
-        let found = one(target, exchange, &client, deadline).with_context(|| service.clone())?;
+        let found = one(target, exchange, service, deadline).with_context(|| service.clone())?;
         slowest = slowest.into_iter().chain([found]).max_by_key(|(took, _)| *took);
     }
     slowest.context("no service could be asked")
 }
 
-fn one(target: &Target<'_>, exchange: &Exchange, client: &Client, deadline: Deadline) -> Result<Found> {
+/// A client for a request: its own service, or this one. It ends with the deadline.
+fn asked(target: &Target<'_>, call: &Call, service: &str, deadline: Deadline) -> Result<Client> {
+    target.client(call.request.service.as_deref().unwrap_or(service), deadline)
+}
+
+fn one(target: &Target<'_>, exchange: &Exchange, service: &str, deadline: Deadline) -> Result<Found> {
     let Exchange { call, same_twice, resume_after, cancel, then, .. } = exchange;
     let begun = Instant::now();
     let session = Target::session();
     let values = target.values(&session);
+    let client = &target.client(service, deadline)?;
     if let Some(cancel) = cancel {
-        return cancelled(target, call, cancel, client, deadline);
+        return cancelled(target, call, cancel, service, deadline);
     }
     let (mut took, detail) = match (call.is_stream(), resume_after) {
         (true, Some(id)) => resumed(target, exchange, client, id)?,
@@ -156,9 +165,7 @@ fn one(target: &Target<'_>, exchange: &Exchange, client: &Client, deadline: Dead
         }
     };
     for call in then {
-        let other =
-            call.request.service.as_ref().map(|service| target.client(service, deadline)).transpose()?;
-        ask(other.as_ref().unwrap_or(client), call, &values)?;
+        ask(&asked(target, call, service, deadline)?, call, &values)?;
         took = begun.elapsed();
     }
     Ok((took, detail))
@@ -206,11 +213,9 @@ fn compared<'e>(exchange: &Exchange, all: &'e [Event]) -> Vec<(&'e str, &'e str,
 fn twice(target: &Target<'_>, exchange: &Exchange, client: &Client) -> Result<Found> {
     let begun = Instant::now();
     let [one, two] = both(target, &exchange.call, client, None)?;
-    ensure!(
-        compared(exchange, &one) == compared(exchange, &two),
-        "{}: two streams differ",
-        exchange.call.request
-    );
+    let (first, second) = (compared(exchange, &one), compared(exchange, &two));
+    ensure!(!first.is_empty(), "{}: there is no event to compare", exchange.call.request);
+    ensure!(first == second, "{}: two streams differ", exchange.call.request);
     Ok((begun.elapsed(), format!("{} events twice", one.len())))
 }
 
@@ -221,6 +226,7 @@ fn resumed(target: &Target<'_>, exchange: &Exchange, client: &Client, id: &str) 
     let at = at.with_context(|| format!("{}: no event has the id {id}", exchange.call.request))?;
     let (before, after) = whole.split_at(at + 1);
     let (wanted, found) = (compared(exchange, after), compared(exchange, &rest));
+    ensure!(!wanted.is_empty(), "{}: there is no event to compare after {id}", exchange.call.request);
     ensure!(found == wanted, "after {id} expected {} events, got {}", wanted.len(), found.len());
     let repeated =
         rest.iter().any(|event| !event.id.is_empty() && before.iter().any(|old| old.id == event.id));
@@ -232,23 +238,42 @@ fn cancelled(
     target: &Target<'_>,
     call: &Call,
     cancel: &Cancel,
-    client: &Client,
+    service: &str,
     deadline: Deadline,
 ) -> Result<Found> {
     let session = Target::session();
     let values = target.values(&session);
-    let mut events = stream(client, call, &values, None)?;
+    let mut events = stream(&target.client(service, deadline)?, call, &values, None)?;
     events
         .until(call.sse.as_deref().context("a check with cancel needs the event after which it cancels")?)?;
-    let service = cancel.call.request.service.as_ref();
-    let other = service.map(|service| target.client(service, deadline)).transpose()?;
-    let asked = other.as_ref().unwrap_or(client);
+    let client = asked(target, &cancel.call, service, deadline)?;
     let sent = Instant::now();
-    ask(asked, &cancel.call, &values)?;
+    ask(&client, &cancel.call, &values)?;
     events.until(&cancel.ends_with)?;
     let took = sent.elapsed();
     if let Some(again) = &cancel.again {
-        ask(asked, again, &values).context("the same request once more")?;
+        ask(&client, again, &values).context("the same request once more")?;
     }
     Ok((took, format!("ended with {}", cancel.ends_with)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_port_is_accepted_only_while_somebody_keeps_the_connection() {
+        let limit = Duration::from_secs(5);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(accepts(address, limit).unwrap().contains("accepts connections"));
+        // As Docker's proxy does for a container in which nobody listens.
+        drop(listener.accept().unwrap());
+        let closes = std::thread::spawn(move || drop(listener.accept().unwrap()));
+        let error = accepts(address, limit).unwrap_err().to_string();
+        closes.join().unwrap();
+        assert!(error.contains("nobody listens there"), "{error}");
+        assert!(accepts(address, limit).unwrap_err().to_string().contains("cannot connect"));
+    }
 }

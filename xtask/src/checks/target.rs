@@ -35,15 +35,17 @@ pub struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// From the env file that the services were deployed with. The error names all that is missing in it.
+    /// From the env file that the services were deployed with. The error names all that the manifest needs and that is
+    /// missing in it.
     pub fn new(pilot: &'a Pilot, runtime: &'a dyn Runtime, env: &EnvFile) -> Result<Self> {
         let (manifest, env) = (&pilot.manifest, env.map());
-        manifest.check_variables(|name| name == "PROJECT" || name == "SESSION" || env.contains_key(name))?;
         let endpoints = endpoints(pilot, &EnvFile::of(&env))?;
         let clients =
             endpoints.iter().map(|(name, endpoint)| (name.clone(), runtime.reach(endpoint, REQUEST)));
         let clients = clients.collect();
         let definition = pilot.definition.clone();
+        let services = definition.as_ref().map(|known| known.services.keys().map(String::as_str).collect());
+        manifest.check_needs(|name| env.contains_key(name), services.as_ref())?;
         let checks = match (manifest.checks.as_slice(), &definition) {
             ([], Some(definition)) => default_checks(definition),
             (own, _) => own.to_vec(),

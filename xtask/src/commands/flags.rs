@@ -1,6 +1,6 @@
 //! `flags`: the safety flags of the running services, and which of them are wrong.
 
-use crate::base::failure::Exit;
+use crate::base::failure::{Exit, fail};
 use crate::base::next::Next;
 use crate::checks::flags::flags;
 use crate::checks::target::Target;
@@ -17,6 +17,10 @@ pub struct Args {}
 /// Exit 1 if a flag is wrong, or could not be read.
 pub fn run(session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
+    if pilot.manifest.flags.is_none() {
+        let what = "the manifest has no [flags], so there is nothing to check";
+        return Err(fail(Exit::Usage, what, "docs/manifest.md says how to add them"));
+    }
     let flags = flags(&Target::new(pilot, session.engine.as_ref(), &pilot.env()?)?);
     let out = &session.out;
     let violations = flags.iter().filter(|flag| !flag.ok()).count();

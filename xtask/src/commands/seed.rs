@@ -1,4 +1,4 @@
-//! `seed`: loads a scenario through `/admin/seed` of the running pilot.
+//! `seed`: loads a scenario into the running stack, by the request in `[seed]` of the manifest.
 
 use crate::base::failure::{Exit, fail};
 use crate::base::files;

@@ -10,9 +10,10 @@ mod values;
 
 use crate::base::files;
 use crate::stack::check::Kind;
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
+use reading::Need;
+use std::collections::BTreeSet;
 use std::path::Path;
-use values::Used;
 pub use values::{Document, Flags, HealthRule, LoadRule, Manifest, MemoryRule, Service, SessionRule};
 
 /// What manifests of version 1 do not say, because this program knew it.
@@ -57,9 +58,8 @@ impl Manifest {
 
     /// Reads the text of a manifest. `file` is its name in messages.
     pub fn parse(file: &str, text: &str) -> Result<Self> {
-        let (mut read, used) = reading::read(file, text, &older, sections::manifest)?;
-        read.used = used.into_iter().map(|(name, place)| Used { name, place }).collect();
-        Ok(read)
+        let (read, needs) = reading::read(file, text, &older, sections::manifest)?;
+        Ok(Self { needs, ..read })
     }
 
     /// The programs of its checks, which are files of the stack.
@@ -70,16 +70,26 @@ impl Manifest {
         })
     }
 
-    /// An error that names every variable which the manifest needs and `known` has not.
-    pub fn check_variables(&self, known: impl Fn(&str) -> bool) -> Result<()> {
-        let mut missing: Vec<String> = Vec::new();
-        for Used { name, place } in self.used.iter().filter(|used| !known(&used.name)) {
-            match missing.iter_mut().find(|line| line.starts_with(&format!("{name} is"))) {
-                Some(_) => {}
-                None => missing.push(format!("{name} is missing in the env file ({place} needs it)")),
+    /// An error that names everything that the manifest needs and is not there: variables of the env file, and services,
+    /// if they are known.
+    pub fn check_needs(&self, has: impl Fn(&str) -> bool, services: Option<&BTreeSet<&str>>) -> Result<()> {
+        let mut missing: Vec<(&Need, String)> = Vec::new();
+        for (need, place) in &self.needs {
+            let what = match (need, services) {
+                (Need::Variable(name), _) if !has(name) => format!("{name} is missing in the env file"),
+                (Need::Service(name), Some(known)) if !known.contains(name.as_str()) => {
+                    let known: Vec<&str> = known.iter().copied().collect();
+                    format!("there is no service {name}; there are: {}", known.join(", "))
+                }
+                _ => continue,
+            };
+            if missing.iter().all(|(known, _)| *known != need) {
+                missing.push((need, format!("{what} ({place} needs it)")));
             }
         }
-        if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("; ")) }
+        let missing: Vec<String> = missing.into_iter().map(|(_, what)| what).collect();
+        ensure!(missing.is_empty(), "{}", missing.join("; "));
+        Ok(())
     }
 }
 

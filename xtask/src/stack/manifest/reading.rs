@@ -44,11 +44,20 @@ fn place(text: &str, at: usize) -> (usize, usize) {
     (line, String::from_utf8_lossy(&before[start..]).chars().count() + 1)
 }
 
-/// What was found on the way: mistakes, and variables that are needed. Each with the byte that it is at.
+/// What a manifest needs that others must have.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// A variable of the env file.
+    Variable(String),
+    /// A service that only Compose knows.
+    Service(String),
+}
+
+/// What was found on the way: mistakes, and what is needed. Each with the byte that it is at.
 #[derive(Default)]
 pub struct Notes {
     mistakes: RefCell<Vec<(usize, String)>>,
-    variables: RefCell<Vec<(usize, String)>>,
+    needs: RefCell<Vec<(usize, Need)>>,
 }
 
 impl Notes {
@@ -58,8 +67,8 @@ impl Notes {
     }
 }
 
-/// The variables that a manifest needs, each with its place: `pilot.toml:12:5`.
-pub type Variables = Vec<(String, String)>;
+/// What a manifest needs, each with its place: `pilot.toml:12:5`.
+pub type Needs = Vec<(Need, String)>;
 
 /// Reads a file. `older` says what is added to it, if it is of an older version. `read` gets its top table, and notes
 /// what it does not like; its result counts only if there is no mistake.
@@ -68,8 +77,10 @@ pub fn read<T>(
     text: &str,
     older: &dyn Fn(&Table<'_>) -> Vec<&'static str>,
     read: impl FnOnce(&Table<'_>) -> Option<T>,
-) -> Result<(T, Variables), Mistakes> {
+) -> Result<(T, Needs), Mistakes> {
     let notes = Notes::default();
+    // What is added stands behind the file, so that its bytes have numbers of their own.
+    let added: Vec<String>;
     let (mut table, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         notes.add(error.span().map_or(0, |span| span.start), error.message().trim().replace('\n', ", "));
@@ -77,30 +88,39 @@ pub fn read<T>(
     // What follows a mistake in the syntax may not be what was meant.
     let mut found = None;
     if notes.mistakes.borrow().is_empty() {
-        for text in older(&Table::of(&table, &notes)) {
+        let behind = " ".repeat(text.len());
+        added =
+            older(&Table::of(&table, &notes)).into_iter().map(|more| format!("{behind}\n{more}")).collect();
+        for text in &added {
             let (more, _) = DeTable::parse_recoverable(text);
             merge(table.get_mut(), more.into_inner());
         }
         found = read(&Table::of(&table, &notes));
     }
-    let placed = |all: RefCell<Vec<(usize, String)>>| {
-        let mut all = all.into_inner();
-        all.sort();
-        all.dedup();
-        all.into_iter().map(|(at, what)| (place(text, at), what))
-    };
-    let mistakes: Vec<_> = placed(notes.mistakes).collect();
+    let mistakes = in_order(notes.mistakes);
     match found {
         Some(found) if mistakes.is_empty() => {
-            let variables = placed(notes.variables);
-            let place = |((line, column), name)| (name, format!("{file}:{line}:{column}"));
-            Ok((found, variables.map(place).collect()))
+            let named = |(at, need)| match place(text, at) {
+                _ if at > text.len() => (need, format!("{file}, which is of an older version,")),
+                (line, column) => (need, format!("{file}:{line}:{column}")),
+            };
+            Ok((found, in_order(notes.needs).into_iter().map(named).collect()))
         }
         _ => {
-            let told = mistakes.into_iter().map(|((line, column), what)| (line, column, what));
+            let told = mistakes.into_iter().map(|(at, what)| {
+                let (line, column) = place(text, at);
+                (line, column, what)
+            });
             Err(Mistakes { file: file.to_owned(), all: told.collect() })
         }
     }
+}
+
+fn in_order<T: Ord>(all: RefCell<Vec<(usize, T)>>) -> Vec<(usize, T)> {
+    let mut all = all.into_inner();
+    all.sort();
+    all.dedup();
+    all
 }
 
 /// Adds what a table does not have.
@@ -207,7 +227,9 @@ impl<'a> Table<'a> {
 
     /// Every key is known now.
     pub fn close(&self) {
-        let known = self.known.borrow();
+        let mut known = self.known.borrow().clone();
+        known.sort_unstable();
+        known.dedup();
         for (key, _) in self.table {
             let name = key.get_ref().as_ref();
             if known.contains(&name) {
@@ -317,9 +339,9 @@ impl<'a> Value<'a> {
         self.list(&mut Value::text)
     }
 
-    /// Notes a variable that it needs.
-    pub fn needs(&self, variable: &str) {
-        self.notes.variables.borrow_mut().push((self.at(), variable.to_owned()));
+    /// Notes what it needs.
+    pub fn needs(&self, need: Need) {
+        self.notes.needs.borrow_mut().push((self.at(), need));
     }
 
     /// The number, if it is one; no mistake is noted.

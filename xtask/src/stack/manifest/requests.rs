@@ -1,6 +1,6 @@
 //! Reads the requests and checks of a manifest, and notes what makes no sense. Called by `sections`.
 
-use super::reading::{Table, Value};
+use super::reading::{Need, Table, Value};
 use crate::stack::call::{Call, Line, names};
 use crate::stack::check::{
     Cancel, Check, Criterion, DEADLINE, Exchange, FLAGS, HEALTHY, Kind, Metric, limit,
@@ -27,7 +27,7 @@ impl Scope<'_> {
             Ok(names) => {
                 for name in names.into_iter().filter(|name| !self.own.contains(name)) {
                     if self.env {
-                        value.needs(name);
+                        value.needs(Need::Variable(name.to_owned()));
                     } else {
                         let known: Vec<String> = self.own.iter().map(|name| format!("${{{name}}}")).collect();
                         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
@@ -47,9 +47,11 @@ impl Scope<'_> {
         }
     }
 
-    /// Is it a service of the stack?
+    /// Is it a service of the stack? If only Compose knows them, this is asked later.
     pub fn service(&self, value: &Value<'_>, name: &str) {
-        if !self.services.is_empty() && self.services.iter().all(|known| known != name) {
+        if self.services.is_empty() {
+            value.needs(Need::Service(name.to_owned()));
+        } else if self.services.iter().all(|known| known != name) {
             value.note(format!("there is no service {name}; there are: {}", self.services.join(", ")));
         }
     }

@@ -60,7 +60,7 @@ pub fn manifest(top: &Table<'_>) -> Option<Manifest> {
         evidence,
         drill: top.or("drill", Drill::default(), drill),
         folder: None,
-        used: Vec::new(),
+        needs: Vec::new(),
     };
     top.close();
     version.map(|_| rest)

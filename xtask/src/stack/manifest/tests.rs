@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::stack::check::{Kind, Metric};
-use crate::stack::gate_rule::{GateRule, Kind};
+use crate::stack::gate_rule::{self, GateRule};
 
 /// As it was at 21325fb.
 const VERSION_1: &str = include_str!("../captured/manifest_1.toml");
@@ -170,7 +170,7 @@ fn the_pilot_has_every_check_of_the_runbook() {
     assert_eq!(first.metric, Some(Metric::Latency("timeToFirstToken".into())));
     assert!(matches!(&first.kind, Kind::Http(exchange) if exchange.call.sse.as_deref() == Some("token")));
     let known = |name: &str| name == "DEMO_SEED" || name == "DEMO_SCENARIO_ID" || name.ends_with("_S");
-    let error = manifest.check_variables(known).unwrap_err().to_string();
+    let error = manifest.check_needs(known, None).unwrap_err().to_string();
     assert_eq!(error.matches("is missing in the env file (pilot.toml:").count(), 2, "{error}");
     assert!(error.contains("TTFF_TARGET_MS is missing") && error.contains("CANCEL_TARGET_MS"), "{error}");
 }
@@ -247,8 +247,8 @@ fn a_gate_of_each_kind_is_read_and_all_its_mistakes_are_told_at_once() {
                 closed = \"sh -c 'test -e /closed'\"";
     let Ok(GateRule::Exec(gate)) = read(exec) else { panic!("{:?}", read(exec)) };
     assert_eq!(gate.closed.0, ["sh", "-c", "test -e /closed"]);
-    assert_eq!(read("kind = \"stop\"").unwrap().kind(), Kind::Stop);
-    assert_eq!(Manifest::parse("m", "version = 2").unwrap().gate.kind(), Kind::Stop);
+    assert_eq!(read("kind = \"stop\"").unwrap().kind(), gate_rule::Kind::Stop);
+    assert_eq!(Manifest::parse("m", "version = 2").unwrap().gate.kind(), gate_rule::Kind::Stop);
     for (text, why) in [
         ("service = \"a\"", vec!["`kind` is missing"]),
         (
@@ -268,4 +268,22 @@ fn a_gate_of_each_kind_is_read_and_all_its_mistakes_are_told_at_once() {
         let error = read(text).unwrap_err().to_string();
         why.iter().for_each(|why| assert!(error.contains(why), "{text}: {error}"));
     }
+}
+
+#[test]
+fn services_that_only_compose_knows_are_checked_when_it_was_asked() {
+    let read = |text: &str| Manifest::parse("p.toml", text).unwrap();
+    let all = read(&format!("check = [{{ name = \"a\", tcp = \"dp:5432\" }}]\n{NEEDED}"));
+    let known = BTreeSet::from(["api", "db"]);
+    let error = all.check_needs(|_| true, Some(&known)).unwrap_err().to_string();
+    assert_eq!(error, "there is no service dp; there are: api, db (p.toml:1:30 needs it)");
+    all.check_needs(|_| true, None).unwrap();
+    // An older manifest has no place for what was added to it.
+    let error = read(VERSION_1).check_needs(|_| false, None).unwrap_err().to_string();
+    assert!(
+        error.contains(
+            "TTFF_TARGET_MS is missing in the env file (p.toml, which is of an older version, needs it)"
+        ),
+        "{error}"
+    );
 }

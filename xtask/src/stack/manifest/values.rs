@@ -1,5 +1,6 @@
 //! The parts of a manifest, as values. They are read by `sections`.
 
+use super::reading::Needs;
 use crate::base::http::Pass;
 use crate::base::secrets;
 use crate::stack::call::Line;
@@ -65,15 +66,8 @@ pub struct Manifest {
     pub folder: Option<PathBuf>,
     /// What lets a drill break the stack by its settings.
     pub drill: Drill,
-    /// The variables of the env file that its requests and limits need.
-    pub(super) used: Vec<Used>,
-}
-
-/// The name of a variable, and where the manifest has it: `pilot.toml:12:5`.
-#[derive(Clone, Debug)]
-pub(super) struct Used {
-    pub(super) name: String,
-    pub(super) place: String,
+    /// What its requests and limits need, each with its place.
+    pub(super) needs: Needs,
 }
 
 /// The `[drill]` part.
