@@ -34,6 +34,9 @@ pub struct Service {
     pub image: Option<String>,
     /// Can Compose build its image?
     pub has_build: bool,
+    /// The folder that Compose builds it from: relative if it is in the stack's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
     /// The ports that it publishes.
     pub ports: Vec<Port>,
     /// What it mounts, except memory (tmpfs).

@@ -106,6 +106,9 @@ impl Place<'_> {
         Ok(Service {
             image: text(&service["image"]).map(str::to_owned),
             has_build: !service["build"].is_null(),
+            context: text(&service["build"]["context"])
+                .or_else(|| text(&service["build"]))
+                .map(|path| self.relative(path)),
             ports: list(&service["ports"]).map(port).collect::<Result<_>>()?,
             mounts,
             networks: self.networks(service),
@@ -372,7 +375,7 @@ mod tests {
                     "has_health_check": true, "containers": 2, "files": ["conf/a.conf", "conf/token"],
                 },
                 "worker": {
-                    "image": "shop-base:1", "has_build": true, "ports": [], "depends_on": ["db", "web"],
+                    "image": "shop-base:1", "has_build": true, "context": ".", "ports": [], "depends_on": ["db", "web"],
                     "networks": ["default"],
                     "profiles": [], "mounts": [], "has_health_check": false, "containers": 1, "files": [],
                 },

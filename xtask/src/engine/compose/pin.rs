@@ -171,11 +171,7 @@ impl Compose {
         if !release.is_recorded() {
             return Ok(compose);
         }
-        let format = match self.generation(deadline)? {
-            Generation::Two => None,
-            // Compose 1 wants the same format in both files.
-            Generation::One(_) => format_of(&files::read_text(&dir.join(&release.layout.compose[0]))?),
-        };
+        let format = self.format(dir, deadline)?;
         let state = &self.pilot.state;
         let (definition, mounted) = (self.pilot.definition.as_ref(), state.mounted());
         let (pin, all) = pinned(&self.pilot.project, release, definition, &mounted, format.as_deref());
@@ -186,6 +182,14 @@ impl Compose {
         }
         self.pin_images(&release.images, deadline)?;
         Ok(compose.args(["--file", &path.display().to_string()]))
+    }
+
+    /// The format that a second compose file must name: Compose 1 wants the same in both.
+    pub fn format(&self, dir: &Path, deadline: Deadline) -> Result<Option<String>> {
+        Ok(match self.generation(deadline)? {
+            Generation::Two => None,
+            Generation::One(_) => format_of(&files::read_text(&dir.join(&self.pilot.layout.compose[0]))?),
+        })
     }
 
     /// Gives images their private tags. It is an error if the engine does not have one of them: Compose 1

@@ -3,6 +3,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::proc::cmd;
 use crate::base::threads::side_by_side;
@@ -10,8 +11,9 @@ use crate::engine::compose::client::{Compose, Generation, classify};
 use crate::release::description::Image;
 use crate::stack::definition::{Definition, Service};
 use anyhow::Result;
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How many images are pulled, or asked for, at a time.
 const PULLS: usize = 4;
@@ -90,10 +92,8 @@ impl Compose {
             }
         }
         if !build.is_empty() {
-            let pack = self.pilot.pack.display().to_string();
-            // The folders that images are built from are in the source, and in no release.
-            let words = ["--project-directory", &pack, "build"];
-            let command = self.compose(dir, deadline)?.args(words).args(&build);
+            let file = self.contexts(definition, &build, dir, deadline)?.display().to_string();
+            let command = self.compose(dir, deadline)?.args(["--file", &file, "build"]).args(&build);
             command.show_errors().run(deadline).map_err(|error| match exit_of(&error) {
                 Exit::OverBudget => error,
                 _ => {
@@ -108,6 +108,31 @@ impl Compose {
             Some((service, Image { id, tag: reference, archive: None }))
         };
         Ok(references.into_iter().filter_map(image).collect())
+    }
+
+    /// Writes a compose file with the folders that images are built from: they are in the source, and not in
+    /// `dir`.
+    fn contexts(
+        &self,
+        definition: &Definition,
+        build: &[String],
+        dir: &Path,
+        deadline: Deadline,
+    ) -> Result<PathBuf> {
+        let contexts = build.iter().filter_map(|name| {
+            let context = definition.services.get(name)?.context.as_deref()?;
+            let folder = if context == "." { self.pilot.pack.clone() } else { self.pilot.pack.join(context) };
+            // An address of a repository is no folder.
+            let folder = folder.is_dir().then(|| folder.display().to_string().replace('$', "$$"))?;
+            Some((name.clone(), json!({ "build": { "context": folder } })))
+        });
+        let mut all = json!({ "services": contexts.collect::<serde_json::Map<_, _>>() });
+        if let Some(format) = self.format(dir, deadline)? {
+            all["version"] = format.into();
+        }
+        let path = dir.join("contexts.json");
+        files::write(&path, all.to_string().as_bytes(), Mode::Plain)?;
+        Ok(path)
     }
 
     /// Ids by reference. An image that is not there is pulled; the error names the service that needs it.
