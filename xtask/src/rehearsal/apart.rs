@@ -4,7 +4,7 @@
 
 use crate::stack::definition::Port;
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use yaml_rust2::{Yaml, YamlLoader};
 
@@ -59,15 +59,17 @@ fn inner<'a>(
     members.filter_map(|(name, member)| Some((name, member.as_object_mut()?)))
 }
 
+/// The short form, because the long form of Compose 1 has no address.
 fn port(port: &Port) -> Value {
-    let mut all = json!({ "target": port.target, "protocol": port.protocol });
-    if let Some(published) = port.published {
-        all["published"] = published.to_string().into();
-    }
-    if let Some(address) = &port.host_ip {
-        all["host_ip"] = address.as_str().into();
-    }
-    all
+    let Port { host_ip, published, target, protocol } = port;
+    let published = published.map(|number| number.to_string()).unwrap_or_default();
+    let host = match host_ip {
+        Some(address) if address.contains(':') => format!("[{address}]:{published}:"),
+        Some(address) => format!("{address}:{published}:"),
+        None if published.is_empty() => published,
+        None => format!("{published}:"),
+    };
+    format!("{host}{target}/{protocol}").into()
 }
 
 /// The same value as JSON; what `<<` merges into a map stands in it.
@@ -107,6 +109,7 @@ fn value(yaml: Yaml) -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     const STACK: &str = "
 name: shop
@@ -145,7 +148,7 @@ networks: { default: { name: office, external: true } }
         let changed: Value = serde_json::from_str(&apart(STACK, &mut own()).unwrap()).unwrap();
         let web = json!({
             "image": "d-web:drill",
-            "ports": [{ "target": 80, "published": "20001", "host_ip": "127.0.0.1", "protocol": "tcp" }],
+            "ports": ["127.0.0.1:20001:80/tcp"],
             "environment": { "PASSWORD": "${PASSWORD:?}", "ON": true, "RATIO": 0.5 },
             "healthcheck": { "interval": "1s", "retries": 5 },
         });
@@ -162,6 +165,18 @@ networks: { default: { name: office, external: true } }
         apart(STACK, &mut own).unwrap();
         let second: Value = serde_json::from_str(&apart(STACK, &mut own).unwrap()).unwrap();
         assert_eq!(second["services"]["web"]["ports"], Value::Null);
+    }
+
+    #[test]
+    fn ports_have_the_form_that_every_compose_reads() {
+        let short = |host_ip: Option<&str>, published, protocol: &str| {
+            let host_ip = host_ip.map(str::to_owned);
+            port(&Port { host_ip, published, target: 80, protocol: protocol.into() })
+        };
+        assert_eq!(short(None, Some(1), "udp"), "1:80/udp");
+        assert_eq!(short(None, None, "tcp"), "80/tcp");
+        assert_eq!(short(Some("127.0.0.1"), None, "tcp"), "127.0.0.1::80/tcp");
+        assert_eq!(short(Some("::1"), Some(2), "tcp"), "[::1]:2:80/tcp");
     }
 
     #[test]

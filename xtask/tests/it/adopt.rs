@@ -24,3 +24,36 @@ fn plain_compose_runs_the_stack_and_its_bad_releases() {
         assert!(within(START, || notes.write("lost") == 502));
     });
 }
+
+#[test]
+fn a_drill_says_what_the_stack_does_not_have_and_init_what_it_has() {
+    on(&[Compose2, Compose1], "asked", |notes: Notes| {
+        let notes = notes.without_a_manifest();
+        let no_such = |args: &[&str], told: &str, code| {
+            let said = notes.xtask(&[&["drill"], args].concat()).expect(code).all();
+            assert!(said.contains(told), "{said}");
+        };
+        no_such(&[], "--stop SERVICE or --image SERVICE=IMAGE (api, db, proxy, worker)", 2);
+        no_such(&["--stop", "nobody"], "no service nobody; it has api, db, proxy, worker", 2);
+        no_such(&["--image", "api=nothing:9"], "there is no image nothing:9", 2);
+        no_such(&["--set", "NOBODY=1"], ".env has no NOBODY", 2);
+        no_such(&["--corrupt", "tape"], "no data tape; it has db, exports", 2);
+        no_such(&["--stop", "api"], "a known-good release, and there is none", 6);
+        notes.xtask(&["init"]).expect(0);
+        let written = std::fs::read_to_string(notes.dir().join("pilot.toml")).unwrap();
+        let project = &notes.project;
+        for line in [
+            format!("#   service worker: image {project}-app:1.0, 2 containers, health check"),
+            format!("#   service api: built by Compose as {project}-app:1.0, health check"),
+            format!(
+                "#   service proxy: image {project}-nginx:1.22, published at 127.0.0.1:{}, health check",
+                notes.port
+            ),
+            format!("#   data db: volume {project}_notes_data"),
+            format!("#   data exports: volume {project}-exports"),
+        ] {
+            assert!(written.contains(&line), "{line}\n{written}");
+        }
+        assert_eq!(notes.containers("db"), [""; 0]);
+    });
+}

@@ -14,7 +14,8 @@ fn pages() -> Vec<(String, String)> {
     paths.iter().map(|p| (name(p), std::fs::read_to_string(p).unwrap())).collect()
 }
 
-/// The `cargo xtask …` lines of code blocks, and with `spans` of code in sentences, as words.
+/// The `cargo xtask …` lines of code blocks, and with `spans` of code in sentences, as words; also those of an installed
+/// `xtask`.
 pub fn commands(page: &str, spans: bool) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut fenced = false;
@@ -27,12 +28,13 @@ pub fn commands(page: &str, spans: bool) -> Vec<Vec<String>> {
             found.extend(line.split('`').skip(1).step_by(2));
         }
     }
-    found.retain(|c| c.starts_with("cargo xtask "));
+    found.retain(|c| c.starts_with("cargo xtask ") || c.starts_with("xtask --"));
     found.into_iter().map(words).collect()
 }
 
-/// As the shell takes it apart, quotes included, without `cargo xtask`. Placeholders become an example.
+/// As the shell takes it apart, quotes included, without the program. Placeholders become an example.
 pub fn words(command: &str) -> Vec<String> {
+    let command = command.strip_prefix("cargo ").unwrap_or(command);
     let mut all: Vec<String> = Vec::new();
     for (n, part) in command.split('"').enumerate() {
         if n % 2 == 1 {
@@ -48,7 +50,7 @@ pub fn words(command: &str) -> Vec<String> {
         "FILE" => "r1.release.tar".to_owned(),
         _ => word,
     };
-    all.into_iter().skip(2).map(example).collect()
+    all.into_iter().skip(1).map(example).collect()
 }
 
 #[test]

@@ -120,6 +120,12 @@ impl Notes {
         self.folder.0.join(&self.project)
     }
 
+    /// The same stack without a manifest.
+    pub fn without_a_manifest(self) -> Self {
+        std::fs::remove_file(self.dir().join("pilot.toml")).unwrap();
+        self
+    }
+
     /// Replaces a piece of text that is in a file of the stack.
     #[track_caller]
     pub fn edit(&self, file: &str, old: &str, new: &str) {
@@ -138,6 +144,16 @@ impl Notes {
             command.env("DOCKER_CONFIG", &self.no_plugins.0);
         }
         command
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.program(env!("CARGO_BIN_EXE_xtask"));
+        command.arg("--stack").arg(self.dir()).args(args);
+        command
+    }
+
+    pub fn xtask(&self, args: &[&str]) -> Ran {
+        ran(self.command(args).output().unwrap())
     }
 
     /// What a colleague does by hand: plain Compose in the stack's folder.
