@@ -197,6 +197,10 @@ impl Ran {
     }
 }
 
+/// How often Docker asks the services of a test whether they are healthy. xtask asks them itself, and eighteen
+/// services that Docker asks each second take a fifth of a machine. `model.rs` lets Docker ask, and reads the answer.
+const SELDOM: [(&str, &str); 1] = [("HEALTH_INTERVAL", "1h")];
+
 /// A pilot of one test.
 pub struct Pilot {
     pub project: String,
@@ -283,6 +287,7 @@ impl Pilot {
             .env("PILOT_STATE_DIR", self.state())
             // What a command that is killed leaves behind goes with the test.
             .env("TMPDIR", &self.folder.0)
+            .envs(SELDOM)
             .stdin(Stdio::null());
         if self.engine == Engine::Compose1 {
             // Without its plugin folder the client has no Compose 2.
@@ -352,7 +357,7 @@ impl Pilot {
         let env = dir.join(".env.poc").display().to_string();
         let base = ["--project-name", &self.project, "--file", &file, "--env-file", &env];
         let mut command = self.compose();
-        ran(command.args(base).args(args).output().unwrap())
+        ran(command.args(base).args(args).envs(SELDOM).output().unwrap())
     }
 
     /// `docker compose` or `docker-compose`, as this pilot is driven.

@@ -272,6 +272,10 @@ fn clone(folder: &Folder) -> PathBuf {
             std::fs::remove_file(to).ok();
         }
     }
+    // Both commits are built, and nobody waits for the services that come of it: a quarter of the time.
+    let mut cargo = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    cargo += "\n[profile.image.package.scenario]\nopt-level = 0\n";
+    std::fs::write(root.join("Cargo.toml"), cargo).unwrap();
     let seed = root.join("pilot-deploy/seed/demo-scenario.json");
     for title in ["First title", "Second title"] {
         let mut scenario: Value = serde_json::from_str(&std::fs::read_to_string(&seed).unwrap()).unwrap();
