@@ -4,6 +4,7 @@
 // A helper of a test that panics has failed the test: that is what it is for.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod all_on_one;
 mod archives;
 mod attacked;
 mod bad_input;
