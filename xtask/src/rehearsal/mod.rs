@@ -22,7 +22,7 @@ use crate::deploy::event::Finished;
 use crate::deploy::session::Session;
 use crate::engine;
 use crate::engine::roles::{Build, Engine, Extent, Kind};
-use crate::operations::up;
+use crate::operations::{candidate, up};
 use crate::rehearsal::separate::Original;
 use crate::release::description::{Image, Release, mode_of};
 use crate::release::source;
@@ -83,6 +83,19 @@ impl Rehearsal {
     /// Sets up a separate stack and deploys a good release on it.
     pub fn begin(real: &Pilot, asked: Option<Kind>, out: Output, keep: bool) -> Result<Self> {
         let rehearsal = Self::prepare(real, &real.pack, asked, out, keep)?;
+        rehearsal.deploy(&up::Options::default())?;
+        Ok(rehearsal)
+    }
+
+    /// The same with these values in the env file; it is removed at the end.
+    fn with(real: &Pilot, asked: Option<Kind>, out: Output, settings: &[(&str, &str)]) -> Result<Self> {
+        let rehearsal = Self::prepare(real, &real.pack, asked, out, false)?;
+        let path = &rehearsal.session.pilot.env_path;
+        // The ports stay free until the services start, as far as anybody can tell.
+        drop(candidate::ensure_env(&rehearsal.session)?);
+        let text = files::read_text(path)?;
+        let text = settings.iter().try_fold(text, |text, (name, value)| with_value(&text, name, value))?;
+        files::write(path, text.as_bytes(), Mode::Private)?;
         rehearsal.deploy(&up::Options::default())?;
         Ok(rehearsal)
     }

@@ -272,18 +272,20 @@ fn a_state_folder_that_is_a_file_is_told_as_that() {
 
 #[test]
 fn without_a_home_and_a_temporary_folder_it_works() {
-    on(&[Process, Compose2], "homeless", |pilot| {
-        let mut pilot = pilot.up();
-        // Docker's client looks for its settings at home; where temporary files go is the tool's own business.
-        let folders = ["/nonexistent/tmp", "/proc", ""];
-        for folder in &folders[..if pilot.engine == Process { 3 } else { 1 }] {
-            pilot.set("TMPDIR", folder);
-            pilot.edit_env("DEFAULT_SEED", "7");
-            let mut command = pilot.command(&["rollback"]);
-            ran(command.env_remove("HOME").output().unwrap()).expect(0);
-            assert_ne!(pilot.setting("DEFAULT_SEED"), "7", "{folder}");
-        }
-    });
+    on(&[Process], "homeless", |pilot| homeless(&mut pilot.up()));
+}
+
+/// On Docker this is one of those in `all_on_one.rs`.
+pub fn homeless(pilot: &mut Pilot) {
+    // Docker's client looks for its settings at home; where temporary files go is the tool's own business.
+    let folders = ["/nonexistent/tmp", "/proc", ""];
+    for folder in &folders[..if pilot.engine == Process { 3 } else { 1 }] {
+        pilot.set("TMPDIR", folder);
+        pilot.edit_env("DEFAULT_SEED", "7");
+        let mut command = pilot.command(&["rollback"]);
+        ran(command.env_remove("HOME").output().unwrap()).expect(0);
+        assert_ne!(pilot.setting("DEFAULT_SEED"), "7", "{folder}");
+    }
 }
 
 /// Fills a disk up to so many bytes.
@@ -298,32 +300,34 @@ fn fill(folder: &Path, but: u64) {
 
 #[test]
 fn a_disk_that_is_full_for_a_copy_of_data_is_told_as_that() {
-    on(&[Process, Compose2], "full-copy", |pilot| {
-        let folder = Folder::new("full-copy-disk");
-        let pilot = pilot.up();
-        let many: Vec<u8> = (0..6_000_000u32).map(|n| (n % 251) as u8).collect();
-        pilot.overwrite("jobs", "large", &many);
-        // Backups go to a small disk.
-        let backups = pilot.state().join("backups");
-        let _disk = match Disk::mount(&backups, "16M") {
-            Ok(disk) => disk,
-            Err(why) => return skip("full disk", &why),
-        };
-        fill(&backups, 3 << 20);
-        let ran = limited(&pilot, None, &["--format", "json", "backup", "create"]);
-        let told = ran.expect(4).finished();
-        let error = told["error"].as_str().unwrap();
-        assert!(error.contains("is full") && error.contains("are free"), "{error}");
-        assert!(told["next"].as_str().unwrap().contains("host --free"), "{told}");
-        let left: Vec<_> = std::fs::read_dir(&backups).unwrap().flatten().map(|e| e.file_name()).collect();
-        assert_eq!(left, ["filler"], "half a backup is left");
-        // With room again it is made.
-        std::fs::remove_file(backups.join("filler")).unwrap();
-        pilot.xtask(&["backup", "create"]).expect(0);
-        drop(folder);
-        if pilot.engine == Compose2 {
-            let own = docker(&["ps", "-a", "--format", "{{.Names}}"]);
-            assert!(!own.contains(&format!("{}-helper", pilot.project)), "{own}");
-        }
-    });
+    on(&[Process], "full-copy", |pilot| full_for_a_copy(&mut pilot.up()));
+}
+
+/// On Docker this is one of those in `all_on_one.rs`.
+pub fn full_for_a_copy(pilot: &mut Pilot) {
+    let folder = Folder::new("full-copy-disk");
+    let many: Vec<u8> = (0..6_000_000u32).map(|n| (n % 251) as u8).collect();
+    pilot.overwrite("jobs", "large", &many);
+    // Backups go to a small disk.
+    let backups = pilot.state().join("backups");
+    let _disk = match Disk::mount(&backups, "16M") {
+        Ok(disk) => disk,
+        Err(why) => return skip("full disk", &why),
+    };
+    fill(&backups, 3 << 20);
+    let ran = limited(pilot, None, &["--format", "json", "backup", "create"]);
+    let told = ran.expect(4).finished();
+    let error = told["error"].as_str().unwrap();
+    assert!(error.contains("is full") && error.contains("are free"), "{error}");
+    assert!(told["next"].as_str().unwrap().contains("host --free"), "{told}");
+    let left: Vec<_> = std::fs::read_dir(&backups).unwrap().flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left, ["filler"], "half a backup is left");
+    // With room again it is made.
+    std::fs::remove_file(backups.join("filler")).unwrap();
+    pilot.xtask(&["backup", "create"]).expect(0);
+    drop(folder);
+    if pilot.engine == Compose2 {
+        let own = docker(&["ps", "-a", "--format", "{{.Names}}"]);
+        assert!(!own.contains(&format!("{}-helper", pilot.project)), "{own}");
+    }
 }

@@ -1,39 +1,39 @@
 //! Commands that look: what they say of a pilot that is well, of one that is not, and of one that is gone.
 
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::on;
+use crate::pilot::{Pilot, on};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 
 #[test]
 fn a_pilot_that_is_well_is_told_to_be() {
-    on(&[Process, Compose2], "well", |pilot| {
-        let pilot = pilot.up();
-        assert!(pilot.xtask(&["assess"]).expect(0).out.contains("all is well"));
-        pilot.xtask(&["preflight"]).expect(1);
-        pilot.xtask(&["backup", "create"]).expect(0);
-        assert!(pilot.xtask(&["preflight"]).expect(0).out.contains("\nGO"));
-        assert_eq!(pilot.told(&["diagnose"], 0)["findings"], json!([]));
-        let smoke = pilot.xtask(&["smoke"]).expect(0).out;
-        for row in
-            ["core services Up", "smoke tests passing", "First token < 500 ms", "security violations", "Demo"]
-        {
-            let line = smoke
-                .lines()
-                .find(|line| line.contains(row))
-                .unwrap_or_else(|| panic!("no {row} in {smoke}"));
-            assert!(line.starts_with("- [x] "), "{line}");
-        }
-        let flags = pilot.told(&["flags"], 0);
-        assert_eq!(flags["flags"].as_array().unwrap().len(), 36);
-        assert_eq!(flags["violations"], 0);
-        let shown = pilot.xtask(&["diagnose"]).expect(0);
-        let usage = if pilot.engine == Process { "processes" } else { "MiB / 256MiB" };
-        for words in [usage, "networks and volumes", "prometheus targets", "disk, state folder", "Level 1"] {
-            assert!(shown.all().contains(words), "no {words} in {}", shown.all());
-        }
-    });
+    on(&[Process], "well", |pilot| well(&mut pilot.up()));
+}
+
+/// On Docker this is one of those in `all_on_one.rs`.
+pub fn well(pilot: &mut Pilot) {
+    assert!(pilot.xtask(&["assess"]).expect(0).out.contains("all is well"));
+    pilot.xtask(&["preflight"]).expect(1);
+    pilot.xtask(&["backup", "create"]).expect(0);
+    assert!(pilot.xtask(&["preflight"]).expect(0).out.contains("\nGO"));
+    assert_eq!(pilot.told(&["diagnose"], 0)["findings"], json!([]));
+    let smoke = pilot.xtask(&["smoke"]).expect(0).out;
+    for row in
+        ["core services Up", "smoke tests passing", "First token < 500 ms", "security violations", "Demo"]
+    {
+        let line =
+            smoke.lines().find(|line| line.contains(row)).unwrap_or_else(|| panic!("no {row} in {smoke}"));
+        assert!(line.starts_with("- [x] "), "{line}");
+    }
+    let flags = pilot.told(&["flags"], 0);
+    assert_eq!(flags["flags"].as_array().unwrap().len(), 36);
+    assert_eq!(flags["violations"], 0);
+    let shown = pilot.xtask(&["diagnose"]).expect(0);
+    let usage = if pilot.engine == Process { "processes" } else { "MiB / 256MiB" };
+    for words in [usage, "networks and volumes", "prometheus targets", "disk, state folder", "Level 1"] {
+        assert!(shown.all().contains(words), "no {words} in {}", shown.all());
+    }
 }
 
 #[test]
@@ -105,59 +105,57 @@ fn a_seed_that_does_not_fit_is_refused_with_its_reason() {
 
 #[test]
 fn every_service_down_is_told_service_by_service_and_kept() {
-    on(&[Process, Compose2], "down", |pilot| {
-        let pilot = pilot.up();
-        let token = pilot.setting("ADMIN_TOKEN");
-        if pilot.engine == Process {
-            pilot.xtask(&["down"]).expect(0);
-        } else {
-            for (_, id) in pilot.containers("{{.Id}}") {
-                pilot.docker(&["kill", &id]);
-            }
+    on(&[Process], "down", |pilot| every_service_down(&mut pilot.up()));
+}
+
+/// On Docker this is one of those in `all_on_one.rs`.
+pub fn every_service_down(pilot: &mut Pilot) {
+    let token = pilot.setting("ADMIN_TOKEN");
+    if pilot.engine == Process {
+        pilot.xtask(&["down"]).expect(0);
+    } else {
+        for (_, id) in pilot.containers("{{.Id}}") {
+            pilot.docker(&["kill", &id]);
         }
-        let look = pilot.told(&["assess"], 1);
-        assert_eq!(look["scenarios"][0][0], "host", "{look}");
-        assert!(look["sessions"]["unknown"].is_string(), "{look}");
-        let deep = pilot.told(&["diagnose"], 1);
-        let findings = deep["findings"].as_array().unwrap();
-        for service in ["gateway", "engine", "jobs"] {
-            let own = findings
-                .iter()
-                .find(|f| f["what"].as_str().unwrap().starts_with(&format!("{service} does not run")));
-            assert!(own.unwrap()["fix"].as_str().unwrap().ends_with("rollback"));
-        }
-        let bundle = pilot.told(&["evidence"], 0);
-        let folder = Path::new(bundle["folder"].as_str().unwrap());
-        let manifest: Value =
-            serde_json::from_str(&std::fs::read_to_string(folder.join("manifest.json")).unwrap()).unwrap();
-        assert!(
-            manifest["missed"]["sessions.json"].as_str().unwrap().contains("gateway does not run"),
-            "{manifest}"
-        );
-        let files = manifest["files"].as_object().unwrap();
-        for name in ["observation.json", "env.masked", "drift.json", "plan.json", "host.json", "release.json"]
-        {
-            assert!(files.contains_key(name), "no {name} in {manifest}");
-        }
-        // What killed containers leave can still be read.
-        if pilot.engine == Compose2 {
-            assert!(
-                files.contains_key("gateway.log") && files.contains_key("engine.inspect.json"),
-                "{manifest}"
-            );
-        }
-        // The archive is the folder, the checksums are the files', and no secret is in either.
-        let to = pilot.folder.0.join("unpacked");
-        std::fs::create_dir_all(&to).unwrap();
-        let archive = bundle["archive"].as_str().unwrap();
-        assert!(Command::new("tar").args(["xf", archive, "-C"]).arg(&to).status().unwrap().success());
-        let unpacked = to.join(folder.file_name().unwrap());
-        for (name, sum) in files {
-            let found = Command::new("sha256sum").arg(unpacked.join(name)).output().unwrap();
-            assert!(String::from_utf8_lossy(&found.stdout).starts_with(sum.as_str().unwrap()), "{name}");
-            assert!(!std::fs::read_to_string(unpacked.join(name)).unwrap().contains(&token), "{name}");
-        }
-    });
+    }
+    let look = pilot.told(&["assess"], 1);
+    assert_eq!(look["scenarios"][0][0], "host", "{look}");
+    assert!(look["sessions"]["unknown"].is_string(), "{look}");
+    let deep = pilot.told(&["diagnose"], 1);
+    let findings = deep["findings"].as_array().unwrap();
+    for service in ["gateway", "engine", "jobs"] {
+        let own = findings
+            .iter()
+            .find(|f| f["what"].as_str().unwrap().starts_with(&format!("{service} does not run")));
+        assert!(own.unwrap()["fix"].as_str().unwrap().ends_with("rollback"));
+    }
+    let bundle = pilot.told(&["evidence"], 0);
+    let folder = Path::new(bundle["folder"].as_str().unwrap());
+    let manifest: Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("manifest.json")).unwrap()).unwrap();
+    assert!(
+        manifest["missed"]["sessions.json"].as_str().unwrap().contains("gateway does not run"),
+        "{manifest}"
+    );
+    let files = manifest["files"].as_object().unwrap();
+    for name in ["observation.json", "env.masked", "drift.json", "plan.json", "host.json", "release.json"] {
+        assert!(files.contains_key(name), "no {name} in {manifest}");
+    }
+    // What killed containers leave can still be read.
+    if pilot.engine == Compose2 {
+        assert!(files.contains_key("gateway.log") && files.contains_key("engine.inspect.json"), "{manifest}");
+    }
+    // The archive is the folder, the checksums are the files', and no secret is in either.
+    let to = pilot.folder.0.join("unpacked");
+    std::fs::create_dir_all(&to).unwrap();
+    let archive = bundle["archive"].as_str().unwrap();
+    assert!(Command::new("tar").args(["xf", archive, "-C"]).arg(&to).status().unwrap().success());
+    let unpacked = to.join(folder.file_name().unwrap());
+    for (name, sum) in files {
+        let found = Command::new("sha256sum").arg(unpacked.join(name)).output().unwrap();
+        assert!(String::from_utf8_lossy(&found.stdout).starts_with(sum.as_str().unwrap()), "{name}");
+        assert!(!std::fs::read_to_string(unpacked.join(name)).unwrap().contains(&token), "{name}");
+    }
 }
 
 #[test]

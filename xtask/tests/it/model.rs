@@ -5,6 +5,7 @@ use crate::pilot::Engine::{Compose1, Compose2, Process};
 use crate::pilot::{Pilot, copy_of_the_tree, docker, on, workspace};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 /// The text of a release's model.
 fn text(pilot: &Pilot, release: &str) -> String {
@@ -84,9 +85,21 @@ fn a_release_keeps_what_compose_says_of_the_stack() {
             assert!(!text.contains(&unwanted), "{text}");
         }
         assert!(!text.contains(&workspace().display().to_string()), "{text}");
+        docker_finds_it_healthy(&pilot);
         nothing_changed(&pilot, &["up"], "r1");
         a_broken_compose_file_is_refused_before_anything_is_begun(pilot);
     });
+}
+
+/// The health check of the compose file is one that Docker can run.
+fn docker_finds_it_healthy(pilot: &Pilot) {
+    let limit = Instant::now() + Duration::from_secs(30);
+    let asked = || pilot.containers("{{.Config.Healthcheck.Interval}} {{.State.Health.Status}}");
+    while !asked().iter().all(|(_, said)| said == "1s healthy") {
+        assert!(Instant::now() < limit, "{:?}", asked());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(asked().len(), 3);
 }
 
 fn a_broken_compose_file_is_refused_before_anything_is_begun(mut pilot: Pilot) {

@@ -35,6 +35,35 @@ pub fn on(engines: &[Engine], name: &str, test: impl Fn(Pilot)) {
     }
 }
 
+/// A part of a test: its name, and what it does with a pilot that runs release r1.
+pub type Part = (&'static str, fn(&mut Pilot));
+
+/// Runs parts one after another on one pilot, which is brought back to release r1 after each. A part that fails takes
+/// its pilot with it: the next one begins with a new one. Those that failed are named at the end.
+pub fn in_turn(engine: Engine, name: &str, parts: &[Part]) {
+    if let Err(why) = available(engine) {
+        return skip(&format!("{name} on {engine:?}"), &why);
+    }
+    let mut ready = None;
+    let mut failed = Vec::new();
+    for (part, run) in parts {
+        let taken: Option<Pilot> = ready.take();
+        let after = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut pilot = taken.unwrap_or_else(|| Pilot::new(name, engine).up());
+            run(&mut pilot);
+            pilot.root = workspace();
+            pilot.extra_env.clear();
+            pilot.xtask(&["rollback", "--to", "r1", "--open"]).expect(0);
+            pilot
+        }));
+        match after {
+            Ok(pilot) => ready = Some(pilot),
+            Err(_) => failed.push(*part),
+        }
+    }
+    assert_eq!(failed, [""; 0], "failed of {name} on {engine:?}, each for the reason that it gave above");
+}
+
 /// Says that a test is skipped; with `CI=true` none may be.
 pub fn skip(name: &str, why: &str) {
     let ci = std::env::var("CI").is_ok_and(|v| v == "true");

@@ -109,47 +109,40 @@ fn a_manifest_that_changed_in_the_tree_is_no_matter_for_a_rollback() {
     });
 }
 
-#[test]
-fn a_service_that_the_release_does_not_have_goes_and_its_data_stays() {
-    on(&[Compose2], "extra", |mut pilot| {
-        pilot.xtask(&["up"]).expect(0);
-        // The next release has one service more.
-        let tree = copy_of_the_tree("extra-tree");
-        let pack = tree.0.join("pilot-deploy");
-        let manifest = std::fs::read_to_string(pack.join("pilot.toml")).unwrap();
-        let service =
-            "[[services]]\nname = \"extra\"\nport = \"EXTRA_PORT\"\nvolume = \"extra_data\"\n\n[secrets]";
-        std::fs::write(pack.join("pilot.toml"), manifest.replacen("[secrets]", service, 1)).unwrap();
-        let compose = std::fs::read_to_string(pack.join("docker-compose.poc.yml")).unwrap();
-        let more = "  extra:\n    <<: *service\n    image: ${PILOT_IMAGES:-scenario}-extra:latest\n    environment:\n      SCENARIO_ROLE: jobs\n      SCENARIO_PROJECT: ${PILOT_PROJECT:-pilot-deploy}\n      SCENARIO_LISTEN: 0.0.0.0:3004\n    ports: [\"127.0.0.1:${EXTRA_PORT}:3004\"]\n    volumes: [\"extra_data:/data\"]\n\n  # `cargo xtask observe` starts";
-        let compose = compose.replacen("  # `cargo xtask observe` starts", more, 1);
-        let compose = compose.replacen("\nvolumes:\n", "\nvolumes:\n  extra_data:\n", 1);
-        std::fs::write(pack.join("docker-compose.poc.yml"), compose).unwrap();
-        for service in ["gateway", "engine", "jobs", "extra"] {
-            let from = if service == "extra" { "jobs" } else { service };
-            let name = |service: &str| format!("{}-{service}", pilot.project);
-            docker(&["tag", &format!("{}:latest", name(from)), &format!("{}:more", name(service))]);
-            docker(&["tag", &format!("{}:latest", name(from)), &format!("{}:latest", name(service))]);
-        }
-        pilot.root = tree.0.clone();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let env = pilot.env_text();
-        std::fs::write(pilot.env_path(), format!("{env}EXTRA_PORT={port}\n")).unwrap();
-        pilot.xtask(&["up", "--tag", "more"]).expect(0);
-        assert!(pilot.running_images().iter().any(|(service, _)| service == "extra"));
-        let finished = pilot.json(&["rollback", "--to", "r1"]).expect(0).finished();
-        assert_eq!(finished["outcome"], "restored", "{finished}");
-        assert!(pilot.running_images().iter().all(|(service, _)| service != "extra"));
-        assert!(docker(&["volume", "ls"]).contains(&format!("{}_extra_data", pilot.project)));
-        docker(&[
-            "rmi",
-            &format!("{}-extra:more", pilot.project),
-            &format!("{}-extra:latest", pilot.project),
-        ]);
-        let tags =
-            docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &format!("{}-extra", pilot.project)]);
-        tags.lines().filter(|tag| !tag.ends_with("<none>")).for_each(|tag| drop(docker(&["rmi", tag])));
-    });
+/// One of those in `all_on_one.rs`.
+pub fn service_too_many(pilot: &mut Pilot) {
+    // The next release has one service more.
+    let tree = copy_of_the_tree("extra-tree");
+    let pack = tree.0.join("pilot-deploy");
+    let manifest = std::fs::read_to_string(pack.join("pilot.toml")).unwrap();
+    let service =
+        "[[services]]\nname = \"extra\"\nport = \"EXTRA_PORT\"\nvolume = \"extra_data\"\n\n[secrets]";
+    std::fs::write(pack.join("pilot.toml"), manifest.replacen("[secrets]", service, 1)).unwrap();
+    let compose = std::fs::read_to_string(pack.join("docker-compose.poc.yml")).unwrap();
+    let more = "  extra:\n    <<: *service\n    image: ${PILOT_IMAGES:-scenario}-extra:latest\n    environment:\n      SCENARIO_ROLE: jobs\n      SCENARIO_PROJECT: ${PILOT_PROJECT:-pilot-deploy}\n      SCENARIO_LISTEN: 0.0.0.0:3004\n    ports: [\"127.0.0.1:${EXTRA_PORT}:3004\"]\n    volumes: [\"extra_data:/data\"]\n\n  # `cargo xtask observe` starts";
+    let compose = compose.replacen("  # `cargo xtask observe` starts", more, 1);
+    let compose = compose.replacen("\nvolumes:\n", "\nvolumes:\n  extra_data:\n", 1);
+    std::fs::write(pack.join("docker-compose.poc.yml"), compose).unwrap();
+    for service in ["gateway", "engine", "jobs", "extra"] {
+        let from = if service == "extra" { "jobs" } else { service };
+        let name = |service: &str| format!("{}-{service}", pilot.project);
+        docker(&["tag", &format!("{}:latest", name(from)), &format!("{}:more", name(service))]);
+        docker(&["tag", &format!("{}:latest", name(from)), &format!("{}:latest", name(service))]);
+    }
+    pilot.root = tree.0.clone();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let env = pilot.env_text();
+    std::fs::write(pilot.env_path(), format!("{env}EXTRA_PORT={port}\n")).unwrap();
+    pilot.xtask(&["up", "--tag", "more"]).expect(0);
+    assert!(pilot.running_images().iter().any(|(service, _)| service == "extra"));
+    let finished = pilot.json(&["rollback", "--to", "r1"]).expect(0).finished();
+    assert_eq!(finished["outcome"], "restored", "{finished}");
+    assert!(pilot.running_images().iter().all(|(service, _)| service != "extra"));
+    assert!(docker(&["volume", "ls"]).contains(&format!("{}_extra_data", pilot.project)));
+    docker(&["rmi", &format!("{}-extra:more", pilot.project), &format!("{}-extra:latest", pilot.project)]);
+    let tags =
+        docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &format!("{}-extra", pilot.project)]);
+    tags.lines().filter(|tag| !tag.ends_with("<none>")).for_each(|tag| drop(docker(&["rmi", tag])));
 }
 
 /// Images of another project, which no pilot of a test runs; gone when dropped.
@@ -180,19 +173,16 @@ impl Drop for Foreign {
     }
 }
 
-#[test]
-fn what_runs_is_compared_with_the_release_before_the_gate_opens() {
-    on(&[Compose2], "compared", |pilot| {
-        let pilot = pilot.up();
-        let foreign = Foreign::built_on(&pilot);
-        // Images of another project, by the variable that the compose file reads.
-        pilot.edit_env("PILOT_IMAGES", &foreign.0);
-        let failed = pilot.xtask(&["up"]).expect(1);
-        assert!(failed.err.contains("what runs is not release"), "{}", failed.err);
-        shut_out(&pilot, "while another project's images run");
-        pilot.xtask(&["rollback"]).expect(0);
-        assert_eq!(pilot.running_images(), pilot.release_images("r1"));
-    });
+/// One of those in `all_on_one.rs`.
+pub fn what_runs_is_compared(pilot: &mut Pilot) {
+    let foreign = Foreign::built_on(pilot);
+    // Images of another project, by the variable that the compose file reads.
+    pilot.edit_env("PILOT_IMAGES", &foreign.0);
+    let failed = pilot.xtask(&["up"]).expect(1);
+    assert!(failed.err.contains("what runs is not release"), "{}", failed.err);
+    shut_out(pilot, "while another project's images run");
+    pilot.xtask(&["rollback"]).expect(0);
+    assert_eq!(pilot.running_images(), pilot.release_images("r1"));
 }
 
 /// A bad version of all services as the release of a tag.
@@ -204,33 +194,30 @@ fn tagged_bad_version(pilot: &Pilot, fault: &str, tag: &str) {
     }
 }
 
-#[test]
-fn a_new_gateway_that_says_closed_and_serves_is_stopped_and_one_that_fails_when_open_is_closed_again() {
-    on(&[Compose2], "liar", |pilot| {
-        let pilot = pilot.up();
-        tagged_bad_version(&pilot, "lying-gate", "liar");
-        let failed = pilot.json(&["up", "--tag", "liar"]).expect(1);
-        assert!(failed.out.contains("does not prove that it refuses the public"), "{}", failed.out);
-        let finished = failed.finished();
-        assert_eq!(finished["public"], json!({"shut-out": "the gateway does not run"}), "{finished}");
-        assert!(try_http("GET", pilot.port("gateway"), "/healthz", &[], None).is_err());
-        pilot.xtask(&["rollback"]).expect(0);
-        served(&pilot);
+/// One of those in `all_on_one.rs`.
+pub fn gates_that_lie(pilot: &mut Pilot) {
+    tagged_bad_version(pilot, "lying-gate", "liar");
+    let failed = pilot.json(&["up", "--tag", "liar"]).expect(1);
+    assert!(failed.out.contains("does not prove that it refuses the public"), "{}", failed.out);
+    let finished = failed.finished();
+    assert_eq!(finished["public"], json!({"shut-out": "the gateway does not run"}), "{finished}");
+    assert!(try_http("GET", pilot.port("gateway"), "/healthz", &[], None).is_err());
+    pilot.xtask(&["rollback"]).expect(0);
+    served(pilot);
 
-        tagged_bad_version(&pilot, "fails-when-open", "sly");
-        // It passes every check behind the gate, so only the public's own request shows it.
-        let failed = pilot.json(&["up", "--tag", "sly"]).expect(1);
-        assert!(failed.out.contains("11 of 11") || failed.out.contains("\"passed\":true"), "{}", failed.out);
-        let finished = failed.finished();
-        assert!(finished["error"].as_str().unwrap().contains("let in and shut out again"), "{finished}");
-        assert!(finished["public"]["shut-out"].is_string(), "{finished}");
-        shut_out(&pilot, "after an opening that failed");
-        // The sentence is an observation.
-        let said = pilot.xtask(&["kill-switch", "status"]).expect(0).out;
-        assert!(said.contains("the gate is closed"), "{said}");
-        pilot.xtask(&["rollback"]).expect(0);
-        served(&pilot);
-    });
+    tagged_bad_version(pilot, "fails-when-open", "sly");
+    // It passes every check behind the gate, so only the public's own request shows it.
+    let failed = pilot.json(&["up", "--tag", "sly"]).expect(1);
+    assert!(failed.out.contains("11 of 11") || failed.out.contains("\"passed\":true"), "{}", failed.out);
+    let finished = failed.finished();
+    assert!(finished["error"].as_str().unwrap().contains("let in and shut out again"), "{finished}");
+    assert!(finished["public"]["shut-out"].is_string(), "{finished}");
+    shut_out(pilot, "after an opening that failed");
+    // The sentence is an observation.
+    let said = pilot.xtask(&["kill-switch", "status"]).expect(0).out;
+    assert!(said.contains("the gate is closed"), "{said}");
+    pilot.xtask(&["rollback"]).expect(0);
+    served(pilot);
 }
 
 #[test]
@@ -284,32 +271,29 @@ fn a_reset_that_is_taken_up_copies_anew_what_is_still_there() {
     });
 }
 
-#[test]
-fn a_state_folder_that_can_only_be_read_does_not_stop_a_rollback() {
-    on(&[Compose2], "read-only", |pilot| {
-        let pilot = pilot.up();
-        pilot.build_bad_version("SCENARIO_FAULT=error-5xx");
-        pilot.compose_by_hand(&["up", "--detach"]).expect(0);
-        let disk = match SmallDisk::read_only(&pilot.state()) {
-            Ok(disk) => disk,
-            Err(why) => return skip("read-only", &why),
-        };
-        let ran = pilot.json(&["rollback"]).expect(0);
-        assert_eq!(ran.finished()["outcome"], "restored");
-        assert!(
-            ran.out.contains("not recorded") && ran.out.contains("no room in the state folder"),
-            "{}",
-            ran.out
-        );
-        assert_eq!(pilot.running_images(), pilot.release_images("r1"));
-        // No hold can be written there: the gate is closed, and that is said.
-        let refused = pilot.xtask(&["kill-switch", "on"]).expect(4);
-        assert!(refused.err.contains("the hold could not be written"), "{}", refused.err);
-        shut_out(&pilot, "with a state folder that can only be read");
-        drop(disk);
-        pilot.xtask(&["rollback", "--open"]).expect(0);
-        served(&pilot);
-    });
+/// One of those in `all_on_one.rs`.
+pub fn read_only_state(pilot: &mut Pilot) {
+    pilot.build_bad_version("SCENARIO_FAULT=error-5xx");
+    pilot.compose_by_hand(&["up", "--detach"]).expect(0);
+    let disk = match SmallDisk::read_only(&pilot.state()) {
+        Ok(disk) => disk,
+        Err(why) => return skip("read-only", &why),
+    };
+    let ran = pilot.json(&["rollback"]).expect(0);
+    assert_eq!(ran.finished()["outcome"], "restored");
+    assert!(
+        ran.out.contains("not recorded") && ran.out.contains("no room in the state folder"),
+        "{}",
+        ran.out
+    );
+    assert_eq!(pilot.running_images(), pilot.release_images("r1"));
+    // No hold can be written there: the gate is closed, and that is said.
+    let refused = pilot.xtask(&["kill-switch", "on"]).expect(4);
+    assert!(refused.err.contains("the hold could not be written"), "{}", refused.err);
+    shut_out(pilot, "with a state folder that can only be read");
+    drop(disk);
+    pilot.xtask(&["rollback", "--open"]).expect(0);
+    served(pilot);
 }
 
 #[test]

@@ -163,56 +163,53 @@ fn backups_are_checked_kept_in_number_and_brought_back_in_parts() {
 
 #[test]
 fn a_gateway_that_does_not_answer_is_fenced_and_released_again() {
-    on(&[Compose2, Process], "fence", |pilot| {
-        let pilot = pilot.up();
-        let port = pilot.port("gateway");
-        let freeze = |signal: &str| {
-            if pilot.engine == Process {
-                let alive =
-                    std::fs::read_to_string(pilot.state().join("process/services/gateway/alive")).unwrap();
-                let group = format!("-{}", alive.trim());
-                std::process::Command::new("kill").args([signal, "--", &group]).status().unwrap();
-            } else {
-                let id =
-                    pilot.containers("{{.Id}}").into_iter().find(|(name, _)| name == "gateway").unwrap().1;
-                pilot.docker(&["pause", &id]);
-            }
-        };
-        freeze("-STOP");
-        let on = pilot.xtask(&["kill-switch", "on", "--reason", "test"]).expect(0);
-        assert!(
-            on.out.contains("so gateway was stopped") && on.out.contains("is closed on disk"),
-            "{}",
-            on.out
-        );
-        assert!(try_http("GET", port, "/healthz", &[], None).is_err());
-        pilot.xtask(&["kill-switch", "status"]).expect(1);
-        let before = (pilot.engine != Process).then(|| pilot.containers("{{.Id}} {{.State.StartedAt}}"));
-        let off = pilot.xtask(&["kill-switch", "off"]).expect(0);
-        assert!(off.out.contains("started again"), "{}", off.out);
-        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
-        // Just that: the others were not touched.
-        if let Some(before) = before {
-            let after = pilot.containers("{{.Id}} {{.State.StartedAt}}");
-            assert!(before.iter().all(|service| after.contains(service)), "{before:?} {after:?}");
-        }
-        // Stopped by it and then taken down: nothing is there to start.
+    on(&[Process], "fence", |pilot| fenced(&mut pilot.up()));
+}
+
+/// On Docker this is one of those in `all_on_one.rs`.
+pub fn fenced(pilot: &mut Pilot) {
+    let port = pilot.port("gateway");
+    let freeze = |signal: &str| {
         if pilot.engine == Process {
-            freeze("-STOP");
-            pilot.xtask(&["kill-switch", "on"]).expect(0);
-            pilot.xtask(&["down"]).expect(0);
-            let off = pilot.xtask(&["kill-switch", "off"]).expect(1);
-            assert!(off.err.contains(&pilot.suggested("rollback")), "{}", off.err);
-            pilot.xtask(&["rollback"]).expect(9);
-            pilot.xtask(&["rollback", "--open"]).expect(0);
+            let alive =
+                std::fs::read_to_string(pilot.state().join("process/services/gateway/alive")).unwrap();
+            let group = format!("-{}", alive.trim());
+            std::process::Command::new("kill").args([signal, "--", &group]).status().unwrap();
+        } else {
+            let id = pilot.containers("{{.Id}}").into_iter().find(|(name, _)| name == "gateway").unwrap().1;
+            pilot.docker(&["pause", &id]);
         }
-        // A gateway that somebody else took away is fenced on disk, and not started by `off`.
-        pilot.xtask(&["down"]).expect(0);
+    };
+    freeze("-STOP");
+    let on = pilot.xtask(&["kill-switch", "on", "--reason", "test"]).expect(0);
+    assert!(on.out.contains("so gateway was stopped") && on.out.contains("is closed on disk"), "{}", on.out);
+    assert!(try_http("GET", port, "/healthz", &[], None).is_err());
+    pilot.xtask(&["kill-switch", "status"]).expect(1);
+    let before = (pilot.engine != Process).then(|| pilot.containers("{{.Id}} {{.State.StartedAt}}"));
+    let off = pilot.xtask(&["kill-switch", "off"]).expect(0);
+    assert!(off.out.contains("started again"), "{}", off.out);
+    assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+    // Just that: the others were not touched.
+    if let Some(before) = before {
+        let after = pilot.containers("{{.Id}} {{.State.StartedAt}}");
+        assert!(before.iter().all(|service| after.contains(service)), "{before:?} {after:?}");
+    }
+    // Stopped by it and then taken down: nothing is there to start.
+    if pilot.engine == Process {
+        freeze("-STOP");
         pilot.xtask(&["kill-switch", "on"]).expect(0);
+        pilot.xtask(&["down"]).expect(0);
         let off = pilot.xtask(&["kill-switch", "off"]).expect(1);
         assert!(off.err.contains(&pilot.suggested("rollback")), "{}", off.err);
-        // Who closed it has not lifted it.
         pilot.xtask(&["rollback"]).expect(9);
         pilot.xtask(&["rollback", "--open"]).expect(0);
-    });
+    }
+    // A gateway that somebody else took away is fenced on disk, and not started by `off`.
+    pilot.xtask(&["down"]).expect(0);
+    pilot.xtask(&["kill-switch", "on"]).expect(0);
+    let off = pilot.xtask(&["kill-switch", "off"]).expect(1);
+    assert!(off.err.contains(&pilot.suggested("rollback")), "{}", off.err);
+    // Who closed it has not lifted it.
+    pilot.xtask(&["rollback"]).expect(9);
+    pilot.xtask(&["rollback", "--open"]).expect(0);
 }

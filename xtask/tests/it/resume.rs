@@ -1,6 +1,6 @@
 //! Killed at any point and run again, it finishes; one at a time; deadlines hold.
 
-use crate::pilot::Engine::{Compose2, Process};
+use crate::pilot::Engine::Process;
 use crate::pilot::{Folder, Pilot, STRIDE, cuts, on, program};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -164,22 +164,19 @@ fn a_gate_that_cannot_be_closed_keeps_the_gateway_down() {
     });
 }
 
-#[test]
-fn killed_on_docker_in_the_middle_and_run_again_it_finishes() {
-    on(&[Compose2], "killed-docker", |pilot| {
-        let pilot = pilot.up();
-        // After the gate, after the backup, while Compose replaces the services, before verifying.
-        for events in [4, 6, 10, 12] {
-            // The same each time, so that it is built once.
-            pilot.build_bad_version("SCENARIO_TRY=1");
-            pilot.compose_by_hand(&["up", "--detach"]).expect(0);
-            assert!(kill_after(&pilot, &["rollback"], events));
-            let finished = pilot.json(&["rollback"]).expect(0).finished();
-            assert_eq!(finished["release"], "r1", "after {events} events");
-            assert_eq!(pilot.running_images(), pilot.release_images("r1"), "after {events} events");
-            assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
-        }
-    });
+/// One of those in `all_on_one.rs`.
+pub fn killed_in_the_middle(pilot: &mut Pilot) {
+    // After the gate, after the backup, while Compose replaces the services, before verifying.
+    for events in [4, 6, 10, 12] {
+        // The same each time, so that it is built once.
+        pilot.build_bad_version("SCENARIO_TRY=1");
+        pilot.compose_by_hand(&["up", "--detach"]).expect(0);
+        assert!(kill_after(pilot, &["rollback"], events));
+        let finished = pilot.json(&["rollback"]).expect(0).finished();
+        assert_eq!(finished["release"], "r1", "after {events} events");
+        assert_eq!(pilot.running_images(), pilot.release_images("r1"), "after {events} events");
+        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+    }
 }
 
 #[test]

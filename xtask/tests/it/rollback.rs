@@ -2,7 +2,7 @@
 
 use crate::host::SmallDisk;
 use crate::http::try_http;
-use crate::pilot::Engine::{Compose2, Process};
+use crate::pilot::Engine::Process;
 use crate::pilot::{Pilot, on, skip};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -40,74 +40,78 @@ fn the_only_rollback(pilot: &Pilot) -> std::path::PathBuf {
 
 #[test]
 fn no_compiler_git_or_cargo_is_needed() {
-    on(&[Compose2, Process], "bare", |pilot| {
-        let pilot = pilot.up();
-        pilot.xtask(&["down"]).expect(0);
-        // A PATH with docker alone, and the xtask that the release kept.
-        let bin = pilot.folder.0.join("bin");
-        std::fs::create_dir_all(&bin).unwrap();
-        if pilot.engine != Process {
-            let found = std::env::var("PATH").unwrap();
-            let docker = found.split(':').map(|d| Path::new(d).join("docker")).find(|p| p.exists()).unwrap();
-            std::os::unix::fs::symlink(docker, bin.join("docker")).unwrap();
-        }
-        for tool in ["sh", "tar"] {
-            let found = [Path::new("/bin").join(tool), Path::new("/usr/bin").join(tool)];
-            let found = found.iter().find(|p| p.exists()).unwrap();
-            std::os::unix::fs::symlink(found, bin.join(tool)).unwrap();
-        }
-        let mut command = std::process::Command::new(pilot.state().join("xtask"));
-        command.args(["--project", &pilot.project, "rollback"]).current_dir(&pilot.root);
-        command.env("PILOT_STATE_DIR", pilot.state()).env("PATH", &bin);
-        crate::pilot::ran(command.output().unwrap()).expect(0);
-        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
-    });
+    on(&[Process], "bare", |pilot| bare(&mut pilot.up()));
+}
+
+/// On Docker this is one of those in `all_on_one.rs`.
+pub fn bare(pilot: &mut Pilot) {
+    pilot.xtask(&["down"]).expect(0);
+    // A PATH with docker alone, and the xtask that the release kept.
+    let bin = pilot.folder.0.join("bare-bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    if pilot.engine != Process {
+        let found = std::env::var("PATH").unwrap();
+        let docker = found.split(':').map(|d| Path::new(d).join("docker")).find(|p| p.exists()).unwrap();
+        std::os::unix::fs::symlink(docker, bin.join("docker")).unwrap();
+    }
+    for tool in ["sh", "tar"] {
+        let found = [Path::new("/bin").join(tool), Path::new("/usr/bin").join(tool)];
+        let found = found.iter().find(|p| p.exists()).unwrap();
+        std::os::unix::fs::symlink(found, bin.join(tool)).unwrap();
+    }
+    let mut command = std::process::Command::new(pilot.state().join("xtask"));
+    command.args(["--project", &pilot.project, "rollback"]).current_dir(&pilot.root);
+    command.env("PILOT_STATE_DIR", pilot.state()).env("PATH", &bin);
+    crate::pilot::ran(command.output().unwrap()).expect(0);
+    assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
 }
 
 #[test]
 fn a_failed_deployment_stays_behind_the_gate_and_is_rolled_back() {
-    on(&[Process, Compose2], "failed", |pilot| {
-        let pilot = pilot.up();
-        store_something(&pilot);
-        let good = pilot.env_text();
-        // On Docker, `promises.rs` has failed deployments that wait for a rollback.
-        if pilot.engine == Process {
-            pilot.edit_env("USE_SIMULATION", "false");
-            let up = pilot.json(&["up"]).expect(1);
-            assert_eq!(up.finished()["next"], pilot.suggested("rollback"));
-            // The gate never opened on it.
-            let refused = pilot.public("GET", "/stream?route=critique&seed=42", None);
-            assert_eq!((refused.status, refused.header("retry-after")), (503, "5"));
-            assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
-            pilot.xtask(&["kill-switch", "off"]).expect(1);
-            assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
-            let list = pilot.xtask(&["releases", "list"]).expect(0).out;
-            assert!(
-                list.contains("r1")
-                    && list.contains("known-good")
-                    && list.contains("r2")
-                    && list.contains("failed"),
-                "{list}"
-            );
-            // A failed release is no target.
-            let refused = pilot.xtask(&["rollback", "--to", "r2"]).expect(2);
-            assert!(refused.err.contains("r2 is failed"), "{}", refused.err);
+    on(&[Process], "failed", |pilot| failed_deployment(&mut pilot.up()));
+}
 
-            let finished = pilot.json(&["rollback"]).expect(0).finished();
-            assert_eq!((&finished["release"], &finished["outcome"]), (&json!("r1"), &json!("restored")));
-            assert_eq!(pilot.env_text(), good);
-            assert_eq!(pilot.running_values("engine")["USE_SIMULATION"], true);
-            is_still_there(&pilot);
-        }
-
+/// On Docker this is one of those in `all_on_one.rs`.
+pub fn failed_deployment(pilot: &mut Pilot) {
+    store_something(pilot);
+    let good = pilot.env_text();
+    // On Docker, `promises.rs` has failed deployments that wait for a rollback.
+    if pilot.engine == Process {
         pilot.edit_env("USE_SIMULATION", "false");
-        let back = pilot.json(&["up", "--rollback-on-failure"]).expect(7).finished();
-        assert_eq!((&back["release"], &back["outcome"]), (&json!("r1"), &json!("rolled-back")));
+        let up = pilot.json(&["up"]).expect(1);
+        assert_eq!(up.finished()["next"], pilot.suggested("rollback"));
+        // The gate never opened on it.
+        let refused = pilot.public("GET", "/stream?route=critique&seed=42", None);
+        assert_eq!((refused.status, refused.header("retry-after")), (503, "5"));
+        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
+        pilot.xtask(&["kill-switch", "off"]).expect(1);
+        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
+        let list = pilot.xtask(&["releases", "list"]).expect(0).out;
+        assert!(
+            list.contains("r1")
+                && list.contains("known-good")
+                && list.contains("r2")
+                && list.contains("failed"),
+            "{list}"
+        );
+        // A failed release is no target.
+        let refused = pilot.xtask(&["rollback", "--to", "r2"]).expect(2);
+        assert!(refused.err.contains("r2 is failed"), "{}", refused.err);
+
+        let finished = pilot.json(&["rollback"]).expect(0).finished();
+        assert_eq!((&finished["release"], &finished["outcome"]), (&json!("r1"), &json!("restored")));
         assert_eq!(pilot.env_text(), good);
         assert_eq!(pilot.running_values("engine")["USE_SIMULATION"], true);
-        is_still_there(&pilot);
-        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
-    });
+        is_still_there(pilot);
+    }
+
+    pilot.edit_env("USE_SIMULATION", "false");
+    let back = pilot.json(&["up", "--rollback-on-failure"]).expect(7).finished();
+    assert_eq!((&back["release"], &back["outcome"]), (&json!("r1"), &json!("rolled-back")));
+    assert_eq!(pilot.env_text(), good);
+    assert_eq!(pilot.running_values("engine")["USE_SIMULATION"], true);
+    is_still_there(pilot);
+    assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
 }
 
 #[test]

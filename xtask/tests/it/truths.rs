@@ -65,15 +65,11 @@ fn a_fresh_clone_is_told_where_the_running_pilots_state_is(pilot: &Pilot) {
     assert!(refused.err.contains(&next), "{}", refused.err);
 }
 
-#[test]
-fn what_is_said_of_docker_is_what_was_seen() {
-    // One pilot for all three, which leave it as it was.
-    on(&[Compose2], "seen", |pilot| {
-        let mut pilot = pilot.up();
-        a_fresh_clone_is_told_where_the_running_pilots_state_is(&pilot);
-        a_container_that_goes_away_between_two_questions_is_no_failure(&mut pilot);
-        an_engine_is_not_blamed_for_a_budget_that_ended(&pilot);
-    });
+/// One of those in `all_on_one.rs`.
+pub fn what_is_said_of_docker(pilot: &mut Pilot) {
+    a_fresh_clone_is_told_where_the_running_pilots_state_is(pilot);
+    a_container_that_goes_away_between_two_questions_is_no_failure(pilot);
+    an_engine_is_not_blamed_for_a_budget_that_ended(pilot);
 }
 
 #[test]
