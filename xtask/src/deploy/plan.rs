@@ -364,7 +364,11 @@ mod tests {
 
     /// What becomes of the gate.
     fn end(plan: &Plan) -> Option<&Step> {
-        plan.steps.iter().nth_back(1)
+        end_of(&plan.steps)
+    }
+
+    fn end_of(steps: &[Step]) -> Option<&Step> {
+        steps.iter().nth_back(1)
     }
 
     fn position(plan: &Plan, wanted: impl Fn(&Step) -> bool) -> usize {
@@ -561,13 +565,13 @@ mod tests {
         let all = steps(Some(&stop), &stop);
         let not_closed = vec!["engine 0.0.0.0:2".to_owned()];
         assert_eq!(all[0], Step::StopGate { services: gateway.clone(), not_closed });
-        assert_eq!(all.last(), Some(&Step::StartGate { services: gateway.clone() }));
+        assert_eq!(end_of(&all), Some(&Step::StartGate { services: gateway.clone() }));
         assert!(!all.contains(&Step::CloseGateOnDisk) && !all.contains(&Step::Seed), "{all:?}");
         // From a gate that is closed by a request, and to one.
         assert_eq!(steps(Some(&HTTP), &stop)[0], Step::StopPublished { services: gateway });
         let all = steps(Some(&stop), &HTTP);
         assert!(matches!(all[0], Step::StopGate { .. }) && all.contains(&Step::CloseGateOnDisk), "{all:?}");
-        assert_eq!(all.last(), Some(&Step::OpenGate));
+        assert_eq!(end_of(&all), Some(&Step::OpenGate));
     }
 
     #[test]

@@ -25,7 +25,16 @@ fn where_the_gate_stops_its_services_they_start_last_and_the_plan_says_so() {
     let finished = scene.finishes(&roll_back);
     scene.hold(Some(&finished));
     assert_eq!((finished.outcome, finished.exit), (Some(Outcome::Restored), Exit::Ok));
-    let steps = ["stop-gate", "preserve", "retag", "restore-env-file", "apply", "verify", "start-gate"];
+    let steps = [
+        "stop-gate",
+        "preserve",
+        "record-release",
+        "restore-env-file",
+        "apply",
+        "verify",
+        "start-gate",
+        "retag",
+    ];
     assert_eq!(scene.planned(), steps);
     // What only the gateway can tell is missing in the evidence, because it is down.
     let ended = |step| if step == "preserve" { "warned" } else { "done" };
