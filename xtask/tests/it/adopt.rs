@@ -1,27 +1,174 @@
-//! A stack that shares nothing with the pilot: the whole way of a team that adopts the tool, on Docker.
+//! A stack that shares nothing with the pilot: the whole way of a team that adopts the tool, on Docker. Nothing in
+//! `xtask/src` was made for this stack.
 
-use crate::notes::{Notes, bad_release, crash_loop, on, within};
+use crate::notes::{Notes, bad_release, check_out, crash_loop, on, within};
 use crate::pilot::Engine::{Compose1, Compose2};
+use crate::pilot::{docker, workspace};
+use serde_json::json;
 use std::time::Duration;
 
 /// How long a busy machine may take to start the stack.
 const START: Duration = Duration::from_secs(30);
 
-/// What the other tests take for granted: the stack is good, and each bad release is bad in the way that it says.
+impl Notes {
+    /// The public gets the good release, with its two workers, and with this note, written before.
+    #[track_caller]
+    fn serves(&self, note: &str) {
+        assert_eq!((self.version().as_str(), self.containers("worker").len()), ("1.0", 2));
+        assert!(self.has(note), "{note:?} is lost: {:?}", self.ask("GET", "/notes", None));
+        assert_eq!(self.write("one more"), 201);
+        self.xtask(&["status"]).expect(0);
+    }
+
+    /// A colleague breaks it by hand, and an operator rolls it back.
+    #[track_caller]
+    fn is_brought_back(&self, note: &str) {
+        let finished = self.json(&["rollback"]).expect(0).finished();
+        assert_eq!((&finished["outcome"], &finished["release"]), (&json!("restored"), &json!("r1")));
+        check_out(self);
+        self.serves(note);
+    }
+}
+
 #[test]
-fn plain_compose_runs_the_stack_and_its_bad_releases() {
-    on(&[Compose2, Compose1], "plain", |notes: Notes| {
-        notes.deploy_by_hand();
-        assert!(within(START, || notes.write("three words here") == 201));
-        assert!(notes.has("three words here"));
-        assert_eq!((notes.version().as_str(), notes.containers("worker").len()), ("1.0", 2));
-        bad_release(&notes);
-        notes.deploy_by_hand();
-        assert!(within(START, || notes.write("lost") == 500));
-        assert_eq!(notes.version(), "2.0");
+fn a_team_goes_its_whole_way() {
+    on(&[Compose2, Compose1], "adopt", |notes| {
+        notes.xtask(&["up"]).expect(0);
+        assert_eq!(notes.write("the first note"), 201);
+        notes.xtask(&["smoke"]).expect(0);
+        notes.serves("the first note");
+        let database = notes.containers("db");
+        let again = notes.json(&["up"]).expect(0).finished();
+        assert_eq!(again["outcome"], "nothing-to-do");
+        bad_releases_do_not_stay(&notes);
+        faults_by_hand_are_brought_back(&notes);
+        assert_eq!(notes.containers("db"), database, "the database was replaced");
+        a_bad_setting_is_brought_back(&notes);
+        the_evidence_has_the_logs_and_no_secret(&notes);
+        a_corrupted_volume_is_seen_and_restored(&notes);
+        notes.xtask(&["--yes", "reset"]).expect(0);
+        assert!(!notes.has("the first note"));
+        reports_name_the_check(&notes);
+    });
+}
+
+fn bad_releases_do_not_stay(notes: &Notes) {
+    for (fault, what) in [(bad_release as fn(&Notes), "notes can be written"), (crash_loop, "api")] {
+        fault(notes);
+        let ran = notes.xtask(&["up"]).expect(7);
+        assert!(ran.all().contains(what), "{}", ran.all());
+        check_out(notes);
+        notes.serves("the first note");
+    }
+}
+
+fn faults_by_hand_are_brought_back(notes: &Notes) {
+    bad_release(notes);
+    notes.deploy_by_hand();
+    assert!(within(START, || notes.write("lost") == 500));
+    notes.is_brought_back("the first note");
+
+    crash_loop(notes);
+    notes.deploy_by_hand();
+    assert!(within(START, || notes.write("lost") == 502));
+    notes.is_brought_back("the first note");
+
+    docker(&["stop", "--time", "0", &notes.containers("worker")[0]]);
+    notes.xtask(&["status"]).expect(1);
+    notes.is_brought_back("the first note");
+
+    notes.edit("proxy/nginx.conf", "http://api:8000", "http://nobody:8000");
+    notes.compose(&["up", "--detach", "--force-recreate", "--timeout", "0", "--no-deps", "proxy"]).expect(0);
+    assert!(within(START, || notes.write("lost") == 502));
+    notes.is_brought_back("the first note");
+}
+
+fn a_bad_setting_is_brought_back(notes: &Notes) {
+    notes.edit(".env", "DB_PASSWORD='p$ss w#rd'", "DB_PASSWORD=wrong");
+    // The database's own health check fails with it.
+    notes.compose(&["up", "--detach", "--timeout", "0"]);
+    notes.is_brought_back("the first note");
+}
+
+fn the_evidence_has_the_logs_and_no_secret(notes: &Notes) {
+    notes.xtask(&["evidence"]).expect(0);
+    let found = std::process::Command::new("grep")
+        .args(["--recursive", "--text", "--files-with-matches", "p$ss w#rd"])
+        .args([notes.dir().join(".pilot/evidence"), notes.dir().join(".pilot/rollbacks")])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+}
+
+fn a_corrupted_volume_is_seen_and_restored(notes: &Notes) {
+    notes.xtask(&["backup", "create"]).expect(0);
+    let db = &notes.containers("db")[0];
+    docker(&["exec", db, "dd", "if=/dev/urandom", "of=/var/lib/mysql/ibdata1", "bs=1k", "count=12000"]);
+    docker(&["restart", "--time", "0", db]);
+    assert!(within(START, || notes.write("lost") != 201));
+    notes.xtask(&["rollback"]).expect(1);
+    assert_eq!(notes.write("lost"), 0, "the public reaches a stack that failed its checks");
+    notes.xtask(&["--yes", "backup", "restore", "latest", "--only", "data"]).expect(0);
+    notes.serves("the first note");
+}
+
+fn reports_name_the_check(notes: &Notes) {
+    let runs = std::fs::read_dir(notes.dir().join(".pilot/rollbacks")).unwrap().flatten();
+    let reports: Vec<_> =
+        runs.map(|run| run.path().join("report.html")).filter(|path| path.is_file()).collect();
+    assert!(reports.len() >= 6, "{reports:?}");
+    for path in reports {
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("notes can be written"), "{}", path.display());
+    }
+}
+
+#[test]
+fn a_compose_file_is_enough() {
+    on(&[Compose2, Compose1], "bare", |notes| {
+        let notes = notes.without_a_manifest();
+        let said = notes.xtask(&["up"]).expect(0).all();
+        assert!(said.contains("no pilot.toml"), "{said}");
+        assert_eq!(notes.write("the first note"), 201);
+        notes.xtask(&["smoke"]).expect(0);
+        notes.serves("the first note");
+        crash_loop(&notes);
+        notes.xtask(&["up"]).expect(7);
+        check_out(&notes);
+        notes.serves("the first note");
         crash_loop(&notes);
         notes.deploy_by_hand();
         assert!(within(START, || notes.write("lost") == 502));
+        notes.is_brought_back("the first note");
+    });
+}
+
+#[test]
+fn every_command_of_the_first_hour_runs() {
+    on(&[Compose2], "first-hour", |notes| {
+        let notes = notes.without_a_manifest();
+        // The bad image that a drill names.
+        bad_release(&notes);
+        notes.compose(&["build", "api"]).expect(0);
+        check_out(&notes);
+        notes.edit(".env", "NOTES_VERSION=2.0", "NOTES_VERSION=1.0");
+        // The stack runs already.
+        notes.deploy_by_hand();
+        let page = std::fs::read_to_string(workspace().join("docs/adopting.md")).unwrap();
+        let blocks: Vec<(&str, &str)> =
+            page.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n')).collect();
+        assert!(blocks.len() >= 8, "only {} blocks", blocks.len());
+        for (language, text) in blocks {
+            match language {
+                "toml" => notes.append("pilot.toml", text),
+                "sh" => text.lines().filter(|line| line.starts_with("xtask")).for_each(|line| {
+                    println!("{line}");
+                    notes.shell(line).expect(0);
+                }),
+                other => panic!("a block of {other:?}"),
+            }
+        }
+        assert_eq!(notes.write("the drills touched nothing"), 201);
     });
 }
 

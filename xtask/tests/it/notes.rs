@@ -126,6 +126,26 @@ impl Notes {
         self
     }
 
+    /// Adds text to a file of the stack.
+    pub fn append(&self, file: &str, text: &str) {
+        let path = self.dir().join(file);
+        let old = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, format!("{old}\n{text}")).unwrap();
+    }
+
+    /// A line of the docs, as the team types it: `xtask` is installed, and the images are called as in this test.
+    pub fn shell(&self, line: &str) -> Ran {
+        let bin = self.folder.0.join("bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        let link = bin.join("xtask");
+        if !link.exists() {
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_xtask"), &link).unwrap();
+        }
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        let line = line.replace("notes-app:", &format!("{}-app:", self.project));
+        ran(self.program("sh").args(["-ec", &line]).env("PATH", path).output().unwrap())
+    }
+
     /// Replaces a piece of text that is in a file of the stack.
     #[track_caller]
     pub fn edit(&self, file: &str, old: &str, new: &str) {
@@ -154,6 +174,10 @@ impl Notes {
 
     pub fn xtask(&self, args: &[&str]) -> Ran {
         ran(self.command(args).output().unwrap())
+    }
+
+    pub fn json(&self, args: &[&str]) -> Ran {
+        self.xtask(&[&["--format", "json"], args].concat())
     }
 
     /// What a colleague does by hand: plain Compose in the stack's folder.
@@ -232,6 +256,14 @@ fn label(notes: &Notes, version: &str) {
     };
     version_of("app/app.py", "VERSION = \"", "\"");
     version_of(".env", "NOTES_VERSION=", " ");
+}
+
+/// What the team has in its version control.
+pub fn check_out(notes: &Notes) {
+    let good = workspace().join("xtask/tests/stacks/notes");
+    for file in ["app/app.py", "proxy/nginx.conf"] {
+        std::fs::copy(good.join(file), notes.dir().join(file)).unwrap();
+    }
 }
 
 /// Does it become true in time?
