@@ -134,6 +134,11 @@ fn not_understood(pilot: &Pilot, by: &str, error: anyhow::Error) -> anyhow::Erro
 }
 
 impl Candidate<'_> {
+    /// What the stack is.
+    pub fn definition(&self) -> &Definition {
+        &self.resolved.definition
+    }
+
     /// Makes the release, or finds the known-good release with the same content.
     pub fn release(self) -> Result<Release> {
         let (session, deadline) = (self.session, Deadline::after(IMAGES));

@@ -4,10 +4,12 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
-use crate::base::next::Next;
+use crate::base::next::{Context, Next};
 use crate::deploy::session::Session;
 use crate::engine::tree;
+use crate::stack::cover::Cover;
 use crate::stack::definition::{Definition, Port, Service};
+use crate::stack::gate_rule::GateRule;
 use crate::stack::layout::Layout;
 use crate::stack::manifest::MANIFEST_FILE;
 use anyhow::Result;
@@ -28,6 +30,22 @@ pub fn write(session: &Session) -> Result<PathBuf> {
     let resolved = tree::resolve(pilot, &place, session.engine.as_ref(), deadline)?;
     files::write(&path, text(&pilot.project, &resolved.definition, &pilot.layout)?.as_bytes(), Mode::Plain)?;
     Ok(path)
+}
+
+/// What is assumed of a stack without a manifest.
+pub fn assumed(definition: &Definition, context: &Context) -> String {
+    let cover = Cover::of(&GateRule::default(), Some(definition));
+    let gate = match cover.map(|cover| cover.stopped().join(", ")) {
+        Ok(names) if !names.is_empty() => format!("the gate is closed by stopping {names}"),
+        _ => "no service can be stopped to shut the public out".to_owned(),
+    };
+    let data: Vec<String> = definition.data().into_keys().collect();
+    let data = if data.is_empty() { "none".to_owned() } else { data.join(", ") };
+    format!(
+        "there is no {MANIFEST_FILE}, so this is assumed: {gate}; a service is good if it is healthy and its published \
+         ports accept connections; data: {data}. To write one: {}",
+        context.xtask("init")
+    )
 }
 
 /// The manifest as text.

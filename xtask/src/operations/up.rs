@@ -16,9 +16,10 @@ use crate::deploy::run::{self, Command, Request, Run};
 use crate::deploy::session::Session;
 use crate::operations::candidate::Source;
 use crate::operations::ending::Ended;
-use crate::operations::{candidate, ending, rollback};
+use crate::operations::{candidate, ending, init, rollback};
 use crate::release::description::Release;
 use crate::stack::escalation;
+use crate::stack::manifest::MANIFEST_FILE;
 use crate::stack::pilot::Pilot;
 use crate::stack::ports;
 use anyhow::Result;
@@ -48,6 +49,9 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
     }
     let chosen = candidate::ensure_env(session)?;
     let candidate = candidate::stack(options.source, &pilot.env_path, session)?;
+    if !candidate.pilot.pack.join(MANIFEST_FILE).exists() {
+        session.out.note(init::assumed(candidate.definition(), session.out.context()));
+    }
     if chosen.is_empty() {
         check_ports(&candidate.pilot, session)?;
     }
