@@ -2,7 +2,7 @@
 //! written. Also checksums, sizes, and temporary folders. Nothing here knows what the files mean.
 
 use crate::base::deadline::Deadline;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -264,6 +264,27 @@ pub fn names(folder: &Path) -> Result<Vec<String>> {
     }
     names.sort_unstable();
     Ok(names)
+}
+
+/// The names of all files in a folder and below it, relative to `root`. An error if there are more than `most`.
+pub fn below(root: &Path, folder: &str, most: usize) -> Result<Vec<String>> {
+    let (mut found, mut open) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = open.pop() {
+        for name in names(&root.join(&folder))? {
+            let name = format!("{folder}/{name}");
+            if root.join(&name).is_dir() {
+                open.push(name)
+            } else {
+                found.push(name)
+            }
+            ensure!(
+                found.len() + open.len() <= most,
+                "{} has more than {most} files",
+                root.join(&folder).display()
+            );
+        }
+    }
+    Ok(found)
 }
 
 /// Removes a file, or a folder with everything in it, and returns the bytes that this

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::ControlFlow::{Break, Continue};
 use std::time::{Duration, Instant};
 
 /// How long a connection must last: Docker's proxy accepts one for a container in which nobody listens, and closes it.
@@ -74,7 +75,12 @@ fn once(target: &Target<'_>, check: &Check, deadline: Deadline) -> Result<Found>
         }
         Kind::Script(path) => last_line(&script(target, path, deadline)?),
         Kind::Healthy { service } => {
-            engine_says(target, service, deadline)?;
+            // The engine asks only now and then.
+            let ready = Deadline::after(target.pilot.manifest.limits.ready);
+            ready.poll(PAUSE, || match engine_says(target, service, ready) {
+                Ok(()) => Break(()),
+                Err(error) => Continue(error),
+            })?;
             "healthy by the engine's word".to_owned()
         }
     };

@@ -35,7 +35,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         fail(Exit::Usage, format!("{error:#}"), "give the path of a JSON file with a scenario")
     })?;
     let mut clients = clients(pilot, session.engine.as_ref(), &pilot.env()?, LIMIT)?;
-    let gateway = clients.remove(pilot.gateway());
+    let gateway = clients.remove(rule.request.service.as_deref().unwrap_or(pilot.gateway()));
     let gateway = gateway.ok_or_else(|| fail(Exit::Usage, "pilot.toml names no gateway", ""))?;
     let answer = send(&gateway, &rule.request, Some(&scenario))
         .map_err(|error| fail(Exit::NotRestored, format!("{error:#}"), Next::xtask("status")))?;

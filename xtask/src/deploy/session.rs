@@ -49,7 +49,8 @@ impl Session {
         let deadline = Deadline::after(view.pilot.manifest.limits.engine);
         view.engine.can_read(env, deadline)?;
         if let Some(definition) = self.store.definition(release)? {
-            let refusals = view.engine.refusals(&definition, deadline)?;
+            let files = release.files.keys().cloned().collect();
+            let refusals = view.engine.refusals(&definition, &files, deadline)?;
             ensure!(refusals.is_empty(), "it cannot work here: {}", refusals.join("; "));
         }
         view.pilot.services().try_for_each(|service| view.pilot.port(service, env).map(drop))?;

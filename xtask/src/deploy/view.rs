@@ -114,8 +114,14 @@ impl View {
 
     /// A client for the gateway, with the port and token of these settings.
     pub fn client(&self, limit: Duration) -> Result<Client> {
+        self.client_of(None, limit)
+    }
+
+    /// A client for a service; without a name, for the gateway.
+    pub fn client_of(&self, service: Option<&str>, limit: Duration) -> Result<Client> {
+        let service = service.unwrap_or(self.pilot.gateway());
         let mut all = clients(&self.pilot, self.engine.as_ref(), self.env()?, limit)?;
-        all.remove(self.pilot.gateway()).context("pilot.toml names no gateway")
+        all.remove(service).with_context(|| format!("{service:?} publishes no port"))
     }
 
     /// The gate that runs, at the address that the engine reports.

@@ -286,7 +286,7 @@ pub trait Inspect: Sync {
 
     /// Everything in this stack that cannot work here, each with what to do about it; none if it can be deployed.
     /// Reads only.
-    fn refusals(&self, _: &Definition, _: Deadline) -> Result<Vec<String>> {
+    fn refusals(&self, _: &Definition, _: &BTreeSet<String>, _: Deadline) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
 

@@ -12,7 +12,7 @@ use crate::engine::roles::{Build, Engine};
 use crate::engine::tree;
 use crate::release::description::{Image, Parts, Release};
 use crate::release::source::{self, Worktree};
-use crate::stack::definition::{Definition, Resolved};
+use crate::stack::definition::{self, Definition, Mount, Resolved};
 use crate::stack::envfile::{EnvFile, with_value};
 use crate::stack::judge;
 use crate::stack::layout::Layout;
@@ -20,13 +20,16 @@ use crate::stack::manifest::{MANIFEST_FILE, Manifest};
 use crate::stack::pilot::Pilot;
 use crate::stack::ports;
 use anyhow::Result;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The time limit for building and saving images.
 const IMAGES: Duration = Duration::from_secs(300);
+
+/// The largest number of files in a folder that a service mounts. More are data, which belongs into a volume.
+const MOST_MOUNTED: usize = 1000;
 
 /// How many digits of a commit name a version.
 const SHORT: usize = 9;
@@ -95,24 +98,9 @@ pub fn stack<'a>(source: Source<'a>, env: &'a Path, session: &'a Session) -> Res
         resolved.map_err(|error| not_understood(&pilot, &session.engine.describe(deadline), error))?;
     pilot.definition = Some(resolved.definition.clone());
     let engine = session.engine.for_stack(&pilot)?;
-    check(&pilot, engine.as_ref(), &resolved.definition, session)?;
-    Ok(Candidate { session, source, env, worktree, commit, pilot, engine, resolved })
-}
-
-/// Refuses what cannot work here, all of it at once.
-fn check(pilot: &Pilot, engine: &dyn Engine, definition: &Definition, session: &Session) -> Result<()> {
-    let deadline = Deadline::after(pilot.manifest.limits.engine);
-    let refusals = engine.refusals(definition, deadline)?;
-    if !refusals.is_empty() {
-        let what = format!("the stack cannot be deployed:\n  - {}", refusals.join("\n  - "));
-        return Err(fail(Exit::Usage, what, format!("fix {}; nothing was begun", files(pilot))));
-    }
-    let outside = judge::not_in_a_release(definition);
-    if !outside.is_empty() {
-        let what = "not part of the release, so no rollback restores it";
-        session.out.note(format!("{what}: {}", outside.join(", ")));
-    }
-    Ok(())
+    let candidate = Candidate { session, source, env, worktree, commit, pilot, engine, resolved };
+    candidate.check()?;
+    Ok(candidate)
 }
 
 /// The compose files of the source, for a message.
@@ -134,6 +122,23 @@ fn not_understood(pilot: &Pilot, by: &str, error: anyhow::Error) -> anyhow::Erro
 }
 
 impl Candidate<'_> {
+    /// Refuses what cannot work here, all of it at once.
+    fn check(&self) -> Result<()> {
+        let Self { session, pilot, engine, resolved: Resolved { definition, .. }, .. } = self;
+        let deadline = Deadline::after(pilot.manifest.limits.engine);
+        let refusals = engine.refusals(definition, &self.files()?.into_keys().collect(), deadline)?;
+        if !refusals.is_empty() {
+            let what = format!("the stack cannot be deployed:\n  - {}", refusals.join("\n  - "));
+            return Err(fail(Exit::Usage, what, format!("fix {}; nothing was begun", files(pilot))));
+        }
+        let outside = judge::not_in_a_release(definition);
+        if !outside.is_empty() {
+            let what = "not part of the release, so no rollback restores it";
+            session.out.note(format!("{what}: {}", outside.join(", ")));
+        }
+        Ok(())
+    }
+
     /// What the stack is.
     pub fn definition(&self) -> &Definition {
         &self.resolved.definition
@@ -172,7 +177,7 @@ impl Candidate<'_> {
             Deadline::after(IMAGES),
         )?);
         let (layout, commit) = (self.pilot.layout.clone(), self.commit.clone());
-        let (engine, files) = (self.engine.kind().as_str(), self.files());
+        let (engine, files) = (self.engine.kind().as_str(), self.files()?);
         let release =
             record(session, Parts { label, commit, engine, images, inputs, layout, files }, &self.resolved);
         drop(self.worktree);
@@ -207,22 +212,28 @@ impl Candidate<'_> {
         Ok((label, images, Some(inputs)))
     }
 
-    /// The files of the release, by their names in it.
-    fn files(&self) -> BTreeMap<String, PathBuf> {
+    /// The files of the release, by their names in it. A folder that a service may only read is one of them.
+    fn files(&self) -> Result<BTreeMap<String, PathBuf>> {
         let Pilot { pack, layout, manifest, .. } = &self.pilot;
-        let mounted = self.resolved.definition.services.values().flat_map(|service| &service.files);
+        let services = || self.resolved.definition.services.values();
+        let mounted = services().flat_map(|service| &service.files);
         let manifest_file = Some(MANIFEST_FILE.to_owned()).filter(|name| pack.join(name).is_file());
-        let names = layout
-            .files()
-            .chain(&layout.seed)
-            .chain(mounted)
-            .chain(&manifest.extra_files)
-            .chain(manifest.scripts());
-        let files: BTreeMap<String, PathBuf> = names
-            .chain(&manifest_file)
-            .map(|name| (name.clone(), self.pilot.source(name, self.env)))
-            .collect();
-        files
+        let names = layout.files().chain(&layout.seed).chain(mounted).chain(&manifest_file);
+        let mut names: BTreeSet<String> =
+            names.chain(&manifest.extra_files).chain(manifest.scripts()).cloned().collect();
+        for mount in services().flat_map(|service| &service.mounts).filter(|mount| mount.read_only) {
+            if let Mount { source: definition::Source::Bind(path), .. } = mount
+                && !path.starts_with('/')
+                && pack.join(path).is_dir()
+            {
+                names.extend(files::below(pack, path, MOST_MOUNTED)?);
+            }
+        }
+        let place = |name: String| {
+            let path = self.pilot.source(&name, self.env);
+            (name, path)
+        };
+        Ok(names.into_iter().map(place).collect())
     }
 }
 

@@ -155,6 +155,27 @@ impl Definition {
         self.named_data().map(|(name, key)| (name, &self.volumes[key])).collect()
     }
 
+    /// The services that mount the volume with this name, those that always start first.
+    pub fn users(&self, volume: &str) -> impl Iterator<Item = &str> {
+        let mounts = move |service: &Service| {
+            service
+                .volumes()
+                .into_iter()
+                .any(|key| self.volumes.get(key).is_some_and(|known| known.name == volume))
+        };
+        let mut all: Vec<_> = self.services.iter().filter(|(_, service)| mounts(service)).collect();
+        all.sort_by_key(|(_, service)| !service.profiles.is_empty());
+        all.into_iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The volume of a service that mounts no other.
+    pub fn only_volume(&self, service: &str) -> Option<&Resource> {
+        match self.services.get(service)?.volumes().into_iter().collect::<Vec<_>>()[..] {
+            [key] => self.volumes.get(key),
+            _ => None,
+        }
+    }
+
     /// The names of the stored data, each with the key of its volume.
     fn named_data(&self) -> impl Iterator<Item = (String, &String)> {
         let used = move |key: &str| -> Vec<&String> {

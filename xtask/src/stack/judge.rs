@@ -2,6 +2,7 @@
 //! engine says what of it is missing, and `problems` judges. Called by an engine (`Inspect::refusals`), for `up`
 //! and for the target of a rollback, before anything is changed.
 
+use crate::stack::check::Kind;
 use crate::stack::definition::{Definition, Port, Service, Source};
 use crate::stack::manifest::Manifest;
 use std::collections::BTreeSet;
@@ -65,19 +66,27 @@ pub fn needs(definition: &Definition) -> BTreeSet<Need> {
     all
 }
 
-/// Everything that is wrong. `missing` is what the engine does not have of `needs`. None: the stack can be deployed
+/// Everything that is wrong. `files` are those of the release. `missing` is what the engine does not have of `needs`. None: the stack can be deployed
 /// and rolled back.
-pub fn problems(definition: &Definition, manifest: &Manifest, missing: &BTreeSet<Need>) -> Vec<String> {
+pub fn problems(
+    definition: &Definition,
+    manifest: &Manifest,
+    files: &BTreeSet<String>,
+    missing: &BTreeSet<Need>,
+) -> Vec<String> {
     let mut all = Vec::new();
+    let known: Vec<&str> = definition.services.keys().map(String::as_str).collect();
+    let unknown = |place: &str, name: &str| {
+        let has = known.join(", ");
+        format!(
+            "{place} of pilot.toml names the service {name}, which the compose file does not have; it has {has}"
+        )
+    };
+    let missing_ones = entered(manifest).filter(|(_, name)| !definition.services.contains_key(*name));
+    all.extend(missing_ones.map(|(place, name)| unknown(&place, name)));
     for (place, name) in named(manifest) {
         match definition.services.get(name) {
-            None => {
-                let known: Vec<&str> = definition.services.keys().map(String::as_str).collect();
-                all.push(format!(
-                    "{place} of pilot.toml names the service {name}, which the compose file does not have; it has {}",
-                    known.join(", ")
-                ));
-            }
+            None => all.push(unknown(&place, name)),
             Some(service) if !is_published(service) => all.push(format!(
                 "{place} of pilot.toml sends requests to {name}, which publishes no fixed TCP port, so nobody can \
                  reach it; give it one under `ports:`"
@@ -87,7 +96,7 @@ pub fn problems(definition: &Definition, manifest: &Manifest, missing: &BTreeSet
     }
     for (name, service) in always(definition) {
         let binds = service.mounts.iter().filter_map(|mount| match &mount.source {
-            Source::Bind(path) if !path.starts_with('/') && !is_kept(service, path) => Some(path),
+            Source::Bind(path) if !path.starts_with('/') && !is_kept(files, path) => Some(path),
             _ => None,
         });
         all.extend(binds.map(|path| {
@@ -123,7 +132,25 @@ fn named(manifest: &Manifest) -> Vec<(String, &str)> {
     let evidence = evidence.filter_map(|document| {
         Some((format!("[[evidence]] {:?}", document.file), document.service.as_deref()?))
     });
-    services.chain(more).chain(gate).chain(evidence).collect()
+    let checks = manifest.checks.iter().filter_map(|check| {
+        let service = match &check.kind {
+            Kind::Http(exchange) => exchange.call.request.service.as_deref()?,
+            Kind::Tcp { service, .. } => service,
+            Kind::Exec { .. } | Kind::Script(_) | Kind::Healthy { .. } => return None,
+        };
+        Some((format!("[[check]] {:?}", check.name), service))
+    });
+    services.chain(more).chain(gate).chain(evidence).chain(checks).collect()
+}
+
+/// Every service whose container a manifest wants to look into, with the part that does.
+fn entered(manifest: &Manifest) -> impl Iterator<Item = (String, &str)> {
+    manifest.checks.iter().filter_map(|check| match &check.kind {
+        Kind::Exec { service, .. } | Kind::Healthy { service } => {
+            Some((format!("[[check]] {:?}", check.name), service.as_str()))
+        }
+        Kind::Http(_) | Kind::Tcp { .. } | Kind::Script(_) => None,
+    })
 }
 
 /// The services that start without a profile.
@@ -136,8 +163,8 @@ fn is_published(service: &Service) -> bool {
 }
 
 /// Is this path, or something in it, a file of the release?
-fn is_kept(service: &Service, path: &str) -> bool {
-    service.files.iter().any(|file| {
+fn is_kept(files: &BTreeSet<String>, path: &str) -> bool {
+    files.iter().any(|file| {
         file == path || path == "." || file.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
     })
 }
@@ -187,9 +214,11 @@ mod tests {
             mount(Source::Bind("/etc/localtime".into())),
             mount(Source::Anonymous),
         ];
-        jobs.files = ["conf/a.conf".to_owned()].into();
         jobs.networks = ["default".to_owned(), "edge".to_owned()].into();
-        assert_eq!(problems(&definition, &manifest, &BTreeSet::new()), [""; 0]);
+        assert_eq!(
+            problems(&definition, &manifest, &["conf/a.conf".to_owned()].into(), &BTreeSet::new()),
+            [""; 0]
+        );
         let needed = needs(&definition);
         let all = [
             Need::Volume("x-volume".into()),
@@ -214,7 +243,7 @@ mod tests {
         engine.mounts.push(mount(Source::Volume("theirs".into())));
         engine.networks = ["edge".to_owned()].into();
         let missing = needs(&definition);
-        let found = problems(&definition, &manifest, &missing);
+        let found = problems(&definition, &manifest, &BTreeSet::new(), &missing);
         for words in [
             &["[[observability]]", "grafana", "does not have; it has engine, gateway, jobs, prometheus"][..],
             &["[[services]]", "gateway", "no fixed TCP port"],

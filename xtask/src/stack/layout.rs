@@ -2,7 +2,7 @@
 //! names. Finds them in a folder; what the compose file mentions is read from its text, because `compose config`
 //! resolves these names away. Called by `pilot` and by `operations`.
 
-use crate::base::failure::{Exit, fail};
+use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files;
 use crate::stack::envfile::EnvFile;
 use crate::stack::manifest::Manifest;
@@ -82,9 +82,11 @@ impl Layout {
             compose: compose.clone(),
             ..Self::none()
         };
-        for name in &compose {
-            layout.read(folder, name)?;
-        }
+        let unusable = |error: anyhow::Error| match exit_of(&error) {
+            Exit::NotRestored => fail(Exit::Usage, format!("{error:#}"), "fix that file; nothing was begun"),
+            _ => error,
+        };
+        compose.iter().try_for_each(|name| layout.read(folder, name)).map_err(unusable)?;
         Ok(layout)
     }
 

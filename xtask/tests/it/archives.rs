@@ -164,7 +164,7 @@ fn a_sound_archive_is_taken_in_and_hostile_ones_leave_nothing() {
             ("/label", json!("--privileged")),
             ("/label", json!("v1\u{1b}[2J")),
             ("/id", json!("../../x")),
-            ("/version", json!(2)),
+            ("/version", json!(3)),
         ];
         for (pointer, value) in changes {
             let mut changed = release.clone();

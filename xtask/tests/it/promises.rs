@@ -176,12 +176,23 @@ impl Drop for Foreign {
 /// One of those in `all_on_one.rs`.
 pub fn what_runs_is_compared(pilot: &mut Pilot) {
     let foreign = Foreign::built_on(pilot);
-    // Images of another project, by the variable that the compose file reads.
+    // Images of other names, by the variable that the compose file reads: they are what the release has.
     pilot.edit_env("PILOT_IMAGES", &foreign.0);
-    let failed = pilot.xtask(&["up"]).expect(1);
-    assert!(failed.err.contains("what runs is not release"), "{}", failed.err);
-    shut_out(pilot, "while another project's images run");
-    pilot.xtask(&["rollback"]).expect(0);
+    let deployed = pilot.json(&["up"]).expect(0).finished();
+    let release = deployed["release"].as_str().unwrap().to_owned();
+    assert_eq!(pilot.running_images(), pilot.release_images(&release));
+    assert_ne!(pilot.running_images(), pilot.release_images("r1"));
+    // Started by hand instead of those of the release, they are not.
+    pilot.xtask(&["rollback", "--to", "r1"]).expect(0);
+    assert_eq!(pilot.running_images(), pilot.release_images("r1"));
+    pilot.build_bad_version("SCENARIO_FAULT=");
+    pilot.compose_by_hand(&["up", "--detach"]).expect(0);
+    assert_ne!(pilot.running_images(), pilot.release_images("r1"));
+    pilot.xtask(&["kill-switch", "on", "--reason", "look"]).expect(0);
+    let failed = pilot.xtask(&["kill-switch", "off"]).expect(1);
+    assert!(failed.all().contains("runs v"), "{}", failed.all());
+    shut_out(pilot, "while other images run than those of the release");
+    pilot.xtask(&["rollback", "--to", "r1", "--open"]).expect(0);
     assert_eq!(pilot.running_images(), pilot.release_images("r1"));
 }
 

@@ -163,7 +163,8 @@ fn reset(pilot: &Beside) {
     assert_eq!(pilot.public("GET", "/report?scenarioId=demo-scenario", None).status, 200);
     let backup = backup_of(&finished);
     assert_eq!(std::fs::read_to_string(backup.join(".env.poc")).unwrap(), env);
-    for file in ["docker-compose.poc.yml", "demo-scenario.json", "gateway.log", "engine.log", "jobs.log"] {
+    for file in ["docker-compose.poc.yml", "seed/demo-scenario.json", "gateway.log", "engine.log", "jobs.log"]
+    {
         assert!(backup.join(file).metadata().unwrap().len() > 0, "{file}");
     }
     assert!(archived(&backup, "engine").contains("engine.db"));

@@ -27,11 +27,7 @@ impl Data for Compose {
     fn snapshot(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
         let volume = self.volume(service);
         ensure!(self.volumes(deadline)?.contains(&volume), "there is no volume {volume}");
-        let container = self.container(service, deadline)?;
-        let mounted = match &container {
-            Some(id) => self.mount(id, &volume, deadline)?.map(|path| format!("{id}:{path}/.")),
-            None => None,
-        };
+        let mounted = self.mounted(service, &volume, deadline)?.map(|(id, path)| format!("{id}:{path}/."));
         let copy = |from: &str| {
             let copy = cmd(&self.docker, &["cp", from, "-"]).stdout_to(archive);
             // A slow copy is not an engine that does not answer, so a missed deadline is not a host failure.
@@ -54,16 +50,17 @@ impl Data for Compose {
         archive: &Path,
         deadline: Deadline,
     ) -> Result<()> {
-        let beside = self.pilot.services().all(|own| own != service);
+        let user = self.users(service).into_iter().next();
+        let user = user.with_context(|| format!("no service of the release uses the data {service}"))?;
+        let beside = self.pilot.services().all(|own| own != user);
         let profile: &[&str] = if beside { &["--profile", PROFILE] } else { &[] };
         let compose = self.compose_release(release, dir, deadline)?;
         let up = compose.args(profile).args(["up", "--no-start", "--no-deps"]);
-        let up = up.args(self.no_pull(deadline)?).args([service]);
+        let up = up.args(self.no_pull(deadline)?).args([&user]);
         up.run(deadline).map_err(classify)?;
-        let (volume, id) = (self.volume(service), self.container(service, deadline)?);
-        let id = id.with_context(|| format!("{service} has no container"))?;
-        let path = self.mount(&id, &volume, deadline)?;
-        let path = path.with_context(|| format!("{service} does not use its volume {volume}"))?;
+        let volume = self.volume(service);
+        let mounted = self.mounted(service, &volume, deadline)?;
+        let (id, path) = mounted.with_context(|| format!("{user} does not use the volume {volume}"))?;
         let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:{path}")]).stdin_from(archive);
         let copied = copy.run(deadline).map(drop);
         copied.map_err(|error| classify(still::told(&format!("into volume {volume}"), archive, error)))
@@ -79,7 +76,11 @@ impl Data for Compose {
             bail!("volume {volume} of {service} is external, so it is not removed");
         }
         let volume = self.volume(service);
-        self.remove(&[service.to_owned()], deadline)?;
+        // Only a volume of the project: the name may come from a backup of another release.
+        if !self.volumes(deadline)?.contains(&volume) {
+            return Ok(());
+        }
+        self.remove(&self.users(service), deadline)?;
         self.docker(&["volume", "rm", "--force", &volume], deadline).map(drop)
     }
 }
@@ -98,9 +99,22 @@ impl Compose {
         services.iter().chain(observability).map(guessed).collect()
     }
 
-    /// The volume of this data. One that the stack does not know is called by its own name.
+    /// The volume of this data. Backups of another release may call it by a service that uses no other. One that the
+    /// stack does not know is called by its own name.
     fn volume(&self, data: &str) -> String {
-        self.data_volumes().remove(data).unwrap_or_else(|| data.to_owned())
+        let of_service =
+            || self.pilot.definition.as_ref()?.only_volume(data).map(|volume| volume.name.clone());
+        let known = self.data_volumes().remove(data).or_else(of_service);
+        known.unwrap_or_else(|| data.to_owned())
+    }
+
+    /// The services that use this data. If it is not known what the stack is, data is called by its service.
+    fn users(&self, data: &str) -> Vec<String> {
+        let volume = self.volume(data);
+        match &self.pilot.definition {
+            Some(definition) => definition.users(&volume).map(str::to_owned).collect(),
+            None => vec![data.to_owned()],
+        }
     }
 
     /// The volumes that the definition names.
@@ -120,10 +134,17 @@ impl Compose {
         Ok(own.map(|(name, _)| name.to_owned()).collect())
     }
 
-    /// Id of the first container of a service.
-    fn container(&self, service: &str, deadline: Deadline) -> Result<Option<String>> {
+    /// A container that mounts this data, and the path at which it does.
+    fn mounted(&self, data: &str, volume: &str, deadline: Deadline) -> Result<Option<(String, String)>> {
         let there = self.services(deadline)?;
-        Ok(there.get(service).and_then(|service| service.0.first()).map(|instance| instance.handle.clone()))
+        let users = self.users(data);
+        let all = users.iter().filter_map(|user| there.get(user)).flat_map(|service| &service.0);
+        for instance in all {
+            if let Some(path) = self.mount(&instance.handle, volume, deadline)? {
+                return Ok(Some((instance.handle.clone(), path)));
+            }
+        }
+        Ok(None)
     }
 
     /// The path at which a container mounts a volume.

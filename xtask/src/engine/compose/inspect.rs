@@ -63,7 +63,12 @@ impl Inspect for Compose {
         })
     }
 
-    fn refusals(&self, definition: &Definition, deadline: Deadline) -> Result<Vec<String>> {
+    fn refusals(
+        &self,
+        definition: &Definition,
+        files: &BTreeSet<String>,
+        deadline: Deadline,
+    ) -> Result<Vec<String>> {
         let needed = judge::needs(definition);
         // Most stacks need nothing, and then nothing is asked.
         let all = |kind: &str, wanted: bool| -> Result<BTreeSet<String>> {
@@ -83,7 +88,7 @@ impl Inspect for Compose {
             Need::Path(path) => cfg!(target_os = "linux") && !Path::new(path).exists(),
         };
         let missing = needed.into_iter().filter(is_missing).collect();
-        Ok(judge::problems(definition, &self.pilot.manifest, &missing))
+        Ok(judge::problems(definition, &self.pilot.manifest, files, &missing))
     }
 
     fn host(&self, deadline: Deadline) -> Result<EngineHost> {

@@ -11,6 +11,7 @@ use crate::rehearsal::bench::by_hand::{Figures, broken, compose, median, timed, 
 use crate::rehearsal::bench::row::Row;
 use crate::rehearsal::{PART, Rehearsal};
 use crate::stack::manifest::MANIFEST_FILE;
+use crate::stack::names;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
@@ -70,9 +71,12 @@ fn write_tree(real: &Pilot, root: &Path) -> Result<()> {
             &mut services,
             format!(
                 "  s{n}:\n    <<: *service\n    image: ${{PILOT_IMAGES}}-s{n}:latest\n    environment:\n      \
-                 SCENARIO_ROLE: jobs\n      SCENARIO_PROJECT: ${{PILOT_PROJECT}}\n      \
-                 SCENARIO_LISTEN: 0.0.0.0:3003\n    ports: [\"127.0.0.1:${{S{n}_PORT}}:3003\"]\n    \
-                 volumes: [\"s{n}_data:/data\"]\n\n"
+                 {}: jobs\n      {}: ${{PILOT_PROJECT}}\n      \
+                 {}: 0.0.0.0:3003\n    ports: [\"127.0.0.1:${{S{n}_PORT}}:3003\"]\n    \
+                 volumes: [\"s{n}_data:/data\"]\n\n",
+                names::ROLE,
+                names::OWNER,
+                names::LISTEN,
             ),
         );
         add(&mut volumes, format!("  s{n}_data:\n"));

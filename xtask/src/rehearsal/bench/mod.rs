@@ -129,7 +129,10 @@ fn env_of(session: &Session, release: &Release) -> Result<PathBuf> {
 fn runbook(rehearsal: &Rehearsal, good: &Release, script: &str) -> Result<Cmd> {
     let (session, dir) = (&rehearsal.session, rehearsal.by_hand());
     let pilot = &session.pilot;
-    files::copy(&env_of(session, good)?, &dir.join(".env.poc.backup"), files::Mode::Private)?;
+    let env_file = env_of(session, good)?;
+    // The name that the runbook gives its copy.
+    let copy = format!("{}.backup", env_file.file_name().unwrap_or_default().display());
+    files::copy(&env_file, &dir.join(copy), files::Mode::Private)?;
     let env = pilot.env()?;
     let archives: Vec<String> =
         good.images.values().map(|i| session.store.archive(&i.id).display().to_string()).collect();
