@@ -30,10 +30,13 @@ pub fn open(mut pilot: Pilot, asked: Option<Kind>) -> Result<(Pilot, Box<dyn Eng
         return Ok((pilot, engine));
     }
     let deadline = Deadline::after(pilot.manifest.limits.engine);
-    pilot.definition =
-        tree::resolve(&pilot, &|name| pilot.source(name, &pilot.env_path), engine.as_ref(), deadline)
-            .map(|resolved| resolved.definition)
-            .ok();
+    // A private copy that has no env file yet begins with the settings of the stack.
+    let own = pilot.env_path.exists() || pilot.is_default();
+    let env = pilot.layout.env.as_ref().map(|name| pilot.pack.join(name)).filter(|_| !own);
+    let env = env.unwrap_or_else(|| pilot.env_path.clone());
+    pilot.definition = tree::resolve(&pilot, &|name| pilot.source(name, &env), engine.as_ref(), deadline)
+        .map(|resolved| resolved.definition)
+        .ok();
     let engine = engine.for_stack(&pilot)?;
     Ok((pilot, engine))
 }

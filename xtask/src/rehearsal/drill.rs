@@ -3,7 +3,7 @@
 //! `drill`.
 
 use crate::base::deadline::Deadline;
-use crate::base::failure::{Exit, fail};
+use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::base::output::Output;
@@ -110,7 +110,7 @@ impl Rehearsal {
                 let mut images = self.good_images()?;
                 let image = images.get_mut(service).with_context(|| format!("{service} has no image"))?;
                 image.id = session.engine.named(tag, deadline)?;
-                self.deploy_by_hand(images, &[])
+                self.badly(self.deploy_by_hand(images, &[]))
             }
             Fault::Stopped(service) => {
                 say(format!("stop {service}"));
@@ -118,7 +118,7 @@ impl Rehearsal {
             }
             Fault::Setting { name, value } => {
                 say(format!("deploy by hand: {name}={value} in the env file"));
-                self.deploy_by_hand(self.good_images()?, &[(name, value)])
+                self.badly(self.deploy_by_hand(self.good_images()?, &[(name, value)]))
             }
             Fault::Corrupted(data) => {
                 session.out.say("\nback up the data");
@@ -126,6 +126,17 @@ impl Rehearsal {
                 say(format!("overwrite every file of {data}"));
                 self.corrupt(data, deadline)
             }
+        }
+    }
+
+    /// That a bad deployment does not come up is what a drill is for.
+    fn badly(&self, deployed: Result<()>) -> Result<()> {
+        match deployed {
+            Err(error) if exit_of(&error) == Exit::NotRestored => {
+                self.session.out.note(format!("it did not come up: {error:#}"));
+                Ok(())
+            }
+            other => other,
         }
     }
 

@@ -4,6 +4,7 @@
 
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files;
+use crate::base::next::Next;
 use crate::stack::envfile::EnvFile;
 use crate::stack::manifest::Manifest;
 use anyhow::{Context, Result, ensure};
@@ -67,7 +68,13 @@ impl Layout {
     pub fn of(folder: &Path, manifest: &Manifest) -> Result<Self> {
         let is_there = |name: &&str| folder.join(name).is_file();
         let compose = match &manifest.compose_file {
-            Some(name) => vec![name.clone()],
+            Some(name) if folder.join(name).is_file() => vec![name.clone()],
+            Some(name) => {
+                let path = folder.join(name).display().to_string();
+                let what = format!("there is no compose file {path}; nothing was begun");
+                let next = Next::shell(format!("git checkout {path}"));
+                return Err(fail(Exit::Usage, what, next.so("or name the one that there is in pilot.toml")));
+            }
             None => {
                 let found = COMPOSE_FILES.iter().find(|(name, _)| is_there(name));
                 let (name, overrides) = found.ok_or_else(|| no_compose_file(folder))?;
@@ -121,8 +128,8 @@ impl Layout {
         );
         let text = files::read_text(&path)?;
         let within = Path::new(name).parent().unwrap_or(Path::new(""));
-        let mentioned =
-            Mentioned::of(&text).with_context(|| format!("cannot understand {}", path.display()))?;
+        // What is not YAML mentions nothing; Compose says what is wrong with it.
+        let mentioned = Mentioned::of(&text).unwrap_or_default();
         let relative = |word: &String| {
             inside(&within.join(word)).with_context(|| format!("{} names {word}", path.display()))
         };
@@ -222,11 +229,10 @@ struct Mentioned {
 }
 
 impl Mentioned {
-    fn of(text: &str) -> Result<Self> {
+    fn of(text: &str) -> Option<Self> {
         let mut found = Self::default();
-        let documents = YamlLoader::load_from_str(text).context("it is not YAML")?;
-        documents.iter().for_each(|document| found.search(document));
-        Ok(found)
+        YamlLoader::load_from_str(text).ok()?.iter().for_each(|document| found.search(document));
+        Some(found)
     }
 
     /// Looks everywhere, because services can take their parts from anchors and from `x-` sections.
@@ -312,14 +318,13 @@ services:
     }
 
     #[test]
-    fn no_compose_file_a_broken_one_and_a_file_outside_are_refused() {
+    fn no_compose_file_and_a_file_outside_are_refused() {
         let told = |folder: &files::Scratch| {
             format!("{:#}", Layout::of(folder.path(), &Manifest::none()).unwrap_err())
         };
         assert!(
             told(&folder(&[])).contains("no compose file (compose.yaml, compose.yml, docker-compose.yml")
         );
-        assert!(told(&folder(&[("compose.yml", "services: [")])).contains("not YAML"));
         let outside = folder(&[("compose.yml", "services: {a: {env_file: ../x.env}}")]);
         assert!(told(&outside).contains("../x.env is outside the stack's folder"), "{}", told(&outside));
     }

@@ -58,11 +58,7 @@ fn cases(engine: Engine) -> Vec<(Vec<Edit<'static>>, Vec<&'static str>)> {
                 ),
                 compose("  networks: [pilot]\n", "  networks: [pilot, edge]\n"),
                 compose("    ports: [\"127.0.0.1:${ENGINE_PORT:-3002}:3002\"]\n", ""),
-                (
-                    MANIFEST,
-                    "service = \"gateway\"\nrequest = \"GET /admin/metrics\"",
-                    "service = \"nobody\"\nrequest = \"GET /admin/metrics\"",
-                ),
+                (MANIFEST, "name = \"jobs\"\nport", "name = \"nobody\"\nport"),
             ],
             vec![
                 "the external network pt-no-network, is missing: docker network create pt-no-network",
@@ -73,6 +69,14 @@ fn cases(engine: Engine) -> Vec<(Vec<Edit<'static>>, Vec<&'static str>)> {
                 "names the service nobody, which the compose file does not have",
                 "nothing was begun",
             ],
+        ),
+        (
+            vec![(
+                MANIFEST,
+                "request = \"GET gateway/admin/metrics\"",
+                "request = \"GET nobody/admin/metrics\"",
+            )],
+            vec!["pilot.toml:222:11", "there is no service nobody"],
         ),
     ];
     if engine == Compose1 {
