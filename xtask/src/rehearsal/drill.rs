@@ -156,7 +156,7 @@ impl Rehearsal {
         overwrite(&archive).with_context(|| format!("cannot overwrite {data}"))?;
         session.engine.remove_data(data, deadline)?;
         session.engine.restore(&release, &dir, data, &archive, deadline)?;
-        session.engine.apply(&release, &dir, &[], &[], deadline)
+        self.badly(session.engine.apply(&release, &dir, &[], &[], deadline))
     }
 }
 
