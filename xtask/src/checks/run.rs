@@ -70,8 +70,7 @@ fn once(target: &Target<'_>, check: &Check, deadline: Deadline) -> Result<Found>
         Kind::Tcp { service, port } => connect(target, service, *port, deadline)?,
         Kind::Exec { service, command } => {
             let words: Vec<String> = command.iter().map(|word| target.filled(word)).collect::<Result<_>>()?;
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            last_line(&target.runtime.run_in(service, &words, deadline)?)
+            in_containers(target, service, &words, deadline)?
         }
         Kind::Script(path) => last_line(&script(target, path, deadline)?),
         Kind::Healthy { service } => {
@@ -85,6 +84,20 @@ fn once(target: &Target<'_>, check: &Check, deadline: Deadline) -> Result<Found>
         }
     };
     Ok((begun.elapsed(), detail))
+}
+
+/// Runs a command in every container of a service. It must end with 0 in each.
+fn in_containers(target: &Target<'_>, service: &str, words: &[String], deadline: Deadline) -> Result<String> {
+    let services = target.runtime.services(deadline)?;
+    let seen = services.get(service).map(|seen| seen.0.as_slice()).unwrap_or_default();
+    ensure!(!seen.is_empty(), "{service} has no container");
+    let mut said = String::new();
+    for instance in seen {
+        let (code, printed) = target.runtime.exec(instance, words, &[], deadline)?;
+        ensure!(code == 0, "`{}` ended with {code} in {service}: {}", words.join(" "), last_line(&printed));
+        said = printed;
+    }
+    Ok(last_line(&said))
 }
 
 fn last_line(text: &str) -> String {

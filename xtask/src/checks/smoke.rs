@@ -114,10 +114,15 @@ fn checked(target: &Target<'_>, ready: Deadline, wanted: impl Fn(&Check) -> bool
     Smoke { passed: checks.iter().all(|check| check.ok), checks }
 }
 
-/// Waits until every service that runs behind a gate is healthy, while the gate has stopped these services. What
-/// needs them is checked when they were started.
+/// Checks what runs behind a gate that has stopped these services: everything is healthy, and the checks of services that
+/// run. What needs the others is checked when they were started.
 pub fn verify_behind(target: &Target<'_>, stopped: &BTreeSet<String>, ready: Deadline) -> Smoke {
-    let checks = vec![plain(BEHIND, wait_behind(target, stopped, ready))];
+    let health = wait_behind(target, stopped, ready);
+    let runs = |check: &&Check| check.service().is_some_and(|service| !stopped.contains(service));
+    let own = target.checks.iter().filter(|check| !check.snapshot_only && health.is_ok()).filter(runs);
+    let own: Vec<&Check> = own.collect();
+    let mut checks = vec![plain(BEHIND, health)];
+    checks.extend(side_by_side(target, &own, false));
     Smoke { passed: checks.iter().all(|check| check.ok), checks }
 }
 

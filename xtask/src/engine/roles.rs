@@ -12,7 +12,7 @@ use crate::stack::endpoint::Endpoint;
 use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -147,13 +147,6 @@ pub trait Runtime: Sync {
         words: &[&str],
         deadline: Deadline,
     ) -> Result<String>;
-
-    /// Runs a command in every container of a running service, and returns what the last one printed. An error if one
-    /// does not end with 0.
-    fn run_in(&self, service: &str, words: &[&str], _: Deadline) -> Result<String> {
-        let engine = self.kind().as_str();
-        bail!("the engine {engine} has no containers, so `{}` cannot run in {service}", words.join(" "))
-    }
 
     /// Stops one service at once, and keeps what is left of it for evidence.
     fn stop(&self, service: &str, deadline: Deadline) -> Result<()>;

@@ -75,6 +75,21 @@ pub enum Kind {
     },
 }
 
+impl Check {
+    /// The one service that it asks; none if it asks several, or if that is not known.
+    pub fn service(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Http(exchange) if exchange.then.is_empty() && exchange.cancel.is_none() => {
+                exchange.call.request.service.as_deref()
+            }
+            Kind::Http(_) | Kind::Script(_) => None,
+            Kind::Tcp { service, .. } | Kind::Exec { service, .. } | Kind::Healthy { service } => {
+                Some(service)
+            }
+        }
+    }
+}
+
 /// Requests, and what their answers must be.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {

@@ -5,7 +5,7 @@
 use crate::stack::check::Kind;
 use crate::stack::definition::{Definition, Port, Service, Source};
 use crate::stack::manifest::Manifest;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Something that a stack needs and does not make.
@@ -76,22 +76,27 @@ pub fn problems(
 ) -> Vec<String> {
     let mut all = Vec::new();
     let known: Vec<&str> = definition.services.keys().map(String::as_str).collect();
-    let unknown = |place: &str, name: &str| {
-        let has = known.join(", ");
-        format!(
-            "{place} of pilot.toml names the service {name}, which the compose file does not have; it has {has}"
-        )
+    let by_service = |all: Vec<(String, &'_ str)>| {
+        let mut each: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        all.into_iter().for_each(|(place, name)| each.entry(name.to_owned()).or_default().push(place));
+        each
     };
-    let missing_ones = entered(manifest).filter(|(_, name)| !definition.services.contains_key(*name));
-    all.extend(missing_ones.map(|(place, name)| unknown(&place, name)));
-    for (place, name) in named(manifest) {
-        match definition.services.get(name) {
-            None => all.push(unknown(&place, name)),
-            Some(service) if !is_published(service) => all.push(format!(
-                "{place} of pilot.toml sends requests to {name}, which publishes no fixed TCP port, so nobody can \
-                 reach it; give it one under `ports:`"
-            )),
-            Some(_) => {}
+    let (asked, entered) = (named(manifest), entered(manifest).collect::<Vec<_>>());
+    for (name, places) in by_service([asked.clone(), entered].concat()) {
+        if !definition.services.contains_key(&name) {
+            let (at, has) = (shown(&places), known.join(", "));
+            all.push(format!(
+                "pilot.toml names the service {name} ({at}), which the compose file does not have; it has {has}"
+            ));
+        }
+    }
+    for (name, places) in by_service(asked) {
+        if definition.services.get(&name).is_some_and(|service| !is_published(service)) {
+            all.push(format!(
+                "pilot.toml sends requests to {name} ({}), which publishes no fixed TCP port, so nobody can reach it; \
+                 give it one under `ports:`",
+                shown(&places)
+            ));
         }
     }
     for (name, service) in always(definition) {
@@ -112,6 +117,16 @@ pub fn problems(
     all.dedup();
     all
 }
+
+/// The first of several places.
+fn shown(places: &[String]) -> String {
+    let more = places.len().saturating_sub(SHOWN);
+    let first = places.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if more == 0 { first } else { format!("{first} and {more} more") }
+}
+
+/// How many places of a manifest are named in one message.
+const SHOWN: usize = 4;
 
 /// What the stack mounts from outside its folder. It is no part of a release: a rollback does not bring it back.
 pub fn not_in_a_release(definition: &Definition) -> Vec<String> {
@@ -173,7 +188,6 @@ fn is_kept(files: &BTreeSet<String>, path: &str) -> bool {
 mod tests {
     use super::*;
     use crate::stack::definition::{Mount, Resource};
-    use std::collections::BTreeMap;
 
     fn port(published: Option<u16>, protocol: &str) -> Port {
         Port { host_ip: None, published, target: 80, protocol: protocol.to_owned() }
@@ -257,6 +271,6 @@ mod tests {
             let told = found.iter().any(|problem| words.iter().all(|word| problem.contains(word)));
             assert!(told, "{words:?} is not in {found:#?}");
         }
-        assert_eq!(found.len(), 9, "{found:#?}");
+        assert_eq!(found.len(), 6, "{found:#?}");
     }
 }

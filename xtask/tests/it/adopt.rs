@@ -148,6 +148,38 @@ fn a_compose_file_is_enough() {
     });
 }
 
+/// The proxy's maintenance mode: a file.
+const MAINTENANCE: &str = "kind = \"exec\"
+service = \"proxy\"
+close = [\"sh\", \"-c\", \"echo > /tmp/closed\"]
+open = [\"rm\", \"-f\", \"/tmp/closed\"]
+closed = [\"test\", \"-f\", \"/tmp/closed\"]
+refused = { request = \"GET proxy/notes\", public = true, status = 503 }
+served = { request = \"GET proxy/notes\", public = true }";
+
+#[test]
+fn a_maintenance_mode_is_a_gate_of_commands() {
+    on(&[Compose2], "exec", |notes| {
+        let closed = "location / {\n      if (-f /tmp/closed) { return 503; }\n";
+        notes.edit("proxy/nginx.conf", "location / {\n", closed);
+        notes.edit("pilot.toml", "kind = \"stop\"", MAINTENANCE);
+        notes.xtask(&["up"]).expect(0);
+        assert_eq!(notes.write("the first note"), 201);
+        notes.xtask(&["kill-switch", "on", "--reason", "maintenance"]).expect(0);
+        assert_eq!(notes.write("lost"), 503);
+        let said = notes.xtask(&["status"]).expect(1).all();
+        assert!(said.contains("closed: maintenance"), "{said}");
+        notes.xtask(&["kill-switch", "off"]).expect(0);
+        assert_eq!(notes.write("the second note"), 201);
+        bad_release(&notes);
+        notes.deploy_by_hand();
+        assert!(within(START, || notes.write("lost") == 500));
+        let finished = notes.json(&["rollback"]).expect(0).finished();
+        assert_eq!((&finished["outcome"], &finished["release"]), (&json!("restored"), &json!("r1")));
+        assert_eq!((notes.version().as_str(), notes.write("the third note")), ("1.0", 201));
+    });
+}
+
 #[test]
 fn every_command_of_the_first_hour_runs() {
     on(&[Compose2], "first-hour", |notes| {

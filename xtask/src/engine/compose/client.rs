@@ -20,9 +20,6 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// The profile of the compose file that contains prometheus and grafana.
-pub const PROFILE: &str = "observability";
-
 /// How often `steady` asks again if an object disappears in between, and the pause before it does.
 const ASKED: u32 = 10;
 const BETWEEN: Duration = Duration::from_millis(50);

@@ -4,7 +4,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::files::{self, Mode};
 use crate::base::proc::cmd;
-use crate::engine::compose::client::{Compose, PROFILE, classify, is_hung};
+use crate::engine::compose::client::{Compose, classify, is_hung};
 use crate::engine::roles::{Data, Runtime};
 use crate::engine::still;
 use crate::release::description::Release;
@@ -52,10 +52,9 @@ impl Data for Compose {
     ) -> Result<()> {
         let user = self.users(service).into_iter().next();
         let user = user.with_context(|| format!("no service of the release uses the data {service}"))?;
-        let beside = self.pilot.services().all(|own| own != user);
-        let profile: &[&str] = if beside { &["--profile", PROFILE] } else { &[] };
         let compose = self.compose_release(release, dir, deadline)?;
-        let up = compose.args(profile).args(["up", "--no-start", "--no-deps"]);
+        // A service of a profile is started if it is named.
+        let up = compose.args(["up", "--no-start", "--no-deps"]);
         let up = up.args(self.no_pull(deadline)?).args([&user]);
         up.run(deadline).map_err(classify)?;
         let volume = self.volume(service);

@@ -6,7 +6,7 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::proc::{Cmd, cmd};
 use crate::base::threads::side_by_side;
-use crate::engine::compose::client::{Compose, Generation, PROFILE, classify, exec_code};
+use crate::engine::compose::client::{Compose, Generation, classify, exec_code};
 use crate::engine::compose::config::Place;
 use crate::engine::compose::parts::PARTS;
 use crate::engine::compose::state::services;
@@ -130,14 +130,6 @@ impl Runtime for Compose {
         run.run(deadline).map_err(classify)
     }
 
-    fn run_in(&self, service: &str, words: &[&str], deadline: Deadline) -> Result<String> {
-        let mut said = String::new();
-        for id in self.existing(service, deadline)? {
-            said = self.docker(&[&["exec", &id], words].concat(), deadline)?;
-        }
-        Ok(said)
-    }
-
     fn stop(&self, service: &str, deadline: Deadline) -> Result<()> {
         let ids = self.existing(service, deadline)?;
         // `stop` and not `kill`: its restart policy does not restart a container that was stopped.
@@ -195,7 +187,7 @@ impl Runtime for Compose {
     }
 
     fn add(&self, dir: &Path, services: &[String], deadline: Deadline) -> Result<()> {
-        let up = self.compose(dir, deadline)?.args(["--profile", PROFILE, "up", "--detach", "--no-deps"]);
+        let up = self.compose(dir, deadline)?.args(["up", "--detach", "--no-deps"]);
         up.args(services).run(deadline).map(drop).map_err(classify)
     }
 
