@@ -3,6 +3,7 @@
 //! fails. Called by `deploy`, `operations` and the commands `smoke`, `snapshot`, `preflight` and `kill-switch off`.
 
 use crate::base::deadline::Deadline;
+use crate::base::machine;
 use crate::base::threads::joined;
 use crate::checks::flags;
 use crate::checks::health::{wait_behind, wait_healthy};
@@ -175,6 +176,16 @@ fn once(target: &Target<'_>, check: &Check) -> Checked {
     judged(check, limit.map(|limit| limit.map(|limit| limit.as_secs_f64() * 1e3)), run(target, check))
 }
 
+/// The load of this machine at this moment.
+fn busy() -> String {
+    let cores =
+        std::thread::available_parallelism().map_or_else(|_| "?".to_owned(), |cores| cores.to_string());
+    match machine::load() {
+        Some(load) => format!("the load of this machine is {load:.1} on {cores} processors"),
+        None => "the load of this machine is unknown".to_owned(),
+    }
+}
+
 /// What a measurement means.
 fn judged(check: &Check, limit: Result<Option<f64>>, measured: Result<(Latency, String)>) -> Checked {
     let (limit, (latency, detail)) = match (limit, measured) {
@@ -192,7 +203,9 @@ fn judged(check: &Check, limit: Result<Option<f64>>, measured: Result<(Latency, 
     };
     let ok = limit.is_none_or(|limit| latency.worst_ms < limit);
     let name = check.name.clone();
-    Checked { name, ok, detail: times, measured: Some(latency), limit_ms: limit, made: true }
+    // Whoever reads it should see whether the machine was busy with something else.
+    let detail = if ok { times } else { format!("{times}; {}", busy()) };
+    Checked { name, ok, detail, measured: Some(latency), limit_ms: limit, made: true }
 }
 
 /// The values and limits that a snapshot has under names of their own.
@@ -242,7 +255,12 @@ mod tests {
         let some = measured(&[30, 10, 20], Some(31.0));
         assert_eq!(some.measured, Some(Latency { median_ms: 20.0, worst_ms: 30.0 }));
         assert!(some.ok && some.detail == "median 20 ms, worst 30 ms, limit 31 ms", "{}", some.detail);
-        assert!(!measured(&[30, 10, 20], Some(30.0)).ok);
+        let over = measured(&[30, 10, 20], Some(30.0));
+        assert!(
+            !over.ok && over.detail.contains("limit 30 ms; the load of this machine is "),
+            "{}",
+            over.detail
+        );
         assert_eq!(measured(&[7], None).detail, "fine");
     }
 

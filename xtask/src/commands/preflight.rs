@@ -26,9 +26,9 @@ use std::time::Duration;
 #[command(after_help = "Example:\n  cargo xtask preflight")]
 pub struct Args {}
 
-/// Limit for the services to be healthy. Before a demo the pilot runs already, so
-/// there is no wait for a start.
-const READY: Duration = Duration::from_secs(1);
+/// Limit for the services to be healthy. Before a demo they run already, but an engine that is busy may take some seconds
+/// to say so.
+const READY: Duration = Duration::from_secs(10);
 
 #[derive(Serialize)]
 struct Row {

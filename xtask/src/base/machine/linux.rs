@@ -139,6 +139,11 @@ pub fn listener_on(port: u16) -> Option<Process> {
     all().ok()?.into_iter().find(|process| process.has_link(&inode))
 }
 
+/// How many processes ran or waited to run in the last minute, on average (proc(5), `/proc/loadavg`).
+pub fn load() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+}
+
 /// Memory that programs can still get, in bytes (`MemAvailable`).
 pub fn available_memory() -> Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;

@@ -13,7 +13,9 @@ use elsewhere as system;
 #[cfg(target_os = "linux")]
 use linux as system;
 
-pub use system::{BIND_TELLS, SHOWS_OPEN_FILES, all, available_memory, holder_of, is_locked, listener_on};
+pub use system::{
+    BIND_TELLS, SHOWS_OPEN_FILES, all, available_memory, holder_of, is_locked, listener_on, load,
+};
 
 use crate::base::deadline::Deadline;
 use crate::base::proc::cmd;

@@ -35,7 +35,7 @@ def write(text):
 
 
 def read():
-    rows, _ = ask("select id, text, words from notes order by id desc limit 20")
+    rows, _ = ask("select id, text, words from notes order by id desc limit 1000")
     return [{"id": id, "text": text, "words": words} for id, text, words in rows]
 
 
