@@ -81,7 +81,7 @@ pub struct EngineHost {
     /// How many containers run, of all projects.
     pub running: Option<u64>,
     /// What it uses on disk, one line each, as the engine reports it.
-    pub used: Vec<String>,
+    pub used: Observed<Vec<String>>,
 }
 
 /// What to build images from.

@@ -77,7 +77,18 @@ pub fn checks(
                 skew,
                 "correct the clock of the host, or restart Docker Desktop",
             ));
-            all.extend(host.used.iter().map(|line| check("engine uses", Ok((true, line.clone())), "")));
+            match &host.used {
+                Observed::Known(lines) => {
+                    all.extend(lines.iter().map(|line| check("engine uses", Ok((true, line.clone())), "")));
+                }
+                Observed::Unknown(why) => {
+                    all.push(check(
+                        "engine uses",
+                        Err(anyhow::anyhow!("{why}")),
+                        Next::shell("docker system df"),
+                    ));
+                }
+            }
         }
         Err(error) => all.push(HostCheck {
             ok: Some(false),

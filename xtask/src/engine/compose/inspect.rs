@@ -108,13 +108,15 @@ impl Inspect for Compose {
                 Err(error) if format!("{error:#}").contains("is already running") => Continue(error),
                 other => Break(other),
             });
-        let used = used.flatten()?;
+        // The engine has answered. What it uses takes it longer to add up, the more there is.
+        let lines = |text: String| text.lines().map(str::to_owned).collect();
+        let used = Observed::from(used.flatten().map(lines));
         Ok(EngineHost {
             version: info["ServerVersion"].as_str().unwrap_or("?").to_owned(),
             root: root(&info, &machine::kernel()),
             skew,
             running: info["ContainersRunning"].as_u64(),
-            used: used.lines().map(str::to_owned).collect(),
+            used,
         })
     }
 }

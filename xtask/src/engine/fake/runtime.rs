@@ -326,6 +326,12 @@ impl Inspect for Fake {
         drop(self.world.act("host")?);
         let version = "in memory".to_owned();
         let root = Observed::Known(self.pilot.state.path().to_owned());
-        Ok(EngineHost { version, root, skew: Some(Duration::ZERO), running: None, used: Vec::new() })
+        Ok(EngineHost {
+            version,
+            root,
+            skew: Some(Duration::ZERO),
+            running: None,
+            used: Observed::Known(Vec::new()),
+        })
     }
 }

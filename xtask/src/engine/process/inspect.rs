@@ -41,7 +41,7 @@ impl Inspect for Processes {
             root: Observed::Known(self.pilot.state.path().to_owned()),
             skew: Some(Duration::ZERO),
             running: None,
-            used: vec![format!("programs and data: {} bytes", files::size(&self.home)?)],
+            used: Observed::Known(vec![format!("programs and data: {} bytes", files::size(&self.home)?)]),
         })
     }
 }
