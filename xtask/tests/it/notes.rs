@@ -309,9 +309,13 @@ impl Drop for Notes {
         remove(&["rm", "--force", "--volumes"], &of_project(&["ps", "--all"]));
         remove(&["volume", "rm", "--force"], &of_project(&["volume", "ls"]));
         remove(&["network", "rm"], &of_project(&["network", "ls"]));
-        let reference = format!("reference={}*", self.project);
+        // Also the private tags of its releases.
+        let project = &self.project;
+        let own = [format!("reference={project}*"), format!("reference=rollback.invalid/{project}/*")];
         for _ in 0..5 {
-            let tags = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", &reference]);
+            let list =
+                ["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", &own[0], "--filter", &own[1]];
+            let tags = docker(&list);
             if tags.is_empty() {
                 break;
             }
