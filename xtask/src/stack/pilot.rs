@@ -183,7 +183,7 @@ impl Pilot {
         // What is wrong with the files of the source does not matter to a command that does not use them.
         let layout = match Layout::of(&pack, &manifest) {
             Err(error) if by == By::Tree => return Err(error),
-            found => found.unwrap_or_default(),
+            found => found.ok().or_else(|| layout_in(running.as_deref()?)).unwrap_or_default(),
         };
         let default_project = project_name(&pack);
         let env = layout.env.as_deref().unwrap_or(ENV_FILE);
@@ -353,6 +353,10 @@ fn chosen_manifest(pack: &Path, running: Option<&Path>, by: By) -> Result<Manife
         (_, By::Tree) => return refused(),
         (Some((dir, manifest)), _) => (dir.join(MANIFEST_FILE).display().to_string(), manifest),
         (None, By::Running) => return refused(),
+        // Only the stack that the repository ships with has that one.
+        (None, By::Any) if !pack.ends_with(SHIPPED) => {
+            ("what is assumed of a stack without a manifest".to_owned(), Manifest::none())
+        }
         (None, By::Any) => {
             ("the manifest that this program was built with".to_owned(), Manifest::built_in()?)
         }
@@ -373,6 +377,12 @@ fn running_release(state: &StateDir) -> Option<PathBuf> {
 /// The definition in the folder of a release. Without one that can be read, the engine is asked, or the manifest.
 fn definition_in(release: &Path) -> Option<Definition> {
     Definition::parse(&files::read(&release.join(MODEL_FILE)).ok()?).ok()
+}
+
+/// The names of the files of a release, for a source whose compose file is gone.
+fn layout_in(release: &Path) -> Option<Layout> {
+    let mut told: serde_json::Value = files::read_json(&release.join("release.json")).ok()?;
+    serde_json::from_value(told["layout"].take()).ok()
 }
 
 #[cfg(test)]
