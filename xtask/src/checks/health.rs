@@ -8,7 +8,7 @@ use crate::checks::ask::send;
 use crate::checks::target::Target;
 use crate::stack::call::{Line, filled_path};
 use crate::stack::manifest::HealthRule;
-use crate::stack::model::{Health, Instance};
+use crate::stack::model::{Health, Instance, Service};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -101,28 +101,32 @@ fn wait_for(name: &str, client: &Client, rule: &HealthRule, ready: Deadline) -> 
 
 fn wait_for_engine(target: &Target<'_>, stopped: &BTreeSet<String>, ready: Deadline) -> Result<String> {
     let own: Vec<&str> = target.pilot.services().filter(|name| !stopped.contains(*name)).collect();
-    ready.poll(PAUSE_OF_ENGINE, || {
-        match own.iter().try_for_each(|service| engine_says(target, service, ready)) {
-            Ok(()) => Break(()),
-            Err(error) => Continue(error),
-        }
+    ready.poll(PAUSE_OF_ENGINE, || match engine_says(target, &own, ready) {
+        Ok(()) => Break(()),
+        Err(error) => Continue(error),
     })?;
     Ok(format!("{} services run, by the engine's word", own.len()))
 }
 
-/// Is a service healthy by the engine's word? One without a health check must run.
-pub fn engine_says(target: &Target<'_>, service: &str, deadline: Deadline) -> Result<()> {
+/// Are these services healthy by the engine's word? One without a health check must run. The engine is asked once, because
+/// that costs more than anything else of the wait.
+pub fn engine_says(target: &Target<'_>, own: &[&str], deadline: Deadline) -> Result<()> {
     let limit = deadline.within(target.pilot.manifest.limits.engine);
     let services = target.runtime.services(limit)?;
-    let seen = services.get(service).filter(|seen| !seen.0.is_empty());
-    let seen = seen.with_context(|| format!("{service} has no container"))?;
-    ensure!(seen.is_running(), "{service} is {}", seen.state());
+    own.iter().try_for_each(|name| {
+        let seen = services.get(*name).filter(|seen| !seen.0.is_empty());
+        is_well(name, seen.with_context(|| format!("{name} has no container"))?)
+    })
+}
+
+fn is_well(name: &str, seen: &Service) -> Result<()> {
+    ensure!(seen.is_running(), "{name} is {}", seen.state());
     let bad = |instance: &Instance| match &instance.health {
         Some(Health::Unhealthy(why) | Health::Silent(why) | Health::StoreCorrupt(why)) => Some(why.clone()),
         Some(Health::Healthy { .. }) | None => None,
     };
     match seen.0.iter().find_map(bad) {
-        Some(why) => bail!("{service}: {why}"),
+        Some(why) => bail!("{name}: {why}"),
         None => Ok(()),
     }
 }

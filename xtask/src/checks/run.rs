@@ -76,7 +76,7 @@ fn once(target: &Target<'_>, check: &Check, deadline: Deadline) -> Result<Found>
         Kind::Healthy { service } => {
             // The engine asks only now and then.
             let ready = Deadline::after(target.pilot.manifest.limits.ready);
-            ready.poll(PAUSE, || match engine_says(target, service, ready) {
+            ready.poll(PAUSE, || match engine_says(target, &[service], ready) {
                 Ok(()) => Break(()),
                 Err(error) => Continue(error),
             })?;

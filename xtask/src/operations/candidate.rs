@@ -7,6 +7,7 @@ use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::secrets;
+use crate::base::threads::joined;
 use crate::deploy::session::Session;
 use crate::engine::roles::{Build, Engine};
 use crate::engine::tree;
@@ -200,8 +201,12 @@ impl Candidate<'_> {
     /// Builds the images: their label, the images, and the checksum of what they were built from.
     fn build(&self) -> Result<(String, BTreeMap<String, Image>, Option<String>)> {
         let Self { session, pilot, engine, .. } = self;
-        let binary = source::build(&session.pilot, &pilot.root, &|text| session.out.note(text))?;
-        let label = source::label(pilot, &pilot.root)?;
+        // To ask cargo for the version takes as long as to ask it whether anything must be built.
+        let (binary, label) = std::thread::scope(|scope| {
+            let label = scope.spawn(|| source::label(pilot, &pilot.root));
+            (source::build(&session.pilot, &pilot.root, &|text| session.out.note(text)), joined(label))
+        });
+        let (binary, label) = (binary?, label?);
         let build = Build { binary: &binary, label: &label, fault: "" };
         let inputs = inputs(pilot, &build)?;
         let deadline = Deadline::after(IMAGES);

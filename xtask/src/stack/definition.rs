@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-const FORMAT: u32 = 1;
+/// Each new field raises it, so that a model that lacks the field is not taken for the whole truth.
+const FORMAT: u32 = 2;
 
 /// A stack as Compose resolved it. The environment of the services is not in it: it has secrets, and the env
 /// file of the release has the same values.
@@ -142,6 +143,11 @@ impl Definition {
     ) -> Self {
         let (configs, secrets) = Default::default();
         Self { version: FORMAT, services, volumes, networks, configs, secrets }
+    }
+
+    /// Does it say everything that this version would find out?
+    pub fn is_current(&self) -> bool {
+        self.version == FORMAT
     }
 
     /// The services that always start.

@@ -32,15 +32,18 @@ impl Notes {
 
 #[test]
 fn a_team_goes_its_whole_way() {
-    on(&[Compose2], "adopt", whole_way);
+    on(&[Compose2], "adopt", |notes| {
+        deployments_and_what_a_colleague_breaks(&notes);
+        what_compose_has_no_part_in(&notes);
+    });
 }
 
 #[test]
-fn a_team_goes_its_whole_way_on_compose_1() {
-    on(&[Compose1], "adopt-1", whole_way);
+fn a_team_goes_its_way_on_compose_1() {
+    on(&[Compose1], "adopt-1", |notes| deployments_and_what_a_colleague_breaks(&notes));
 }
 
-fn whole_way(notes: Notes) {
+fn deployments_and_what_a_colleague_breaks(notes: &Notes) {
     notes.xtask(&["up"]).expect(0);
     assert_eq!(notes.write("the first note"), 201);
     notes.xtask(&["smoke"]).expect(0);
@@ -48,33 +51,32 @@ fn whole_way(notes: Notes) {
     let database = notes.containers("db");
     let again = notes.json(&["up"]).expect(0).finished();
     assert_eq!(again["outcome"], "nothing-to-do");
-    bad_releases_do_not_stay(&notes);
-    assert_eq!(notes.containers("db"), database, "the database was replaced");
-    faults_by_hand_are_brought_back(&notes);
-    a_bad_setting_is_brought_back(&notes);
-    the_evidence_has_the_logs_and_no_secret(&notes);
-    a_corrupted_volume_is_seen_and_restored(&notes);
-    notes.xtask(&["--yes", "reset"]).expect(0);
-    assert!(!notes.has("the first note"));
-    reports_name_the_check(&notes);
-}
-
-fn bad_releases_do_not_stay(notes: &Notes) {
-    for (fault, what) in [(bad_release as fn(&Notes), "notes can be written"), (crash_loop, "api")] {
+    let bad = bad_release as fn(&Notes);
+    for (fault, what) in [(bad, "notes can be written"), (crash_loop, "api")] {
         fault(notes);
         let ran = notes.xtask(&["up", "--rollback-on-failure"]).expect(7);
         assert!(ran.all().contains(what), "{}", ran.all());
         check_out(notes);
         notes.serves("the first note");
     }
-}
-
-fn faults_by_hand_are_brought_back(notes: &Notes) {
+    assert_eq!(notes.containers("db"), database, "the database was replaced");
     bad_release(notes);
     notes.deploy_by_hand();
     assert!(within(START, || notes.write("lost") == 500));
     notes.is_brought_back("the first note");
+}
 
+fn what_compose_has_no_part_in(notes: &Notes) {
+    faults_by_hand_are_brought_back(notes);
+    a_bad_setting_is_brought_back(notes);
+    the_evidence_has_the_logs_and_no_secret(notes);
+    a_corrupted_volume_is_seen_and_restored(notes);
+    notes.xtask(&["--yes", "reset"]).expect(0);
+    assert!(!notes.has("the first note"));
+    reports_name_the_check(notes);
+}
+
+fn faults_by_hand_are_brought_back(notes: &Notes) {
     crash_loop(notes);
     notes.deploy_by_hand();
     assert!(within(START, || notes.write("lost") == 502));
@@ -145,10 +147,6 @@ fn a_compose_file_is_enough() {
         notes.xtask(&["smoke"]).expect(0);
         notes.serves("the first note");
         crash_loop(&notes);
-        notes.xtask(&["up", "--rollback-on-failure"]).expect(7);
-        check_out(&notes);
-        notes.serves("the first note");
-        crash_loop(&notes);
         notes.deploy_by_hand();
         assert!(within(START, || notes.write("lost") == 502));
         notes.is_brought_back("the first note");
@@ -189,6 +187,12 @@ fn a_maintenance_mode_is_a_gate_of_commands() {
     });
 }
 
+#[track_caller]
+fn runs(notes: &Notes, line: &str) {
+    println!("{line}");
+    notes.shell(line).expect(0);
+}
+
 #[test]
 fn every_command_of_the_first_hour_runs() {
     on(&[Compose2], "first-hour", |notes| {
@@ -207,10 +211,15 @@ fn every_command_of_the_first_hour_runs() {
         for (language, text) in blocks {
             match language {
                 "toml" => notes.append("pilot.toml", text),
-                "sh" => text.lines().filter(|line| line.starts_with("xtask")).for_each(|line| {
-                    println!("{line}");
-                    notes.shell(line).expect(0);
-                }),
+                "sh" => {
+                    let lines = text.lines().filter(|line| line.starts_with("xtask"));
+                    // Each drill has a stack of its own, so they may run side by side.
+                    let (drills, others): (Vec<_>, Vec<_>) = lines.partition(|line| line.contains(" drill "));
+                    others.into_iter().for_each(|line| runs(&notes, line));
+                    std::thread::scope(|scope| {
+                        drills.into_iter().for_each(|line| drop(scope.spawn(|| runs(&notes, line))));
+                    });
+                }
                 other => panic!("a block of {other:?}"),
             }
         }

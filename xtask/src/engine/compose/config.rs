@@ -332,7 +332,7 @@ mod tests {
         let bind = |path: &str| json!({ "bind": path });
         let local = Some("127.0.0.1");
         let model = json!({
-            "version": 1,
+            "version": 2,
             "services": {
                 "db": {
                     "image": "shop-db:1", "has_build": false, "ports": [], "depends_on": [], "profiles": [],

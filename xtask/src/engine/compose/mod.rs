@@ -10,5 +10,6 @@ mod inspect;
 mod parts;
 mod pin;
 mod provide;
+mod recorded;
 mod runtime;
 mod state;

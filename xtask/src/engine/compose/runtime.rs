@@ -37,6 +37,9 @@ impl Runtime for Compose {
     }
 
     fn resolve(&self, dir: &Path, is_file: &dyn Fn(&str) -> bool, deadline: Deadline) -> Result<Resolved> {
+        if let Some(known) = self.recorded(dir, is_file) {
+            return Ok(known);
+        }
         // Compose resolves `..`, and links as its version likes. It must print the folder as it is known here.
         let dir = files::real_path(dir);
         let compose = self.compose(&dir, deadline)?;
