@@ -1,6 +1,9 @@
 //! `cargo xtask`: parses the command line, calls the command, and turns its result into the last line and the
 //! exit code. No command does its work here. `docs/architecture.md` has the map of the code.
 
+// See `base::stderr`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod base;
 mod checks;
 mod cli;
@@ -17,6 +20,7 @@ use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::next::{Context, Next};
 use crate::base::output::{Format, Output};
 use crate::base::signals;
+use crate::base::stderr;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::session::Session;
 use crate::release::store::Store;
@@ -40,7 +44,7 @@ fn main() -> ExitCode {
         return match engine::supervise(file) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("supervise: {error:#}");
+                stderr::line(format!("supervise: {error:#}"));
                 ExitCode::FAILURE
             }
         };
@@ -81,7 +85,7 @@ fn listen(format: Format, start: Instant) -> Result<()> {
         let finished = Finished::interrupted();
         out.event(&Event::Finished(&finished));
         if let (Some(error), false) = (&finished.error, out.is_json()) {
-            eprintln!("\n{} {error}", out.mark(Some(false)));
+            stderr::line(format!("\n{} {error}", out.mark(Some(false))));
         }
     })
 }
@@ -95,7 +99,8 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
         Command::Bench(args) => return bench::run(args, &pilot, &out),
         _ => {}
     }
-    let (pilot, engine) = engine::open(pilot, cli.engine()).map_err(|error| nothing_done(cli, error))?;
+    let (pilot, engine) =
+        engine::open(pilot, cli.engine(), cli.command.by()).map_err(|error| nothing_done(cli, error))?;
     let store = Store::new(&pilot.state);
     let session = Session { pilot, engine, store, out };
     let manifest = session.pilot.manifest.clone();
@@ -217,12 +222,12 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
             Exit::Host => "HOST OR ENGINE FAILURE (Level 3, infrastructure): ",
             _ => "error: ",
         };
-        eprintln!("{} {head}{error}", out.mark(Some(false)));
+        stderr::line(format!("{} {head}{error}", out.mark(Some(false))));
     }
     if let (Some(escalation), false) = (&finished.escalation, out.is_json()) {
-        eprintln!("  {escalation}");
+        stderr::line(format!("  {escalation}"));
     }
     if let (Some(next), false) = (finished.what_next(), out.is_json()) {
-        eprintln!("  next: {next}");
+        stderr::line(format!("  next: {next}"));
     }
 }

@@ -10,6 +10,7 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::machine::{self, Process};
 use crate::base::next::Next;
+use crate::base::stderr;
 use anyhow::{Context, Error, Result};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -95,7 +96,10 @@ fn lock_file(path: &Path) -> Option<File> {
     let file = written.or_else(|_| options.open(path)).ok();
     let file = file.filter(|file| file.metadata().is_ok_and(|data| data.is_file()));
     if file.is_none() && path.symlink_metadata().is_ok() {
-        eprintln!("warning: {} is not a regular file, so it is neither locked nor changed", path.display());
+        stderr::line(format!(
+            "warning: {} is not a regular file, so it is neither locked nor changed",
+            path.display()
+        ));
     }
     file
 }

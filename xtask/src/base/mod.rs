@@ -15,4 +15,5 @@ pub mod output;
 pub mod proc;
 pub mod secrets;
 pub mod signals;
+pub mod stderr;
 pub mod threads;

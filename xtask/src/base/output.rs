@@ -6,6 +6,7 @@ use crate::base::files;
 use crate::base::next::Context as Whose;
 use crate::base::secrets;
 use crate::base::signals;
+use crate::base::stderr;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::fs::File;
@@ -147,7 +148,7 @@ impl Output {
             let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_data());
             if let Err(error) = written {
                 *journal = None;
-                eprintln!("warning: cannot write to the journal any more: {error}");
+                stderr::line(format!("warning: cannot write to the journal any more: {error}"));
             }
         }
         line

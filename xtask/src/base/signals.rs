@@ -5,6 +5,7 @@
 //!
 //! Called by `proc` around each child, by `output` before each line, and by `main`.
 
+use crate::base::stderr;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::BTreeSet;
@@ -166,7 +167,7 @@ fn end_children() {
 
 fn clean_up(worker: ThreadId, me: ThreadId) {
     let Some(clean_up) = state().clean_up.take() else { return };
-    eprintln!("\ninterrupted: cleaning up");
+    stderr::line("\ninterrupted: cleaning up");
     state().stage = Stage::CleaningUp(worker);
     clean_up();
     state().stage = Stage::Stopped(me);

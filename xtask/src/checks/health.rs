@@ -63,6 +63,8 @@ pub fn health(client: &Client, rule: &HealthRule) -> Health {
 /// Waits until every service is healthy, and checks that all have one version, where the manifest wants that. The error
 /// says which one is not healthy, and why.
 pub fn wait_healthy(target: &Target<'_>, ready: Deadline) -> Result<String> {
+    // Nothing is well that is not known.
+    ensure!(target.pilot.services().next().is_some(), "it is not known which services the stack has");
     wait_behind(target, &BTreeSet::new(), ready)
 }
 

@@ -96,10 +96,13 @@ impl View {
     }
 
     /// What the stack is, by the release; of one of an older version, which has no model, by its manifest. None if it is
-    /// not known.
+    /// not known: a manifest that names no service does not say that there is none.
     pub fn definition(&self) -> Option<Definition> {
-        let known = self.pilot.definition.clone();
-        known.or_else(|| self.pilot.by_manifest(self.env.as_ref()?).ok())
+        let by_manifest = || {
+            let env = self.env.as_ref().filter(|_| !self.pilot.manifest.services.is_empty())?;
+            self.pilot.by_manifest(env).ok()
+        };
+        self.pilot.definition.clone().or_else(by_manifest)
     }
 
     /// What the gate covers.

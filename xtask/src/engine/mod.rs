@@ -14,16 +14,18 @@ pub mod tree;
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::machine;
+use crate::base::stderr;
 use crate::engine::roles::{Engine, Kind};
 use crate::release::store::Store;
-use crate::stack::pilot::Pilot;
+use crate::stack::pilot::{By, Pilot};
 use anyhow::Result;
 
 pub use process::supervise::supervise;
 
 /// The engine for a stack, and the stack as the engine knows it: if no release says what it is, Compose is asked. What
-/// Compose does not understand stays unknown here; the commands that need it report why.
-pub fn open(mut pilot: Pilot, asked: Option<Kind>) -> Result<(Pilot, Box<dyn Engine>)> {
+/// Compose does not understand is an error (exit 2) for a command that looks at what runs (`By::Running`). For one that
+/// must always work it stays unknown, with a warning; one that uses the source reports it when it does.
+pub fn open(mut pilot: Pilot, asked: Option<Kind>, by: By) -> Result<(Pilot, Box<dyn Engine>)> {
     let engine = choose(&pilot, asked)?;
     // Without Compose, the manifest says it.
     if pilot.definition.is_some() || engine.kind() != Kind::Compose {
@@ -34,9 +36,12 @@ pub fn open(mut pilot: Pilot, asked: Option<Kind>) -> Result<(Pilot, Box<dyn Eng
     let own = pilot.env_path.exists() || pilot.is_default();
     let env = pilot.layout.env.as_ref().map(|name| pilot.pack.join(name)).filter(|_| !own);
     let env = env.unwrap_or_else(|| pilot.env_path.clone());
-    pilot.definition = tree::resolve(&pilot, &|name| pilot.source(name, &env), engine.as_ref(), deadline)
-        .map(|resolved| resolved.definition)
-        .ok();
+    match tree::resolve(&pilot, &|name| pilot.source(name, &env), engine.as_ref(), deadline) {
+        Ok(resolved) => pilot.definition = Some(resolved.definition),
+        Err(error) if by == By::Running && exit_of(&error) == Exit::Usage => return Err(error),
+        Err(error) if by == By::Any => stderr::line(format!("warning: {error:#}")),
+        Err(_) => {}
+    }
     let engine = engine.for_stack(&pilot)?;
     Ok((pilot, engine))
 }

@@ -88,15 +88,15 @@ pub fn stack<'a>(source: Source<'a>, env: &'a Path, session: &'a Session) -> Res
         None => (None, source::head(pilot)),
     };
     let root = worktree.as_ref().map_or(pilot.root.as_path(), Worktree::path);
-    let pack = root.join(pilot.pack.strip_prefix(&pilot.root)?);
+    // Without the slash that `join` puts after the root if the stack is there.
+    let pack: PathBuf = root.join(pilot.pack.strip_prefix(&pilot.root)?).components().collect();
     let manifest = Manifest::in_folder(&pack)?;
     let layout = Layout::of(&pack, &manifest)?;
     let mut pilot =
         Pilot { root: root.to_owned(), pack, manifest, layout, definition: None, ..pilot.clone() };
     let deadline = Deadline::after(pilot.manifest.limits.engine);
-    let resolved = tree::resolve(&pilot, &|name| pilot.source(name, env), session.engine.as_ref(), deadline);
-    let resolved =
-        resolved.map_err(|error| not_understood(&pilot, &session.engine.describe(deadline), error))?;
+    let place = |name: &str| pilot.source(name, env);
+    let resolved = tree::resolve(&pilot, &place, session.engine.as_ref(), deadline)?;
     pilot.definition = Some(resolved.definition.clone());
     let engine = session.engine.for_stack(&pilot)?;
     let candidate = Candidate { session, source, env, worktree, commit, pilot, engine, resolved };
@@ -108,18 +108,6 @@ pub fn stack<'a>(source: Source<'a>, env: &'a Path, session: &'a Session) -> Res
 fn files(pilot: &Pilot) -> String {
     let all = pilot.layout.compose.iter().map(|name| pilot.pack.join(name).display().to_string());
     all.collect::<Vec<_>>().join(" or ")
-}
-
-/// A stack that the engine does not understand could not be started either.
-fn not_understood(pilot: &Pilot, by: &str, error: anyhow::Error) -> anyhow::Error {
-    match exit_of(&error) {
-        Exit::NotRestored => {
-            let what = format!("{by} does not understand the stack: {error:#}");
-            let next = format!("fix {}, or install the Compose that it is written for", files(pilot));
-            fail(Exit::Usage, what, format!("{next}; nothing was begun"))
-        }
-        _ => error,
-    }
 }
 
 impl Candidate<'_> {
@@ -295,8 +283,7 @@ pub fn variant(session: &Session, base: &Release, replaced: BTreeMap<String, Pat
     let view = session.by(base)?;
     let place = |name: &str| files.get(name).cloned().unwrap_or_else(|| view.pilot.pack.join(name));
     let deadline = Deadline::after(view.pilot.manifest.limits.engine);
-    let resolved = tree::resolve(&view.pilot, &place, view.engine.as_ref(), deadline)
-        .map_err(|error| not_understood(&view.pilot, &session.engine.describe(deadline), error))?;
+    let resolved = tree::resolve(&view.pilot, &place, view.engine.as_ref(), deadline)?;
     let base = base.clone();
     let engine = session.engine.kind().as_str();
     let Release { label, commit, images, inputs, layout, .. } = base;

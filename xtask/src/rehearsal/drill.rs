@@ -12,7 +12,7 @@ use crate::engine;
 use crate::engine::roles::{Engine, Kind};
 use crate::rehearsal::{PART, Rehearsal};
 use crate::release::description::Image;
-use crate::stack::pilot::Pilot;
+use crate::stack::pilot::{By, Pilot};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -43,7 +43,7 @@ pub enum Fault {
 
 /// Runs the drill with this fault. Returns the result of the way back.
 pub fn run(fault: &Fault, keep: bool, asked: Option<Kind>, real: &Pilot, out: Output) -> Result<Finished> {
-    let (real, engine) = engine::open(real.clone(), asked)?;
+    let (real, engine) = engine::open(real.clone(), asked, By::Tree)?;
     check(fault, &real, engine.as_ref())?;
     out.say("1. deploy a good release in a separate project");
     let rehearsal = Rehearsal::begin(&real, asked, out, keep)?;

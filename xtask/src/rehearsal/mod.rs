@@ -17,6 +17,7 @@ use crate::base::lock::Lock;
 use crate::base::machine;
 use crate::base::next::{Context as Whose, Next};
 use crate::base::output::Output;
+use crate::base::stderr;
 use crate::base::{proc, signals};
 use crate::deploy::event::Finished;
 use crate::deploy::session::Session;
@@ -66,7 +67,7 @@ impl Drop for Rehearsal {
 /// Removes everything except the journal, the evidence and the report of the rollback.
 fn tear_down(pilot: &Pilot, engine: &dyn Engine) {
     if let Err(error) = engine.down(Extent::Everything, Deadline::after(PART)) {
-        eprintln!("warning: could not remove all of the drill's pilot: {error:#}");
+        stderr::line(format!("warning: could not remove all of the drill's pilot: {error:#}"));
         return;
     }
     let Ok(entries) = std::fs::read_dir(pilot.state.path()) else { return };
@@ -124,7 +125,7 @@ impl Rehearsal {
             Some(original) => (state.drill_stack(), original.write(&project, &state.drill_stack())?),
         };
         let pilot = Pilot::at(&pack, &project, state, By::Tree)?;
-        let (pilot, engine) = engine::open(pilot, asked)?;
+        let (pilot, engine) = engine::open(pilot, asked, By::Tree)?;
         if let Some(original) = &original {
             let own = pilot.definition.as_ref();
             original.check_apart(own.context("the engine does not understand the separate stack")?)?;
@@ -248,7 +249,7 @@ fn clear_old(real: &Pilot) -> Result<()> {
             let Some(kind) = Kind::named(&word) else { continue };
             let own = Some(state.drill_stack()).filter(|pack| pack.is_dir());
             let left = Pilot::at(own.as_deref().unwrap_or(&real.pack), &project, state, By::Any)?;
-            if let Ok((left, engine)) = engine::open(left, Some(kind)) {
+            if let Ok((left, engine)) = engine::open(left, Some(kind), By::Tree) {
                 tear_down(&left, engine.as_ref());
             }
         }

@@ -6,6 +6,7 @@ use crate::base::failure::{Exit, fail, next_of};
 use crate::base::files::{self, Freed};
 use crate::base::next::Next;
 use crate::base::proc::{RunError, cmd};
+use crate::base::stderr;
 use crate::release::in_docker;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
@@ -186,7 +187,7 @@ impl Drop for Worktree {
         let text = self.path.display().to_string();
         let removed = cmd("git", &["worktree", "remove", "--force", &text]).dir(&self.root);
         if let Err(error) = removed.run(Deadline::after(GIT)) {
-            eprintln!("warning: {error:#}");
+            stderr::line(format!("warning: {error:#}"));
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::base::secrets;
+use crate::base::stderr;
 use crate::stack::call::filled;
 use crate::stack::definition::{self, Definition, Mount, Port, Resource, Source};
 use crate::stack::envfile::EnvFile;
@@ -361,8 +362,8 @@ fn chosen_manifest(pack: &Path, running: Option<&Path>, by: By) -> Result<Manife
             ("the manifest that this program was built with".to_owned(), Manifest::built_in()?)
         }
     };
-    eprintln!("warning: {broken:#}");
-    eprintln!("warning: using {name} instead");
+    stderr::line(format!("warning: {broken:#}"));
+    stderr::line(format!("warning: using {name} instead"));
     Ok(manifest)
 }
 

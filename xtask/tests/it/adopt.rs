@@ -153,6 +153,26 @@ fn a_compose_file_is_enough() {
     });
 }
 
+#[test]
+fn what_compose_does_not_understand_is_no_stack_that_is_well_and_is_shut_out_all_the_same() {
+    on(&[Compose2], "unknown", |notes| {
+        let notes = notes.without_a_manifest();
+        notes.compose(&["up", "--detach", "--no-deps", "proxy"]).expect(0);
+        assert_eq!(notes.containers("proxy").len(), 1);
+        notes.edit("docker-compose.yml", "services:\n", "services:\n  more: { imag: x }\n");
+        for command in ["smoke", "status", "init", "up"] {
+            let said = notes.xtask(&[command]).expect(2).all();
+            let file = notes.dir().join("docker-compose.yml").display().to_string();
+            assert!(said.contains("does not understand the stack") && said.contains(&file), "{said}");
+            assert!(!said.contains("pilot-stack-"), "it names a temporary folder: {said}");
+        }
+        let said = notes.xtask(&["kill-switch", "on"]).expect(0).all();
+        assert!(said.contains("so proxy was stopped"), "{said}");
+        assert_eq!(notes.containers("proxy"), [""; 0]);
+        notes.xtask(&["kill-switch", "status"]).expect(1);
+    });
+}
+
 /// The proxy's maintenance mode: a file.
 const MAINTENANCE: &str = "kind = \"exec\"
 service = \"proxy\"

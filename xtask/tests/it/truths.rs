@@ -83,6 +83,15 @@ fn diagnose_claims_nothing_about_releases_that_nobody_tried() {
     });
 }
 
+#[test]
+fn the_exit_code_is_the_same_if_nobody_reads_the_messages() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(["--stack", "/nonexistent", "status"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert_eq!(child.wait().unwrap().code(), Some(2));
+}
+
 /// Sends a signal to a command and waits for its end.
 fn signalled(mut child: std::process::Child, signal: &str) -> Ran {
     let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
