@@ -20,9 +20,10 @@ use crate::engine::roles::Kind;
 use crate::rehearsal::bench::by_hand::{Figures, broken, compose, compose_words, median, timed};
 use crate::rehearsal::bench::row::{Row, show};
 use crate::rehearsal::{PART, Rehearsal};
-use crate::release::description::Release;
+use crate::release::description::{Image, Release};
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
+use std::fs::File;
 use std::path::PathBuf;
 
 /// Measures everything `rounds` times; exit code 1 if a goal is not reached.
@@ -134,8 +135,13 @@ fn runbook(rehearsal: &Rehearsal, good: &Release, script: &str) -> Result<Cmd> {
     let copy = format!("{}.backup", env_file.file_name().unwrap_or_default().display());
     files::copy(&env_file, &dir.join(copy), files::Mode::Private)?;
     let env = pilot.env()?;
-    let archives: Vec<String> =
-        good.images.values().map(|i| session.store.archive(&i.id).display().to_string()).collect();
+    let archive = |(service, image): (&String, &Image)| -> Result<String> {
+        let path = dir.join(format!("{service}.image.tar"));
+        let mut file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        std::io::copy(&mut session.store.open(image)?, &mut file)?;
+        Ok(path.display().to_string())
+    };
+    let archives: Vec<String> = good.images.iter().map(archive).collect::<Result<_>>()?;
     let compose = format!("docker compose {}", compose_words(&dir, pilot).join(" "));
     let mut run = cmd("sh", &["-c", script])
         .env("PACK", &dir.display().to_string())
