@@ -136,11 +136,14 @@ impl Store {
     /// What is written is read back. An image that another release has saved is checked, and saved anew if it was
     /// altered.
     pub fn save_images(&self, id: &str, most: usize, save: &Save<'_>) -> Result<()> {
-        let (releases, _) = self.list()?;
         let release = self.named(id)?;
         let open = release.images.values().filter(|image| !image.is_saved());
         let open: BTreeMap<&String, &Image> = open.map(|image| (&image.id, image)).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
         let open: Vec<&Image> = open.into_values().collect();
+        let (releases, _) = self.list()?;
         let saved = side_by_side(most, open, |image| {
             let all = releases.iter().flat_map(|release| release.images.values());
             let known = all.filter(|known| known.id == image.id && known.is_saved());
