@@ -56,6 +56,14 @@ impl Deadline {
     }
 }
 
+/// The speed at which bytes are read, written or carried at least, in bytes a second.
+const SLOWEST: u64 = 10 << 20;
+
+/// A limit that grows with the number of bytes: `limit` is for none.
+pub fn for_bytes(limit: Duration, bytes: u64) -> Duration {
+    limit.saturating_add(Duration::from_secs(bytes / SLOWEST))
+}
+
 /// `start` plus `limit`. A limit too large for the clock becomes ten years.
 fn later(start: Instant, limit: Duration) -> Instant {
     start.checked_add(limit).unwrap_or_else(|| start + Duration::from_secs(10 * 365 * 24 * 3600))

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow::{Break, Continue};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,9 @@ use std::time::Duration;
 
 /// Largest file that is read into memory. Files that the pilot writes are far smaller.
 const WHOLE: u64 = 64 << 20;
+
+/// How much of a file is read at a time for its checksum. With less, the reading takes longer than the checksum.
+const BLOCK: usize = 256 << 10;
 
 /// How long a folder that is removed may still be written to.
 const LAST_WRITES: Duration = Duration::from_secs(1);
@@ -111,7 +114,7 @@ fn swap(one: &Path, other: &Path) -> std::io::Result<()> {
 
 #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
 fn swap(_: &Path, _: &Path) -> std::io::Result<()> {
-    Err(std::io::ErrorKind::Unsupported.into())
+    Err(ErrorKind::Unsupported.into())
 }
 
 /// Opens a regular file for reading. Anything else is an error: a pipe could block, and
@@ -219,8 +222,15 @@ pub fn stamp() -> String {
 pub fn sha256(path: &Path) -> Result<String> {
     let mut file = open_regular(path)?;
     let mut hash = Sha256::new();
-    std::io::copy(&mut file, &mut hash).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(format!("{:x}", hash.finalize()))
+    let mut block = vec![0; BLOCK];
+    loop {
+        match file.read(&mut block) {
+            Ok(0) => return Ok(format!("{:x}", hash.finalize())),
+            Ok(read) => hash.update(&block[..read]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
 }
 
 /// SHA-256 of bytes as lowercase hex.
@@ -245,7 +255,7 @@ pub fn write_json(path: &Path, value: &impl Serialize, mode: Mode) -> Result<()>
 pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     match whole(path) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
     }
 }
@@ -254,7 +264,7 @@ pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
 pub fn names(folder: &Path) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e).with_context(|| format!("cannot read {}", folder.display())),
     };
     let mut names = Vec::new();
@@ -294,7 +304,7 @@ pub fn remove(path: &Path) -> Result<u64> {
     let removed = if path.is_dir() && !path.is_symlink() {
         // What is just being ended may write into it once more.
         let ask = || match std::fs::remove_dir_all(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => Continue(e),
+            Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => Continue(e),
             other => Break(other),
         };
         Deadline::after(LAST_WRITES).poll(Duration::from_millis(5), ask).unwrap_or_else(Err)
@@ -302,7 +312,7 @@ pub fn remove(path: &Path) -> Result<u64> {
         std::fs::remove_file(path)
     };
     match removed {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
             Err(e).with_context(|| format!("cannot remove {}", path.display()))
         }
         _ => Ok(bytes),
@@ -313,7 +323,7 @@ pub fn remove(path: &Path) -> Result<u64> {
 pub fn size(path: &Path) -> Result<u64> {
     let data = match std::fs::symlink_metadata(path) {
         Ok(data) => data,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
         Err(e) => return Err(e).with_context(|| format!("cannot read the size of {}", path.display())),
     };
     if !data.is_dir() {

@@ -1,15 +1,17 @@
 //! The only way to run another program: in its own process group, with a deadline that ends the whole group.
-//! Output goes to files, because a pipe that a grandchild holds open would keep us waiting. An error names
-//! the command and what it wrote. Nothing here knows docker, git or cargo.
+//! Output goes to files, because a pipe that a grandchild holds open would keep us waiting; output without a limit of
+//! size goes through a pipe that has the deadline too. An error names the command and what it wrote. Nothing here knows docker, git or cargo.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::over_budget;
 use crate::base::files;
+use crate::base::pipe::Pipe;
 use crate::base::secrets;
 use crate::base::signals;
 use anyhow::{Context, Result, bail};
 use std::fmt;
 use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +22,9 @@ const TAIL: u64 = 2_000;
 /// If standard error is empty: lines of standard output that an error message shows, and their bytes.
 const LINES: usize = 5;
 const LAST_WORDS: u64 = 400;
+
+/// How long a program that lost its pipe, or was killed, may take to end.
+const LAST: Duration = Duration::from_secs(1);
 
 /// A command, as a value.
 #[derive(Clone, Debug)]
@@ -124,22 +129,69 @@ impl Cmd {
             Some(path) => File::create(path).with_context(|| format!("cannot make {}", path.display()))?,
             None => files::anonymous()?,
         };
+        let shared = out.try_clone().context("cannot share a file")?;
+        let child = self.start(deadline, |expression| {
+            let expression = match &self.stdin {
+                Some(path) => expression.stdin_path(path),
+                None => expression.stdin_null(),
+            };
+            if self.show { expression } else { expression.stdout_file(shared) }
+        })?;
+        child.end(&self, Some(&out), deadline)?;
+        if self.stdout.is_some() || self.show {
+            return Ok(String::new());
+        }
+        files::tail(&out, u64::MAX).with_context(|| format!("cannot read the output of `{self}`"))
+    }
+
+    /// Runs the command while `take` reads its standard output, which has no limit of size. Errors: those of
+    /// `run`, and that of `take`.
+    pub fn read_by<T>(self, deadline: Deadline, take: impl FnOnce(&mut dyn Read) -> Result<T>) -> Result<T> {
+        let (ours, theirs) = std::io::pipe().context("cannot make a pipe")?;
+        let mut pipe = Pipe::new(ours, deadline).context("cannot make a pipe")?;
+        let child = self.start(deadline, |expression| expression.stdin_null().stdout_file(theirs))?;
+        let took = take(&mut pipe);
+        drop(pipe);
+        child.after(took, &self, None, deadline)
+    }
+
+    /// Runs the command while `give` writes its standard input. Errors: those of `run`, and that of `give`; then the
+    /// command was killed before its input had an end.
+    pub fn write_by(
+        self,
+        deadline: Deadline,
+        give: impl FnOnce(&mut dyn Write) -> Result<()>,
+    ) -> Result<String> {
+        let (theirs, ours) = std::io::pipe().context("cannot make a pipe")?;
+        let mut pipe = Pipe::new(ours, deadline).context("cannot make a pipe")?;
+        let out = files::anonymous()?;
+        let shared = out.try_clone().context("cannot share a file")?;
+        let child = self.start(deadline, |expression| expression.stdin_file(theirs).stdout_file(shared))?;
+        match give(&mut pipe) {
+            Ok(()) => {
+                drop(pipe);
+                child.after(Ok(()), &self, Some(&out), deadline)?;
+            }
+            Err(error) => child.after(Err(error), &self, Some(&out), deadline)?,
+        }
+        files::tail(&out, u64::MAX).with_context(|| format!("cannot read the output of `{self}`"))
+    }
+
+    /// Starts it. `io` sets its standard input and output.
+    fn start(
+        &self,
+        deadline: Deadline,
+        io: impl FnOnce(duct::Expression) -> duct::Expression,
+    ) -> Result<Child> {
         let err = files::anonymous()?;
         let program = which::which(&self.program).with_context(|| format!("cannot find `{self}`"))?;
         if deadline.passed() {
             return Err(late(deadline, format!("`{self}` was not started, because no time was left for it")));
         }
-        let mut expression = duct::cmd(program, &self.args).unchecked().before_spawn(|command| {
+        let mut expression = io(duct::cmd(program, &self.args).unchecked().before_spawn(|command| {
             command.process_group(0);
             Ok(())
-        });
-        expression = match &self.stdin {
-            Some(path) => expression.stdin_path(path),
-            None => expression.stdin_null(),
-        };
-        if !self.show {
-            expression = expression.stdout_file(out.try_clone().context("cannot share a file")?);
-        }
+        }));
         if !self.show_errors {
             expression = expression.stderr_file(err.try_clone().context("cannot share a file")?);
         }
@@ -152,29 +204,62 @@ impl Cmd {
         if let Some(dir) = &self.dir {
             expression = expression.dir(dir);
         }
-        let (child, group) = signals::start(&expression).with_context(|| format!("cannot start `{self}`"))?;
-        let ended =
-            child.wait_timeout(deadline.left()).with_context(|| format!("cannot wait for `{self}`"))?;
+        let (handle, group) =
+            signals::start(&expression).with_context(|| format!("cannot start `{self}`"))?;
+        Ok(Child { handle, group, err })
+    }
+}
+
+/// A program that runs.
+struct Child {
+    handle: duct::Handle,
+    group: signals::Group,
+    err: File,
+}
+
+impl Child {
+    /// Waits for its end; kills its group at the deadline. `out` has its output, for a message.
+    fn end(self, cmd: &Cmd, out: Option<&File>, deadline: Deadline) -> Result<()> {
+        let ended = self.handle.wait_timeout(deadline.left());
+        let ended = ended.with_context(|| format!("cannot wait for `{cmd}`"))?;
         signals::pass();
-        let status = ended.map(|output| output.status);
-        match status {
-            Some(status) if status.success() => {}
+        match ended.map(|output| output.status) {
+            Some(status) if status.success() => Ok(()),
             Some(status) => {
-                let what = format!("`{self}` ended with {status}: {}", said(&out, &err));
+                let what = format!("`{cmd}` ended with {status}: {}", said(out, &self.err));
                 bail!(RunError::Status(what, status.code()))
             }
             None => {
-                group.end();
-                // Collect the killed child. The limit is for a process that has left the group.
-                child.wait_timeout(Duration::from_secs(1)).ok();
-                return Err(late(deadline, format!("`{self}` did not end in time: {}", said(&out, &err))));
+                self.kill();
+                Err(late(deadline, format!("`{cmd}` did not end in time: {}", said(out, &self.err))))
             }
         }
-        drop(group);
-        if self.stdout.is_some() || self.show {
-            return Ok(String::new());
+    }
+
+    /// The same after the other end of its pipe was used up, or failed: then it is killed.
+    fn after<T>(self, used: Result<T>, cmd: &Cmd, out: Option<&File>, deadline: Deadline) -> Result<T> {
+        let error = match used {
+            Ok(value) => return self.end(cmd, out, deadline).map(|()| value),
+            Err(error) => error,
+        };
+        // A program that ended too early says why better than what it left behind.
+        let cut = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|error| {
+            matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof | ErrorKind::TimedOut)
+        });
+        let limit = if cut { deadline.within(LAST) } else { Deadline::after(Duration::ZERO) };
+        let ended = self.handle.wait_timeout(limit.left()).ok().flatten();
+        if cut && (ended.is_some_and(|output| !output.status.success()) || deadline.passed()) {
+            return Err(self.end(cmd, out, deadline).err().unwrap_or(error));
         }
-        files::tail(&out, u64::MAX).with_context(|| format!("cannot read the output of `{self}`"))
+        signals::pass();
+        self.kill();
+        Err(error)
+    }
+
+    fn kill(&self) {
+        self.group.end();
+        // Collect the killed child. The limit is for a process that has left the group.
+        self.handle.wait_timeout(LAST).ok();
     }
 }
 
@@ -186,7 +271,7 @@ fn late(deadline: Deadline, what: String) -> anyhow::Error {
 
 /// Why a program failed, in its own words: the end of its standard error. If that is empty, the end of its
 /// standard output. Secrets are masked before the text is cut, or half a secret could be left.
-fn said(out: &File, err: &File) -> String {
+fn said(out: Option<&File>, err: &File) -> String {
     let end = |file, bytes: u64| {
         let text = secrets::mask(&files::tail(file, 32 * bytes).unwrap_or_default());
         let cut = text.len().saturating_sub(bytes as usize);
@@ -196,7 +281,7 @@ fn said(out: &File, err: &File) -> String {
     if !error.is_empty() {
         return error;
     }
-    let output = end(out, LAST_WORDS);
+    let output = out.map(|out| end(out, LAST_WORDS)).unwrap_or_default();
     let lines: Vec<&str> = output.lines().collect();
     let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
     if last.is_empty() { "it wrote no message".to_owned() } else { last }
@@ -257,6 +342,40 @@ mod tests {
         assert!(both.contains("no such container") && !both.contains("999"), "{both}");
         let output = said("$0 1000; exit 1");
         assert!(output.contains("1000") && output.lines().count() == LINES, "{output}");
+    }
+
+    #[test]
+    fn what_passes_through_a_pipe_is_whole_and_neither_end_waits_for_the_other() {
+        let limit = || Deadline::after(Duration::from_secs(20));
+        let most = 3_000_000;
+        let counted = cmd("head", &["--bytes", &format!("{most}"), "/dev/zero"]);
+        let take = |from: &mut dyn Read| Ok(std::io::copy(from, &mut std::io::sink())?);
+        assert_eq!(counted.read_by(limit(), take).unwrap(), most);
+        let said = cmd("wc", &["--bytes"]).write_by(limit(), |to| Ok(to.write_all(&vec![0; 3_000_000])?));
+        assert_eq!(said.unwrap().trim(), format!("{most}"));
+        // A program that fails says why, also where its end of the pipe was missed first.
+        let failed = cmd("sh", &["-c", "echo full >&2; exit 3"]);
+        let said = failed.clone().write_by(limit(), |to| Ok(to.write_all(&vec![0; 3_000_000])?));
+        assert!(format!("{:#}", said.unwrap_err()).contains("full"));
+        let early = failed.read_by(limit(), |from| Ok(from.read_exact(&mut [0; 9])?));
+        assert!(format!("{:#}", early.unwrap_err()).contains("full"));
+        // What fails here is what is told, and the program gets no end of its input.
+        let scratch = files::Scratch::new("proc-test").unwrap();
+        let whole = scratch.path().join("whole");
+        let counts = cmd("sh", &["-c", "cat >/dev/null && touch \"$0\"", &whole.display().to_string()]);
+        let error = counts.write_by(limit(), |to| {
+            to.write_all(b"a part")?;
+            bail!("damaged")
+        });
+        assert_eq!(error.unwrap_err().to_string(), "damaged");
+        assert!(!whole.exists());
+        let start = Instant::now();
+        let short = || Deadline::after(Duration::from_millis(300));
+        let late = cmd("sleep", &["60"]).read_by(short(), take).unwrap_err();
+        assert!(matches!(late.downcast_ref(), Some(RunError::Deadline(_))), "{late:#}");
+        let late = cmd("sleep", &["60"]).write_by(short(), |to| Ok(to.write_all(&vec![0; 3_000_000])?));
+        assert!(matches!(late.unwrap_err().downcast_ref(), Some(RunError::Deadline(_))));
+        assert!(start.elapsed() < Duration::from_secs(10));
     }
 
     #[test]

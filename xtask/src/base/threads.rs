@@ -13,12 +13,16 @@ pub fn joined<T>(handle: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     })
 }
 
-/// Does `work` on each item, at most `most` at a time. The results are in the order of the items.
+/// Does `work` on each item, at most `most` at a time; one at a time, in this thread. The results are in the order of the
+/// items.
 pub fn side_by_side<I: Send, T: Send>(
     most: usize,
     items: Vec<I>,
     work: impl Fn(I) -> Result<T> + Sync,
 ) -> Vec<Result<T>> {
+    if most <= 1 {
+        return items.into_iter().map(work).collect();
+    }
     let count = items.len();
     let queue = Mutex::new(items.into_iter().enumerate());
     let take = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();

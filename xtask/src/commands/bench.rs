@@ -8,14 +8,20 @@ use anyhow::Result;
 
 /// `cargo xtask bench`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5")]
+#[command(
+    after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5\n  cargo xtask bench --large"
+)]
 pub struct Args {
     /// How often each thing is measured; the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: u32,
+    /// Measure only what depends on the size of images: three of so many MB, of random data
+    #[arg(long, value_name = "MB", num_args = 0..=1, default_missing_value = "1000",
+        value_parser = clap::value_parser!(u64).range(1..=20_000))]
+    large: Option<u64>,
 }
 
 /// Measures, and shows the table.
 pub fn run(args: &Args, pilot: &Pilot, out: &Output) -> Result<Finished> {
-    bench::run(args.rounds as usize, pilot, out)
+    bench::run(args.rounds as usize, args.large, pilot, out)
 }

@@ -9,13 +9,14 @@ use crate::deploy::drift;
 use crate::deploy::edge::verify;
 use crate::deploy::event::Event;
 use crate::deploy::execute::execute;
-use crate::deploy::execution::{Execution, Measured, Stale};
+use crate::deploy::execution::{Execution, Measured, Stale, Stance, Unrecorded};
 use crate::deploy::gate::{self, Closer, Gate};
 use crate::deploy::observe::Observation;
 use crate::deploy::plan::{self, Gates, Goal, Plan, Purpose};
 use crate::deploy::run::Run;
 use crate::deploy::session::Session;
 use crate::deploy::view::View;
+use crate::engine::carry;
 use crate::release::description::Release;
 use crate::stack::cover::Cover;
 use crate::stack::hold::{self, Hold};
@@ -74,7 +75,11 @@ impl Session {
     pub fn preview(&self, goal: &Goal<'_>, deadline: Deadline) -> Result<Preview> {
         let target = self.by(goal.release)?;
         let running = self.running(deadline)?;
-        let now = running.observe(target.engine.as_ref(), deadline);
+        let mut now = running.observe(target.engine.as_ref(), deadline);
+        if now.gate == Gate::Open && !plan::lost_images(&now, goal.release).is_empty() {
+            let soon = deadline.within(running.pilot.manifest.limits.probe);
+            now.passes = verify(&running, false, soon).is_ok_and(|smoke| smoke.passed);
+        }
         self.judge(goal, now, running, target)
     }
 
@@ -142,6 +147,12 @@ impl Session {
                 let Preview { now, running, target, .. } = preview;
                 preview = self.judge(goal, now, running, target)?;
             }
+            // What was tried ahead of the gate once is not tried so again.
+            if attempt > 1 && preview.now.passes {
+                let Preview { mut now, running, target, .. } = preview;
+                now.passes = false;
+                preview = self.judge(goal, now, running, target)?;
+            }
             let Preview { now, drift, mut plan, running, target } = preview;
             scenarios.extend(&plan.scenarios);
             scenarios.sort_unstable();
@@ -174,7 +185,7 @@ impl Session {
                 Err(error) if error.is::<Stale>() && attempt < PLANS => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
-                    self.record(goal, run)?;
+                    self.record(goal, run, measured)?;
                     return Ok(plan);
                 }
             }
@@ -221,13 +232,19 @@ impl Session {
         true
     }
 
-    /// Records that the release is verified on the running stack, and which settings the engine made of it,
-    /// for later comparison. The public is already served again. So if the result cannot be recorded, a
-    /// rollback only warns: an error would make it go to an older release. A new release that cannot be
-    /// promoted fails.
-    fn record(&self, goal: &Goal<'_>, run: &Run) -> Result<()> {
-        let limit = Deadline::after(self.pilot.manifest.limits.engine);
-        let promoted = self.engine.services(limit).and_then(|services| {
+    /// Saves the images of a new release, and records that it is verified on the running stack, and which settings
+    /// the engine made of it, for later comparison. The public is already served again. So if this fails, a rollback
+    /// only warns: an error would make it go to an older release. A new release stays a candidate, and serves.
+    fn record(&self, goal: &Goal<'_>, run: &Run, measured: &mut Measured) -> Result<()> {
+        let limits = &self.pilot.manifest.limits;
+        let open = goal.release.images.values().filter(|image| !image.is_saved()).count();
+        if open > 0 {
+            self.out
+                .say(format!("  saving {open} images, so that there is a way back to {}", goal.release.id));
+        }
+        let saved = carry::save(&goal.release.id, self.engine.as_ref(), &self.store, limits.deploy);
+        let services = saved.and_then(|()| self.engine.services(Deadline::after(limits.engine)));
+        let promoted = services.and_then(|services| {
             let settings = services
                 .into_iter()
                 .filter_map(|(name, service)| Some((name, service.0.into_iter().next()?.settings)))
@@ -235,11 +252,14 @@ impl Session {
             self.store.promote(&goal.release.id, settings, state_dir::number(&run.id))
         });
         match promoted {
-            Err(error) if goal.purpose == Purpose::Deploy => return Err(error),
+            Err(error) if goal.purpose == Purpose::Deploy => {
+                measured.stance = Stance::LeftServed;
+                return Err(error.context(Unrecorded(goal.release.id.clone())));
+            }
             Err(error) => self.out.note(format!("the result was not recorded: {error:#}")),
             Ok(()) => {}
         }
-        if let Err(error) = self.store.retain(self.pilot.manifest.limits.keep_releases) {
+        if let Err(error) = self.store.retain(limits.keep_releases) {
             self.out.note(format!("old releases were not removed: {error:#}"));
         }
         Ok(())

@@ -228,7 +228,7 @@ pub mod tests {
     pub fn matching() -> (Observation, Release, Wanted) {
         let env =
             BTreeMap::from([("A".to_owned(), "1".to_owned()), ("SECRET".to_owned(), "hush".to_owned())]);
-        let image = |id: &str| Image { id: id.into(), tag: "x:latest".into(), archive: None };
+        let image = |id: &str| Image::new(id.into(), "x:latest".into());
         let images =
             BTreeMap::from([("engine".to_owned(), image("e1")), ("gateway".to_owned(), image("g1"))]);
         let mut release = Release::unrecorded("v1", "compose", images);
@@ -266,6 +266,7 @@ pub mod tests {
             tree_env: Observed::Known(TreeEnv::Fine(env.clone())),
             tree_compose: Observed::Known(vec![Some("sum".into())]),
             shortages: Vec::new(),
+            passes: false,
         };
         (now, release, Wanted { file: env, ..Wanted::default() })
     }

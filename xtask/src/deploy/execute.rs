@@ -81,7 +81,7 @@ impl Execution<'_> {
             Step::FreeSpace => self.free_space(deploy),
             Step::Preserve { data } => self.preserve(data),
             Step::TearDown => self.tear_down(ask, deploy),
-            Step::LoadImages { services } => self.load(services, deploy),
+            Step::LoadImages { services, served } => self.load(services, *served),
             Step::RecordRelease => self.record_release(),
             Step::RestoreEnvFile => self.restore_env_file(),
             Step::RemoveData { services } => self.remove_data(services, ask),

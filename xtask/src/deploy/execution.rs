@@ -63,7 +63,8 @@ pub enum Stance {
     /// Nothing yet; it is checked at the end.
     #[default]
     Open,
-    /// The engine does not answer, but the services answer and are healthy: the gate is left open on purpose.
+    /// The gate is left as it is on purpose: the engine does not answer, but the services answer and are healthy; or
+    /// the release serves and was verified, and only that could not be recorded.
     LeftServed,
     /// Something is wrong.
     Wrong,
@@ -93,6 +94,18 @@ impl fmt::Display for Stale {
 }
 
 impl std::error::Error for Stale {}
+
+/// The release with this id runs and was verified, but it could not be made known-good.
+#[derive(Debug)]
+pub struct Unrecorded(pub String);
+
+impl fmt::Display for Unrecorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "release {} runs and was verified, but no rollback can go to it", self.0)
+    }
+}
+
+impl std::error::Error for Unrecorded {}
 
 impl Execution<'_> {
     /// What the public is told: a person's reason for closing the gate; if there is none, what the run does.

@@ -8,6 +8,7 @@ use crate::base::files;
 use crate::base::observed::Observed;
 use crate::deploy::backup;
 use crate::deploy::event::{Finished, Outcome};
+use crate::deploy::gate::Gate;
 use crate::deploy::lockout::Public;
 use crate::deploy::observe::Observation;
 use crate::deploy::plan::{Plan, Purpose};
@@ -55,8 +56,10 @@ pub fn of_plan(plan: &Plan, now: &Observation, purpose: Purpose) {
     // closed.
     let loads = at(&|s| matches!(s, Step::LoadImages { .. }));
     assert!(loads.is_none_or(|loads| Some(loads) < changed), "{steps:?}");
+    let ahead = matches!(steps[0], Step::LoadImages { served: true, .. });
+    assert!(!ahead || now.passes && now.gate == Gate::Open, "{steps:?}");
     let closes_first = matches!(
-        steps[0],
+        steps[usize::from(ahead)],
         Step::CloseGate | Step::StopGate { .. } | Step::StopGateway | Step::StopPublished { .. }
     );
     // What lets the public in is started last, or not at all: a gate of the kind `stop`.

@@ -57,6 +57,9 @@ pub struct Observation {
     pub tree_compose: Observed<Vec<Option<String>>>,
     /// Host checks that are quick enough to run every time.
     pub shortages: Vec<HostCheck>,
+    /// Every check of what runs passed at this moment. Asked only where images have to be loaded.
+    #[serde(skip)]
+    pub passes: bool,
 }
 
 impl Observation {
@@ -135,7 +138,18 @@ pub fn observe(
     shortages.retain(|check| check.ok == Some(false));
     let holds = hold::standing(&Ledger::new(&pilot.state)).into();
     let not_closed = Vec::new();
-    Observation { stack, endpoints, unseen, gate, not_closed, holds, tree_env, tree_compose, shortages }
+    Observation {
+        stack,
+        endpoints,
+        unseen,
+        gate,
+        not_closed,
+        holds,
+        tree_env,
+        tree_compose,
+        shortages,
+        passes: false,
+    }
 }
 
 /// What the engine reports of the whole stack. The parts are asked at the same time.

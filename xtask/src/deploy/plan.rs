@@ -88,7 +88,9 @@ pub fn make(now: &Observation, drift: &[Difference], goal: &Goal<'_>, gates: Gat
     let steps = match &now.stack {
         _ if way.is_there() => Vec::new(),
         Observed::Unknown(_) => way.ask_the_engine(),
-        Observed::Known(_) => [way.close(), way.keep(), way.change(), way.verify_and_open()].concat(),
+        Observed::Known(_) => {
+            [way.load_ahead(), way.close(), way.keep(), way.change(), way.verify_and_open()].concat()
+        }
     };
     Plan { release: goal.release.id.clone(), scenarios, steps }
 }
@@ -144,6 +146,22 @@ impl Way<'_> {
         close.into_iter().chain(keep).chain([Step::AskEngine]).collect()
     }
 
+    /// Load images while the public is still served, if what runs passes its checks and there is room for them.
+    fn load_ahead(&self) -> Vec<Step> {
+        let lost = lost_images(self.now, self.goal.release);
+        let ahead = self.loads_ahead() && !lost.is_empty();
+        Vec::from_iter(ahead.then_some(Step::LoadImages { services: lost, served: true }))
+    }
+
+    fn loads_ahead(&self) -> bool {
+        self.now.passes && self.now.gate == Gate::Open && !self.frees_space()
+    }
+
+    fn frees_space(&self) -> bool {
+        let short = self.drift.iter().any(|d| matches!(d, Difference::Shortage { .. }));
+        self.rollback && (short || self.names(Scenario::Host))
+    }
+
     /// Shut the public out.
     fn close(&self) -> Vec<Step> {
         closable(self.now, self.gates).into_iter().collect()
@@ -151,27 +169,16 @@ impl Way<'_> {
 
     /// Copy and record what exists, before any of it is changed.
     fn keep(&self) -> Vec<Step> {
-        let mut steps = Vec::new();
-        let short = self.drift.iter().any(|d| matches!(d, Difference::Shortage { .. }));
-        if self.rollback && (short || self.names(Scenario::Host)) {
-            steps.push(Step::FreeSpace);
-        }
+        let mut steps = Vec::from_iter(self.frees_space().then_some(Step::FreeSpace));
         if self.rollback {
             steps.push(Step::Preserve { data: self.removed() });
         }
         // Load images before anything is removed: if one cannot be loaded, the run ends here.
-        let lost = self.lost_images();
-        if !lost.is_empty() {
-            steps.push(Step::LoadImages { services: lost });
+        let lost = lost_images(self.now, self.goal.release);
+        if !lost.is_empty() && !self.loads_ahead() {
+            steps.push(Step::LoadImages { services: lost, served: false });
         }
         steps
-    }
-
-    /// If the engine does not answer, assume that its images exist.
-    fn lost_images(&self) -> Vec<String> {
-        let has = |id: &String| self.now.stack.known().is_none_or(|stack| stack.images.contains(id));
-        let lost = self.goal.release.images.iter().filter(|(_, image)| !has(&image.id));
-        lost.map(|(service, _)| service.clone()).collect()
     }
 
     /// Bring the stack to the release, behind the closed gate.
@@ -252,6 +259,13 @@ impl Way<'_> {
             _ => corrupt(self.drift),
         }
     }
+}
+
+/// The services whose image the engine has lost. If the engine does not answer, assume that its images exist.
+pub fn lost_images(now: &Observation, release: &Release) -> Vec<String> {
+    let has = |id: &String| now.stack.known().is_none_or(|stack| stack.images.contains(id));
+    let lost = release.images.iter().filter(|(_, image)| !has(&image.id));
+    lost.map(|(service, _)| service.clone()).collect()
 }
 
 /// The step that shuts the public out before anything changes; none if nothing serves the public.
@@ -628,7 +642,38 @@ mod tests {
             },
             &[],
         );
-        let loaded = position(&p, |s| matches!(s, Step::LoadImages { services } if services.len() == 2));
+        let two = |s: &Step| matches!(s, Step::LoadImages { services, .. } if services.len() == 2);
+        let loaded = position(&p, two);
         assert!(loaded < position(&p, |s| *s == Step::RecordRelease));
+    }
+
+    #[test]
+    fn images_are_loaded_ahead_of_the_gate_only_while_what_runs_passes_its_checks() {
+        let lost = |how: &dyn Fn(&mut Observation)| {
+            plan(
+                |n| {
+                    change(n, "engine", |s| s.image = "e2".into());
+                    if let Observed::Known(stack) = &mut n.stack {
+                        stack.images.clear();
+                    }
+                    n.passes = true;
+                    how(n);
+                },
+                &[],
+            )
+        };
+        let loads = |p: &Plan| position(p, |s| matches!(s, Step::LoadImages { .. }));
+        let p = lost(&|_| ());
+        assert!(matches!(p.steps[0], Step::LoadImages { served: true, .. }), "{:?}", p.steps);
+        assert_eq!(p.steps[1], Step::CloseGate);
+        let full =
+            HostCheck { name: "disk".into(), ok: Some(false), detail: "0 free".into(), fix: "x".into() };
+        let fails: &dyn Fn(&mut Observation) = &|n| n.passes = false;
+        let closed: &dyn Fn(&mut Observation) = &|n| n.gate = Gate::Closed("rollback".into());
+        for how in [fails, closed, &|n| n.shortages.push(full.clone())] {
+            let p = lost(how);
+            assert!(0 < loads(&p) && p.steps[0] == Step::CloseGate, "{:?}", p.steps);
+            assert!(matches!(p.steps[loads(&p)], Step::LoadImages { served: false, .. }), "{:?}", p.steps);
+        }
     }
 }

@@ -41,6 +41,9 @@ pub enum Step {
     LoadImages {
         /// Services whose image is missing.
         services: Vec<String>,
+        /// The public is served meanwhile.
+        #[serde(default)]
+        served: bool,
     },
     /// Record which release is deployed from here on.
     RecordRelease,
@@ -147,7 +150,10 @@ impl fmt::Display for Step {
             Self::RestoreData { services, .. } => write!(f, "restore data of {}", services.join(", ")),
             Self::AskEngine => write!(f, "see whether the engine answers again"),
             Self::Watch => write!(f, "watch resources until they are steady"),
-            Self::LoadImages { services } => write!(f, "load lost images of {}", services.join(", ")),
+            Self::LoadImages { services, served } => {
+                let meanwhile = if *served { ", while what runs is served" } else { "" };
+                write!(f, "load lost images of {}{meanwhile}", services.join(", "))
+            }
             Self::RecordRelease => write!(f, "record which release is deployed"),
             Self::Retag => write!(f, "move the image tags"),
             Self::RestoreEnvFile => write!(f, "restore the env file"),

@@ -19,9 +19,9 @@ use crate::deploy::gate::Gate;
 use crate::deploy::lockout::{self, Closed, Lift, Opened};
 use crate::deploy::past::Past;
 use crate::deploy::view::View;
+use crate::engine::carry;
 use crate::engine::roles::Extent;
 use crate::host;
-use crate::release::description::Image;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow::{Break, Continue};
@@ -133,18 +133,17 @@ impl Execution<'_> {
         self.store.dir(&self.release.id)
     }
 
-    pub(super) fn load(&self, services: &[String], deadline: Deadline) -> Result<End> {
-        // An image that services share is loaded once.
-        let each: BTreeMap<&String, &Image> = services
-            .iter()
-            .map(|service| &self.release.images[service])
-            .map(|image| (&image.id, image))
-            .collect();
-        each.into_values().try_for_each(|image| {
-            let archive = self.store.check_archive(image)?;
-            self.target.engine.load(image, &archive, deadline)
-        })?;
-        Ok(End::Done)
+    /// While the public is served this may take half of the time that is left; then the gate is closed first.
+    pub(super) fn load(&self, services: &[String], served: bool) -> Result<End> {
+        let View { pilot, engine, .. } = self.target;
+        let until = if served { self.deadline.within(self.deadline.left() / 2) } else { self.deadline };
+        let images = services.iter().map(|service| &self.release.images[service]);
+        match carry::load(images, engine.as_ref(), self.store, pilot.manifest.limits.deploy, until) {
+            Err(error) if served && until.passed() => {
+                bail!(Stale(format!("loading the images takes long, so the gate is closed first: {error:#}")))
+            }
+            loaded => loaded.map(|()| End::Done),
+        }
     }
 
     /// Keeps a copy of the env file if it was edited after the backup was made.

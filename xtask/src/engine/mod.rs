@@ -2,6 +2,7 @@
 //! in `roles`. An engine does what a plan says and decides nothing. Called by `deploy`, `operations` and
 //! `commands`.
 
+pub mod carry;
 mod compose;
 #[cfg(test)]
 pub mod fake;

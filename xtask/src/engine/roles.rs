@@ -15,7 +15,7 @@ use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -227,11 +227,25 @@ pub trait Images: Sync {
     /// this release. Tags of other images are never moved.
     fn retag(&self, release: &Release, deadline: Deadline) -> Result<()>;
 
-    /// Writes an image to an archive.
-    fn save(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()>;
+    /// The size of an image, in bytes; about as many are saved and loaded.
+    fn size(&self, image: &Image, deadline: Deadline) -> Result<u64>;
 
-    /// Loads an image from an archive.
-    fn load(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()>;
+    /// Saves an image: `take` reads its stream.
+    fn save(
+        &self,
+        image: &Image,
+        take: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+        deadline: Deadline,
+    ) -> Result<()>;
+
+    /// Loads an image from its stream. If that cannot be read to its end, the engine is as before. It is an error if
+    /// the engine then does not have the image with this id.
+    fn load(&self, image: &Image, from: &mut dyn Read, deadline: Deadline) -> Result<()>;
+
+    /// How many images are saved or loaded at a time.
+    fn at_a_time(&self) -> usize {
+        4
+    }
 
     /// Removes the project's own resources that do not run and that no image to keep needs.
     fn forget(&self, keep: &[String], deadline: Deadline) -> Result<Vec<Freed>>;

@@ -9,6 +9,7 @@ use crate::base::next::Next;
 use crate::base::secrets;
 use crate::base::threads::joined;
 use crate::deploy::session::Session;
+use crate::engine::carry;
 use crate::engine::roles::{Build, Engine};
 use crate::engine::tree;
 use crate::release::description::{Image, Parts, Release};
@@ -26,7 +27,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The time limit for building and saving images.
+/// The time limit for building images, and for loading those that were built before.
 const IMAGES: Duration = Duration::from_secs(300);
 
 /// The largest number of files in a folder that a service mounts. More are data, which belongs into a volume.
@@ -261,8 +262,8 @@ fn made_before(
     made.sort_by_key(|release| std::cmp::Reverse((release.verified_ms, release.created_ms)));
     let there = engine.images(deadline.within(session.pilot.manifest.limits.engine))?;
     for release in made {
-        let mut lost = release.images.values().filter(|image| !there.contains(&image.id));
-        match lost.try_for_each(|image| engine.load(image, &store.check_archive(image)?, deadline)) {
+        let lost = release.images.values().filter(|image| !there.contains(&image.id));
+        match carry::load(lost, engine, store, session.pilot.manifest.limits.deploy, deadline) {
             Ok(()) => {
                 engine.tag(&release.images, label, deadline)?;
                 return Ok(Some(release.images));
@@ -306,8 +307,7 @@ fn record(session: &Session, parts: Parts<'_>, resolved: &Resolved) -> Result<Re
         }
         return Ok(known);
     }
-    let limit = Deadline::after(IMAGES);
-    session.store.create(parts, resolved, |image, path| session.engine.save(image, path, limit))
+    session.store.create(parts, resolved)
 }
 
 /// Makes the env file if it does not exist, and fills in empty secrets. A project other than the default one

@@ -10,7 +10,7 @@ use crate::base::next::Next;
 use crate::deploy::backup;
 use crate::deploy::converge::Preview;
 use crate::deploy::event::{Event, Finished, Outcome};
-use crate::deploy::execution::Measured;
+use crate::deploy::execution::{Measured, Unrecorded};
 use crate::deploy::plan::{Goal, Purpose};
 use crate::deploy::run::{self, Command, Request, Run};
 use crate::deploy::session::Session;
@@ -123,12 +123,19 @@ pub fn deploy(
     session.out.record(&started(session, engine, Some(&run)));
     ending::tell_of_cut_off(session, &run);
     let mut measured = Measured { past: run.past.clone().unwrap_or_default(), ..Measured::default() };
-    let result = match session.converge(&mut goal, &run, deadline, &mut measured) {
+    let converged = session.converge(&mut goal, &run, deadline, &mut measured);
+    // It serves, and nothing is wrong with it.
+    let serves = converged.as_ref().is_err_and(|error| error.is::<Unrecorded>());
+    let result = match converged {
         Ok(plan) if plan.steps.is_empty() => Ok(Outcome::NothingToDo),
         Ok(_) => Ok(Outcome::Deployed),
+        Err(error) if serves => {
+            let next = Next::xtask("host").so("and when that is fixed, `up` again");
+            Err(fail(exit_of(&error), format!("{error:#}"), next))
+        }
         Err(error) => Err(failed(release, session, &error)),
     };
-    let back = rollback_on_failure && result.is_err();
+    let back = rollback_on_failure && !serves && result.is_err();
     let ended = Ended { release: Some(release.id.clone()), scenarios: Vec::new(), result };
     let finished = ending::conclude(session, &run, ended, &measured);
     if back { go_back(finished, session, deadline) } else { Ok(finished) }

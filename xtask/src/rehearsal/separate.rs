@@ -5,6 +5,7 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
+use crate::engine::carry;
 use crate::engine::roles::Engine;
 use crate::rehearsal::apart::{Own, apart};
 use crate::release::description::{Image, Release, mode_of};
@@ -88,9 +89,8 @@ impl Original {
     pub fn name_images(&self, engine: &dyn Engine) -> Result<()> {
         let deadline = Deadline::after(IMAGES);
         let there = engine.images(deadline)?;
-        for image in self.images().values().filter(|image| !there.contains(&image.id)) {
-            engine.load(image, &self.store.check_archive(image)?, deadline)?;
-        }
+        let lost = self.images().values().filter(|image| !there.contains(&image.id));
+        carry::load(lost, engine, &self.store, IMAGES, Deadline::after(IMAGES.saturating_mul(10)))?;
         engine.tag(self.images(), TAG, deadline)
     }
 

@@ -1,5 +1,5 @@
 //! What a release is: `release.json` and the files beside it, under `.pilot/releases/`. A release never
-//! changes and needs nothing else. Its images are in `.pilot/images/`, the xtask that made it in
+//! changes and needs nothing else. Its images are in `.pilot/blobs/`, the xtask that made it in
 //! `.pilot/bin/`. Values only; the store reads and writes them.
 
 use crate::base::deadline::now_ms;
@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// In format 1 the files had the names of `Layout::default`.
-const FORMAT: u32 = 2;
+/// In format 1 the files had the names of `Layout::default`. In formats 1 and 2 each image had an archive.
+const FORMAT: u32 = 3;
 
 /// The environment of its services (0600), as the engine understood the other files. Releases of older versions do not
 /// have it.
@@ -51,8 +51,24 @@ pub struct Image {
     pub id: String,
     /// The tag that is moved to it when the release is deployed.
     pub tag: String,
-    /// SHA-256 of its archive in the store; none until it is saved.
+    /// SHA-256 of its index in the store; none until it is saved.
+    #[serde(default)]
+    pub index: Option<String>,
+    /// SHA-256 of its archive in the store, if an older version has saved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<String>,
+}
+
+impl Image {
+    /// One that is not saved yet.
+    pub fn new(id: String, tag: String) -> Self {
+        Self { id, tag, index: None, archive: None }
+    }
+
+    /// Does the store have it?
+    pub fn is_saved(&self) -> bool {
+        self.index.is_some() || self.archive.is_some()
+    }
 }
 
 /// `release.json`.

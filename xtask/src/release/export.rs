@@ -5,30 +5,32 @@
 //! Names in the archive are compared with expected names; they are never used as paths.
 
 use crate::base::archive::{Archive, Timed};
-use crate::base::deadline::Deadline;
+use crate::base::deadline::{Deadline, for_bytes};
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
 use crate::base::machine;
 use crate::base::next::Next;
+use crate::release::blobs::LARGEST_INDEX;
 use crate::release::description::{Release, mode_of};
 use crate::release::form::{DESCRIPTION, is_release_id};
+use crate::release::images::Needed;
 use crate::release::store::Store;
 use crate::stack::pilot::Pilot;
 use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const FORMAT: u32 = 1;
+/// In format 1 each image was an archive.
+const FORMAT: u32 = 2;
 const INDEX: &str = "export.json";
 
-/// Limit for packing or unpacking: a fixed time, plus time for the bytes at this speed.
+/// Limit for packing or unpacking, without the time for the bytes.
 const LIMIT: Duration = Duration::from_secs(300);
-const BYTES_A_SECOND: u64 = 10 << 20;
 
 /// Largest index and description, and largest other file of a release (apart from
 /// images and xtask), in bytes.
@@ -70,8 +72,8 @@ impl Part {
     }
 }
 
-/// All files of a release, except its description.
-fn parts(store: &Store, release: &Release) -> Result<Vec<Part>> {
+/// All files of a release, except its description. `read` reads a file of the store.
+fn parts(store: &Store, release: &Release, read: impl Fn(&Path) -> Result<Vec<u8>>) -> Result<Vec<Part>> {
     let mut parts = Vec::new();
     for (name, sum) in &release.files {
         let mode = mode_of(name, &release.layout);
@@ -80,16 +82,22 @@ fn parts(store: &Store, release: &Release) -> Result<Vec<Part>> {
         parts.push(Part { name, path, sum: sum.clone(), mode, largest: LARGEST_FILE });
     }
     for image in release.images.values() {
-        let sum = image.archive.clone().with_context(|| format!("image {} was never saved", image.id))?;
-        let name = format!("images/{}.tar", image.id.trim_start_matches("sha256:"));
-        parts.push(Part { name, path: store.archive(&image.id), sum, mode: Mode::Plain, largest: u64::MAX });
+        for Needed { path, sum } in store.needed_by(image, &read)? {
+            let name = name_of(store, &path)?;
+            parts.push(Part { name, path, sum, mode: Mode::Plain, largest: u64::MAX });
+        }
     }
     let (name, path) = (format!("bin/{}", release.xtask), store.xtask(&release.xtask));
     parts.push(Part { name, path, sum: release.xtask.clone(), mode: Mode::Program, largest: u64::MAX });
-    // Two services may use the same image.
+    // Two services may use the same image, and two images the same blob.
     parts.sort_by(|a, b| a.name.cmp(&b.name));
     parts.dedup_by(|a, b| a.name == b.name);
     Ok(parts)
+}
+
+/// The name of a file of the store in an archive.
+fn name_of(store: &Store, path: &Path) -> Result<String> {
+    Ok(path.strip_prefix(store.folder())?.display().to_string())
 }
 
 fn description(id: &str) -> String {
@@ -98,14 +106,14 @@ fn description(id: &str) -> String {
 
 /// The deadline for this number of bytes.
 fn limit(bytes: u64) -> Deadline {
-    Deadline::after(LIMIT + Duration::from_secs(bytes / BYTES_A_SECOND))
+    Deadline::after(for_bytes(LIMIT, bytes))
 }
 
 /// Checks a release, writes it into one archive, and reads the archive back.
 pub fn export(pilot: &Pilot, store: &Store, release: &Release, to: &Path) -> Result<()> {
     store.check(release)?;
     let mut paths = vec![(description(&release.id), store.file(&release.id, DESCRIPTION))];
-    paths.extend(parts(store, release)?.into_iter().map(|part| (part.name, part.path)));
+    paths.extend(parts(store, release, files::read)?.into_iter().map(|part| (part.name, part.path)));
     let sizes: BTreeMap<String, u64> =
         paths.iter().map(|(name, path)| Ok((name.clone(), files::size(path)?))).collect::<Result<_>>()?;
     let deadline = limit(sizes.values().sum());
@@ -182,7 +190,8 @@ fn take_in(pilot: &Pilot, store: &Store, from: &Path, scratch: &Path) -> Result<
     }
     let packed = Store::new(&StateDir::new(scratch));
     let release = described(&archive, &index).map_err(refused)?;
-    let parts = parts(&packed, &release).map_err(refused)?;
+    let read = |path: &Path| archive.read(&name_of(&packed, path)?, LARGEST_INDEX);
+    let parts = parts(&packed, &release, read).map_err(refused)?;
     compare(&archive, &index, &parts).map_err(refused)?;
     let ids = |r: &Release| -> Vec<(String, String)> {
         r.images.iter().map(|(service, image)| (service.clone(), image.id.clone())).collect()
@@ -260,12 +269,21 @@ fn publish(store: &Store, packed: &Store, mut release: Release) -> Result<Releas
     // If this import is cut off, the next one finds here which archives it has moved.
     files::write_json(&old.join(DESCRIPTION), &release, Mode::Plain)?;
     let known = store.list()?.0;
+    let mut moved = BTreeSet::new();
     for image in release.images.values_mut() {
-        // If the store has this image already, keep its archive; the bytes of the two archives may differ.
-        let kept = known.iter().flat_map(|r| r.images.values()).find(|other| other.id == image.id);
-        match kept.filter(|kept| store.check_archive(kept).is_ok()) {
-            Some(kept) => image.archive.clone_from(&kept.archive),
-            None => move_to(&packed.archive(&image.id), &store.archive(&image.id))?,
+        // If the store has this image already, keep that; the bytes of two archives may differ.
+        let mut all = known.iter().flat_map(|r| r.images.values());
+        if let Some(kept) = all.find(|other| other.id == image.id && store.is_whole(other)) {
+            (image.index, image.archive) = (kept.index.clone(), kept.archive.clone());
+            continue;
+        }
+        // Two services may share it.
+        if !moved.insert(image.id.clone()) {
+            continue;
+        }
+        // The index, which is the first, names the others.
+        for Needed { path, .. } in packed.needed_by(image, files::read)?.into_iter().rev() {
+            move_to(&path, &store.folder().join(name_of(packed, &path)?))?;
         }
     }
     move_to(&packed.xtask(&release.xtask), &store.xtask(&release.xtask))?;

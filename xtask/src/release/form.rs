@@ -42,8 +42,9 @@ impl Image {
             self.id
         );
         ensure!(is_word(&self.tag, "._-/:@", 300), "{:?} is not an image tag", self.tag);
-        let archive = self.archive.as_deref().unwrap_or(&self.id["sha256:".len()..]);
-        ensure!(is_sum(archive), "{archive:?} is not a checksum");
+        for sum in self.index.iter().chain(&self.archive) {
+            ensure!(is_sum(sum), "{sum:?} is not a checksum");
+        }
         Ok(())
     }
 }

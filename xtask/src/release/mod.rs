@@ -1,10 +1,12 @@
 //! Releases: restore points that never change and that need nothing else. What a release is (`description`,
-//! `form`), what it is made from (`source`), the store on disk, retention, and export to another host.
-//! Nothing here deploys.
+//! `form`), what it is made from (`source`), the store on disk (`store`, `images`, `blobs`), retention, and export to
+//! another host. Nothing here deploys.
 
+pub mod blobs;
 pub mod description;
 pub mod export;
 pub mod form;
+pub mod images;
 mod in_docker;
 pub mod retention;
 pub mod source;

@@ -19,9 +19,10 @@ impl Store {
             let staging = Self::new(&StateDir::new(&path)).list()?.0;
             for image in staging.iter().flat_map(|r| r.images.values()).filter(|_| broken.is_empty()) {
                 if !named(&image.id) {
-                    files::remove(&self.archive(&image.id))?;
+                    files::remove(&self.state.image(&image.id))?;
                 }
             }
+            freed.extend(self.remove_unnamed_blobs()?);
             freed.push(Freed {
                 what: format!("unfinished import {}", path.display()),
                 bytes: files::remove(&path)?,
@@ -30,12 +31,22 @@ impl Store {
         Ok(freed)
     }
 
-    /// Removes what was cut off while it was made: unpublished releases, and incomplete image archives.
+    /// Removes blobs that no release names. If what a release names is not known, none is removed.
+    fn remove_unnamed_blobs(&self) -> Result<Vec<Freed>> {
+        let remove = |name: String| {
+            let path = self.state.blob(&name);
+            Ok(Freed { what: format!("part of an image, {}", path.display()), bytes: files::remove(&path)? })
+        };
+        self.unnamed_blobs().unwrap_or_default().into_iter().map(remove).collect()
+    }
+
+    /// Removes what was cut off while it was made: unpublished releases, and images that were not saved completely.
     pub fn remove_unfinished(&self) -> Result<Vec<Freed>> {
         let mut freed = self.remove_cut_off_imports()?;
         for (folder, is_staged) in [
             (self.state.releases(), is_staged_release as fn(&str) -> bool),
-            (self.state.images(), is_staged_archive),
+            (self.state.images(), is_staged_image),
+            (self.state.blobs(), is_staged_image),
         ] {
             for name in files::names(&folder)?.iter().filter(|name| is_staged(name)) {
                 let path = folder.join(name);
@@ -45,6 +56,7 @@ impl Store {
                 });
             }
         }
+        freed.extend(self.remove_unnamed_blobs()?);
         Ok(freed)
     }
 
@@ -65,8 +77,11 @@ impl Store {
             std::fs::rename(&path, &staging).with_context(|| format!("cannot remove {}", path.display()))?;
             freed.push(Freed { what: format!("release {id}"), bytes: files::remove(&staging)? });
         }
+        if !images.is_empty() {
+            freed.extend(self.remove_unnamed_blobs()?);
+        }
         for id in images {
-            let bytes = files::remove(&self.archive(&id))?;
+            let bytes = files::remove(&self.state.image(&id))?;
             freed.extend((bytes > 0).then_some(Freed { what: format!("archive of image {id}"), bytes }));
         }
         for sum in programs {
@@ -101,7 +116,7 @@ impl Store {
 struct Prune {
     /// Releases, by id.
     releases: Vec<String>,
-    /// Images whose archives no other release names, by content id.
+    /// Images that no other release names, by content id.
     images: BTreeSet<String>,
     /// Copies of this program that made no other release, by checksum.
     programs: BTreeSet<String>,
@@ -145,7 +160,7 @@ fn is_staged_release(name: &str) -> bool {
     name.starts_with('.')
 }
 
-fn is_staged_archive(name: &str) -> bool {
+fn is_staged_image(name: &str) -> bool {
     name.ends_with(".new")
 }
 
@@ -175,7 +190,7 @@ mod tests {
         let left: Vec<String> = f.store.list().unwrap().0.into_iter().map(|r| r.id).collect();
         assert_eq!(left, ["r1", "r3", "r4", "r5"]);
         let release = f.store.named("r4").unwrap();
-        f.store.check_archive(&release.images["gateway"]).unwrap();
+        assert!(f.store.is_whole(&release.images["gateway"]));
         // One that cannot be read stops it: what it names is not known.
         std::fs::write(f.store.file("r3", "release.json"), "noise").unwrap();
         f.store.retain(1).unwrap();
@@ -201,6 +216,6 @@ mod tests {
         f.store.retain(2).unwrap();
         // Of what is the same the newest stays, and what runs.
         assert_eq!(ids(&f.store.list().unwrap().0), ["r1", "r2", "r4", "r6", "r7"]);
-        f.store.check_archive(&f.store.named("r1").unwrap().images["gateway"]).unwrap();
+        assert!(f.store.is_whole(&f.store.named("r1").unwrap().images["gateway"]));
     }
 }

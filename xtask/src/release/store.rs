@@ -5,7 +5,6 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
 use crate::base::machine;
 use crate::base::next::Next;
-use crate::base::threads::joined;
 use crate::release::description::{ENVIRONMENT_FILE, Image, Parts, Release, State, mode_of};
 use crate::release::form::{DESCRIPTION, is_release_id};
 use crate::stack::definition::{Definition, Environment, Resolved};
@@ -14,7 +13,7 @@ use crate::stack::layout::Layout;
 use crate::stack::ledger::{Ledger, Record};
 use crate::stack::pilot::MODEL_FILE;
 use crate::stack::state_dir::StateDir;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +29,11 @@ impl Store {
         Self { state: state.clone() }
     }
 
+    /// The state folder.
+    pub fn folder(&self) -> &Path {
+        self.state.path()
+    }
+
     /// Folder of a release.
     pub fn dir(&self, id: &str) -> PathBuf {
         self.state.release(id)
@@ -38,11 +42,6 @@ impl Store {
     /// One file of a release.
     pub fn file(&self, id: &str, name: &str) -> PathBuf {
         self.dir(id).join(name)
-    }
-
-    /// Path of the archive of an image.
-    pub fn archive(&self, image: &str) -> PathBuf {
-        self.state.image(image)
     }
 
     /// Path of the xtask of a release, by its SHA-256.
@@ -165,25 +164,9 @@ impl Store {
         Ok(())
     }
 
-    /// Does everything of a release exist unchanged: files, images, and the xtask that made it?
+    /// The same for everything of a release: also its images, and the xtask that made it.
     pub fn check(&self, release: &Release) -> Result<()> {
-        self.check_files(release)?;
-        release.images.values().try_for_each(|image| self.check_archive(image).map(drop))?;
-        let xtask = self.xtask(&release.xtask);
-        if files::sha256(&xtask)? != release.xtask {
-            bail!("{} was altered: its checksum is not the one in its name", xtask.display());
-        }
-        Ok(())
-    }
-
-    /// Does the archive of an image exist unchanged? Returns its path.
-    pub fn check_archive(&self, image: &Image) -> Result<PathBuf> {
-        let path = self.archive(&image.id);
-        let Some(sum) = &image.archive else { bail!("image {} was never saved", image.id) };
-        if &files::sha256(&path)? != sum {
-            bail!("{} was altered: its checksum is not the one in the release", path.display());
-        }
-        Ok(path)
+        self.check_all(std::slice::from_ref(release)).into_iter().collect()
     }
 
     /// An id that no release has yet.
@@ -196,13 +179,8 @@ impl Store {
     }
 
     /// Makes a release, as a candidate. Everything is copied into a hidden folder, which is then renamed.
-    /// `resolved` is what the engine made of the files. `save` writes the archive of an image to a path.
-    pub fn create(
-        &self,
-        parts: Parts<'_>,
-        resolved: &Resolved,
-        save: impl Fn(&Image, &Path) -> Result<()> + Sync,
-    ) -> Result<Release> {
+    /// `resolved` is what the engine made of the files. Its images are not saved yet.
+    pub fn create(&self, parts: Parts<'_>, resolved: &Resolved) -> Result<Release> {
         let id = self.free_id()?;
         let staging = self.dir(&format!(".{id}"));
         files::remove(&staging)?;
@@ -220,7 +198,8 @@ impl Store {
             files::write_json(&path, environment, Mode::Private)?;
             sums.insert(ENVIRONMENT_FILE.to_owned(), files::sha256(&path)?);
         }
-        let images = self.save_archives(parts.images, save)?;
+        let unsaved = |(service, image): (String, Image)| (service, Image::new(image.id, image.tag));
+        let images = parts.images.into_iter().map(unsaved).collect();
         let release = Release {
             commit: parts.commit,
             inputs: parts.inputs,
@@ -235,58 +214,9 @@ impl Store {
         Ok(release)
     }
 
-    /// Saves each image once, even if services share it, and notes the checksums.
-    fn save_archives(
-        &self,
-        mut images: BTreeMap<String, Image>,
-        save: impl Fn(&Image, &Path) -> Result<()> + Sync,
-    ) -> Result<BTreeMap<String, Image>> {
-        let (releases, _) = self.list()?;
-        let named = || releases.iter().flat_map(|release| release.images.values());
-        let recorded: &BTreeMap<&str, &str> =
-            &named().filter_map(|image| Some((image.id.as_str(), image.archive.as_deref()?))).collect();
-        let each: BTreeMap<String, Image> =
-            images.values().map(|image| (image.id.clone(), image.clone())).collect();
-        let save = &save;
-        let sums: BTreeMap<&str, String> = std::thread::scope(|scope| {
-            let job = |(id, image)| {
-                let id: &String = id;
-                let known = recorded.get(id.as_str()).copied();
-                (id.as_str(), scope.spawn(move || self.save_archive(image, known, save)))
-            };
-            let jobs: Vec<_> = each.iter().map(job).collect();
-            jobs.into_iter().map(|(id, job)| Ok((id, joined(job)?))).collect::<Result<_>>()
-        })?;
-        for image in images.values_mut() {
-            image.archive = sums.get(image.id.as_str()).cloned();
-        }
-        Ok(images)
-    }
-
     /// The folder in which an import unpacks an archive.
     pub fn import_folder(&self) -> PathBuf {
         self.state.import()
-    }
-
-    /// An existing archive is used if its checksum is the one that a release has recorded.
-    fn save_archive(
-        &self,
-        image: &Image,
-        recorded: Option<&str>,
-        save: impl Fn(&Image, &Path) -> Result<()> + Sync,
-    ) -> Result<String> {
-        let path = self.archive(&image.id);
-        let sum = if path.exists() { Some(files::sha256(&path)?) } else { None };
-        if sum.is_none() || sum.as_deref() != recorded {
-            files::make_folder(&self.state.images())?;
-            let staging = path.with_extension(format!("{}.new", std::process::id()));
-            save(image, &staging)?;
-            std::fs::File::open(&staging)
-                .and_then(|f| f.sync_all())
-                .and_then(|()| std::fs::rename(&staging, &path))
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        files::sha256(&path)
     }
 
     /// Keeps a copy of this program, so that a rollback needs no compiler. `.pilot/xtask`
@@ -307,8 +237,12 @@ impl Store {
         Ok(sum)
     }
 
-    /// Makes it known-good: its smoke checks have passed in the run with this number, with these settings.
+    /// Makes it known-good: its smoke checks have passed in the run with this number, with these settings, and its
+    /// images are saved.
     pub fn promote(&self, id: &str, settings: BTreeMap<String, String>, run: u64) -> Result<()> {
+        let release = self.read(id)?;
+        let open = release.images.iter().find(|(_, image)| !image.is_saved());
+        ensure!(open.is_none(), "the image of {} is not saved", open.map_or("", |(service, _)| service));
         self.change(id, |release| {
             release.state = State::KnownGood;
             release.reason = None;
@@ -333,7 +267,7 @@ impl Store {
         })
     }
 
-    fn change(&self, id: &str, how: impl FnOnce(&mut Release)) -> Result<()> {
+    pub(super) fn change(&self, id: &str, how: impl FnOnce(&mut Release)) -> Result<()> {
         let mut release = self.read(id)?;
         how(&mut release);
         files::write_json(&self.file(id, DESCRIPTION), &release, Mode::Plain)
@@ -399,7 +333,7 @@ pub(super) mod tests {
     }
 
     fn make(f: &Fixture) -> Release {
-        let image = Image { id: format!("sha256:{:064}", 7), tag: "x:latest".into(), archive: None };
+        let image = Image::new(format!("sha256:{:064}", 7), "x:latest".into());
         let parts = Parts {
             label: "v1".into(),
             commit: None,
@@ -411,7 +345,9 @@ pub(super) mod tests {
                 .map(|name| (name.to_owned(), f.scratch.path().join(name)))
                 .into(),
         };
-        f.store.create(parts, &nothing(), |_, path| Ok(std::fs::write(path, "image")?)).unwrap()
+        let release = f.store.create(parts, &nothing()).unwrap();
+        f.store.save_images(&release.id, 1, &|_, take| take(&mut "image".as_bytes())).unwrap();
+        f.store.named(&release.id).unwrap()
     }
 
     #[test]
@@ -454,41 +390,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_image_that_services_share_is_saved_once_and_a_damaged_copy_anew() {
-        let f = fixture();
-        let image = Image { id: format!("sha256:{:064}", 7), tag: "x:latest".into(), archive: None };
-        let saved = std::sync::atomic::AtomicU32::new(0);
-        let create = || {
-            let parts = Parts {
-                label: "v1".into(),
-                commit: None,
-                engine: "process",
-                images: ["engine", "gateway", "jobs"].map(|name| (name.to_owned(), image.clone())).into(),
-                inputs: None,
-                layout: Layout::default(),
-                files: BTreeMap::from([(ENV_FILE.to_owned(), f.scratch.path().join(ENV_FILE))]),
-            };
-            let save = |_: &Image, path: &Path| {
-                saved.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                // As an engine does, which takes its time.
-                std::fs::write(path, "ima")?;
-                std::thread::sleep(std::time::Duration::from_millis(50));
-                Ok(std::fs::write(path, "image")?)
-            };
-            f.store.create(parts, &nothing(), save).unwrap()
-        };
-        let first = create();
-        assert_eq!(saved.load(std::sync::atomic::Ordering::SeqCst), 1);
-        first.images.values().for_each(|image| drop(f.store.check_archive(image).unwrap()));
-        create();
-        assert_eq!(saved.load(std::sync::atomic::Ordering::SeqCst), 1);
-        std::fs::write(f.store.archive(&image.id), "ima").unwrap();
-        let third = create();
-        assert_eq!(saved.load(std::sync::atomic::Ordering::SeqCst), 2);
-        f.store.check_archive(&third.images["jobs"]).unwrap();
-    }
-
-    #[test]
     fn an_altered_or_missing_file_is_refused_by_name() {
         let f = fixture();
         let release = make(&f);
@@ -497,10 +398,6 @@ pub(super) mod tests {
         assert!(f.store.check_files(&release).unwrap_err().to_string().contains(ENV_FILE));
         std::fs::remove_file(f.store.file("r1", ENV_FILE)).unwrap();
         assert!(f.store.check_files(&release).unwrap_err().to_string().contains(ENV_FILE));
-        let image = &release.images["gateway"];
-        f.store.check_archive(image).unwrap();
-        std::fs::write(f.store.archive(&image.id), "noise").unwrap();
-        assert!(f.store.check_archive(image).is_err());
     }
 
     #[test]
@@ -510,7 +407,7 @@ pub(super) mod tests {
         let error = f.store.named("r11").unwrap_err().to_string();
         assert!(error.contains("there are r1") && error.contains("did you mean r1"), "{error}");
         let path = f.store.file("r1", "release.json");
-        let text = std::fs::read_to_string(&path).unwrap().replace("\"version\": 2", "\"version\": 3");
+        let text = std::fs::read_to_string(&path).unwrap().replace("\"version\": 3", "\"version\": 4");
         std::fs::write(&path, text).unwrap();
         assert!(f.store.named("r1").unwrap_err().to_string().contains("newer format"));
         assert_eq!(f.store.list().unwrap().0.len(), 0);

@@ -83,7 +83,17 @@ impl StateDir {
         files::real_path(&self.0).join("mounted")
     }
 
-    /// The archives of images.
+    /// What images consist of.
+    pub fn blobs(&self) -> PathBuf {
+        self.0.join("blobs")
+    }
+
+    /// A part of images, by its checksum.
+    pub fn blob(&self, sum: &str) -> PathBuf {
+        self.blobs().join(sum)
+    }
+
+    /// The archives of images that older versions have made.
     pub fn images(&self) -> PathBuf {
         self.0.join("images")
     }

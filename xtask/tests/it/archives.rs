@@ -66,7 +66,7 @@ fn sum(bytes: &[u8]) -> String {
     String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()[..64].to_owned()
 }
 
-/// A small release that is in order, as an export has it.
+/// A small release that is in order, as an older version has exported it: its image is an archive.
 fn sound(pilot: &Pilot) -> (Value, Value) {
     let id = sum(b"image's id");
     let image = json!({"id": format!("sha256:{id}"), "tag": format!("{}-gateway:latest", pilot.project), "archive": sum(b"image")});
@@ -91,6 +91,20 @@ fn packed(index: &Value, release: &Value) -> Vec<Entry> {
         file(&format!("bin/{}", release["xtask"].as_str().unwrap()), "xtask"),
         file(&format!("images/{image}.tar"), "image"),
     ]
+}
+
+/// The same as it is exported now: the image is an index, and what that names.
+fn indexed(index: &Value, release: &Value) -> Vec<Entry> {
+    let blob = "a layer";
+    let text = format!("image index 1\nbytes 4\nheadblob {} {}\n", sum(blob.as_bytes()), blob.len());
+    let mut release = release.clone();
+    release["images"]["gateway"]["archive"] = Value::Null;
+    release["images"]["gateway"]["index"] = json!(sum(text.as_bytes()));
+    let mut all = packed(index, &release);
+    all.pop();
+    all.push(file(&format!("blobs/{}", sum(text.as_bytes())), text));
+    all.push(file(&format!("blobs/{}", sum(blob.as_bytes())), blob));
+    all
 }
 
 /// Everything below a folder with its content, but for the lock.
@@ -164,7 +178,7 @@ fn a_sound_archive_is_taken_in_and_hostile_ones_leave_nothing() {
             ("/label", json!("--privileged")),
             ("/label", json!("v1\u{1b}[2J")),
             ("/id", json!("../../x")),
-            ("/version", json!(3)),
+            ("/version", json!(4)),
         ];
         for (pointer, value) in changes {
             let mut changed = release.clone();
@@ -208,16 +222,19 @@ fn a_sound_archive_is_taken_in_and_hostile_ones_leave_nothing() {
             assert_refused(&pilot, &format!("{what}, first"), &tar(&[entries, good.clone()].concat()));
         }
         // Something is missing, altered, or of another size than the index says.
-        for n in 0..good.len() {
-            if good[n].kind == b'0' {
-                let mut less = good.clone();
+        let today = indexed(&index, &release);
+        for all in [&good, &today] {
+            for n in (0..all.len()).filter(|n| all[*n].kind == b'0') {
+                let mut less = all.clone();
                 let gone = less.remove(n);
                 assert_refused(&pilot, &format!("no {}", gone.name), &tar(&less));
-                let mut other = good.clone();
+                let mut other = all.clone();
                 other[n].data.push(b'?');
                 assert_refused(&pilot, &format!("{} altered", gone.name), &tar(&other));
             }
         }
+        let stray = file(&format!("blobs/{}", sum(b"stray")), "stray");
+        assert_refused(&pilot, "a blob that no image names", &tar(&[today.clone(), vec![stray]].concat()));
         let mut sizes = index.clone();
         sizes["sizes"] = json!({"releases/r1/release.json": 1});
         assert_refused(&pilot, "sizes that are not so", &tar(&packed(&sizes, &release)));
@@ -241,6 +258,11 @@ fn a_sound_archive_is_taken_in_and_hostile_ones_leave_nothing() {
         pilot.xtask(&["releases", "verify", "r1"]).expect(0);
         let again = pilot.xtask(&["releases", "import", &path]).expect(0);
         assert!(again.out.contains("release r1"), "{}", again.out);
+        std::fs::remove_dir_all(pilot.state()).unwrap();
+        let path = write(&pilot, &tar(&today));
+        pilot.xtask(&["releases", "import", &path]).expect(0);
+        pilot.xtask(&["releases", "verify", "r1"]).expect(0);
+        assert!(pilot.xtask(&["releases", "show", "r1"]).expect(0).out.contains("  kept"));
     });
 }
 

@@ -64,13 +64,18 @@ fn an_image_that_cannot_be_had_ends_a_reset_before_anything_is_removed() {
         for file in [name.clone(), format!("{name}.head")] {
             std::fs::remove_file(pilot.state().join("process/images").join(file)).unwrap();
         }
-        let archive = pilot.state().join("images").join(format!("{name}.tar"));
-        let good = std::fs::read(&archive).unwrap();
-        std::fs::write(&archive, [good.as_slice(), b"x"].concat()).unwrap();
+        let release = std::fs::read(pilot.state().join("releases/r1/release.json")).unwrap();
+        let release: Value = serde_json::from_slice(&release).unwrap();
+        let index = release["images"]["jobs"]["index"].as_str().unwrap();
+        let blob = pilot.state().join("blobs").join(index);
+        let good = std::fs::read(&blob).unwrap();
+        std::fs::write(&blob, [good.as_slice(), b"x"].concat()).unwrap();
         let failed = pilot.json(&["reset", "--yes", "--keep-data"]).expect(1).finished();
-        assert!(failed["error"].as_str().unwrap().contains("was altered"), "{failed}");
-        shut_out(&pilot, "after a reset that failed");
-        std::fs::write(&archive, good).unwrap();
+        let error = failed["error"].as_str().unwrap();
+        assert!(error.contains("was altered") && error.contains(&blob.display().to_string()), "{failed}");
+        // What runs passes its checks, and it was loaded before the gate is closed: nothing was changed.
+        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+        std::fs::write(&blob, good).unwrap();
         pilot.xtask(&["reset", "--yes", "--keep-data"]).expect(0);
         assert!(pilot.has_scenario());
     });

@@ -21,6 +21,7 @@ mod ground;
 mod holds;
 mod host;
 mod http;
+mod images;
 mod in_docker;
 mod look;
 mod model;

@@ -58,7 +58,7 @@ fn edit(tree: &Path, edits: &[(&str, &str)]) {
 }
 
 /// Runs a command and looks at each of its events.
-fn watched(pilot: &Pilot, words: &[&str], mut look: impl FnMut(&Value)) -> i32 {
+pub fn watched(pilot: &Pilot, words: &[&str], mut look: impl FnMut(&Value)) -> i32 {
     let mut command = pilot.command(&[&["--format", "json"], words].concat());
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {

@@ -40,13 +40,17 @@ fn every_altered_part_of_a_release_is_found() {
             &std::fs::read_to_string(pilot.state().join("releases/r1/release.json")).unwrap(),
         )
         .unwrap();
-        let image =
-            release["images"]["jobs"]["id"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+        let index = release["images"]["jobs"]["index"].as_str().unwrap();
+        let listed = std::fs::read(pilot.state().join("blobs").join(index)).unwrap();
+        let listed = String::from_utf8_lossy(&listed).into_owned();
+        let blobs: Vec<&str> =
+            listed.lines().filter_map(|line| line.rsplit_once("blob ")?.1.split(' ').next()).collect();
+        assert_eq!(blobs.len(), 1, "the program: {listed}");
         let mut parts: Vec<String> =
             release["files"].as_object().unwrap().keys().map(|name| format!("releases/r1/{name}")).collect();
-        parts.push(format!("images/{image}.tar"));
+        parts.extend(blobs.iter().chain(&[index]).map(|blob| format!("blobs/{blob}")));
         parts.push(format!("bin/{}", release["xtask"].as_str().unwrap()));
-        assert!(parts.len() >= 11, "{parts:?}");
+        assert!(parts.len() >= 12, "{parts:?}");
         for part in parts {
             let path = pilot.state().join(&part);
             let bytes = std::fs::read(&path).unwrap();

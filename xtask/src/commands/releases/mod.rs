@@ -88,11 +88,15 @@ fn verify(session: &Session, one: Option<&str>) -> Result<Finished> {
         None => session.store.list()?,
     };
     let mut rows = Vec::new();
-    for release in &all {
-        let checked = session.store.check(release);
+    for (release, checked) in all.iter().zip(session.store.check_all(&all)) {
         let detail = match &checked {
             Ok(()) => {
-                format!("{} files, {} images, xtask: unchanged", release.files.len(), release.images.len())
+                let saved = release.images.values().filter(|image| image.is_saved()).count();
+                let images = match release.images.len() {
+                    all if all == saved => format!("{all} images"),
+                    all => format!("{saved} of {all} images (the others were not saved)"),
+                };
+                format!("{} files, {images}, xtask: unchanged", release.files.len())
             }
             Err(error) => format!("{error:#}"),
         };
@@ -197,7 +201,7 @@ fn show(session: &Session, id: &str) -> Result<()> {
     out.say(format!("verified {}", release.verified_ms.map_or("never".into(), time)));
     out.say(format!("commit   {}", release.commit.as_deref().unwrap_or("none")));
     for (service, image) in &release.images {
-        let kept = if session.store.archive(&image.id).exists() { "kept" } else { "not kept" };
+        let kept = if session.store.has(image) { "kept" } else { "not kept" };
         let short: String = image.id.chars().take(19).collect();
         out.say(format!("image    {service:<8} {short}  {kept}"));
     }

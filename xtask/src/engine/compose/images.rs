@@ -6,8 +6,9 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Freed};
 use crate::base::next::Next;
+use crate::base::proc::cmd;
 use crate::base::threads::side_by_side;
-use crate::engine::compose::client::Compose;
+use crate::engine::compose::client::{Compose, classify};
 use crate::engine::compose::pin::TAGS;
 use crate::engine::roles::{Build, Images};
 use crate::release::description::{Image, Release};
@@ -15,7 +16,11 @@ use crate::stack::definition::Definition;
 use crate::stack::names as env;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
+use std::io::{BufWriter, Read, Write};
 use std::path::Path;
+
+/// How much of an image is given to docker at a time, in bytes.
+const BLOCK: usize = 1 << 20;
 
 impl Images for Compose {
     fn images(&self, deadline: Deadline) -> Result<Vec<String>> {
@@ -43,7 +48,7 @@ impl Images for Compose {
             args.extend([layer.display().to_string(), self.tag_of(service, label)]);
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
             let id = self.docker(&args, deadline)?.trim().to_owned();
-            Ok((service.to_owned(), Image { id, tag: self.tag_of(service, "latest"), archive: None }))
+            Ok((service.to_owned(), Image::new(id, self.tag_of(service, "latest"))))
         };
         self.pilot.services().map(import).collect()
     }
@@ -79,7 +84,7 @@ impl Images for Compose {
         Ok(names
             .into_iter()
             .zip(ids)
-            .map(|(s, id)| (s.to_owned(), Image { id, tag: self.tag_of(s, "latest"), archive: None }))
+            .map(|(s, id)| (s.to_owned(), Image::new(id, self.tag_of(s, "latest"))))
             .collect())
     }
 
@@ -92,19 +97,29 @@ impl Images for Compose {
         Ok(())
     }
 
-    fn save(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()> {
-        self.docker(&["save", "--output", &archive.display().to_string(), &image.id], deadline).map(drop)
+    fn size(&self, image: &Image, deadline: Deadline) -> Result<u64> {
+        let size = self.docker(&["image", "inspect", "--format", "{{.Size}}", &image.id], deadline)?;
+        size.trim().parse().with_context(|| format!("docker does not say the size of image {}", image.id))
     }
 
-    fn load(&self, image: &Image, archive: &Path, deadline: Deadline) -> Result<()> {
-        self.docker(&["load", "--quiet", "--input", &archive.display().to_string()], deadline)?;
+    fn save(
+        &self,
+        image: &Image,
+        take: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+        deadline: Deadline,
+    ) -> Result<()> {
+        cmd(&self.docker, &["save", &image.id]).read_by(deadline, take).map_err(classify)
+    }
+
+    fn load(&self, image: &Image, from: &mut dyn Read, deadline: Deadline) -> Result<()> {
+        let give = |to: &mut dyn Write| {
+            let mut to = BufWriter::with_capacity(BLOCK, to);
+            std::io::copy(from, &mut to).and_then(|_| to.flush()).context("cannot give docker the image")
+        };
+        let said = cmd(&self.docker, &["load", "--quiet"]).write_by(deadline, give).map_err(classify)?;
         match self.ids(std::slice::from_ref(&image.id), deadline)?.first() {
             Some(id) if *id == image.id => Ok(()),
-            other => bail!(
-                "loaded {}, but the engine then has the image {other:?} instead of {}",
-                archive.display(),
-                image.id
-            ),
+            _ => bail!("docker loaded image {}, but says {:?}", image.id, said.trim()),
         }
     }
 

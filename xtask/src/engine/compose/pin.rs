@@ -246,7 +246,7 @@ mod tests {
     use crate::stack::definition::{Port, Service};
 
     fn image(id: &str, tag: &str) -> Image {
-        Image { id: format!("sha256:{id:0<64}"), tag: tag.into(), archive: None }
+        Image::new(format!("sha256:{id:0<64}"), tag.into())
     }
 
     fn bind(path: &str, target: &str, read_only: bool) -> Mount {

@@ -105,7 +105,7 @@ impl Compose {
         let ids = self.present(&references, deadline)?;
         let image = |(service, reference): (String, String)| {
             let id = ids.get(&reference)?.clone();
-            Some((service, Image { id, tag: reference, archive: None }))
+            Some((service, Image::new(id, reference)))
         };
         Ok(references.into_iter().filter_map(image).collect())
     }

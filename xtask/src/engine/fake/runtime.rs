@@ -1,7 +1,7 @@
 //! Tests: the engine on a fake world. It has all four roles.
 
 use crate::base::deadline::Deadline;
-use crate::base::files::{self, Freed, Mode};
+use crate::base::files::{self, Freed};
 use crate::base::http::Client;
 use crate::base::observed::Observed;
 use crate::engine::fake::pilot::Answers;
@@ -15,6 +15,7 @@ use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -255,16 +256,29 @@ impl Images for Fake {
         Ok(())
     }
 
-    fn save(&self, image: &Image, archive: &Path, _: Deadline) -> Result<()> {
-        let things = self.world.act("save")?;
-        let version = things.images.get(&image.id).context("no such image")?;
-        files::write(archive, version.as_bytes(), Mode::Plain)
+    fn size(&self, _: &Image, _: Deadline) -> Result<u64> {
+        self.world.act("size").map(|_| 0)
     }
 
-    fn load(&self, image: &Image, archive: &Path, _: Deadline) -> Result<()> {
-        let version = files::read_text(archive)?;
+    fn save(
+        &self,
+        image: &Image,
+        take: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+        _: Deadline,
+    ) -> Result<()> {
+        let version = self.world.act("save")?.images.get(&image.id).cloned().context("no such image")?;
+        take(&mut version.as_bytes())
+    }
+
+    fn load(&self, image: &Image, from: &mut dyn Read, _: Deadline) -> Result<()> {
+        let version = std::io::read_to_string(from)?;
         self.world.act("load")?.add_image(&image.id, &version);
         Ok(())
+    }
+
+    /// The operations of one thread are counted.
+    fn at_a_time(&self) -> usize {
+        1
     }
 
     fn forget(&self, _: &[String], _: Deadline) -> Result<Vec<Freed>> {

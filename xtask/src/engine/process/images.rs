@@ -10,12 +10,17 @@ use crate::engine::roles::{Build, Images};
 use crate::release::description::{Image, Release};
 use crate::stack::definition::Definition;
 use crate::stack::names as env;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The first line of an image archive, as JSON. The program follows. The content id is the SHA-256 of both.
+/// The names of the two parts of an image that is saved.
+const HEAD: &str = "head";
+const PROGRAM: &str = "program";
+
+/// The first line of an image, as JSON. The program follows. The content id is the SHA-256 of both.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Head {
     /// Version of this format.
@@ -41,7 +46,7 @@ impl Images for Processes {
             archive.extend_from_slice(&program);
             let id = self.take_in(&archive)?;
             let tag = format!("{}:latest", self.pilot.image_name(service));
-            images.insert(service.to_owned(), Image { id, tag, archive: None });
+            images.insert(service.to_owned(), Image::new(id, tag));
         }
         self.tag(&images, label, deadline)?;
         Ok(images)
@@ -72,10 +77,7 @@ impl Images for Processes {
                 let what = format!("there is no image {name}:{tag}; there are {}", known.join(", "));
                 return Err(fail(Exit::Usage, what, Next::xtask("up").so("to build the source code")));
             };
-            images.insert(
-                service.to_owned(),
-                Image { id: id.clone(), tag: format!("{name}:latest"), archive: None },
-            );
+            images.insert(service.to_owned(), Image::new(id.clone(), format!("{name}:latest")));
         }
         Ok(images)
     }
@@ -85,21 +87,43 @@ impl Images for Processes {
         self.add_tags(images.iter().map(|(service, image)| (name(service), image.id.clone())))
     }
 
-    fn save(&self, image: &Image, archive: &Path, _: Deadline) -> Result<()> {
-        let program = self.program(&image.id);
-        let mut bytes = std::fs::read(program.with_extension("head"))
-            .with_context(|| format!("there is no image {}", image.id))?;
-        bytes.extend(std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?);
-        files::write(archive, &bytes, Mode::Plain)
+    fn size(&self, image: &Image, _: Deadline) -> Result<u64> {
+        files::size(&self.program(&image.id))
     }
 
-    fn load(&self, image: &Image, archive: &Path, _: Deadline) -> Result<()> {
-        let bytes = std::fs::read(archive).with_context(|| format!("cannot read {}", archive.display()))?;
-        let id = self.take_in(&bytes)?;
-        if id != image.id {
-            bail!("{} contains the image {id}, expected {}", archive.display(), image.id);
+    /// As a tar of head and program, so that services which have the same program share it in the store.
+    fn save(
+        &self,
+        image: &Image,
+        take: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+        _: Deadline,
+    ) -> Result<()> {
+        let program = self.program(&image.id);
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, path) in [(HEAD, program.with_extension("head")), (PROGRAM, program)] {
+            let bytes = files::read(&path).with_context(|| format!("there is no image {}", image.id))?;
+            let mut header = tar::Header::new_ustar();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, bytes.as_slice())?;
         }
-        Ok(())
+        take(&mut tar.into_inner()?.as_slice())
+    }
+
+    /// Older versions have saved the head and the program one after the other.
+    fn load(&self, image: &Image, from: &mut dyn Read, _: Deadline) -> Result<()> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).with_context(|| format!("cannot read image {}", image.id))?;
+        if bytes.first() != Some(&b'{') {
+            let mut both = Vec::new();
+            for entry in tar::Archive::new(bytes.as_slice()).entries()? {
+                entry?.read_to_end(&mut both)?;
+            }
+            bytes = both;
+        }
+        let id = format!("sha256:{}", files::sha256_bytes(&bytes));
+        ensure!(id == image.id, "what was saved as image {} is the image {id}", image.id);
+        self.take_in(&bytes).map(drop)
     }
 
     fn retag(&self, release: &Release, _: Deadline) -> Result<()> {

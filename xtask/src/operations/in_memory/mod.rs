@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod gates;
+mod images;
 
 use self::gates::with_gate;
 use crate::base::deadline::Deadline;
@@ -19,6 +20,7 @@ use crate::deploy::invariants::{Before, of_run};
 use crate::deploy::plan::{Goal, Purpose};
 use crate::deploy::run::{self, Command, Request};
 use crate::deploy::session::Session;
+use crate::engine::carry;
 use crate::engine::fake::world::{ALWAYS, CORRUPT, Defect, Killed, Things, World};
 use crate::engine::roles::Runtime;
 use crate::operations::{rollback, up};
@@ -117,6 +119,7 @@ impl Scene {
         let limit = Deadline::after(Duration::from_secs(1));
         let services = scene.world.engine(&scene.pilot).services(limit).unwrap();
         let settings = services.into_iter().map(|(name, service)| (name, service.0[0].settings.clone()));
+        scene.save("r1");
         scene.store().promote("r1", settings.collect(), 0).unwrap();
         scene.store().set_current("r1").unwrap();
         scene
@@ -124,6 +127,11 @@ impl Scene {
 
     fn store(&self) -> Store {
         Store::new(&self.pilot.state)
+    }
+
+    fn save(&self, id: &str) {
+        let limit = Duration::from_secs(1);
+        carry::save(id, &self.world.engine(&self.pilot), &self.store(), limit).unwrap();
     }
 
     /// Starts something by hand, without this tool.
@@ -137,10 +145,8 @@ impl Scene {
         let (state, pack) = (&self.pilot.state, &self.pilot.pack);
         let image = |service: &str| {
             let image = format!("sha256:{}", files::sha256_bytes(format!("{version} {service}").as_bytes()));
-            files::write(&state.image(&image), version.as_bytes(), Mode::Plain).unwrap();
             self.world.things().add_image(&image, version);
-            let archive = Some(files::sha256(&state.image(&image)).unwrap());
-            (service.to_owned(), Image { id: image, tag: format!("memory-{service}:latest"), archive })
+            (service.to_owned(), Image::new(image, format!("memory-{service}:latest")))
         };
         let images = self.pilot.services().map(image).collect();
         let mut release = Release::unrecorded(version, "process", images);

@@ -5,11 +5,13 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::proc::{Cmd, cmd};
 use crate::checks::health::wait_healthy;
+use crate::deploy::session::Session;
 use crate::rehearsal::{PART, Rehearsal, copy_files};
-use crate::release::description::Image;
+use crate::release::description::{Image, Release};
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
@@ -48,6 +50,17 @@ pub fn wait_ready(rehearsal: &Rehearsal) -> Result<()> {
     wait_healthy(&target, ready)
         .map(drop)
         .map_err(|error| fail(Exit::NotRestored, format!("{error:#}"), "docker ps"))
+}
+
+/// Writes the images of a release as archives that plain Docker loads. Returns their paths.
+pub fn archives(session: &Session, release: &Release, to: &Path) -> Result<Vec<String>> {
+    let archive = |(service, image): (&String, &Image)| -> Result<String> {
+        let path = to.join(format!("{service}.image.tar"));
+        let mut file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        std::io::copy(&mut session.store.open(image)?, &mut file)?;
+        Ok(path.display().to_string())
+    };
+    release.images.iter().map(archive).collect()
 }
 
 /// Plain Compose on the files that were deployed by hand, with the present env file.

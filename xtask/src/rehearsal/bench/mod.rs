@@ -4,6 +4,7 @@
 
 mod by_hand;
 mod floor;
+mod large;
 mod load;
 mod many;
 mod row;
@@ -17,7 +18,7 @@ use crate::base::proc::{Cmd, cmd};
 use crate::deploy::event::Finished;
 use crate::deploy::session::Session;
 use crate::engine::roles::Kind;
-use crate::rehearsal::bench::by_hand::{Figures, broken, compose, compose_words, median, timed};
+use crate::rehearsal::bench::by_hand::{Figures, archives, broken, compose, compose_words, median, timed};
 use crate::rehearsal::bench::row::{Row, show};
 use crate::rehearsal::{PART, Rehearsal};
 use crate::release::description::Release;
@@ -25,8 +26,9 @@ use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 
-/// Measures everything `rounds` times; exit code 1 if a goal is not reached.
-pub fn run(rounds: usize, pilot: &Pilot, out: &Output) -> Result<Finished> {
+/// Measures everything `rounds` times; exit code 1 if a goal is not reached. With `large`, only what depends on the size
+/// of images, with images of so many MB.
+pub fn run(rounds: usize, large: Option<u64>, pilot: &Pilot, out: &Output) -> Result<Finished> {
     let quiet = || Output::silent(out.start());
     let mut reached = true;
     // Each part takes minutes, so its rows are shown when it is over.
@@ -37,6 +39,11 @@ pub fn run(rounds: usize, pilot: &Pilot, out: &Output) -> Result<Finished> {
         reached &= show(out, &rows);
         Ok::<_, anyhow::Error>(())
     };
+    if let Some(mb) = large {
+        let name = format!("three images of {mb} MB on Docker");
+        part(&name, &|rows| large::measure(pilot, rounds, mb, &quiet, rows))?;
+        return Ok(Finished::plain(if reached { Exit::Ok } else { Exit::NotRestored }));
+    }
     part("rollbacks on Docker", &|rows| {
         // Plain Compose waits for the next health check: here they are as often as in the default project.
         let often = &[("HEALTH_INTERVAL", "1s")];
@@ -134,8 +141,7 @@ fn runbook(rehearsal: &Rehearsal, good: &Release, script: &str) -> Result<Cmd> {
     let copy = format!("{}.backup", env_file.file_name().unwrap_or_default().display());
     files::copy(&env_file, &dir.join(copy), files::Mode::Private)?;
     let env = pilot.env()?;
-    let archives: Vec<String> =
-        good.images.values().map(|i| session.store.archive(&i.id).display().to_string()).collect();
+    let archives = archives(session, good, &dir)?;
     let compose = format!("docker compose {}", compose_words(&dir, pilot).join(" "));
     let mut run = cmd("sh", &["-c", script])
         .env("PACK", &dir.display().to_string())

@@ -1,0 +1,68 @@
+//! Our end of a pipe to or from a child, with a deadline: a child that hangs, or a grandchild that holds the other
+//! end open, cannot keep us waiting. Made by `proc`.
+
+use crate::base::deadline::Deadline;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// The longest single wait.
+const PART: Duration = Duration::from_secs(3600);
+
+/// One end of a pipe. Reading and writing fail with `TimedOut` once the deadline has passed.
+pub struct Pipe<T> {
+    end: T,
+    deadline: Deadline,
+}
+
+impl<T: AsFd> Pipe<T> {
+    /// The child's end is not affected.
+    pub fn new(end: T, deadline: Deadline) -> Result<Self> {
+        fcntl_setfl(&end, fcntl_getfl(&end)? | OFlags::NONBLOCK)?;
+        Ok(Self { end, deadline })
+    }
+
+    fn wait(&self, until: PollFlags) -> Result<()> {
+        loop {
+            let late = || Error::new(ErrorKind::TimedOut, "it took longer than allowed");
+            // A time that is too long for the system is waited for in parts.
+            let left = self.deadline.left().min(PART);
+            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            match poll(&mut [PollFd::new(&self.end, until)], Some(&left)) {
+                Ok(0) if self.deadline.passed() => return Err(late()),
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl<T: AsFd + Read> Read for Pipe<T> {
+    fn read(&mut self, into: &mut [u8]) -> Result<usize> {
+        loop {
+            match self.end.read(into) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
+                other => return other,
+            }
+        }
+    }
+}
+
+impl<T: AsFd + Write> Write for Pipe<T> {
+    fn write(&mut self, from: &[u8]) -> Result<usize> {
+        loop {
+            match self.end.write(from) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::OUT)?,
+                other => return other,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.end.flush()
+    }
+}

@@ -1,0 +1,40 @@
+//! Carries images between the store and an engine: several at a time, within a time that grows with their size.
+//! Called by `deploy`, `operations/candidate` and `rehearsal`.
+
+use crate::base::deadline::{Deadline, for_bytes};
+use crate::base::threads::side_by_side;
+use crate::engine::roles::Images;
+use crate::release::description::Image;
+use crate::release::store::Store;
+use anyhow::Result;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Loads images into the engine, each once even if services share it. `limit` is for an empty image.
+pub fn load<'a>(
+    images: impl IntoIterator<Item = &'a Image>,
+    engine: &dyn Images,
+    store: &Store,
+    limit: Duration,
+    until: Deadline,
+) -> Result<()> {
+    let each: BTreeMap<&String, &Image> = images.into_iter().map(|image| (&image.id, image)).collect();
+    let opened = each.into_values().map(|image| Ok((image, store.open(image)?)));
+    let opened = opened.collect::<Result<Vec<_>>>()?;
+    let bytes = opened.iter().map(|(_, saved)| saved.bytes).fold(0, u64::saturating_add);
+    let deadline = until.within(for_bytes(limit, bytes));
+    let loaded = side_by_side(engine.at_a_time(), opened, |(image, mut saved)| {
+        engine.load(image, &mut saved, deadline)
+    });
+    loaded.into_iter().collect()
+}
+
+/// Saves the images of a release that are not saved yet, and records them. `limit` is for an empty image.
+pub fn save(release: &str, engine: &dyn Images, store: &Store, limit: Duration) -> Result<()> {
+    let most = engine.at_a_time();
+    store.save_images(release, most, &|image, take| {
+        // The others may slow it down as if it were so many times as large.
+        let bytes = engine.size(image, Deadline::after(limit))?.saturating_mul(most as u64);
+        engine.save(image, take, Deadline::after(for_bytes(limit, bytes)))
+    })
+}
