@@ -10,7 +10,8 @@ use anyhow::Result;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Loads images into the engine, each once even if services share it. `limit` is for an empty image.
+/// Loads images into the engine, each once even if services share it. `limit` is for an empty image; it ends at
+/// `until` in any case.
 pub fn load<'a>(
     images: impl IntoIterator<Item = &'a Image>,
     engine: &dyn Images,

@@ -263,7 +263,8 @@ fn made_before(
     let there = engine.images(deadline.within(session.pilot.manifest.limits.engine))?;
     for release in made {
         let lost = release.images.values().filter(|image| !there.contains(&image.id));
-        match carry::load(lost, engine, store, session.pilot.manifest.limits.deploy, deadline) {
+        let limit = session.pilot.manifest.limits.deploy;
+        match carry::load(lost, engine, store, limit, Deadline::after(Duration::MAX)) {
             Ok(()) => {
                 engine.tag(&release.images, label, deadline)?;
                 return Ok(Some(release.images));
@@ -300,6 +301,7 @@ fn record(session: &Session, parts: Parts<'_>, resolved: &Resolved) -> Result<Re
     let same = session.store.known_good()?.into_iter().find(|known| known.same_content(&new));
     if let Some(known) = same
         && session.store.check_files(&known).is_ok()
+        && known.images.values().all(|image| session.store.has(image))
     {
         // Record the commit, so that the next search for it finds this release.
         if let Some(commit) = parts.commit.filter(|commit| !known.is_of(commit)) {

@@ -91,14 +91,19 @@ impl Rehearsal {
     /// The same with these values in the env file; it is removed at the end.
     fn with(real: &Pilot, asked: Option<Kind>, out: Output, settings: &[(&str, &str)]) -> Result<Self> {
         let rehearsal = Self::prepare(real, &real.pack, asked, out, false)?;
-        let path = &rehearsal.session.pilot.env_path;
-        // The ports stay free until the services start, as far as anybody can tell.
-        drop(candidate::ensure_env(&rehearsal.session)?);
-        let text = files::read_text(path)?;
-        let text = settings.iter().try_fold(text, |text, (name, value)| with_value(&text, name, value))?;
-        files::write(path, text.as_bytes(), Mode::Private)?;
+        rehearsal.set(settings)?;
         rehearsal.deploy(&up::Options::default())?;
         Ok(rehearsal)
+    }
+
+    /// Makes the env file, with these values.
+    fn set(&self, settings: &[(&str, &str)]) -> Result<()> {
+        let path = &self.session.pilot.env_path;
+        // The ports stay free until the services start, as far as anybody can tell.
+        drop(candidate::ensure_env(&self.session)?);
+        let text = files::read_text(path)?;
+        let text = settings.iter().try_fold(text, |text, (name, value)| with_value(&text, name, value))?;
+        files::write(path, text.as_bytes(), Mode::Private)
     }
 
     /// Deploys a good release.

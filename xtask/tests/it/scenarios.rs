@@ -233,7 +233,7 @@ fn host(pilot: &Beside) {
         pilot.build_bad_version("SCENARIO_OLD=1");
     }
     pilot.xtask(&["down"]).expect(0);
-    let half = pilot.state().join("images/cut-off.tar.1.new");
+    let half = pilot.state().join("blobs/cut-off.new");
     std::fs::write(&half, vec![0; 100_000]).unwrap();
     let finished = pilot.restores(&["rollback", "--scenario", "host"]);
     assert_eq!(finished["scenarios"], json!(["host"]));

@@ -1,6 +1,7 @@
 //! Tests: images that the engine has lost, and images that have to be saved.
 
 use super::{Ran, Scene, deploy, everywhere, roll_back};
+use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
 use crate::base::files;
 use crate::deploy::event::{Finished, Outcome};
@@ -13,6 +14,7 @@ use crate::operations::rollback;
 use crate::release::description::State;
 use anyhow::Result;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 fn back_to_r1(session: &Session) -> Result<Finished> {
     let request = Request { to: Some("r1".into()), ..Request::by(Command::Rollback) };
@@ -52,6 +54,34 @@ fn lost_images_are_loaded_while_what_runs_is_served_if_it_passes_its_checks() {
     scene.hold(Some(&finished));
     assert_eq!(finished.outcome, Some(Outcome::Restored), "{finished:?}");
     assert_eq!(scene.planned()[..3], ["close-gate", "preserve", "load-images"]);
+}
+
+#[test]
+fn loading_that_takes_half_of_the_budget_while_the_public_is_served_goes_on_behind_the_closed_gate() {
+    let budget = Duration::from_secs(6);
+    let back = |session: &Session| {
+        let request = Request { to: Some("r1".into()), ..Request::by(Command::Rollback) };
+        rollback::locked(&request, session, Deadline::from(Instant::now(), budget))
+    };
+    let scene = Scene::new();
+    newer(&scene);
+    scene.world.begin(None, None);
+    scene.finishes(&back);
+    let first = scene.world.things().done.iter().position(|name| *name == "load").unwrap() + 1;
+    let scene = Scene::new();
+    newer(&scene);
+    // The engine is ended at the deadline, as a child is.
+    scene.world.begin(Some(first), None);
+    scene.world.things().meanwhile = Some((first, Box::new(move |_| std::thread::sleep(budget / 2))));
+    let finished = scene.finishes(&back);
+    scene.hold(Some(&finished));
+    assert_eq!(finished.outcome, Some(Outcome::Restored), "{finished:?}");
+    let steps: Vec<String> = scene.journal().into_iter().map(|(step, end)| format!("{step} {end}")).collect();
+    assert_eq!(
+        steps[..4],
+        ["load-images warned", "close-gate done", "preserve done", "load-images done"],
+        "{steps:?}"
+    );
 }
 
 #[test]

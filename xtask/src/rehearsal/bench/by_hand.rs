@@ -15,6 +15,9 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
+/// Plain Compose waits for the next health check: here they are as often as in the default project.
+pub const OFTEN: &[(&str, &str)] = &[("HEALTH_INTERVAL", "1s")];
+
 /// The measurements of one kind, in milliseconds.
 pub type Figures = Vec<f64>;
 

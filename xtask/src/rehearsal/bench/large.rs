@@ -9,7 +9,7 @@ use crate::base::threads::side_by_side;
 use crate::engine::roles::{Extent, Kind};
 use crate::operations::candidate::Source;
 use crate::operations::up;
-use crate::rehearsal::bench::by_hand::{Figures, archives, broken, compose, median, timed};
+use crate::rehearsal::bench::by_hand::{Figures, OFTEN, archives, broken, compose, median, timed};
 use crate::rehearsal::bench::row::Row;
 use crate::rehearsal::{PART, Rehearsal};
 use crate::release::description::Release;
@@ -65,6 +65,7 @@ impl Large {
     /// Makes the images and deploys the good version.
     fn begin(real: &Pilot, mb: u64, out: Output) -> Result<Self> {
         let rehearsal = Rehearsal::prepare(real, &real.pack, Some(Kind::Compose), out, false)?;
+        rehearsal.set(OFTEN)?;
         let limit = Deadline::after(for_bytes(PART, 100 * mb * 1_000_000));
         rehearsal.images(GOOD, "")?;
         for service in rehearsal.session.pilot.services() {

@@ -18,7 +18,9 @@ use crate::base::proc::{Cmd, cmd};
 use crate::deploy::event::Finished;
 use crate::deploy::session::Session;
 use crate::engine::roles::Kind;
-use crate::rehearsal::bench::by_hand::{Figures, archives, broken, compose, compose_words, median, timed};
+use crate::rehearsal::bench::by_hand::{
+    Figures, OFTEN, archives, broken, compose, compose_words, median, timed,
+};
 use crate::rehearsal::bench::row::{Row, show};
 use crate::rehearsal::{PART, Rehearsal};
 use crate::release::description::Release;
@@ -45,9 +47,7 @@ pub fn run(rounds: usize, large: Option<u64>, pilot: &Pilot, out: &Output) -> Re
         return Ok(Finished::plain(if reached { Exit::Ok } else { Exit::NotRestored }));
     }
     part("rollbacks on Docker", &|rows| {
-        // Plain Compose waits for the next health check: here they are as often as in the default project.
-        let often = &[("HEALTH_INTERVAL", "1s")];
-        docker(&Rehearsal::with(pilot, Some(Kind::Compose), quiet(), often)?, rounds, rows)
+        docker(&Rehearsal::with(pilot, Some(Kind::Compose), quiet(), OFTEN)?, rounds, rows)
     })?;
     part("30 services on Docker", &|rows| many::measure(pilot, rounds, quiet(), rows))?;
     part("1,000 streams on local processes", &|rows| {
