@@ -91,6 +91,12 @@ pub enum Command {
         /// Path of its `service.json`
         file: PathBuf,
     },
+    /// Undoes a pause when the process that began it has ended
+    #[command(hide = true)]
+    Unpause {
+        /// Path of the record
+        file: PathBuf,
+    },
 }
 
 impl Cli {

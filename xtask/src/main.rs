@@ -36,11 +36,16 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return mistyped(&error, start),
     };
-    if let Command::Supervise { file } = &cli.command {
-        return match engine::supervise(file) {
+    let helper = match &cli.command {
+        Command::Supervise { file } => Some(engine::supervise(file)),
+        Command::Unpause { file } => Some(engine::pause::help(file)),
+        _ => None,
+    };
+    if let Some(ended) = helper {
+        return match ended {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("supervise: {error:#}");
+                eprintln!("{error:#}");
                 ExitCode::FAILURE
             }
         };
@@ -141,9 +146,11 @@ fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
         Command::Down(_) => down::run(session),
         Command::Releases(args) => releases::run(args, session),
         Command::Init(_) => commands::init::run(session),
-        Command::Ci(_) | Command::Drill(_) | Command::Bench(_) | Command::Supervise { .. } => {
-            Ok(Finished::plain(Exit::Ok))
-        }
+        Command::Ci(_)
+        | Command::Drill(_)
+        | Command::Bench(_)
+        | Command::Supervise { .. }
+        | Command::Unpause { .. } => Ok(Finished::plain(Exit::Ok)),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod machine;
 pub mod next;
 pub mod observed;
 pub mod output;
+pub mod packed;
 pub mod proc;
 pub mod secrets;
 pub mod signals;

@@ -1,15 +1,19 @@
 //! The only way to run another program: in its own process group, with a deadline that ends the whole group.
-//! Output goes to files, because a pipe that a grandchild holds open would keep us waiting. An error names
-//! the command and what it wrote. Nothing here knows docker, git or cargo.
+//! Output goes to files, because a pipe that a grandchild holds open would keep us waiting; only what may be too large
+//! for that comes through a pipe, which is read until the deadline at most. An error names the command and what it wrote. Nothing here knows docker, git or cargo.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::over_budget;
 use crate::base::files;
 use crate::base::secrets;
 use crate::base::signals;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use std::fmt;
 use std::fs::File;
+use std::io::{PipeReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +25,9 @@ const TAIL: u64 = 2_000;
 const LINES: usize = 5;
 const LAST_WORDS: u64 = 400;
 
+/// Bytes that are passed on at a time.
+const BLOCK: usize = 256 << 10;
+
 /// A command, as a value.
 #[derive(Clone, Debug)]
 pub struct Cmd {
@@ -30,7 +37,6 @@ pub struct Cmd {
     env: Vec<(String, String)>,
     env_remove: Vec<String>,
     stdin: Option<PathBuf>,
-    stdout: Option<PathBuf>,
     show: bool,
     show_errors: bool,
 }
@@ -62,7 +68,6 @@ pub fn cmd(program: impl AsRef<Path>, args: &[&str]) -> Cmd {
         env: Vec::new(),
         env_remove: Vec::new(),
         stdin: None,
-        stdout: None,
         show: false,
         show_errors: false,
     }
@@ -99,12 +104,6 @@ impl Cmd {
         self
     }
 
-    /// Standard output goes to this file, without a size limit.
-    pub fn stdout_to(mut self, path: &Path) -> Self {
-        self.stdout = Some(path.to_owned());
-        self
-    }
-
     /// The program's standard error goes directly to the user.
     pub fn show_errors(mut self) -> Self {
         self.show_errors = true;
@@ -120,10 +119,32 @@ impl Cmd {
     /// Runs the command to its end and returns its standard output. Errors: it cannot be started; it missed
     /// the deadline, or its exit code is not 0 (both as `RunError`).
     pub fn run(self, deadline: Deadline) -> Result<String> {
-        let out = match &self.stdout {
-            Some(path) => File::create(path).with_context(|| format!("cannot make {}", path.display()))?,
-            None => files::anonymous()?,
-        };
+        let out = files::anonymous()?;
+        let shared = out.try_clone().context("cannot share a file")?;
+        self.start((!self.show).then_some(shared), deadline)?.end(&self, Some(&out), deadline)?;
+        if self.show {
+            return Ok(String::new());
+        }
+        files::tail(&out, u64::MAX).with_context(|| format!("cannot read the output of `{self}`"))
+    }
+
+    /// Runs the command, and gives its standard output to `into` as it comes, so that none of it has to fit into
+    /// memory or on a disk. Errors as of `run`; if `into` fails, the command is ended and that is the error.
+    pub fn run_into(self, into: &mut dyn Write, deadline: Deadline) -> Result<()> {
+        let (from, out) = std::io::pipe().context("cannot make a pipe")?;
+        let running = self.start(Some(out), deadline)?;
+        match pump(&from, into, deadline) {
+            Ok(()) => running.end(&self, None, deadline),
+            Err(Pumped::Late) => Err(running.stop(&self, None, deadline)),
+            Err(Pumped::Failed(error)) => {
+                running.group.end();
+                Err(error).with_context(|| format!("cannot keep the output of `{self}`"))
+            }
+        }
+    }
+
+    /// Starts it, with standard output to `out`; none to show it to the user.
+    fn start(&self, out: Option<impl Into<OwnedFd>>, deadline: Deadline) -> Result<Running> {
         let err = files::anonymous()?;
         let program = which::which(&self.program).with_context(|| format!("cannot find `{self}`"))?;
         if deadline.passed() {
@@ -137,8 +158,8 @@ impl Cmd {
             Some(path) => expression.stdin_path(path),
             None => expression.stdin_null(),
         };
-        if !self.show {
-            expression = expression.stdout_file(out.try_clone().context("cannot share a file")?);
+        if let Some(out) = out {
+            expression = expression.stdout_file(out.into());
         }
         if !self.show_errors {
             expression = expression.stderr_file(err.try_clone().context("cannot share a file")?);
@@ -153,40 +174,79 @@ impl Cmd {
             expression = expression.dir(dir);
         }
         let (child, group) = signals::start(&expression).with_context(|| format!("cannot start `{self}`"))?;
+        Ok(Running { child, group, err })
+    }
+}
+
+/// A program that was started.
+struct Running {
+    child: duct::Handle,
+    group: signals::Group,
+    err: File,
+}
+
+impl Running {
+    /// Waits for its end, which must come before the deadline. `out` has its output, if it went to a file.
+    fn end(self, command: &Cmd, out: Option<&File>, deadline: Deadline) -> Result<()> {
+        let ended = self.child.wait_timeout(deadline.left());
         let ended =
-            child.wait_timeout(deadline.left()).with_context(|| format!("cannot wait for `{self}`"))?;
+            ended.with_context(|| format!("cannot wait for `{command}`"))?.map(|output| output.status);
         signals::pass();
-        let status = ended.map(|output| output.status);
-        match status {
-            Some(status) if status.success() => {}
+        match ended {
+            Some(status) if status.success() => Ok(()),
             Some(status) => {
-                let what = format!("`{self}` ended with {status}: {}", said(&out, &err));
+                let what = format!("`{command}` ended with {status}: {}", said(out, &self.err));
                 bail!(RunError::Status(what, status.code()))
             }
-            None => {
-                group.end();
-                // Collect the killed child. The limit is for a process that has left the group.
-                child.wait_timeout(Duration::from_secs(1)).ok();
-                return Err(late(deadline, format!("`{self}` did not end in time: {}", said(&out, &err))));
-            }
+            None => Err(self.stop(command, out, deadline)),
         }
-        drop(group);
-        if self.stdout.is_some() || self.show {
-            return Ok(String::new());
+    }
+
+    /// Kills its whole group, because it missed the deadline; returns that as the error.
+    fn stop(self, command: &Cmd, out: Option<&File>, deadline: Deadline) -> Error {
+        self.group.end();
+        // Collect the killed child. The limit is for a process that has left the group.
+        self.child.wait_timeout(Duration::from_secs(1)).ok();
+        late(deadline, format!("`{command}` did not end in time: {}", said(out, &self.err)))
+    }
+}
+
+/// Why the output of a program could not be passed on.
+enum Pumped {
+    Late,
+    Failed(std::io::Error),
+}
+
+/// Passes on what comes through a pipe until all its writers have closed it. A read waits until the deadline at most,
+/// because a process that has left the group of the program may keep the pipe open.
+fn pump(from: &PipeReader, into: &mut dyn Write, deadline: Deadline) -> Result<(), Pumped> {
+    let mut block = vec![0; BLOCK];
+    loop {
+        let left = Timespec::try_from(deadline.left()).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        match poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => continue,
+            Ok(0) => return Err(Pumped::Late),
+            Ok(_) => {}
+            Err(error) => return Err(Pumped::Failed(error.into())),
         }
-        files::tail(&out, u64::MAX).with_context(|| format!("cannot read the output of `{self}`"))
+        match (&mut &*from).read(&mut block) {
+            Ok(0) => return Ok(()),
+            Ok(read) => into.write_all(&block[..read]).map_err(Pumped::Failed)?,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Pumped::Failed(error)),
+        }
     }
 }
 
 /// A missed deadline: of a run's budget, or of one action.
-fn late(deadline: Deadline, what: String) -> anyhow::Error {
-    let late = anyhow::Error::new(RunError::Deadline(what));
+fn late(deadline: Deadline, what: String) -> Error {
+    let late = Error::new(RunError::Deadline(what));
     if deadline.is_budget() { late.context(over_budget()) } else { late }
 }
 
 /// Why a program failed, in its own words: the end of its standard error. If that is empty, the end of its
 /// standard output. Secrets are masked before the text is cut, or half a secret could be left.
-fn said(out: &File, err: &File) -> String {
+fn said(out: Option<&File>, err: &File) -> String {
     let end = |file, bytes: u64| {
         let text = secrets::mask(&files::tail(file, 32 * bytes).unwrap_or_default());
         let cut = text.len().saturating_sub(bytes as usize);
@@ -196,7 +256,7 @@ fn said(out: &File, err: &File) -> String {
     if !error.is_empty() {
         return error;
     }
-    let output = end(out, LAST_WORDS);
+    let output = out.map(|out| end(out, LAST_WORDS)).unwrap_or_default();
     let lines: Vec<&str> = output.lines().collect();
     let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
     if last.is_empty() { "it wrote no message".to_owned() } else { last }

@@ -8,8 +8,10 @@ use crate::base::deadline::now_ms;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Freed, Mode};
 use crate::base::next::Next;
-use crate::base::proc::cmd;
+use crate::base::packed::Packing;
 use crate::base::threads::side_by_side;
+use crate::deploy::paused::{self, Longest};
+use crate::engine::copying;
 use crate::engine::roles::Engine;
 use crate::stack::layout::Layout;
 use crate::stack::model::Instance;
@@ -18,7 +20,6 @@ use crate::stack::state_dir::{self, RunDir, StateDir};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// In format 1 the files had the names of `Layout::default`.
@@ -44,6 +45,9 @@ pub struct Backup {
     pub layout: Layout,
     /// Checksums by name.
     pub files: BTreeMap<String, String>,
+    /// What is worth knowing of the copies, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 /// A backup and its folder.
@@ -66,6 +70,8 @@ pub struct Contents<'a> {
     pub release: Option<&'a str>,
     /// Services whose stored data is copied.
     pub data: &'a [String],
+    /// How long what uses the data may be paused.
+    pub longest: Longest,
     /// Should all log lines of every service be copied too?
     pub logs: bool,
 }
@@ -144,6 +150,7 @@ pub fn create(
         release: what.release.map(str::to_owned),
         layout: pilot.layout.clone(),
         files: BTreeMap::new(),
+        remarks: Vec::new(),
     };
     for name in pilot.layout.files().chain(&pilot.layout.seed) {
         let from = pilot.source(name, &pilot.env_path);
@@ -153,17 +160,10 @@ pub fn create(
     }
     for service in what.data {
         let name = format!("{service}{DATA}");
-        let path = to.join(&name);
-        engine.snapshot(service, &path, deadline).with_context(|| format!("backing up {service}"))?;
-        let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        file.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
-        // The folder is private. Make the file private too: a user may copy it to another folder.
-        let private = std::fs::Permissions::from_mode(0o600);
-        file.set_permissions(private).with_context(|| format!("cannot make {} private", path.display()))?;
-        // An archive counts as a backup only if it can be read to its end.
-        let list = cmd("tar", &["--list", "--file", &path.display().to_string()]).run(deadline)?;
-        ensure!(!list.trim().is_empty(), "{} is empty", path.display());
-        backup.files.insert(name, files::sha256(&path)?);
+        let copied = copy_data(pilot, engine, service, what.longest, &to.join(&name), deadline);
+        let (sum, remarks) = copied.with_context(|| format!("backing up {service}"))?;
+        backup.files.insert(name, sum);
+        backup.remarks.extend(remarks);
     }
     if what.logs {
         let services = engine.services(deadline)?;
@@ -185,8 +185,35 @@ pub fn create(
         }
     }
     files::write_json(&to.join(INDEX), &backup, Mode::Plain)?;
-    backup.check(to)?;
     Ok(backup)
+}
+
+/// Copies the data of a service to a new file. Returns its checksum, and what is worth knowing of the copy.
+pub fn copy_data(
+    pilot: &Pilot,
+    engine: &dyn Engine,
+    service: &str,
+    longest: Longest,
+    to: &Path,
+    deadline: Deadline,
+) -> Result<(String, Vec<String>)> {
+    let mut made = None;
+    let mut copy = |deadline| {
+        let packing = made.insert(Packing::new(to)?);
+        engine.snapshot(service, packing, deadline)
+    };
+    let copied = paused::copy(engine, &pilot.state, service, longest, deadline, &mut copy);
+    // Syncing and reading back take as long as copying, and nothing is paused any more.
+    let whole = copied.and_then(|remarks| {
+        let sum = made.context("nothing was copied")?.finish(deadline)?;
+        Ok((sum, remarks))
+    });
+    whole.map_err(|error| {
+        let error = copying::told(&format!("the data of {service}"), to, error);
+        // Half an archive is nothing to keep.
+        files::remove(to).ok();
+        error
+    })
 }
 
 /// The first part of the file names of the n-th instance of a service, counted from 0.
@@ -311,6 +338,7 @@ mod tests {
             release: None,
             layout: Layout::default(),
             files,
+            remarks: Vec::new(),
         };
         files::write_json(&dir.join(INDEX), &backup, Mode::Plain).unwrap();
         dir

@@ -18,6 +18,7 @@ use crate::deploy::execution::{End, Execution, Measured, Stale, Stance};
 use crate::deploy::gate::Gate;
 use crate::deploy::lockout::{self, Closed, Lift, Opened};
 use crate::deploy::past::Past;
+use crate::deploy::paused::Longest;
 use crate::deploy::view::View;
 use crate::engine::roles::Extent;
 use crate::host;
@@ -207,18 +208,24 @@ impl Execution<'_> {
         // Data may be large, and without its copy the run must stop.
         let copying = if data.is_empty() { limit } else { self.deadline.within(limits.deploy) };
         let to = backup::next_of_run(&self.run.dir)?;
+        let evidence = || {
+            let items = evidence::items(pilot, engine.as_ref(), self.now, limit);
+            evidence::gather(pilot, items, &self.run.dir.evidence())
+        };
         let (evidence, backup) = std::thread::scope(|scope| {
-            let evidence = scope.spawn(|| {
-                let items = evidence::items(pilot, engine.as_ref(), self.now, limit);
-                evidence::gather(pilot, items, &self.run.dir.evidence())
-            });
-            // A teardown also removes the logs, so they are part of its backup.
+            let gathering = data.is_empty().then(|| scope.spawn(evidence));
+            // What is paused while its data is copied does not answer, so then the evidence comes first.
+            let gathered = gathering.is_none().then(evidence);
+            // A teardown also removes the logs, so they are part of its backup. The public is shut out.
             let running = self.running.release.as_ref().map(|release| release.id.as_str());
-            let what = backup::Contents { release: running, data, logs: !data.is_empty() };
+            let (longest, logs) = (Longest::Copy, !data.is_empty());
+            let what = backup::Contents { release: running, data, longest, logs };
             let backup = backup::create(pilot, engine.as_ref(), what, &to, copying);
-            (joined(evidence), backup)
+            (gathering.map(joined).or(gathered), backup)
         });
-        backup.context("nothing was changed, because there is no backup")?;
+        let backup = backup.context("nothing was changed, because there is no backup")?;
+        backup.remarks.into_iter().for_each(|remark| self.out.note(remark));
+        let evidence = evidence.context("nothing was gathered")?;
         let folder = to.file_name().map(PathBuf::from).unwrap_or_default();
         Ok(match evidence {
             Ok(manifest) if manifest.missed.is_empty() => End::Filled(folder),

@@ -6,6 +6,7 @@ use crate::base::deadline::Deadline;
 use crate::base::files::Freed;
 use crate::base::http::Client;
 use crate::base::observed::Observed;
+use crate::engine::helper::Helper;
 use crate::release::description::{Image, Release};
 use crate::stack::definition::{Definition, Resolved};
 use crate::stack::endpoint::Endpoint;
@@ -15,7 +16,7 @@ use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -82,6 +83,32 @@ pub struct EngineHost {
     pub running: Option<u64>,
     /// What it uses on disk, one line each, as the engine reports it.
     pub used: Observed<Vec<String>>,
+}
+
+/// Something that uses stored data: a container, or a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// How the engine finds it.
+    pub handle: String,
+    /// Its name, for people.
+    pub name: String,
+    /// Its service; none if it does not belong to the project.
+    pub service: Option<String>,
+    /// What it does.
+    pub state: Use,
+    /// When it was started, in the words of the engine.
+    pub started: String,
+}
+
+/// What a user of stored data does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It runs, and may write.
+    Runs,
+    /// It is paused.
+    Paused,
+    /// It has ended, and the engine starts it again in a moment.
+    Restarts,
 }
 
 /// What to build images from.
@@ -242,8 +269,23 @@ pub trait Data: Sync {
     /// Services whose stored data exists. Data that belongs to no service has its own name.
     fn stored(&self, deadline: Deadline) -> Result<BTreeSet<String>>;
 
-    /// Copies the data of a service into an archive, as it was at one moment.
-    fn snapshot(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;
+    /// What uses the data of a service at this moment, also what does not belong to the project.
+    fn users(&self, service: &str, deadline: Deadline) -> Result<Vec<User>>;
+
+    /// Pauses users of data. After an error, some of them may be paused.
+    fn pause(&self, handles: &[String], deadline: Deadline) -> Result<()>;
+
+    /// Undoes it. What is not paused, or has ended, is passed over.
+    fn unpause(&self, handles: &[String], deadline: Deadline) -> Result<()>;
+
+    /// Starts the process that undoes the pause of this record if this one ends or hangs.
+    fn helper(&self, record: &Path) -> Result<Option<Helper>> {
+        Helper::start(record).map(Some)
+    }
+
+    /// Writes the data of a service as a tar archive, as it comes. The archive is of one moment only if all users of
+    /// the data are paused.
+    fn snapshot(&self, service: &str, into: &mut dyn Write, deadline: Deadline) -> Result<()>;
 
     /// Restores the data of a service from an archive. The service must have no data. The files of the
     /// release are in `dir`.

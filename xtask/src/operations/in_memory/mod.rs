@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod gates;
+mod pauses;
 
 use self::gates::with_gate;
 use crate::base::deadline::Deadline;
@@ -185,7 +186,9 @@ impl Scene {
         let out = Output::silent(Instant::now()).of(Context::new(Some("memory"), None, None));
         let engine = Box::new(self.world.engine(&self.pilot));
         let session = Session { pilot: self.pilot.clone(), engine, store: self.store(), out };
-        match std::panic::catch_unwind(AssertUnwindSafe(|| what(&session))) {
+        // As every command that changes the stack.
+        let locked = || session.lock("in memory").and_then(|_lock| what(&session));
+        match std::panic::catch_unwind(AssertUnwindSafe(locked)) {
             Ok(Ok(finished)) => Ran::Finished(Box::new(finished)),
             Ok(Err(error)) => Ran::Refused(error),
             Err(panic) if panic.is::<Killed>() => Ran::CutOff,
