@@ -9,6 +9,7 @@ pub mod files;
 pub mod http;
 pub mod lock;
 pub mod machine;
+pub mod newest;
 pub mod next;
 pub mod observed;
 pub mod output;

@@ -22,6 +22,7 @@ const BLOCK: usize = 256 << 10;
 pub struct Packing {
     path: PathBuf,
     out: Hashed<File>,
+    bytes: u64,
 }
 
 impl Packing {
@@ -31,13 +32,14 @@ impl Packing {
         let mut options = File::options();
         let out = options.write(true).create(true).truncate(true).mode(0o600).open(path);
         let out = out.with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), out: Hashed { inner: out, hash: Sha256::new() } })
+        Ok(Self { path: path.to_owned(), out: Hashed { inner: out, hash: Sha256::new() }, bytes: 0 })
     }
 
     /// Syncs it and reads it back: the disk must have what was written, and that must be a whole tar archive with an
     /// entry. Returns its SHA-256 as hex.
     pub fn finish(self, deadline: Deadline) -> Result<String> {
-        let Self { path, out } = self;
+        let Self { path, out, bytes } = self;
+        let deadline = deadline.for_bytes(bytes);
         out.inner.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
         let written = format!("{:x}", out.hash.finalize());
         let read = read_back(&path, deadline).with_context(|| format!("{} is no copy", path.display()))?;
@@ -50,6 +52,7 @@ impl Write for Packing {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let written = self.out.inner.write(bytes)?;
         self.out.hash.update(&bytes[..written]);
+        self.bytes += written as u64;
         Ok(written)
     }
 

@@ -134,7 +134,7 @@ impl Cmd {
         let (from, out) = std::io::pipe().context("cannot make a pipe")?;
         let running = self.start(Some(out), deadline)?;
         match pump(&from, into, deadline) {
-            Ok(()) => running.end(&self, None, deadline),
+            Ok(passed) => running.end(&self, None, deadline.for_bytes(passed)),
             Err(Pumped::Late) => Err(running.stop(&self, None, deadline)),
             Err(Pumped::Failed(error)) => {
                 running.group.end();
@@ -218,11 +218,12 @@ enum Pumped {
 }
 
 /// Passes on what comes through a pipe until all its writers have closed it. A read waits until the deadline at most,
-/// because a process that has left the group of the program may keep the pipe open.
-fn pump(from: &PipeReader, into: &mut dyn Write, deadline: Deadline) -> Result<(), Pumped> {
-    let mut block = vec![0; BLOCK];
+/// which may grow with the bytes, because a process that has left the group of the program may keep the pipe open.
+fn pump(from: &PipeReader, into: &mut dyn Write, deadline: Deadline) -> Result<u64, Pumped> {
+    let (mut block, mut passed) = (vec![0; BLOCK], 0);
     loop {
-        let left = Timespec::try_from(deadline.left()).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        let left = Timespec::try_from(deadline.for_bytes(passed).left())
+            .unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
         match poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&left)) {
             Err(Errno::INTR) => continue,
             Ok(0) => return Err(Pumped::Late),
@@ -230,8 +231,11 @@ fn pump(from: &PipeReader, into: &mut dyn Write, deadline: Deadline) -> Result<(
             Err(error) => return Err(Pumped::Failed(error.into())),
         }
         match (&mut &*from).read(&mut block) {
-            Ok(0) => return Ok(()),
-            Ok(read) => into.write_all(&block[..read]).map_err(Pumped::Failed)?,
+            Ok(0) => return Ok(passed),
+            Ok(read) => {
+                into.write_all(&block[..read]).map_err(Pumped::Failed)?;
+                passed += read as u64;
+            }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Pumped::Failed(error)),
         }

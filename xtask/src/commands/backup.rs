@@ -21,6 +21,10 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a backup may take, whatever its size.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// `cargo xtask backup`.
 #[derive(clap::Args, Debug)]
@@ -72,7 +76,8 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
 fn create(session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
     let _lock = session.lock("backup create")?;
-    let deadline = Deadline::after(pilot.manifest.limits.deploy);
+    // Each copy has its own limit, which grows with its size.
+    let deadline = Deadline::after(LONGEST).growing(pilot.manifest.limits.deploy);
     let data: Vec<String> = session.engine.stored(deadline)?.into_iter().collect();
     let current = session.store.current().ok().flatten().map(|release| release.id);
     let view = session.running(deadline)?;
@@ -82,7 +87,7 @@ fn create(session: &Session) -> Result<Finished> {
         Gate::Open | Gate::Unknown(_) => Longest::Served(view.pilot.manifest.data.pause_max),
     };
     let what = backup::Contents { release: current.as_deref(), data: &data, longest, logs: true };
-    let kept = backup::keep(pilot, session.engine.as_ref(), what, deadline)?;
+    let kept = backup::keep(pilot, session.engine.as_ref(), what, Deadline::after(LONGEST))?;
     let bytes = files::size(&kept.dir)?;
     session.out.event(&Event::Result {
         value: &json!({"backup": kept.id, "folder": kept.dir, "files": kept.backup.files, "bytes": bytes}),

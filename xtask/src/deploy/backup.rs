@@ -10,7 +10,7 @@ use crate::base::files::{self, Freed, Mode};
 use crate::base::next::Next;
 use crate::base::packed::Packing;
 use crate::base::threads::side_by_side;
-use crate::deploy::paused::{self, Longest};
+use crate::deploy::paused::{Copy, Longest};
 use crate::engine::copying;
 use crate::engine::roles::Engine;
 use crate::stack::layout::Layout;
@@ -27,8 +27,9 @@ const FORMAT: u32 = 2;
 const INDEX: &str = "backup.json";
 const DATA: &str = ".data.tar";
 
-/// How many logs are copied at a time. Each is in memory as a whole.
+/// How many logs are copied at a time, and how many bytes of each. These are in memory.
 const LOGS: usize = 2;
+const LOG: usize = 10 << 20;
 
 /// `backup.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,7 +73,7 @@ pub struct Contents<'a> {
     pub data: &'a [String],
     /// How long what uses the data may be paused.
     pub longest: Longest,
-    /// Should all log lines of every service be copied too?
+    /// Should the newest part of every log be copied too?
     pub logs: bool,
 }
 
@@ -166,29 +167,46 @@ pub fn create(
         backup.remarks.extend(remarks);
     }
     if what.logs {
-        let services = engine.services(deadline)?;
-        let instances = services.iter().flat_map(|(service, all)| {
-            all.0
-                .iter()
-                .enumerate()
-                .map(move |(n, instance)| (service, format!("{}.log", numbered(service, n)), instance))
-        });
-        let copy = |(service, name, instance): (&String, String, &Instance)| {
-            let path = to.join(&name);
-            let text = engine.logs(instance, None, deadline).with_context(|| format!("logs of {service}"))?;
-            files::write(&path, text.as_bytes(), Mode::Private)?;
-            Ok((name, files::sha256(&path)?))
-        };
-        for copied in side_by_side(LOGS, instances.collect(), copy) {
-            let (name, sum) = copied?;
-            backup.files.insert(name, sum);
-        }
+        copy_logs(pilot, engine, &mut backup, to, deadline);
     }
     files::write_json(&to.join(INDEX), &backup, Mode::Plain)?;
     Ok(backup)
 }
 
-/// Copies the data of a service to a new file. Returns its checksum, and what is worth knowing of the copy.
+/// Copies the newest part of every log. They are there to be read, and nothing depends on them: what cannot be copied in
+/// time is named, and holds up nothing.
+fn copy_logs(pilot: &Pilot, engine: &dyn Engine, backup: &mut Backup, to: &Path, deadline: Deadline) {
+    let deadline = deadline.within(pilot.manifest.limits.evidence);
+    let services = match engine.services(deadline) {
+        Ok(services) => services,
+        Err(error) => return backup.remarks.push(format!("there is no log in it: {error:#}")),
+    };
+    let instances = services.iter().flat_map(|(service, all)| {
+        all.0.iter().enumerate().map(move |(n, instance)| (numbered(service, n), instance))
+    });
+    let copy = |(name, instance): (String, &Instance)| {
+        let copied = engine.newest_log(instance, LOG, deadline).and_then(|log| {
+            files::write(&to.join(format!("{name}.log")), &log.bytes, Mode::Private)?;
+            Ok((files::sha256_bytes(&log.bytes), log.is_cut))
+        });
+        Ok((name, copied))
+    };
+    for (name, copied) in side_by_side(LOGS, instances.collect(), copy).into_iter().flatten() {
+        match copied {
+            Ok((sum, is_cut)) => {
+                if is_cut {
+                    let kept = files::human(LOG as u64);
+                    backup.remarks.push(format!("of the log of {name}, only the newest {kept} are in it"));
+                }
+                backup.files.insert(format!("{name}.log"), sum);
+            }
+            Err(error) => backup.remarks.push(format!("the log of {name} is not in it: {error:#}")),
+        }
+    }
+}
+
+/// Copies the data of a service to a new file. A large copy takes longer, but not past the deadline. Returns its
+/// checksum, and what is worth knowing of the copy.
 pub fn copy_data(
     pilot: &Pilot,
     engine: &dyn Engine,
@@ -198,14 +216,15 @@ pub fn copy_data(
     deadline: Deadline,
 ) -> Result<(String, Vec<String>)> {
     let mut made = None;
-    let mut copy = |deadline| {
+    let mut make = |deadline| {
         let packing = made.insert(Packing::new(to)?);
         engine.snapshot(service, packing, deadline)
     };
-    let copied = paused::copy(engine, &pilot.state, service, longest, deadline, &mut copy);
+    let (state, limit) = (&pilot.state, pilot.manifest.limits.deploy);
+    let copied = Copy { engine, state, data: service, longest, limit, deadline }.make(&mut make);
     // Syncing and reading back take as long as copying, and nothing is paused any more.
     let whole = copied.and_then(|remarks| {
-        let sum = made.context("nothing was copied")?.finish(deadline)?;
+        let sum = made.context("nothing was copied")?.finish(deadline.growing(limit))?;
         Ok((sum, remarks))
     });
     whole.map_err(|error| {

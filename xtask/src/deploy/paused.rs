@@ -31,91 +31,99 @@ pub enum Longest {
     Served(Duration),
 }
 
-/// Has `copy` make a copy of this data while what uses it is paused, within the deadline that it is given. Returns what
-/// the reader of the copy should know. Errors: something outside the project uses the data; the pause or the copy
-/// failed or took too long. Whatever happens, nothing stays paused.
-pub fn copy(
-    engine: &dyn Engine,
-    state: &StateDir,
-    data: &str,
-    longest: Longest,
-    deadline: Deadline,
-    copy: &mut dyn FnMut(Deadline) -> Result<()>,
-) -> Result<Vec<String>> {
-    let mut ran = Vec::new();
-    for _ in 0..COPIES {
-        let users = engine.users(data, deadline)?;
-        refuse_strangers(data, &users)?;
-        match once(engine, state, data, &users, longest, deadline, copy)? {
-            Ran::Nothing => {
+/// A copy that is to be made.
+pub struct Copy<'a> {
+    /// The engine that has the data.
+    pub engine: &'a dyn Engine,
+    /// Where pauses are written down.
+    pub state: &'a StateDir,
+    /// The data.
+    pub data: &'a str,
+    /// How long its users may be paused.
+    pub longest: Longest,
+    /// How long one action may take, copying apart from its size.
+    pub limit: Duration,
+    /// When it must be ready, whatever its size.
+    pub deadline: Deadline,
+}
+
+/// What ran while a copy was made, although everything was paused.
+type Ran = Vec<String>;
+
+impl Copy<'_> {
+    /// Has `make` make the copy while what uses the data is paused, within the deadline that it is given. Returns what
+    /// the reader of the copy should know. Errors: something outside the project uses the data; the pause or the copy
+    /// failed or took too long. Whatever happens, nothing stays paused.
+    pub fn make(&self, make: &mut dyn FnMut(Deadline) -> Result<()>) -> Result<Vec<String>> {
+        let mut ran = Ran::new();
+        for _ in 0..COPIES {
+            let users = self.users()?;
+            ran = self.once(&users, make)?;
+            if ran.is_empty() {
                 let paused = users.iter().filter(|user| user.state == Use::Paused);
                 let told = |user: &User| format!("{} was paused already, and stays so", user.name);
                 return Ok(paused.map(told).collect());
             }
-            Ran::Some(names) => ran = names,
+        }
+        let (ran, data) = (ran.join(", "), self.data);
+        let what = format!("{ran} ran during each of {COPIES} copies of {data}, so no copy is of one moment");
+        Err(fail(Exit::NotRestored, what, "stop what starts again and again, and run this again"))
+    }
+
+    /// What uses the data; all of it belongs to the project.
+    fn users(&self) -> Result<Vec<User>> {
+        let users = self.engine.users(self.data, self.deadline.growing(self.limit))?;
+        refuse_strangers(self.data, &users)?;
+        Ok(users)
+    }
+
+    /// One copy. It is none if anything ran meanwhile.
+    fn once(&self, users: &[User], make: &mut dyn FnMut(Deadline) -> Result<()>) -> Result<Ran> {
+        let running: Vec<&User> = users.iter().filter(|user| user.state == Use::Runs).collect();
+        let copying = || self.deadline.growing(self.limit);
+        if running.is_empty() {
+            return self.unless_it_runs(copying(), make);
+        }
+        let limited = || match self.longest {
+            Longest::Served(limit) => copying().within(limit),
+            Longest::Copy => copying(),
+        };
+        let handles = running.iter().map(|user| user.handle.clone()).collect();
+        let services: BTreeSet<String> = running.iter().filter_map(|user| user.service.clone()).collect();
+        let services = services.into_iter().collect();
+        let pause = Pause::new(self.engine.kind(), self.data, handles, services, limited().longest());
+        let record = pause.record(self.state)?;
+        let helper = self.engine.helper(&record).inspect_err(|_| {
+            // Nothing was paused yet.
+            files::remove(&record).ok();
+        })?;
+        let (begun, limited) = (Instant::now(), limited());
+        let paused = self.engine.pause(&pause.handles, copying());
+        let copied = paused.and_then(|()| self.unless_it_runs(limited, make));
+        let lasted = begun.elapsed();
+        let undone = undo(self.engine, &pause, &record);
+        // Only now: it undoes what is still written down.
+        drop(helper);
+        match (copied, undone, self.longest) {
+            (Ok(ran), undone, _) => undone.map(|()| ran),
+            (Err(error), Err(undone), _) => {
+                Err(undone.context(format!("{error:#}, and the pause could not be undone")))
+            }
+            (Err(error), Ok(()), Longest::Served(limit)) if lasted >= limit => {
+                Err(too_long(self.data, limit, &error))
+            }
+            (Err(error), Ok(()), _) => Err(error),
         }
     }
-    let ran = ran.join(", ");
-    let what = format!("{ran} ran during each of {COPIES} copies of {data}, so no copy is of one moment");
-    Err(fail(Exit::NotRestored, what, "stop what starts again and again, and run this again"))
-}
 
-/// What ran while a copy was made, although everything was paused.
-enum Ran {
-    Nothing,
-    Some(Vec<String>),
-}
-
-fn once(
-    engine: &dyn Engine,
-    state: &StateDir,
-    data: &str,
-    users: &[User],
-    longest: Longest,
-    deadline: Deadline,
-    copy: &mut dyn FnMut(Deadline) -> Result<()>,
-) -> Result<Ran> {
-    let running: Vec<&User> = users.iter().filter(|user| user.state == Use::Runs).collect();
-    let limited = match longest {
-        Longest::Served(limit) if !running.is_empty() => deadline.within(limit),
-        _ => deadline,
-    };
-    let mut paused_copy = || {
-        let before = engine.users(data, deadline)?;
-        refuse_strangers(data, &before)?;
+    /// Makes a copy if nothing runs, and looks whether anything ran meanwhile.
+    fn unless_it_runs(&self, limited: Deadline, make: &mut dyn FnMut(Deadline) -> Result<()>) -> Result<Ran> {
+        let before = self.users()?;
         if before.iter().all(|user| user.state != Use::Runs) {
-            copy(limited)?;
+            make(limited)?;
         }
-        let after = engine.users(data, deadline)?;
-        let runs = |user: &&User| user.state == Use::Runs || !before.contains(user);
-        let ran: Vec<String> = after.iter().filter(runs).map(|user| user.name.clone()).collect();
-        Ok(if ran.is_empty() { Ran::Nothing } else { Ran::Some(ran) })
-    };
-    if running.is_empty() {
-        return paused_copy();
-    }
-    let handles: Vec<String> = running.iter().map(|user| user.handle.clone()).collect();
-    let services: BTreeSet<String> = running.iter().filter_map(|user| user.service.clone()).collect();
-    let services = services.into_iter().collect();
-    let pause = Pause::new(engine.kind(), data, handles, services, limited.left());
-    let record = pause.record(state)?;
-    let helper = engine.helper(&record).inspect_err(|_| {
-        // Nothing was paused yet.
-        files::remove(&record).ok();
-    })?;
-    let begun = Instant::now();
-    let copied = engine.pause(&pause.handles, deadline).and_then(|()| paused_copy());
-    let lasted = begun.elapsed();
-    let undone = undo(engine, &pause, &record);
-    // Only now: it undoes what is still written down.
-    drop(helper);
-    match (copied, undone, longest) {
-        (Ok(ran), undone, _) => undone.map(|()| ran),
-        (Err(error), Err(undone), _) => {
-            Err(undone.context(format!("{error:#}, and this could not be undone")))
-        }
-        (Err(error), Ok(()), Longest::Served(limit)) if lasted >= limit => Err(too_long(data, limit, &error)),
-        (Err(error), Ok(()), _) => Err(error),
+        let ran = |user: &&User| user.state == Use::Runs || !before.contains(user);
+        Ok(self.users()?.iter().filter(ran).map(|user| user.name.clone()).collect())
     }
 }
 

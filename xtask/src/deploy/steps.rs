@@ -205,8 +205,6 @@ impl Execution<'_> {
         let View { pilot, engine, .. } = self.running;
         let limits = &pilot.manifest.limits;
         let limit = self.deadline.within(limits.evidence);
-        // Data may be large, and without its copy the run must stop.
-        let copying = if data.is_empty() { limit } else { self.deadline.within(limits.deploy) };
         let to = backup::next_of_run(&self.run.dir)?;
         let evidence = || {
             let items = evidence::items(pilot, engine.as_ref(), self.now, limit);
@@ -220,7 +218,7 @@ impl Execution<'_> {
             let running = self.running.release.as_ref().map(|release| release.id.as_str());
             let (longest, logs) = (Longest::Copy, !data.is_empty());
             let what = backup::Contents { release: running, data, longest, logs };
-            let backup = backup::create(pilot, engine.as_ref(), what, &to, copying);
+            let backup = backup::create(pilot, engine.as_ref(), what, &to, self.deadline);
             (gathering.map(joined).or(gathered), backup)
         });
         let backup = backup.context("nothing was changed, because there is no backup")?;
@@ -239,10 +237,10 @@ impl Execution<'_> {
     }
 
     /// Restores the data that this run copied while it was whole. Each service has its own copy.
-    pub(super) fn return_data(&self, except: &[String], past: &Past, deadline: Deadline) -> Result<End> {
+    pub(super) fn return_data(&self, except: &[String], past: &Past) -> Result<End> {
         let mut copies = past.copies.iter().filter(|(service, _)| !except.contains(service));
         copies.try_for_each(|(service, from)| {
-            self.restore_data(from, std::slice::from_ref(service), deadline).map(drop)
+            self.restore_data(from, std::slice::from_ref(service)).map(drop)
         })?;
         Ok(End::Done)
     }
@@ -261,11 +259,13 @@ impl Execution<'_> {
         }
     }
 
-    pub(super) fn restore_data(&self, from: &Path, services: &[String], deadline: Deadline) -> Result<End> {
+    pub(super) fn restore_data(&self, from: &Path, services: &[String]) -> Result<End> {
         let backup = Backup::read(from)?.with_context(|| format!("{} has no backup", from.display()))?;
         let View { pilot, engine, .. } = self.target;
         for service in services {
             let archive = backup.archive(from, service)?;
+            let deadline =
+                self.deadline.growing(pilot.manifest.limits.deploy).for_bytes(files::size(&archive)?);
             // If the run was interrupted in this step, the data may be incomplete, so it is removed first.
             engine.remove_data(service, deadline)?;
             let restored = engine.restore(self.release, &self.folder(), service, &archive, deadline);

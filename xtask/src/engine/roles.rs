@@ -57,6 +57,15 @@ pub enum Extent {
     Everything,
 }
 
+/// The end of a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Its lines.
+    pub bytes: Vec<u8>,
+    /// Are there older lines, which were left out?
+    pub is_cut: bool,
+}
+
 /// What one running service uses, as the engine reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Usage {
@@ -310,8 +319,11 @@ pub trait Data: Sync {
 
 /// Reports on what runs. Read-only.
 pub trait Inspect: Sync {
-    /// The last `lines` log lines of an instance, or all of them.
-    fn logs(&self, instance: &Instance, lines: Option<usize>, deadline: Deadline) -> Result<String>;
+    /// The last `lines` log lines of an instance.
+    fn logs(&self, instance: &Instance, lines: usize, deadline: Deadline) -> Result<String>;
+
+    /// The newest lines of its log, `most` bytes at most.
+    fn newest_log(&self, instance: &Instance, most: usize, deadline: Deadline) -> Result<Log>;
 
     /// What the running services use.
     fn usage(&self, deadline: Deadline) -> Result<Vec<Usage>>;

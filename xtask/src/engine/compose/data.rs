@@ -229,12 +229,14 @@ impl Compose {
         let mount = format!("{volume}:/data");
         let more = ["com.docker.compose.oneoff=True", "--volume", &mount, &tag, "none"];
         let made = self.docker(&[create.as_slice(), &more].concat(), deadline);
+        // Also where the work took all the time that it had.
+        let clear = || Deadline::after(self.pilot.manifest.limits.engine);
         let done = made.and_then(|id| {
             let done = work(id.trim());
-            self.docker(&["rm", "--force", id.trim()], deadline)?;
+            self.docker(&["rm", "--force", id.trim()], clear())?;
             done
         });
-        self.docker(&["rmi", &tag], deadline)?;
+        self.docker(&["rmi", &tag], clear())?;
         done
     }
 }

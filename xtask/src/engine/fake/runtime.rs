@@ -8,7 +8,7 @@ use crate::engine::fake::pilot::Answers;
 use crate::engine::fake::world::{ALWAYS, Started, World};
 use crate::engine::helper::Helper;
 use crate::engine::roles::{
-    Build, Data, Engine, EngineHost, Extent, Images, Inspect, Kind, Runtime, Usage, Use, User,
+    Build, Data, Engine, EngineHost, Extent, Images, Inspect, Kind, Log, Runtime, Usage, Use, User,
 };
 use crate::release::description::{Image, Release};
 use crate::release::store::settings_in;
@@ -356,7 +356,12 @@ impl Data for Fake {
 }
 
 impl Inspect for Fake {
-    fn logs(&self, instance: &Instance, _: Option<usize>, _: Deadline) -> Result<String> {
+    fn newest_log(&self, instance: &Instance, _: usize, _: Deadline) -> Result<Log> {
+        let bytes = format!("log of {}\n", instance.handle).into_bytes();
+        self.world.act("newest log").map(|_| Log { bytes, is_cut: false })
+    }
+
+    fn logs(&self, instance: &Instance, _: usize, _: Deadline) -> Result<String> {
         self.world.act("logs").map(|_| format!("log of {}\n", instance.handle))
     }
 

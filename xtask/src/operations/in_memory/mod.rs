@@ -17,6 +17,7 @@ use crate::base::output::Output;
 use crate::deploy::difference::Scenario;
 use crate::deploy::event::{Finished, Outcome};
 use crate::deploy::invariants::{Before, of_run};
+use crate::deploy::paused;
 use crate::deploy::plan::{Goal, Purpose};
 use crate::deploy::run::{self, Command, Request};
 use crate::deploy::session::Session;
@@ -186,9 +187,12 @@ impl Scene {
         let out = Output::silent(Instant::now()).of(Context::new(Some("memory"), None, None));
         let engine = Box::new(self.world.engine(&self.pilot));
         let session = Session { pilot: self.pilot.clone(), engine, store: self.store(), out };
-        // As every command that changes the stack.
-        let locked = || session.lock("in memory").and_then(|_lock| what(&session));
-        match std::panic::catch_unwind(AssertUnwindSafe(locked)) {
+        // As every command does that takes the lock.
+        let begins = || {
+            paused::undo_all(session.engine.as_ref(), &session.pilot.state, &session.out);
+            what(&session)
+        };
+        match std::panic::catch_unwind(AssertUnwindSafe(begins)) {
             Ok(Ok(finished)) => Ran::Finished(Box::new(finished)),
             Ok(Err(error)) => Ran::Refused(error),
             Err(panic) if panic.is::<Killed>() => Ran::CutOff,

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::deploy::backup;
-use crate::deploy::paused::{self, Longest};
+use crate::deploy::paused::{Copy, Longest};
 use crate::engine::pause::Pause;
 
 /// A backup of all the data, as `backup create` makes it.
@@ -17,14 +17,14 @@ fn back_up(session: &Session) -> Result<Finished> {
 }
 
 /// What is paused, and what is written down as paused.
-fn paused(scene: &Scene) -> (Vec<String>, usize) {
+fn left(scene: &Scene) -> (Vec<String>, usize) {
     let paused = scene.world.things().paused.iter().cloned().collect();
     (paused, Pause::all(&scene.pilot.state).unwrap().len())
 }
 
 #[test]
 fn a_backup_that_fails_or_is_cut_off_anywhere_leaves_nothing_paused() {
-    let (mut points, mut left) = (0, 0);
+    let (mut points, mut found) = (0, 0);
     for number in 1.. {
         let mut reached = false;
         for (fail_at, kill_at) in [(Some(number), None), (None, Some(number))] {
@@ -36,7 +36,7 @@ fn a_backup_that_fails_or_is_cut_off_anywhere_leaves_nothing_paused() {
             let name = done.get(number - 1).copied();
             let when = format!("{number} ({name:?}), {}", kill_at.map_or("failed", |_| "cut off"));
             scene.hold(None);
-            let (is_paused, records) = paused(&scene);
+            let (is_paused, records) = left(&scene);
             match ran {
                 // Where an engine cannot undo a pause, the record stays for the next command.
                 Ran::Refused(error) if name == Some("unpause") => {
@@ -45,12 +45,12 @@ fn a_backup_that_fails_or_is_cut_off_anywhere_leaves_nothing_paused() {
                         "{when}: {error:#}"
                     );
                 }
-                Ran::CutOff => left += usize::from(!is_paused.is_empty()),
+                Ran::CutOff => found += usize::from(!is_paused.is_empty()),
                 _ => assert_eq!((is_paused, records), (Vec::new(), 0), "{when}"),
             }
             scene.world.begin(None, None);
             scene.finishes(&back_up);
-            assert_eq!(paused(&scene), (Vec::new(), 0), "after {when}");
+            assert_eq!(left(&scene), (Vec::new(), 0), "after {when}");
             scene.world.things().volumes.clear();
             scene.hold(None);
             points += 1;
@@ -59,7 +59,7 @@ fn a_backup_that_fails_or_is_cut_off_anywhere_leaves_nothing_paused() {
             break;
         }
     }
-    assert!(points > 40 && left > 5, "only {points} points, {left} of them left something paused");
+    assert!(points > 40 && found > 5, "only {points} points, {found} of them left something paused");
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn what_is_paused_by_somebody_else_is_copied_and_stays_paused_until_a_rollback()
     let scene = Scene::new();
     scene.world.things().paused.insert("jobs".into());
     scene.finishes(&back_up);
-    assert_eq!(paused(&scene), (vec!["jobs".to_owned()], 0));
+    assert_eq!(left(&scene), (vec!["jobs".to_owned()], 0));
     let (kept, _) = backup::list(&scene.pilot.state).unwrap();
     assert_eq!(kept[0].backup.remarks, ["jobs was paused already, and stays so"]);
     let finished = scene.finishes(&roll_back);
@@ -89,7 +89,7 @@ fn what_is_unpaused_or_starts_during_a_copy_makes_it_no_copy() {
     scene.finishes(&back_up);
     let copies = scene.world.things().done.iter().filter(|name| **name == "snapshot").count();
     assert_eq!(copies, DATA.len() + 1);
-    assert_eq!(paused(&scene), (Vec::new(), 0));
+    assert_eq!(left(&scene), (Vec::new(), 0));
 }
 
 #[test]
@@ -102,13 +102,14 @@ fn a_copy_that_takes_longer_than_the_public_may_wait_says_what_to_do() {
         };
         let (engine, state) = (session.engine.as_ref(), &session.pilot.state);
         let longest = Longest::Served(Duration::from_millis(10));
-        let limit = Deadline::after(Duration::from_secs(20));
-        paused::copy(engine, state, "jobs", longest, limit, &mut { late })?;
+        let deadline = Deadline::after(Duration::from_secs(20));
+        let limit = Duration::from_secs(5);
+        Copy { engine, state, data: "jobs", longest, limit, deadline }.make(&mut { late })?;
         Ok(Finished::plain(Exit::Ok))
     });
     let Ran::Refused(error) = ran else { panic!("it was copied") };
     let (text, next) = (format!("{error:#}"), crate::base::failure::next_of(&error).unwrap().clone());
     assert!(text.contains("pause_max") && text.contains("the pause is undone"), "{text}");
     assert!(next.words().contains("dump") && next.words().contains("shut the public out"), "{next:?}");
-    assert_eq!(paused(&scene), (Vec::new(), 0));
+    assert_eq!(left(&scene), (Vec::new(), 0));
 }
