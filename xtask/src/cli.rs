@@ -96,6 +96,8 @@ pub enum Command {
     Unpause {
         /// Path of the record
         file: PathBuf,
+        /// How long the pause may last, in milliseconds
+        limit_ms: u64,
     },
 }
 

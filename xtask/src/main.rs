@@ -28,7 +28,7 @@ use cli::{Cli, Command};
 use commands::{assess, diagnose, flags, preflight, seed, snapshot};
 use commands::{bench, ci, down, drill, kill_switch, releases, reset, rollback, smoke, status, up};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
     let start = Instant::now();
@@ -38,7 +38,9 @@ fn main() -> ExitCode {
     };
     let helper = match &cli.command {
         Command::Supervise { file } => Some(engine::supervise(file)),
-        Command::Unpause { file } => Some(engine::pause::help(file)),
+        Command::Unpause { file, limit_ms } => {
+            Some(engine::pause::help(file, Duration::from_millis(*limit_ms)))
+        }
         _ => None,
     };
     if let Some(ended) = helper {

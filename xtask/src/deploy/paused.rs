@@ -91,12 +91,10 @@ impl Copy<'_> {
         let handles = running.iter().map(|user| user.handle.clone()).collect();
         let services: BTreeSet<String> = running.iter().filter_map(|user| user.service.clone()).collect();
         let services = services.into_iter().collect();
-        let pause = Pause::new(self.engine.kind(), self.data, handles, services, limited().longest());
-        let record = pause.record(self.state)?;
-        let helper = self.engine.helper(&record).inspect_err(|_| {
-            // Nothing was paused yet.
-            files::remove(&record).ok();
-        })?;
+        let pause = Pause::new(self.engine.kind(), self.data, handles, services);
+        let record = Pause::place(self.state)?;
+        let helper = self.engine.helper(&record, limited().longest())?;
+        pause.record(&record)?;
         let (begun, limited) = (Instant::now(), limited());
         let paused = self.engine.pause(&pause.handles, copying());
         let copied = paused.and_then(|()| self.unless_it_runs(limited, make));

@@ -24,11 +24,14 @@ const BEGINS: Duration = Duration::from_secs(10);
 pub struct Helper(Child);
 
 impl Helper {
-    /// Starts a helper for this record. It stands ready when this returns.
-    pub fn start(record: &Path) -> Result<Self> {
+    /// Starts a helper for the pause that will be written down here. It stands ready when this returns, and undoes the
+    /// pause when `limit` and a moment have passed.
+    pub fn start(record: &Path, limit: Duration) -> Result<Self> {
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         let helper = Command::new(machine::this_program()?)
             .arg("unpause")
             .arg(record)
+            .arg(limit_ms.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

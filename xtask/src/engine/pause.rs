@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::ops::ControlFlow::{Break, Continue};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 const FORMAT: u32 = 1;
@@ -38,29 +38,23 @@ pub struct Pause {
     pub handles: Vec<String>,
     /// The services that it belongs to.
     pub services: Vec<String>,
-    /// How long it may last, in milliseconds.
-    limit_ms: u64,
 }
 
 impl Pause {
-    /// A pause for the copy of this data, for `limit` at most.
-    pub fn new(
-        engine: Kind,
-        data: &str,
-        handles: Vec<String>,
-        services: Vec<String>,
-        limit: Duration,
-    ) -> Self {
-        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    /// A pause for the copy of this data.
+    pub fn new(engine: Kind, data: &str, handles: Vec<String>, services: Vec<String>) -> Self {
         let (engine, data) = (engine.as_str().to_owned(), data.to_owned());
-        Self { version: FORMAT, engine, data, handles, services, limit_ms }
+        Self { version: FORMAT, engine, data, handles, services }
     }
 
-    /// Writes it down, under a name that no other pause has. It is on disk when this returns.
-    pub fn record(&self, state: &StateDir) -> Result<PathBuf> {
-        let path = state.pauses().join(format!("{}.json", files::random()?));
-        files::write_json(&path, self, Mode::Plain)?;
-        Ok(path)
+    /// Where the next pause is written down: under a name that no other has.
+    pub fn place(state: &StateDir) -> Result<PathBuf> {
+        Ok(state.pauses().join(format!("{}.json", files::random()?)))
+    }
+
+    /// Writes it down. It is on disk when this returns.
+    pub fn record(&self, path: &Path) -> Result<()> {
+        files::write_json(path, self, Mode::Plain)
     }
 
     /// All that are written down, with their files. A file that another process has just removed is passed over.
@@ -90,31 +84,25 @@ impl Pause {
     }
 }
 
-/// `xtask unpause FILE`: the helper. Hidden from `--help`. Its standard input is the pipe to the process that pauses.
-pub fn help(record: &Path) -> Result<()> {
+/// `xtask unpause FILE LIMIT_MS`: the helper. Hidden from `--help`. Its standard input is the pipe to the process that
+/// pauses. It is started before the record is written, so that no record is without a helper.
+pub fn help(record: &Path, limit: Duration) -> Result<()> {
     // No signal of the terminal or to the group of the other process ends it.
     rustix::process::setsid().ok();
-    let limit = match Pause::read(record)? {
-        Some(pause) => Duration::from_millis(pause.limit_ms).saturating_add(GRACE),
-        None => return Ok(()),
-    };
     let mut out = std::io::stdout();
-    out.write_all(READY.as_bytes()).and_then(|()| out.flush()).context("nobody listens")?;
+    // If nobody listens, the other process has ended already, and the pipe says so.
+    out.write_all(READY.as_bytes()).and_then(|()| out.flush()).ok();
     let (tell, told) = channel::<()>();
     std::thread::spawn(move || {
         std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
         drop(tell);
     });
-    while !matches!(told.recv_timeout(limit), Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected))
-    {
-    }
-    let undo = || match Pause::read(record).and_then(|pause| {
-        let Some(pause) = pause else { return Ok(()) };
+    // Nothing is sent: this ends when the pipe closes or the time is up.
+    told.recv_timeout(limit.saturating_add(GRACE)).ok();
+    let undone = || {
+        let Some(pause) = Pause::read(record)? else { return Ok(()) };
         pause.undo(Deadline::after(ONE_TRY))?;
         files::remove(record).map(drop)
-    }) {
-        Ok(()) => Break(()),
-        Err(error) => Continue(error),
     };
-    Deadline::after(TRIES).poll(BETWEEN, undo)
+    Deadline::after(TRIES).poll(BETWEEN, || undone().map_or_else(Continue, Break))
 }

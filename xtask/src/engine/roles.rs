@@ -287,9 +287,9 @@ pub trait Data: Sync {
     /// Undoes it. What is not paused, or has ended, is passed over.
     fn unpause(&self, handles: &[String], deadline: Deadline) -> Result<()>;
 
-    /// Starts the process that undoes the pause of this record if this one ends or hangs.
-    fn helper(&self, record: &Path) -> Result<Option<Helper>> {
-        Helper::start(record).map(Some)
+    /// Starts the process that undoes the pause of this record if this one ends, or if the pause outlasts its limit.
+    fn helper(&self, record: &Path, limit: Duration) -> Result<Option<Helper>> {
+        Helper::start(record, limit).map(Some)
     }
 
     /// Writes the data of a service as a tar archive, as it comes. The archive is of one moment only if all users of

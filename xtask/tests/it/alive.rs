@@ -98,6 +98,7 @@ fn a_database_that_is_written_to_is_backed_up_and_comes_back_whole() {
         let checked = notes.sql("check table left_side, right_side, notes extended");
         assert_eq!(checked.lines().filter(|line| line.ends_with("\tOK")).count(), 3, "{checked}");
         assert!(notes.has("before the load"));
+        killed_at_any_moment_of_a_copy_nothing_stays_paused(&notes);
     });
 }
 
@@ -110,7 +111,13 @@ fn pauses_have_a_limit_and_strangers_and_what_is_paused_by_hand_are_told() {
         assert!(late.err.contains("pause_max") && late.err.contains("kill-switch on"), "{}", late.err);
         assert!(notes.is_going());
         notes.xtask(&["kill-switch", "on"]).expect(0);
-        notes.xtask(&["backup", "create"]).expect(0);
+        // More of a log than a backup keeps, in more lines than are asked for first.
+        let worker = notes.containers("worker").remove(0);
+        let line = "a line of the log, and one more of them";
+        let much = format!("busybox yes '{line}' | busybox head -n 150000 > /proc/1/fd/1");
+        docker(&["exec", &worker, "sh", "-c", &much]);
+        let kept = notes.xtask(&["backup", "create"]).expect(0);
+        assert!(kept.out.contains("of the log of worker"), "{}", kept.all());
         a_volume_of_a_stranger_is_refused(&notes);
         notes.xtask(&["kill-switch", "off"]).expect(0);
         // Paused by hand: a drift, which a rollback puts right.
@@ -142,28 +149,23 @@ fn a_volume_of_a_stranger_is_refused(notes: &Notes) {
     assert!(notes.is_going());
 }
 
-#[test]
-fn killed_at_any_moment_of_a_copy_nothing_stays_paused() {
-    notes::on(&[Compose2], "killed-copy", |notes| {
-        notes.xtask(&["up"]).expect(0);
-        let whole = Instant::now();
-        notes.xtask(&["backup", "create"]).expect(0);
-        let whole = whole.elapsed();
-        let mut chance = Random::new();
-        let mut paused = 0;
-        for n in 0..tries(5) {
-            let moment = chance.up_to(whole);
-            let mut command = notes.command(&["backup", "create"]);
-            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(moment);
-            child.kill().unwrap();
-            child.wait().unwrap();
-            paused += records(&notes.dir().join(".pilot"));
-            assert!(notes.is_going(), "try {n}, killed after {moment:?}: paused {:?}", notes.paused());
-        }
-        println!("{paused} of them were killed during a pause");
-        notes.xtask(&["backup", "create"]).expect(0);
-    });
+fn killed_at_any_moment_of_a_copy_nothing_stays_paused(notes: &Notes) {
+    let whole = Instant::now();
+    notes.xtask(&["backup", "create"]).expect(0);
+    let whole = whole.elapsed();
+    let mut chance = Random::new();
+    let mut paused = 0;
+    for n in 0..tries(4) {
+        let moment = chance.up_to(whole);
+        let mut command = notes.command(&["backup", "create"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(moment);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        paused += records(&notes.dir().join(".pilot"));
+        assert!(notes.is_going(), "try {n}, killed after {moment:?}: paused {:?}", notes.paused());
+    }
+    println!("{paused} of them were killed during a pause");
 }
 
 #[test]
@@ -188,10 +190,20 @@ fn processes_that_are_copied_are_paused_and_go_on_when_the_copy_is_killed() {
             child.wait().unwrap();
             paused += records(&pilot.state());
             let going = || records(&pilot.state()) == 0 && is_running(&pilot);
-            assert!(within(UNDONE, going), "try {n}, killed after {moment:?}");
+            let left = || (records(&pilot.state()), pilot.xtask(&["assess"]).all());
+            assert!(within(UNDONE, going), "try {n}, killed after {moment:?}: {:?}", left());
         }
         println!("{paused} of them were killed during a pause");
         pilot.xtask(&["smoke"]).expect(0);
+        // A log that is too long is cut, one that cannot be read is left out, and both are named.
+        let logs = pilot.state().join("process/services");
+        std::fs::write(logs.join("jobs/log.1"), vec![b'x'; 11 << 20]).unwrap();
+        std::fs::remove_file(logs.join("engine/log")).unwrap();
+        std::fs::create_dir(logs.join("engine/log")).unwrap();
+        let kept = pilot.xtask(&["backup", "create"]).expect(0);
+        for remark in ["of the log of jobs, only the newest 10.0 MiB", "the log of engine is not in it"] {
+            assert!(kept.out.contains(remark), "{}", kept.all());
+        }
     });
 }
 

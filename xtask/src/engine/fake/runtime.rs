@@ -318,7 +318,7 @@ impl Data for Fake {
     }
 
     /// There is no process that could be killed, so the next command must undo what is left.
-    fn helper(&self, _: &Path) -> Result<Option<Helper>> {
+    fn helper(&self, _: &Path, _: Duration) -> Result<Option<Helper>> {
         self.world.act("helper").map(|_| None)
     }
 
