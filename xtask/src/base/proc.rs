@@ -324,6 +324,30 @@ mod tests {
     }
 
     #[test]
+    fn output_is_passed_on_as_it_comes_and_not_past_the_deadline() {
+        let mut all = Vec::new();
+        let much = cmd("sh", &["-c", "head -c 3000000 /dev/zero"]);
+        much.run_into(&mut all, Deadline::after(Duration::from_secs(20))).unwrap();
+        assert_eq!(all.len(), 3_000_000);
+        // A process that has left the group keeps the pipe open.
+        let start = Instant::now();
+        let left = cmd("sh", &["-c", "setsid sleep 20 & echo begun"]);
+        let error = left.run_into(&mut all, Deadline::after(Duration::from_millis(300))).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(RunError::Deadline(_))), "{error:#}");
+        assert!(start.elapsed() < Duration::from_secs(10));
+        // Where it cannot be kept, the program does not go on.
+        let endless = cmd("sh", &["-c", "exec cat /dev/zero"]);
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let error = endless.run_into(&mut full, Deadline::after(Duration::from_secs(20))).unwrap_err();
+        assert!(format!("{error:#}").contains("No space left"), "{error:#}");
+        let fails = cmd("sh", &["-c", "echo half; echo why >&2; exit 3"]);
+        let error = fails.run_into(&mut all, Deadline::after(Duration::from_secs(20))).unwrap_err();
+        assert!(
+            matches!(error.downcast_ref(), Some(RunError::Status(text, Some(3))) if text.contains("why"))
+        );
+    }
+
+    #[test]
     fn what_a_budget_cuts_short_is_the_budgets_end() {
         let exit = |deadline: Deadline| {
             let error = cmd("sleep", &["60"]).run(deadline).unwrap_err();

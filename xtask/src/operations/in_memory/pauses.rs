@@ -113,3 +113,21 @@ fn a_copy_that_takes_longer_than_the_public_may_wait_says_what_to_do() {
     assert!(next.words().contains("dump") && next.words().contains("shut the public out"), "{next:?}");
     assert_eq!(left(&scene), (Vec::new(), 0));
 }
+
+#[test]
+fn a_full_disk_is_told_as_that_and_leaves_no_half_archive() {
+    let scene = Scene::new();
+    let to = scene.pilot.state.path().join("jobs.data.tar");
+    // A device that is always full (full(4)).
+    std::os::unix::fs::symlink("/dev/full", &to).unwrap();
+    let ran = scene.run(&|session: &Session| {
+        let limit = Deadline::after(Duration::from_secs(20));
+        backup::copy_data(&session.pilot, session.engine.as_ref(), "jobs", Longest::Copy, &to, limit)?;
+        Ok(Finished::plain(Exit::Ok))
+    });
+    let Ran::Refused(error) = ran else { panic!("it was copied") };
+    assert_eq!(crate::base::failure::exit_of(&error), Exit::Host, "{error:#}");
+    assert!(format!("{error:#}").contains("is full: copying the data of jobs"), "{error:#}");
+    assert!(to.symlink_metadata().is_err());
+    assert_eq!(left(&scene), (Vec::new(), 0));
+}
