@@ -91,6 +91,14 @@ pub enum Command {
         /// Path of its `service.json`
         file: PathBuf,
     },
+    /// Undoes a pause when the process that began it has ended
+    #[command(hide = true)]
+    Unpause {
+        /// Path of the record
+        file: PathBuf,
+        /// How long the pause may last, in milliseconds
+        limit_ms: u64,
+    },
 }
 
 impl Cli {

@@ -32,7 +32,7 @@ use cli::{Cli, Command};
 use commands::{assess, diagnose, flags, preflight, seed, snapshot};
 use commands::{bench, ci, down, drill, kill_switch, releases, reset, rollback, smoke, status, up};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
     let start = Instant::now();
@@ -40,11 +40,18 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return mistyped(&error, start),
     };
-    if let Command::Supervise { file } = &cli.command {
-        return match engine::supervise(file) {
+    let helper = match &cli.command {
+        Command::Supervise { file } => Some(engine::supervise(file)),
+        Command::Unpause { file, limit_ms } => {
+            Some(engine::pause::help(file, Duration::from_millis(*limit_ms)))
+        }
+        _ => None,
+    };
+    if let Some(ended) = helper {
+        return match ended {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                stderr::line(format!("supervise: {error:#}"));
+                stderr::line(format!("{error:#}"));
                 ExitCode::FAILURE
             }
         };
@@ -146,9 +153,11 @@ fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
         Command::Down(_) => down::run(session),
         Command::Releases(args) => releases::run(args, session),
         Command::Init(_) => commands::init::run(session),
-        Command::Ci(_) | Command::Drill(_) | Command::Bench(_) | Command::Supervise { .. } => {
-            Ok(Finished::plain(Exit::Ok))
-        }
+        Command::Ci(_)
+        | Command::Drill(_)
+        | Command::Bench(_)
+        | Command::Supervise { .. }
+        | Command::Unpause { .. } => Ok(Finished::plain(Exit::Ok)),
     }
 }
 

@@ -8,34 +8,61 @@ use std::time::{Duration, Instant, SystemTime};
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     at: Instant,
+    /// How late it may become while bytes are passed on.
+    last: Instant,
+    /// Is `last` the end of a budget?
     budget: bool,
 }
+
+/// Bytes a second that are passed on at least, unless something hangs: a slow disk, or one across a network.
+const SLOWEST: u64 = 4 << 20;
 
 impl Deadline {
     /// `limit` from now, as the limit of one action.
     pub fn after(limit: Duration) -> Self {
-        Self { at: later(Instant::now(), limit), budget: false }
+        Self::at(later(Instant::now(), limit), false)
     }
 
     /// The end of the budget of a run that began at `start`.
     pub fn from(start: Instant, limit: Duration) -> Self {
-        Self { at: later(start, limit), budget: true }
+        Self::at(later(start, limit), true)
+    }
+
+    fn at(at: Instant, budget: bool) -> Self {
+        Self { at, last: at, budget }
     }
 
     /// `limit` from now, but not later than this.
     pub fn within(self, limit: Duration) -> Self {
-        let own = Self::after(limit);
-        if self.at < own.at { self } else { own }
+        let own = Self::after(limit).at;
+        let last = self.last.min(own);
+        Self { at: self.at.min(own), last, budget: self.budget && self.last == last }
+    }
+
+    /// `limit` from now, and later the more bytes are passed on (`for_bytes`), but not later than this. So what hangs is
+    /// ended after `limit`, and what is only large is not.
+    pub fn growing(self, limit: Duration) -> Self {
+        Self { at: later(Instant::now(), limit).min(self.last), ..self }
+    }
+
+    /// The deadline of something that has passed on, or has to pass on, so many bytes.
+    pub fn for_bytes(self, bytes: u64) -> Self {
+        Self { at: later(self.at, for_bytes(Duration::ZERO, bytes)).min(self.last), ..self }
     }
 
     /// Is this the end of a run's budget, and not the limit of one action?
     pub fn is_budget(self) -> bool {
-        self.budget
+        self.budget && self.at == self.last
     }
 
     /// The time that is left; zero when the deadline has passed.
     pub fn left(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
+    }
+
+    /// The time that is left if it grows as far as it may.
+    pub fn longest(self) -> Duration {
+        self.last.saturating_duration_since(Instant::now())
     }
 
     /// Has it passed?
@@ -56,9 +83,6 @@ impl Deadline {
     }
 }
 
-/// The speed at which bytes are read, written or carried at least, in bytes a second.
-const SLOWEST: u64 = 10 << 20;
-
 /// A limit that grows with the number of bytes: `limit` is for none.
 pub fn for_bytes(limit: Duration, bytes: u64) -> Duration {
     limit.saturating_add(Duration::from_secs(bytes / SLOWEST))
@@ -72,4 +96,38 @@ fn later(start: Instant, limit: Duration) -> Instant {
 /// Unix time in milliseconds. Only to be shown: nothing may be ordered by it, because clocks can jump.
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_deadline_grows_with_the_bytes_but_not_past_what_it_was_made_from() {
+        let is = |deadline: Deadline, wanted: u64| {
+            let left = deadline.left();
+            assert!(left <= seconds(wanted) && left > seconds(wanted - 1), "{left:?}, not {wanted} s");
+        };
+        let budget = Deadline::from(Instant::now(), seconds(100));
+        let copy = budget.growing(seconds(10));
+        is(copy, 10);
+        is(copy.for_bytes(SLOWEST * 20), 30);
+        is(copy.for_bytes(u64::MAX), 100);
+        assert!(!copy.is_budget() && copy.for_bytes(u64::MAX).is_budget());
+        // What has its own limit does not grow past it.
+        let paused = copy.within(seconds(15));
+        is(paused, 10);
+        is(paused.for_bytes(u64::MAX), 15);
+        assert!(!paused.for_bytes(u64::MAX).is_budget());
+        is(copy.within(seconds(5)).for_bytes(u64::MAX), 5);
+        // It grows anew for each action, and what does not grow stays as it is.
+        is(copy.for_bytes(u64::MAX).growing(seconds(10)), 10);
+        is(Deadline::after(seconds(10)).for_bytes(u64::MAX), 10);
+        is(budget.within(seconds(200)), 100);
+        assert!(budget.within(seconds(200)).is_budget() && !budget.within(seconds(50)).is_budget());
+    }
 }

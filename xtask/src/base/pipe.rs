@@ -16,23 +16,29 @@ const PART: Duration = Duration::from_secs(3600);
 pub struct Pipe<T> {
     end: T,
     deadline: Deadline,
+    passed: u64,
 }
 
 impl<T: AsFd> Pipe<T> {
     /// The child's end is not affected.
     pub fn new(end: T, deadline: Deadline) -> Result<Self> {
         fcntl_setfl(&end, fcntl_getfl(&end)? | OFlags::NONBLOCK)?;
-        Ok(Self { end, deadline })
+        Ok(Self { end, deadline, passed: 0 })
+    }
+
+    /// The deadline, which may have grown with the bytes that were passed on.
+    pub fn deadline(&self) -> Deadline {
+        self.deadline.for_bytes(self.passed)
     }
 
     fn wait(&self, until: PollFlags) -> Result<()> {
         loop {
             let late = || Error::new(ErrorKind::TimedOut, "it took longer than allowed");
             // A time that is too long for the system is waited for in parts.
-            let left = self.deadline.left().min(PART);
+            let left = self.deadline().left().min(PART);
             let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             match poll(&mut [PollFd::new(&self.end, until)], Some(&left)) {
-                Ok(0) if self.deadline.passed() => return Err(late()),
+                Ok(0) if self.deadline().passed() => return Err(late()),
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -46,7 +52,7 @@ impl<T: AsFd + Read> Read for Pipe<T> {
         loop {
             match self.end.read(into) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
-                other => return other,
+                other => return other.inspect(|bytes| self.passed += *bytes as u64),
             }
         }
     }
@@ -57,7 +63,7 @@ impl<T: AsFd + Write> Write for Pipe<T> {
         loop {
             match self.end.write(from) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::OUT)?,
-                other => return other,
+                other => return other.inspect(|bytes| self.passed += *bytes as u64),
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The only way to run another program: in its own process group, with a deadline that ends the whole group.
 //! Output goes to files, because a pipe that a grandchild holds open would keep us waiting; output without a limit of
-//! size goes through a pipe that has the deadline too. An error names the command and what it wrote. Nothing here knows docker, git or cargo.
+//! size goes through a pipe that has the deadline too. An error names the command and what it wrote. Nothing here knows
+//! docker, git or cargo.
 
 use crate::base::deadline::Deadline;
 use crate::base::failure::over_budget;
@@ -8,10 +9,10 @@ use crate::base::files;
 use crate::base::pipe::Pipe;
 use crate::base::secrets;
 use crate::base::signals;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use std::fmt;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufReader, ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +23,9 @@ const TAIL: u64 = 2_000;
 /// If standard error is empty: lines of standard output that an error message shows, and their bytes.
 const LINES: usize = 5;
 const LAST_WORDS: u64 = 400;
+
+/// Bytes that are passed on at a time.
+const BLOCK: usize = 256 << 10;
 
 /// How long a program that lost its pipe, or was killed, may take to end.
 const LAST: Duration = Duration::from_secs(1);
@@ -35,7 +39,6 @@ pub struct Cmd {
     env: Vec<(String, String)>,
     env_remove: Vec<String>,
     stdin: Option<PathBuf>,
-    stdout: Option<PathBuf>,
     show: bool,
     show_errors: bool,
 }
@@ -67,7 +70,6 @@ pub fn cmd(program: impl AsRef<Path>, args: &[&str]) -> Cmd {
         env: Vec::new(),
         env_remove: Vec::new(),
         stdin: None,
-        stdout: None,
         show: false,
         show_errors: false,
     }
@@ -104,12 +106,6 @@ impl Cmd {
         self
     }
 
-    /// Standard output goes to this file, without a size limit.
-    pub fn stdout_to(mut self, path: &Path) -> Self {
-        self.stdout = Some(path.to_owned());
-        self
-    }
-
     /// The program's standard error goes directly to the user.
     pub fn show_errors(mut self) -> Self {
         self.show_errors = true;
@@ -125,10 +121,7 @@ impl Cmd {
     /// Runs the command to its end and returns its standard output. Errors: it cannot be started; it missed
     /// the deadline, or its exit code is not 0 (both as `RunError`).
     pub fn run(self, deadline: Deadline) -> Result<String> {
-        let out = match &self.stdout {
-            Some(path) => File::create(path).with_context(|| format!("cannot make {}", path.display()))?,
-            None => files::anonymous()?,
-        };
+        let out = files::anonymous()?;
         let shared = out.try_clone().context("cannot share a file")?;
         let child = self.start(deadline, |expression| {
             let expression = match &self.stdin {
@@ -138,10 +131,19 @@ impl Cmd {
             if self.show { expression } else { expression.stdout_file(shared) }
         })?;
         child.end(&self, Some(&out), deadline)?;
-        if self.stdout.is_some() || self.show {
+        if self.show {
             return Ok(String::new());
         }
         files::tail(&out, u64::MAX).with_context(|| format!("cannot read the output of `{self}`"))
+    }
+
+    /// Runs the command, and gives its standard output to `into` as it comes, so that none of it has to fit into
+    /// memory or on a disk. Errors: those of `run`, and that of `into`; then the command was killed.
+    pub fn run_into(self, into: &mut dyn Write, deadline: Deadline) -> Result<()> {
+        let what = format!("cannot keep the output of `{self}`");
+        self.read_by(deadline, |from| {
+            std::io::copy(&mut BufReader::with_capacity(BLOCK, from), into).context(what).map(drop)
+        })
     }
 
     /// Runs the command while `take` reads its standard output, which has no limit of size. Errors: those of
@@ -151,6 +153,7 @@ impl Cmd {
         let mut pipe = Pipe::new(ours, deadline).context("cannot make a pipe")?;
         let child = self.start(deadline, |expression| expression.stdin_null().stdout_file(theirs))?;
         let took = take(&mut pipe);
+        let deadline = pipe.deadline();
         drop(pipe);
         child.after(took, &self, None, deadline)
     }
@@ -167,11 +170,14 @@ impl Cmd {
         let out = files::anonymous()?;
         let shared = out.try_clone().context("cannot share a file")?;
         let child = self.start(deadline, |expression| expression.stdin_file(theirs).stdout_file(shared))?;
-        match give(&mut pipe) {
+        let gave = give(&mut pipe);
+        let deadline = pipe.deadline();
+        match gave {
             Ok(()) => {
                 drop(pipe);
                 child.after(Ok(()), &self, Some(&out), deadline)?;
             }
+            // The pipe stays open: without an end of its input the program takes nothing for whole.
             Err(error) => child.after(Err(error), &self, Some(&out), deadline)?,
         }
         files::tail(&out, u64::MAX).with_context(|| format!("cannot read the output of `{self}`"))
@@ -229,11 +235,14 @@ impl Child {
                 let what = format!("`{cmd}` ended with {status}: {}", said(out, &self.err));
                 bail!(RunError::Status(what, status.code()))
             }
-            None => {
-                self.kill();
-                Err(late(deadline, format!("`{cmd}` did not end in time: {}", said(out, &self.err))))
-            }
+            None => Err(self.stop(cmd, out, deadline)),
         }
+    }
+
+    /// Kills it, because it missed the deadline; returns that as the error.
+    fn stop(self, cmd: &Cmd, out: Option<&File>, deadline: Deadline) -> Error {
+        self.kill();
+        late(deadline, format!("`{cmd}` did not end in time: {}", said(out, &self.err)))
     }
 
     /// The same after the other end of its pipe was used up, or failed: then it is killed.
@@ -242,13 +251,18 @@ impl Child {
             Ok(value) => return self.end(cmd, out, deadline).map(|()| value),
             Err(error) => error,
         };
+        let is = |kind| {
+            let mut all = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+            all.any(|error| error.kind() == kind)
+        };
+        if is(ErrorKind::TimedOut) {
+            return Err(self.stop(cmd, out, deadline));
+        }
         // A program that ended too early says why better than what it left behind.
-        let cut = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|error| {
-            matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof | ErrorKind::TimedOut)
-        });
+        let cut = is(ErrorKind::BrokenPipe) || is(ErrorKind::UnexpectedEof);
         let limit = if cut { deadline.within(LAST) } else { Deadline::after(Duration::ZERO) };
         let ended = self.handle.wait_timeout(limit.left()).ok().flatten();
-        if cut && (ended.is_some_and(|output| !output.status.success()) || deadline.passed()) {
+        if cut && ended.is_some_and(|output| !output.status.success()) {
             return Err(self.end(cmd, out, deadline).err().unwrap_or(error));
         }
         signals::pass();
@@ -264,8 +278,8 @@ impl Child {
 }
 
 /// A missed deadline: of a run's budget, or of one action.
-fn late(deadline: Deadline, what: String) -> anyhow::Error {
-    let late = anyhow::Error::new(RunError::Deadline(what));
+fn late(deadline: Deadline, what: String) -> Error {
+    let late = Error::new(RunError::Deadline(what));
     if deadline.is_budget() { late.context(over_budget()) } else { late }
 }
 
@@ -376,6 +390,30 @@ mod tests {
         let late = cmd("sleep", &["60"]).write_by(short(), |to| Ok(to.write_all(&vec![0; 3_000_000])?));
         assert!(matches!(late.unwrap_err().downcast_ref(), Some(RunError::Deadline(_))));
         assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn output_is_passed_on_as_it_comes_and_not_past_the_deadline() {
+        let mut all = Vec::new();
+        let much = cmd("sh", &["-c", "head -c 3000000 /dev/zero"]);
+        much.run_into(&mut all, Deadline::after(Duration::from_secs(20))).unwrap();
+        assert_eq!(all.len(), 3_000_000);
+        // A process that has left the group keeps the pipe open.
+        let start = Instant::now();
+        let left = cmd("sh", &["-c", "setsid sleep 20 & echo begun"]);
+        let error = left.run_into(&mut all, Deadline::after(Duration::from_millis(300))).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(RunError::Deadline(_))), "{error:#}");
+        assert!(start.elapsed() < Duration::from_secs(10));
+        // Where it cannot be kept, the program does not go on.
+        let endless = cmd("sh", &["-c", "exec cat /dev/zero"]);
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let error = endless.run_into(&mut full, Deadline::after(Duration::from_secs(20))).unwrap_err();
+        assert!(format!("{error:#}").contains("No space left"), "{error:#}");
+        let fails = cmd("sh", &["-c", "echo half; echo why >&2; exit 3"]);
+        let error = fails.run_into(&mut all, Deadline::after(Duration::from_secs(20))).unwrap_err();
+        assert!(
+            matches!(error.downcast_ref(), Some(RunError::Status(text, Some(3))) if text.contains("why"))
+        );
     }
 
     #[test]

@@ -8,6 +8,8 @@ use crate::base::files;
 use crate::base::next::Next;
 use crate::deploy::backup::{self, Backup, Kept};
 use crate::deploy::event::{Event, Finished};
+use crate::deploy::gate::Gate;
+use crate::deploy::paused::Longest;
 use crate::deploy::run::{self, Request};
 use crate::deploy::session::Session;
 use crate::engine::roles::Engine;
@@ -19,6 +21,10 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a backup may take, whatever its size.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// `cargo xtask backup`.
 #[derive(clap::Args, Debug)]
@@ -69,12 +75,19 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
 
 fn create(session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
-    let _lock = session.ledger().lock("backup create")?;
-    let deadline = Deadline::after(pilot.manifest.limits.deploy);
+    let _lock = session.lock("backup create")?;
+    // Each copy has its own limit, which grows with its size.
+    let deadline = Deadline::after(LONGEST).growing(pilot.manifest.limits.deploy);
     let data: Vec<String> = session.engine.stored(deadline)?.into_iter().collect();
     let current = session.store.current().ok().flatten().map(|release| release.id);
-    let what = backup::Contents { release: current.as_deref(), data: &data, logs: true };
-    let kept = backup::keep(pilot, session.engine.as_ref(), what, deadline)?;
+    let view = session.running(deadline)?;
+    let gate = view.observe(view.engine.as_ref(), deadline).gate;
+    let longest = match gate {
+        Gate::Closed(_) => Longest::Copy,
+        Gate::Open | Gate::Unknown(_) => Longest::Served(view.pilot.manifest.data.pause_max),
+    };
+    let what = backup::Contents { release: current.as_deref(), data: &data, longest, logs: true };
+    let kept = backup::keep(pilot, session.engine.as_ref(), what, Deadline::after(LONGEST))?;
     let bytes = files::size(&kept.dir)?;
     session.out.event(&Event::Result {
         value: &json!({"backup": kept.id, "folder": kept.dir, "files": kept.backup.files, "bytes": bytes}),
@@ -86,6 +99,7 @@ fn create(session: &Session) -> Result<Finished> {
         files::human(bytes)
     ));
     session.out.say(format!("  in {}", kept.dir.display()));
+    kept.backup.remarks.iter().for_each(|remark| session.out.note(remark.clone()));
     for freed in backup::retain(&pilot.state, pilot.manifest.limits.keep_backups)? {
         session.out.note(format!(
             "removed {}: only the newest {} backups are kept",
@@ -170,7 +184,7 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
             kept.id
         ),
     )?;
-    let _lock = session.ledger().lock("backup restore")?;
+    let _lock = session.lock("backup restore")?;
     // Data alone is restored for the release that runs. Files belong to the release that they were backed up
     // with, if that release is still kept.
     let running = session.store.current().ok().flatten().filter(|_| files.is_empty());

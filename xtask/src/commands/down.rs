@@ -14,7 +14,7 @@ pub struct Args {}
 
 /// Stops the services without a grace period.
 pub fn run(session: &Session) -> Result<Finished> {
-    let _lock = session.ledger().lock("down")?;
+    let _lock = session.lock("down")?;
     session.engine.down(Extent::Services, Deadline::after(session.pilot.manifest.limits.deploy))?;
     session.out.say(format!("{} is stopped; its data and releases are kept", session.pilot.project));
     Ok(Finished::plain(Exit::Ok))

@@ -45,7 +45,7 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
         restart(yes, session)?;
     }
     if args.free {
-        let _lock = session.ledger().lock("host --free")?;
+        let _lock = session.lock("host --free")?;
         let limit = Deadline::after(pilot.manifest.limits.deploy);
         let freed = cleanup::free(pilot, session.engine.as_ref(), &session.store, limit)?;
         freed.iter().for_each(|f| out.say(format!("  freed {:>10}  {}", files::human(f.bytes), f.what)));

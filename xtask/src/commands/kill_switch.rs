@@ -178,7 +178,7 @@ fn close(session: &Session, reason: &str, deadline: Deadline) -> Result<Closed> 
 fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
     let ledger = session.ledger();
     let holds = hold::standing(&ledger)?;
-    let _lock = ledger.lock("kill-switch off")?;
+    let _lock = session.lock("kill-switch off")?;
     let view = session.running(deadline)?;
     let now = view.observe(view.engine.as_ref(), deadline);
     let stops = view.cover()?.stops();

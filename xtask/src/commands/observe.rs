@@ -26,7 +26,7 @@ pub struct Args {
 /// Starts them and waits until they answer.
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
-    let _lock = session.ledger().lock("observe")?;
+    let _lock = session.lock("observe")?;
     let all: Vec<&str> = pilot.manifest.observability.iter().map(|s| s.name.as_str()).collect();
     if let Some(unknown) = args.only.iter().find(|name| !all.contains(&name.as_str())) {
         let what =

@@ -8,8 +8,10 @@ use crate::base::deadline::now_ms;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Freed, Mode};
 use crate::base::next::Next;
-use crate::base::proc::cmd;
+use crate::base::packed::Packing;
 use crate::base::threads::side_by_side;
+use crate::deploy::paused::{Copy, Longest};
+use crate::engine::copying;
 use crate::engine::roles::Engine;
 use crate::stack::layout::Layout;
 use crate::stack::model::Instance;
@@ -18,7 +20,6 @@ use crate::stack::state_dir::{self, RunDir, StateDir};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// In format 1 the files had the names of `Layout::default`.
@@ -26,8 +27,9 @@ const FORMAT: u32 = 2;
 const INDEX: &str = "backup.json";
 const DATA: &str = ".data.tar";
 
-/// How many logs are copied at a time. Each is in memory as a whole.
+/// How many logs are copied at a time, and how many bytes of each. These are in memory.
 const LOGS: usize = 2;
+const LOG: usize = 10 << 20;
 
 /// `backup.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,6 +46,9 @@ pub struct Backup {
     pub layout: Layout,
     /// Checksums by name.
     pub files: BTreeMap<String, String>,
+    /// What is worth knowing of the copies, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 /// A backup and its folder.
@@ -66,7 +71,9 @@ pub struct Contents<'a> {
     pub release: Option<&'a str>,
     /// Services whose stored data is copied.
     pub data: &'a [String],
-    /// Should all log lines of every service be copied too?
+    /// How long what uses the data may be paused.
+    pub longest: Longest,
+    /// Should the newest part of every log be copied too?
     pub logs: bool,
 }
 
@@ -144,6 +151,7 @@ pub fn create(
         release: what.release.map(str::to_owned),
         layout: pilot.layout.clone(),
         files: BTreeMap::new(),
+        remarks: Vec::new(),
     };
     for name in pilot.layout.files().chain(&pilot.layout.seed) {
         let from = pilot.source(name, &pilot.env_path);
@@ -153,40 +161,78 @@ pub fn create(
     }
     for service in what.data {
         let name = format!("{service}{DATA}");
-        let path = to.join(&name);
-        engine.snapshot(service, &path, deadline).with_context(|| format!("backing up {service}"))?;
-        let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        file.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
-        // The folder is private. Make the file private too: a user may copy it to another folder.
-        let private = std::fs::Permissions::from_mode(0o600);
-        file.set_permissions(private).with_context(|| format!("cannot make {} private", path.display()))?;
-        // An archive counts as a backup only if it can be read to its end.
-        let list = cmd("tar", &["--list", "--file", &path.display().to_string()]).run(deadline)?;
-        ensure!(!list.trim().is_empty(), "{} is empty", path.display());
-        backup.files.insert(name, files::sha256(&path)?);
+        let copied = copy_data(pilot, engine, service, what.longest, &to.join(&name), deadline);
+        let (sum, remarks) = copied.with_context(|| format!("backing up {service}"))?;
+        backup.files.insert(name, sum);
+        backup.remarks.extend(remarks);
     }
     if what.logs {
-        let services = engine.services(deadline)?;
-        let instances = services.iter().flat_map(|(service, all)| {
-            all.0
-                .iter()
-                .enumerate()
-                .map(move |(n, instance)| (service, format!("{}.log", numbered(service, n)), instance))
-        });
-        let copy = |(service, name, instance): (&String, String, &Instance)| {
-            let path = to.join(&name);
-            let text = engine.logs(instance, None, deadline).with_context(|| format!("logs of {service}"))?;
-            files::write(&path, text.as_bytes(), Mode::Private)?;
-            Ok((name, files::sha256(&path)?))
-        };
-        for copied in side_by_side(LOGS, instances.collect(), copy) {
-            let (name, sum) = copied?;
-            backup.files.insert(name, sum);
-        }
+        copy_logs(pilot, engine, &mut backup, to, deadline);
     }
     files::write_json(&to.join(INDEX), &backup, Mode::Plain)?;
-    backup.check(to)?;
     Ok(backup)
+}
+
+/// Copies the newest part of every log. They are there to be read, and nothing depends on them: what cannot be copied in
+/// time is named, and holds up nothing.
+fn copy_logs(pilot: &Pilot, engine: &dyn Engine, backup: &mut Backup, to: &Path, deadline: Deadline) {
+    let deadline = deadline.within(pilot.manifest.limits.evidence);
+    let services = match engine.services(deadline) {
+        Ok(services) => services,
+        Err(error) => return backup.remarks.push(format!("there is no log in it: {error:#}")),
+    };
+    let instances = services.iter().flat_map(|(service, all)| {
+        all.0.iter().enumerate().map(move |(n, instance)| (numbered(service, n), instance))
+    });
+    let copy = |(name, instance): (String, &Instance)| {
+        let copied = engine.newest_log(instance, LOG, deadline).and_then(|log| {
+            files::write(&to.join(format!("{name}.log")), &log.bytes, Mode::Private)?;
+            Ok((files::sha256_bytes(&log.bytes), log.is_cut))
+        });
+        Ok((name, copied))
+    };
+    for (name, copied) in side_by_side(LOGS, instances.collect(), copy).into_iter().flatten() {
+        match copied {
+            Ok((sum, is_cut)) => {
+                if is_cut {
+                    let kept = files::human(LOG as u64);
+                    backup.remarks.push(format!("of the log of {name}, only the newest {kept} are in it"));
+                }
+                backup.files.insert(format!("{name}.log"), sum);
+            }
+            Err(error) => backup.remarks.push(format!("the log of {name} is not in it: {error:#}")),
+        }
+    }
+}
+
+/// Copies the data of a service to a new file. A large copy takes longer, but not past the deadline. Returns its
+/// checksum, and what is worth knowing of the copy.
+pub fn copy_data(
+    pilot: &Pilot,
+    engine: &dyn Engine,
+    service: &str,
+    longest: Longest,
+    to: &Path,
+    deadline: Deadline,
+) -> Result<(String, Vec<String>)> {
+    let mut made = None;
+    let mut make = |deadline| {
+        let packing = made.insert(Packing::new(to)?);
+        engine.snapshot(service, packing, deadline)
+    };
+    let (state, limit) = (&pilot.state, pilot.manifest.limits.deploy);
+    let copied = Copy { engine, state, data: service, longest, limit, deadline }.make(&mut make);
+    // Syncing and reading back take as long as copying, and nothing is paused any more.
+    let whole = copied.and_then(|remarks| {
+        let sum = made.context("nothing was copied")?.finish(deadline.growing(limit))?;
+        Ok((sum, remarks))
+    });
+    whole.map_err(|error| {
+        let error = copying::told(&format!("the data of {service}"), to, error);
+        // Half an archive is nothing to keep.
+        files::remove(to).ok();
+        error
+    })
 }
 
 /// The first part of the file names of the n-th instance of a service, counted from 0.
@@ -311,6 +357,7 @@ mod tests {
             release: None,
             layout: Layout::default(),
             files,
+            remarks: Vec::new(),
         };
         files::write_json(&dir.join(INDEX), &backup, Mode::Plain).unwrap();
         dir

@@ -134,6 +134,11 @@ pub enum Difference {
         /// The state that the engine reports, or `missing`.
         state: String,
     },
+    /// The service is paused, and not because its data is copied.
+    Paused {
+        /// Which service.
+        service: String,
+    },
     /// The service runs, but the release does not have it.
     Extra {
         /// Which service.
@@ -204,6 +209,9 @@ impl fmt::Display for Difference {
             Self::EnvFile { trouble: Some(trouble), .. } => write!(f, "env file: {trouble}"),
             Self::EnvFile { release, changes, .. } => write!(f, "env file: {}", listed(changes, release)),
             Self::Down { service, state } => write!(f, "{service} does not run: {state}"),
+            Self::Paused { service } => {
+                write!(f, "{service} is paused, and nothing of this tool has paused it")
+            }
             Self::Extra { service } => write!(f, "{service} runs, and the release does not have it"),
             Self::Unhealthy { service, reason } => write!(f, "{service} is not healthy: {reason}"),
             Self::StoreCorrupt { service, reason } => write!(f, "{service}: {reason}"),
@@ -226,6 +234,7 @@ impl Difference {
             | Self::Env { service, .. }
             | Self::Settings { service }
             | Self::Down { service, .. }
+            | Self::Paused { service }
             | Self::Unhealthy { service, .. }
             | Self::StoreCorrupt { service, .. }
             | Self::DataMissing { service } => Some(service),

@@ -114,6 +114,13 @@ fn service_drift(
     {
         found.push(Difference::Settings { service: service.clone() });
     }
+    if seen.is_paused() {
+        // While its data is copied it cannot answer, and soon it will.
+        if !now.copied.contains(&service) {
+            found.push(Difference::Paused { service });
+        }
+        return;
+    }
     if !seen.is_running() {
         found.push(Difference::Down { service, state: seen.state().to_owned() });
         return;
@@ -202,7 +209,8 @@ pub fn scenarios(drift: &[Difference]) -> Vec<Scenario> {
     // A service that is down or unhealthy after a change of image or setting: the change is the reason. If
     // nothing changed, the host is.
     let ill = |d: &Difference| {
-        matches!(d, Difference::Down { .. } | Difference::Unhealthy { .. } | Difference::Unknown { .. })
+        use Difference::{Down, Paused, Unhealthy, Unknown};
+        matches!(d, Down { .. } | Paused { .. } | Unhealthy { .. } | Unknown { .. })
     };
     if all.is_empty() && drift.iter().any(ill) {
         all.push(Scenario::Host);
@@ -265,6 +273,7 @@ pub mod tests {
             holds: Observed::Known(Vec::new()),
             tree_env: Observed::Known(TreeEnv::Fine(env.clone())),
             tree_compose: Observed::Known(vec![Some("sum".into())]),
+            copied: BTreeSet::new(),
             shortages: Vec::new(),
             passes: false,
         };
@@ -293,6 +302,16 @@ pub mod tests {
     }
 
     #[test]
+    fn what_is_paused_differs_unless_its_data_is_copied_and_its_health_is_not_judged() {
+        let (mut now, release, env) = matching();
+        change(&mut now, "engine", |s| s.state = "paused".into());
+        says(&mut now, "engine", Health::Silent("no answer".into()));
+        assert_eq!(drift(&now, &release, &env), [Difference::Paused { service: "engine".into() }]);
+        now.copied.insert("engine".into());
+        assert_eq!(drift(&now, &release, &env), []);
+    }
+
+    #[test]
     fn each_difference_makes_its_scenario() {
         let case = |how: &dyn Fn(&mut Observation)| {
             let (mut now, release, env) = matching();
@@ -307,6 +326,7 @@ pub mod tests {
         assert_eq!(case(&|n| n.tree_env = Observed::Known(TreeEnv::Missing)), [Scenario::Config]);
         assert_eq!(case(&|n| change(n, "engine", |s| s.state = "exited".into())), [Scenario::Host]);
         assert_eq!(case(&|n| n.stack = Observed::Unknown("hung".into())), [Scenario::Host]);
+        assert_eq!(case(&|n| change(n, "engine", |s| s.state = "paused".into())), [Scenario::Host]);
         let ill = |reason: &str| Health::Unhealthy(reason.to_owned());
         let corrupt = || Health::StoreCorrupt("noise".to_owned());
         assert_eq!(case(&|n| says(n, "engine", corrupt())), [Scenario::Reset]);

@@ -72,9 +72,7 @@ pub fn items<'a>(
         for n in 0..now.service(service).map_or(1, |seen| seen.0.len().max(1)) {
             let instance = move || now.instances(service)?.get(n).context("it is gone");
             let name = numbered(service, n);
-            items.push(item(format!("{name}.log"), move || {
-                engine.logs(instance()?, Some(LOG_LINES), deadline)
-            }));
+            items.push(item(format!("{name}.log"), move || engine.logs(instance()?, LOG_LINES, deadline)));
             items.push(item(format!("{name}.inspect.json"), move || Ok(instance()?.inspect.clone())));
         }
     }

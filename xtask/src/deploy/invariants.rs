@@ -11,6 +11,7 @@ use crate::deploy::event::{Finished, Outcome};
 use crate::deploy::gate::Gate;
 use crate::deploy::lockout::Public;
 use crate::deploy::observe::Observation;
+use crate::deploy::paused;
 use crate::deploy::plan::{Plan, Purpose};
 use crate::deploy::step::Step;
 use crate::engine::fake::world::{ALWAYS, Things};
@@ -111,6 +112,12 @@ pub fn of_run(before: &Before<'_>, things: &Things, finished: Option<&Finished>)
             let text = String::from_utf8_lossy(&text);
             assert!(!text.contains(before.secret), "{} has a secret", path.display());
         }
+    }
+    // Nothing is paused that the next command would not find.
+    let recorded = paused::services(before.state);
+    assert!(things.paused.is_subset(&recorded), "paused without a record: {:?}", things.done);
+    if finished.is_some_and(|finished| finished.exit.is_good()) {
+        assert!(things.paused.is_empty() && recorded.is_empty(), "left paused: {:?}", things.done);
     }
     if let Some(finished) = finished {
         what_is_said_is_so(before, things, finished);

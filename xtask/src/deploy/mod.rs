@@ -18,6 +18,7 @@ pub mod invariants;
 pub mod lockout;
 pub mod observe;
 pub mod past;
+pub mod paused;
 pub mod plan;
 pub mod run;
 pub mod session;

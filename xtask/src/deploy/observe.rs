@@ -8,6 +8,7 @@ use crate::base::observed::Observed;
 use crate::base::threads::joined;
 use crate::checks::health::health;
 use crate::deploy::gate::Gate;
+use crate::deploy::paused;
 use crate::engine::roles::{Engine, Runtime};
 use crate::host;
 use crate::host::HostCheck;
@@ -20,7 +21,7 @@ use crate::stack::model::{Instance, Service, Stack};
 use crate::stack::pilot::Pilot;
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// The env file of the source.
@@ -55,6 +56,9 @@ pub struct Observation {
     pub tree_env: Observed<TreeEnv>,
     /// The checksums of the compose files of the source, to compare with the release; none for a file that is missing.
     pub tree_compose: Observed<Vec<Option<String>>>,
+    /// Services that are paused at this moment because their data is copied.
+    #[serde(skip)]
+    pub copied: BTreeSet<String>,
     /// Host checks that are quick enough to run every time.
     pub shortages: Vec<HostCheck>,
     /// Every check of what runs passed at this moment. Asked only where images have to be loaded.
@@ -137,7 +141,7 @@ pub fn observe(
     let mut shortages = host::quick(pilot);
     shortages.retain(|check| check.ok == Some(false));
     let holds = hold::standing(&Ledger::new(&pilot.state)).into();
-    let not_closed = Vec::new();
+    let (not_closed, copied) = (Vec::new(), paused::services(&pilot.state));
     Observation {
         stack,
         endpoints,
@@ -147,6 +151,7 @@ pub fn observe(
         holds,
         tree_env,
         tree_compose,
+        copied,
         shortages,
         passes: false,
     }

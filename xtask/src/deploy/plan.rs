@@ -326,7 +326,7 @@ fn unhealthy(drift: &[Difference]) -> Vec<String> {
     drift
         .iter()
         .filter_map(|d| match d {
-            Difference::Unhealthy { service, .. } => Some(service.clone()),
+            Difference::Unhealthy { service, .. } | Difference::Paused { service } => Some(service.clone()),
             Difference::Down { service, state } if state != "missing" => Some(service.clone()),
             _ => None,
         })

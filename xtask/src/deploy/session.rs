@@ -2,7 +2,9 @@
 //! for what. Made by `main`, used by every command that needs a stack.
 
 use crate::base::deadline::Deadline;
+use crate::base::lock::Lock;
 use crate::base::output::Output;
+use crate::deploy::paused;
 use crate::deploy::view::View;
 use crate::engine::roles::Engine;
 use crate::release::description::Release;
@@ -27,6 +29,14 @@ impl Session {
     /// The records of this stack.
     pub fn ledger(&self) -> Ledger {
         self.store.ledger()
+    }
+
+    /// Takes the lock of the stack for a command that changes it. What a copy that was cut off has left paused is
+    /// undone first. The error (exit 5) says who has the lock.
+    pub fn lock(&self, command: &str) -> Result<Lock> {
+        let lock = self.ledger().lock(command)?;
+        paused::undo_all(self.engine.as_ref(), &self.pilot.state, &self.out);
+        Ok(lock)
     }
 
     /// The stack by the manifest of the release that runs.

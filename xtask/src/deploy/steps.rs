@@ -18,6 +18,7 @@ use crate::deploy::execution::{End, Execution, Measured, Stale, Stance};
 use crate::deploy::gate::Gate;
 use crate::deploy::lockout::{self, Closed, Lift, Opened};
 use crate::deploy::past::Past;
+use crate::deploy::paused::Longest;
 use crate::deploy::view::View;
 use crate::engine::carry;
 use crate::engine::roles::Extent;
@@ -203,21 +204,25 @@ impl Execution<'_> {
         let View { pilot, engine, .. } = self.running;
         let limits = &pilot.manifest.limits;
         let limit = self.deadline.within(limits.evidence);
-        // Data may be large, and without its copy the run must stop.
-        let copying = if data.is_empty() { limit } else { self.deadline.within(limits.deploy) };
         let to = backup::next_of_run(&self.run.dir)?;
+        let evidence = || {
+            let items = evidence::items(pilot, engine.as_ref(), self.now, limit);
+            evidence::gather(pilot, items, &self.run.dir.evidence())
+        };
         let (evidence, backup) = std::thread::scope(|scope| {
-            let evidence = scope.spawn(|| {
-                let items = evidence::items(pilot, engine.as_ref(), self.now, limit);
-                evidence::gather(pilot, items, &self.run.dir.evidence())
-            });
-            // A teardown also removes the logs, so they are part of its backup.
+            let gathering = data.is_empty().then(|| scope.spawn(evidence));
+            // What is paused while its data is copied does not answer, so then the evidence comes first.
+            let gathered = gathering.is_none().then(evidence);
+            // A teardown also removes the logs, so they are part of its backup. The public is shut out.
             let running = self.running.release.as_ref().map(|release| release.id.as_str());
-            let what = backup::Contents { release: running, data, logs: !data.is_empty() };
-            let backup = backup::create(pilot, engine.as_ref(), what, &to, copying);
-            (joined(evidence), backup)
+            let (longest, logs) = (Longest::Copy, !data.is_empty());
+            let what = backup::Contents { release: running, data, longest, logs };
+            let backup = backup::create(pilot, engine.as_ref(), what, &to, self.deadline);
+            (gathering.map(joined).or(gathered), backup)
         });
-        backup.context("nothing was changed, because there is no backup")?;
+        let backup = backup.context("nothing was changed, because there is no backup")?;
+        backup.remarks.into_iter().for_each(|remark| self.out.note(remark));
+        let evidence = evidence.context("nothing was gathered")?;
         let folder = to.file_name().map(PathBuf::from).unwrap_or_default();
         Ok(match evidence {
             Ok(manifest) if manifest.missed.is_empty() => End::Filled(folder),
@@ -231,10 +236,10 @@ impl Execution<'_> {
     }
 
     /// Restores the data that this run copied while it was whole. Each service has its own copy.
-    pub(super) fn return_data(&self, except: &[String], past: &Past, deadline: Deadline) -> Result<End> {
+    pub(super) fn return_data(&self, except: &[String], past: &Past) -> Result<End> {
         let mut copies = past.copies.iter().filter(|(service, _)| !except.contains(service));
         copies.try_for_each(|(service, from)| {
-            self.restore_data(from, std::slice::from_ref(service), deadline).map(drop)
+            self.restore_data(from, std::slice::from_ref(service)).map(drop)
         })?;
         Ok(End::Done)
     }
@@ -253,11 +258,13 @@ impl Execution<'_> {
         }
     }
 
-    pub(super) fn restore_data(&self, from: &Path, services: &[String], deadline: Deadline) -> Result<End> {
+    pub(super) fn restore_data(&self, from: &Path, services: &[String]) -> Result<End> {
         let backup = Backup::read(from)?.with_context(|| format!("{} has no backup", from.display()))?;
         let View { pilot, engine, .. } = self.target;
         for service in services {
             let archive = backup.archive(from, service)?;
+            let deadline =
+                self.deadline.growing(pilot.manifest.limits.deploy).for_bytes(files::size(&archive)?);
             // If the run was interrupted in this step, the data may be incomplete, so it is removed first.
             engine.remove_data(service, deadline)?;
             let restored = engine.restore(self.release, &self.folder(), service, &archive, deadline);

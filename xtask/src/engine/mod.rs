@@ -4,12 +4,14 @@
 
 pub mod carry;
 mod compose;
+pub mod copying;
 #[cfg(test)]
 pub mod fake;
+mod helper;
+pub mod pause;
 mod process;
 pub mod reach;
 pub mod roles;
-mod still;
 pub mod tree;
 
 use crate::base::deadline::Deadline;

@@ -6,6 +6,7 @@ use crate::base::deadline::Deadline;
 use crate::base::files::Freed;
 use crate::base::http::Client;
 use crate::base::observed::Observed;
+use crate::engine::helper::Helper;
 use crate::release::description::{Image, Release};
 use crate::stack::definition::{Definition, Resolved};
 use crate::stack::endpoint::Endpoint;
@@ -15,7 +16,7 @@ use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,6 +57,15 @@ pub enum Extent {
     Everything,
 }
 
+/// The end of a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Its lines.
+    pub bytes: Vec<u8>,
+    /// Are there older lines, which were left out?
+    pub is_cut: bool,
+}
+
 /// What one running service uses, as the engine reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Usage {
@@ -82,6 +92,32 @@ pub struct EngineHost {
     pub running: Option<u64>,
     /// What it uses on disk, one line each, as the engine reports it.
     pub used: Observed<Vec<String>>,
+}
+
+/// Something that uses stored data: a container, or a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// How the engine finds it.
+    pub handle: String,
+    /// Its name, for people.
+    pub name: String,
+    /// Its service; none if it does not belong to the project.
+    pub service: Option<String>,
+    /// What it does.
+    pub state: Use,
+    /// When it was started, in the words of the engine.
+    pub started: String,
+}
+
+/// What a user of stored data does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It runs, and may write.
+    Runs,
+    /// It is paused.
+    Paused,
+    /// It has ended, and the engine starts it again in a moment.
+    Restarts,
 }
 
 /// What to build images from.
@@ -256,8 +292,23 @@ pub trait Data: Sync {
     /// Services whose stored data exists. Data that belongs to no service has its own name.
     fn stored(&self, deadline: Deadline) -> Result<BTreeSet<String>>;
 
-    /// Copies the data of a service into an archive, as it was at one moment.
-    fn snapshot(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()>;
+    /// What uses the data of a service at this moment, also what does not belong to the project.
+    fn users(&self, service: &str, deadline: Deadline) -> Result<Vec<User>>;
+
+    /// Pauses users of data. After an error, some of them may be paused.
+    fn pause(&self, handles: &[String], deadline: Deadline) -> Result<()>;
+
+    /// Undoes it. What is not paused, or has ended, is passed over.
+    fn unpause(&self, handles: &[String], deadline: Deadline) -> Result<()>;
+
+    /// Starts the process that undoes the pause of this record if this one ends, or if the pause outlasts its limit.
+    fn helper(&self, record: &Path, limit: Duration) -> Result<Option<Helper>> {
+        Helper::start(record, limit).map(Some)
+    }
+
+    /// Writes the data of a service as a tar archive, as it comes. The archive is of one moment only if all users of
+    /// the data are paused.
+    fn snapshot(&self, service: &str, into: &mut dyn Write, deadline: Deadline) -> Result<()>;
 
     /// Restores the data of a service from an archive. The service must have no data. The files of the
     /// release are in `dir`.
@@ -282,8 +333,11 @@ pub trait Data: Sync {
 
 /// Reports on what runs. Read-only.
 pub trait Inspect: Sync {
-    /// The last `lines` log lines of an instance, or all of them.
-    fn logs(&self, instance: &Instance, lines: Option<usize>, deadline: Deadline) -> Result<String>;
+    /// The last `lines` log lines of an instance.
+    fn logs(&self, instance: &Instance, lines: usize, deadline: Deadline) -> Result<String>;
+
+    /// The newest lines of its log, `most` bytes at most.
+    fn newest_log(&self, instance: &Instance, most: usize, deadline: Deadline) -> Result<Log>;
 
     /// What the running services use.
     fn usage(&self, deadline: Deadline) -> Result<Vec<Usage>>;

@@ -63,7 +63,7 @@ pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Result<Look>
         let read = |name: &str| -> Result<Vec<String>> {
             let mut all = Vec::new();
             for instance in now.instances(name)? {
-                let text = session.engine.logs(instance, Some(lines), deadline)?;
+                let text = session.engine.logs(instance, lines, deadline)?;
                 all.extend(secrets::mask(&text).lines().map(str::to_owned));
             }
             Ok(all)

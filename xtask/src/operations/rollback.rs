@@ -48,7 +48,7 @@ pub fn run(options: &Options, yes: bool, session: &Session) -> Result<Finished> 
     };
     let waited = confirmed(request, yes, session, deadline)?;
     let deadline = Deadline::from(session.out.start(), budget + waited);
-    let _lock = session.ledger().lock(request.command.as_str())?;
+    let _lock = session.lock(request.command.as_str())?;
     if *abandon {
         for cut in run::all_cut_off(&session.pilot.state, None)? {
             run::give_up(&cut)?;

@@ -11,6 +11,7 @@ use crate::deploy::backup;
 use crate::deploy::converge::Preview;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::execution::{Measured, Unrecorded};
+use crate::deploy::paused::Longest;
 use crate::deploy::plan::{Goal, Purpose};
 use crate::deploy::run::{self, Command, Request, Run};
 use crate::deploy::session::Session;
@@ -38,10 +39,10 @@ pub struct Options<'a> {
 
 /// A deployment from the command line.
 pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
-    let _lock = session.ledger().lock("up")?;
+    let _lock = session.lock("up")?;
     let pilot = &session.pilot;
     if options.defaults && pilot.env_path.exists() {
-        let what = backup::Contents { release: None, data: &[], logs: false };
+        let what = backup::Contents { release: None, data: &[], longest: Longest::Copy, logs: false };
         let limit = Deadline::after(pilot.manifest.limits.deploy);
         let kept = backup::keep(pilot, session.engine.as_ref(), what, limit)?;
         session.out.note(format!("a new env file is made; the old one is in backup {}", kept.id));

@@ -7,7 +7,9 @@ use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::base::output::Output;
+use crate::deploy::backup;
 use crate::deploy::event::Finished;
+use crate::deploy::paused::Longest;
 use crate::engine;
 use crate::engine::roles::{Engine, Kind};
 use crate::rehearsal::{PART, Rehearsal};
@@ -147,12 +149,12 @@ impl Rehearsal {
 
     fn corrupt(&self, data: &str, deadline: Deadline) -> Result<()> {
         let Rehearsal { session, .. } = self;
-        let _lock = session.ledger().lock("drill")?;
+        let _lock = session.lock("drill")?;
         let release = session.store.current()?.context("no release is recorded as running")?;
         let dir = session.store.dir(&release.id);
         let scratch = files::Scratch::new("drill")?;
         let archive = scratch.path().join("data.tar");
-        session.engine.snapshot(data, &archive, deadline)?;
+        backup::copy_data(&session.pilot, session.engine.as_ref(), data, Longest::Copy, &archive, deadline)?;
         overwrite(&archive).with_context(|| format!("cannot overwrite {data}"))?;
         session.engine.remove_data(data, deadline)?;
         session.engine.restore(&release, &dir, data, &archive, deadline)?;

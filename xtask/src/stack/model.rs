@@ -22,6 +22,9 @@ pub enum Health {
     Silent(String),
 }
 
+/// The state of an instance that is paused, for every engine.
+pub const PAUSED: &str = "paused";
+
 /// One copy of a service, as an engine knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Instance {
@@ -75,6 +78,11 @@ impl Service {
     /// Does every instance run?
     pub fn is_running(&self) -> bool {
         !self.0.is_empty() && self.0.iter().all(Instance::is_running)
+    }
+
+    /// Is any instance paused?
+    pub fn is_paused(&self) -> bool {
+        self.0.iter().any(|instance| instance.state == PAUSED)
     }
 
     /// Could any instance answer requests?

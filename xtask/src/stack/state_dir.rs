@@ -52,6 +52,11 @@ impl StateDir {
         self.0.join("closing")
     }
 
+    /// What is paused while its data is copied, a file for each copy.
+    pub fn pauses(&self) -> PathBuf {
+        self.0.join("pauses")
+    }
+
     /// A file of an older version that had stopped the gateway.
     pub fn fence(&self) -> PathBuf {
         self.0.join("fence.json")

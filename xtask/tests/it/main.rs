@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod adopt;
+mod alive;
 mod all_on_one;
 mod archives;
 mod attacked;

@@ -20,7 +20,7 @@ pub use system::{
 use crate::base::deadline::Deadline;
 use crate::base::proc::cmd;
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -61,6 +61,27 @@ impl Process {
     pub fn is_there(self) -> bool {
         let Some(pid) = Pid::from_raw(self.0) else { return false };
         !matches!(test_kill_process(pid), Err(error) if error == rustix::io::Errno::SRCH)
+    }
+
+    /// Stops (SIGSTOP) or continues it, and with it everything in its process group if it leads one.
+    pub fn halt(self, stop: bool) {
+        let signal = if stop { Signal::STOP } else { Signal::CONT };
+        let Some(pid) = Pid::from_raw(self.0).filter(|_| self.0 > 1) else { return };
+        if rustix::process::getpgid(Some(pid)).is_ok_and(|group| group == pid) {
+            kill_process_group(pid, signal).ok();
+        } else {
+            kill_process(pid, signal).ok();
+        }
+    }
+
+    /// Can it still do something: has it neither stopped nor ended? Nothing is known of one of another user.
+    pub fn may_run(self) -> bool {
+        self.stat().is_some_and(|stat| !matches!(stat.state, 'T' | 't' | 'Z' | 'X'))
+    }
+
+    /// When it was started, in clock ticks from the boot of the host: together with its id, this names one process.
+    pub fn started(self) -> Option<u64> {
+        self.stat().map(|stat| stat.started)
     }
 
     /// Kills it if `still` says that it is the right process. On Linux a pidfd is opened before that question, so that

@@ -139,7 +139,7 @@ fn export(session: &Session, name: &str, output: Option<&Path>) -> Result<()> {
 }
 
 fn import(session: &Session, file: &Path) -> Result<()> {
-    let _lock = session.ledger().lock("releases import")?;
+    let _lock = session.lock("releases import")?;
     let release = export::import(&session.pilot, &session.store, file)?;
     session.out.event(&Event::Result { value: &json!(release) });
     let (id, state) = (&release.id, release.state.as_str());
@@ -149,7 +149,7 @@ fn import(session: &Session, file: &Path) -> Result<()> {
 }
 
 fn prune(session: &Session, keep: Option<usize>) -> Result<()> {
-    let _lock = session.ledger().lock("releases prune")?;
+    let _lock = session.lock("releases prune")?;
     let keep = keep.unwrap_or(session.pilot.manifest.limits.keep_releases);
     let freed = session.store.retain(keep)?;
     let bytes: u64 = freed.iter().map(|f| f.bytes).sum();

@@ -5,13 +5,15 @@ use crate::base::deadline::Deadline;
 use crate::base::files::{self, Mode};
 use crate::base::proc::cmd;
 use crate::engine::compose::client::{Compose, classify, is_hung};
-use crate::engine::roles::{Data, Runtime};
-use crate::engine::still;
+use crate::engine::copying;
+use crate::engine::roles::{Data, Runtime, Use, User};
 use crate::release::description::Release;
 use crate::stack::definition::Resource;
 use crate::stack::manifest::{Manifest, Service};
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::Path;
 
 impl Data for Compose {
@@ -24,17 +26,38 @@ impl Data for Compose {
         Ok(names.into_iter().chain(there.difference(&theirs).cloned()).collect())
     }
 
-    fn snapshot(&self, service: &str, archive: &Path, deadline: Deadline) -> Result<()> {
+    fn users(&self, service: &str, deadline: Deadline) -> Result<Vec<User>> {
+        let volume = self.volume(service);
+        let found = self.steady(deadline, || {
+            let filter = format!("volume={volume}");
+            let ids =
+                self.docker(&["ps", "--all", "--no-trunc", "--quiet", "--filter", &filter], deadline)?;
+            let ids: Vec<String> = ids.lines().map(str::to_owned).collect();
+            self.each(&["inspect", "--type", "container"], &ids, deadline)
+        })?;
+        let Some(text) = found else { return Ok(Vec::new()) };
+        let all: Vec<Value> =
+            serde_json::from_str(&text).context("cannot parse the output of docker inspect")?;
+        Ok(all.iter().filter_map(|one| user(one, &volume, &self.pilot.project)).collect())
+    }
+
+    fn pause(&self, handles: &[String], deadline: Deadline) -> Result<()> {
+        self.each(&["pause"], handles, deadline).map(drop)
+    }
+
+    fn unpause(&self, handles: &[String], deadline: Deadline) -> Result<()> {
+        unpause(&self.docker, handles, deadline).map_err(classify)
+    }
+
+    fn snapshot(&self, service: &str, into: &mut dyn Write, deadline: Deadline) -> Result<()> {
         let volume = self.volume(service);
         ensure!(self.volumes(deadline)?.contains(&volume), "there is no volume {volume}");
         let mounted = self.mounted(service, &volume, deadline)?.map(|(id, path)| format!("{id}:{path}/."));
-        let copy = |from: &str| {
-            let copy = cmd(&self.docker, &["cp", from, "-"]).stdout_to(archive);
+        let mut copy = |from: &str| {
             // A slow copy is not an engine that does not answer, so a missed deadline is not a host failure.
             let classified = |error| if is_hung(&error) { error } else { classify(error) };
-            still::copy(&format!("volume {volume}"), archive, || {
-                copy.clone().run(deadline).map(drop).map_err(classified)
-            })
+            let copied = cmd(&self.docker, &["cp", from, "-"]).run_into(into, deadline);
+            copied.map_err(classified).with_context(|| format!("copying volume {volume}"))
         };
         match mounted {
             Some(from) => copy(&from),
@@ -50,7 +73,7 @@ impl Data for Compose {
         archive: &Path,
         deadline: Deadline,
     ) -> Result<()> {
-        let user = self.users(service).into_iter().next();
+        let user = self.user_services(service).into_iter().next();
         let user = user.with_context(|| format!("no service of the release uses the data {service}"))?;
         let compose = self.compose_release(release, dir, deadline)?;
         // A service of a profile is started if it is named.
@@ -62,7 +85,7 @@ impl Data for Compose {
         let (id, path) = mounted.with_context(|| format!("{user} does not use the volume {volume}"))?;
         let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:{path}")]).stdin_from(archive);
         let copied = copy.run(deadline).map(drop);
-        copied.map_err(|error| classify(still::told(&format!("into volume {volume}"), archive, error)))
+        copied.map_err(|error| classify(copying::told(&format!("into volume {volume}"), archive, error)))
     }
 
     fn external(&self, service: &str) -> Option<String> {
@@ -79,9 +102,43 @@ impl Data for Compose {
         if !self.volumes(deadline)?.contains(&volume) {
             return Ok(());
         }
-        self.remove(&self.users(service), deadline)?;
+        self.remove(&self.user_services(service), deadline)?;
         self.docker(&["volume", "rm", "--force", &volume], deadline).map(drop)
     }
+}
+
+/// Unpauses containers by their ids. One that is not paused, or is gone, is passed over.
+pub fn unpause(docker: &Path, handles: &[String], deadline: Deadline) -> Result<()> {
+    let words: Vec<&str> = handles.iter().map(String::as_str).collect();
+    let Err(error) = cmd(docker, &[&["unpause"], words.as_slice()].concat()).run(deadline) else {
+        return Ok(());
+    };
+    let listed = ["ps", "--no-trunc", "--quiet", "--filter", "status=paused"];
+    let paused = cmd(docker, &listed).run(deadline)?;
+    if paused.lines().any(|id| words.contains(&id)) { Err(error) } else { Ok(()) }
+}
+
+/// A container of `docker inspect` that mounts this volume, and that is not down.
+fn user(container: &Value, volume: &str, project: &str) -> Option<User> {
+    let text = |pointer: &str| container.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let label = |name: &str| container.pointer("/Config/Labels")?.get(name)?.as_str().map(str::to_owned);
+    // The filter of Docker finds a volume also by where it is mounted.
+    let mounts = container.pointer("/Mounts").and_then(Value::as_array)?;
+    mounts.iter().find(|mount| mount["Name"] == volume)?;
+    let state = match text("/State/Status") {
+        "paused" => Use::Paused,
+        "restarting" => Use::Restarts,
+        "exited" | "created" | "dead" | "removing" => return None,
+        _ => Use::Runs,
+    };
+    let own = label("com.docker.compose.project").is_some_and(|of| of == project);
+    Some(User {
+        handle: text("/Id").to_owned(),
+        name: text("/Name").trim_start_matches('/').to_owned(),
+        service: own.then(|| label("com.docker.compose.service").unwrap_or_default()),
+        state,
+        started: text("/State/StartedAt").to_owned(),
+    })
 }
 
 impl Compose {
@@ -108,7 +165,7 @@ impl Compose {
     }
 
     /// The services that use this data. If it is not known what the stack is, data is called by its service.
-    fn users(&self, data: &str) -> Vec<String> {
+    fn user_services(&self, data: &str) -> Vec<String> {
         let volume = self.volume(data);
         match &self.pilot.definition {
             Some(definition) => definition.users(&volume).map(str::to_owned).collect(),
@@ -136,7 +193,7 @@ impl Compose {
     /// A container that mounts this data, and the path at which it does.
     fn mounted(&self, data: &str, volume: &str, deadline: Deadline) -> Result<Option<(String, String)>> {
         let there = self.services(deadline)?;
-        let users = self.users(data);
+        let users = self.user_services(data);
         let all = users.iter().filter_map(|user| there.get(user)).flat_map(|service| &service.0);
         for instance in all {
             if let Some(path) = self.mount(&instance.handle, volume, deadline)? {
@@ -172,12 +229,14 @@ impl Compose {
         let mount = format!("{volume}:/data");
         let more = ["com.docker.compose.oneoff=True", "--volume", &mount, &tag, "none"];
         let made = self.docker(&[create.as_slice(), &more].concat(), deadline);
+        // Also where the work took all the time that it had.
+        let clear = || Deadline::after(self.pilot.manifest.limits.engine);
         let done = made.and_then(|id| {
             let done = work(id.trim());
-            self.docker(&["rm", "--force", id.trim()], deadline)?;
+            self.docker(&["rm", "--force", id.trim()], clear())?;
             done
         });
-        self.docker(&["rmi", &tag], deadline)?;
+        self.docker(&["rmi", &tag], clear())?;
         done
     }
 }

@@ -2,10 +2,11 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::machine;
+use crate::base::newest::Newest;
 use crate::base::observed::Observed;
-use crate::base::proc::cmd;
+use crate::base::proc::{Cmd, cmd};
 use crate::engine::compose::client::{Compose, classify};
-use crate::engine::roles::{EngineHost, Inspect, Usage};
+use crate::engine::roles::{EngineHost, Inspect, Log, Usage};
 use crate::stack::definition::Definition;
 use crate::stack::judge::{self, Need};
 use crate::stack::model::Instance;
@@ -16,16 +17,29 @@ use std::ops::ControlFlow::{Break, Continue};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+/// How many lines of a log are asked for first.
+const LINES: usize = 20_000;
+
 /// Between two tries while Docker is busy with the same question of somebody else.
 const BUSY: Duration = Duration::from_millis(200);
 
 impl Inspect for Compose {
-    fn logs(&self, instance: &Instance, lines: Option<usize>, deadline: Deadline) -> Result<String> {
-        // The services write to both streams, so both are read.
-        let script = "exec \"$0\" logs --timestamps --tail \"$1\" \"$2\" 2>&1";
-        let docker = self.docker.display().to_string();
-        let lines = lines.map_or("all".to_owned(), |n| n.to_string());
-        cmd("sh", &["-c", script, &docker, &lines, &instance.handle]).run(deadline).map_err(classify)
+    fn logs(&self, instance: &Instance, lines: usize, deadline: Deadline) -> Result<String> {
+        self.log_lines(instance, lines).run(deadline).map_err(classify)
+    }
+
+    fn newest_log(&self, instance: &Instance, most: usize, deadline: Deadline) -> Result<Log> {
+        // Docker finds the last lines quickly, but it does not know how many bytes they are.
+        let mut lines = LINES;
+        loop {
+            let mut newest = Newest::new(most);
+            self.log_lines(instance, lines).run_into(&mut newest, deadline).map_err(classify)?;
+            if newest.bytes_seen >= most || newest.lines_seen < lines {
+                let (bytes, is_cut) = newest.lines();
+                return Ok(Log { bytes, is_cut });
+            }
+            lines = (most / (newest.bytes_seen / lines).max(1)).max(lines) * 2;
+        }
     }
 
     fn usage(&self, deadline: Deadline) -> Result<Vec<Usage>> {
@@ -118,6 +132,15 @@ impl Inspect for Compose {
             running: info["ContainersRunning"].as_u64(),
             used,
         })
+    }
+}
+
+impl Compose {
+    /// The last lines of a log. The services write to both streams, so both are read.
+    fn log_lines(&self, instance: &Instance, lines: usize) -> Cmd {
+        let script = "exec \"$0\" logs --timestamps --tail \"$1\" \"$2\" 2>&1";
+        let docker = self.docker.display().to_string();
+        cmd("sh", &["-c", script, &docker, &lines.to_string(), &instance.handle])
     }
 }
 

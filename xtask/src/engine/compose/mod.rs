@@ -4,7 +4,7 @@
 pub mod client;
 mod config;
 pub mod daemon;
-mod data;
+pub mod data;
 mod images;
 mod inspect;
 mod parts;

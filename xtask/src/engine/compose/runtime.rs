@@ -9,7 +9,7 @@ use crate::base::threads::side_by_side;
 use crate::engine::compose::client::{Compose, Generation, classify, exec_code};
 use crate::engine::compose::config::Place;
 use crate::engine::compose::parts::PARTS;
-use crate::engine::compose::state::services;
+use crate::engine::compose::state::{services, was_paused};
 use crate::engine::roles::{Engine, Extent, Kind, Runtime};
 use crate::release::description::Release;
 use crate::stack::definition::Resolved;
@@ -19,7 +19,12 @@ use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
+use std::time::Duration;
+
+/// How long the next probe of a health check may take: Docker makes one every 30 s, if nothing else is said.
+const NEXT_PROBE: Duration = Duration::from_secs(60);
 
 impl Runtime for Compose {
     fn project(&self) -> &str {
@@ -57,15 +62,7 @@ impl Runtime for Compose {
     }
 
     fn services(&self, deadline: Deadline) -> Result<BTreeMap<String, Service>> {
-        let containers = self.steady(deadline, || {
-            let ids = self.containers(deadline)?;
-            self.each(&["inspect", "--type", "container"], &ids, deadline)
-        })?;
-        let list: Vec<Value> = match containers {
-            Some(text) => serde_json::from_str(&text).context("cannot parse the output of docker inspect")?,
-            None => Vec::new(),
-        };
-        services(&list)
+        services(&self.inspected(deadline)?)
     }
 
     fn describe(&self, deadline: Deadline) -> String {
@@ -106,7 +103,8 @@ impl Runtime for Compose {
         // No stop grace period: an incident must not wait ten seconds for a service that ignores SIGTERM.
         let up = compose.args(["up", "--timeout", "0", "--no-build"]).args(self.no_pull(deadline)?);
         let run = |more: &[&str], services: &BTreeSet<String>| {
-            up.clone().args(more).args(services).run(deadline).map(drop).map_err(classify)
+            let up = || up.clone().args(more).args(services).run(deadline).map(drop).map_err(classify);
+            up().or_else(|error| if self.is_judged_again(deadline) { up() } else { Err(error) })
         };
         if held_back.is_empty() {
             let parts = self.parts(release, deadline)?;
@@ -234,6 +232,31 @@ fn handles(there: &BTreeMap<String, Service>, services: &[String]) -> Vec<String
 }
 
 impl Compose {
+    /// What `docker inspect` says of the project's containers.
+    fn inspected(&self, deadline: Deadline) -> Result<Vec<Value>> {
+        let containers = self.steady(deadline, || {
+            let ids = self.containers(deadline)?;
+            self.each(&["inspect", "--type", "container"], &ids, deadline)
+        })?;
+        let Some(text) = containers else { return Ok(Vec::new()) };
+        serde_json::from_str(&text).context("cannot parse the output of docker inspect")
+    }
+
+    /// A container that was paused counts as unhealthy until its next probe, and Compose starts nothing that depends on
+    /// it. If there is one, waits for that probe, and says that there was one.
+    fn is_judged_again(&self, deadline: Deadline) -> bool {
+        let mut asked = 0;
+        let judged = deadline.within(NEXT_PROBE).poll(Duration::from_millis(500), || {
+            asked += 1;
+            match self.inspected(deadline) {
+                Ok(all) if all.iter().any(was_paused) => Continue(()),
+                Ok(_) => Break(true),
+                Err(_) => Break(false),
+            }
+        });
+        judged == Ok(true) && asked > 1
+    }
+
     /// Ids of the containers of these services.
     fn handles(&self, services: &[String], deadline: Deadline) -> Result<Vec<String>> {
         Ok(handles(&self.services(deadline)?, services))

@@ -72,6 +72,11 @@ fn health(container: &Value) -> Option<Health> {
     let version = text("/Config/Image").unwrap_or("?").to_owned();
     match (text("/State/Status")?, text("/State/Health/Status")) {
         ("running", Some("healthy") | None) => Some(Health::Healthy { version }),
+        // By its last probe, which was before the pause.
+        ("running", _) if was_paused(container) => Some(match last_probe(container) {
+            Some(0) => Health::Healthy { version },
+            _ => Health::Silent("its health check has not passed yet since it was paused".to_owned()),
+        }),
         ("running", Some("unhealthy")) => {
             let log = container.pointer("/State/Health/Log").and_then(Value::as_array);
             let said = log.and_then(|log| log.last()?.get("Output")?.as_str()).unwrap_or_default().trim();
@@ -81,6 +86,19 @@ fn health(container: &Value) -> Option<Health> {
         ("running", Some(_)) => Some(Health::Silent("its health check has not passed yet".to_owned())),
         _ => None,
     }
+}
+
+/// Does Docker call a container unhealthy only because it was paused, until the next probe? No probe has failed then.
+pub fn was_paused(container: &Value) -> bool {
+    let health = &container["State"]["Health"];
+    container["State"]["Status"] == "running"
+        && health["Status"] == "unhealthy"
+        && health["FailingStreak"] == 0
+}
+
+/// The exit code of the last probe.
+fn last_probe(container: &Value) -> Option<i64> {
+    container.pointer("/State/Health/Log")?.as_array()?.last()?.get("ExitCode")?.as_i64()
 }
 
 /// The restart policy, as a compose file writes it.
@@ -119,4 +137,30 @@ fn state_dir(config_files: &str) -> Option<String> {
     let releases = Path::new(config_files.split(',').next()?).parent()?.parent()?;
     let state = releases.file_name()?.eq("releases").then(|| releases.parent())??;
     Some(state.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_docker_says_of_a_container_that_was_paused_is_not_taken_for_a_failed_probe() {
+        let container = |status: &str, streak: u64, codes: &[i64]| {
+            let log: Vec<Value> =
+                codes.iter().map(|code| json!({"ExitCode": code, "Output": "no"})).collect();
+            let health = json!({"Status": status, "FailingStreak": streak, "Log": log});
+            json!({"State": {"Status": "running", "Health": health}, "Config": {"Image": "db:1"}})
+        };
+        let healthy = Some(Health::Healthy { version: "db:1".into() });
+        assert_eq!(health(&container("healthy", 0, &[0])), healthy);
+        // As Docker 20.10 says it after a pause, until the next probe.
+        assert_eq!(health(&container("unhealthy", 0, &[0])), healthy);
+        assert!(was_paused(&container("unhealthy", 0, &[0])));
+        assert!(matches!(health(&container("unhealthy", 0, &[])), Some(Health::Silent(_))));
+        assert!(matches!(health(&container("unhealthy", 1, &[0, 1])), Some(Health::Unhealthy(_))));
+        assert!(
+            !was_paused(&container("unhealthy", 1, &[0, 1])) && !was_paused(&container("healthy", 0, &[0]))
+        );
+    }
 }

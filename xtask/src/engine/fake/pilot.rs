@@ -3,7 +3,7 @@
 
 use crate::base::http::{Reply, Request, Wire};
 use crate::engine::fake::world::{CORRUPT, Defect, Things, World};
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 use std::io::{Cursor, Read};
 use ureq::http::{HeaderMap, HeaderName, HeaderValue};
@@ -44,6 +44,7 @@ impl Wire for Answers {
         let mut things = self.world.act("request")?;
         let found = things.services.iter().find(|(_, started)| started.port == self.port && started.runs);
         let Some(service) = found.map(|(name, _)| name.clone()) else { bail!("connection refused") };
+        ensure!(!things.paused.contains(&service), "no answer in time");
         let header = |name: &str| request.headers.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone());
         let (route, query) = request.path.split_once('?').unwrap_or((request.path, ""));
         let asked = Asked {

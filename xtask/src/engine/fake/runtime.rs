@@ -6,7 +6,10 @@ use crate::base::http::Client;
 use crate::base::observed::Observed;
 use crate::engine::fake::pilot::Answers;
 use crate::engine::fake::world::{ALWAYS, Started, World};
-use crate::engine::roles::{Build, Data, Engine, EngineHost, Extent, Images, Inspect, Kind, Runtime, Usage};
+use crate::engine::helper::Helper;
+use crate::engine::roles::{
+    Build, Data, Engine, EngineHost, Extent, Images, Inspect, Kind, Log, Runtime, Usage, Use, User,
+};
 use crate::release::description::{Image, Release};
 use crate::release::store::settings_in;
 use crate::stack::definition::{Definition, Resolved};
@@ -15,7 +18,7 @@ use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -69,7 +72,12 @@ impl Runtime for Fake {
         let things = self.world.act("services")?;
         let instance = |(name, started): (&String, &Started)| {
             let instance = Instance {
-                state: if started.runs { "running" } else { "exited" }.into(),
+                state: match (started.runs, things.paused.contains(name)) {
+                    (true, true) => "paused",
+                    (true, false) => "running",
+                    (false, _) => "exited",
+                }
+                .into(),
                 image: started.image.clone(),
                 env: started.env.clone(),
                 address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, started.port))),
@@ -110,7 +118,11 @@ impl Runtime for Fake {
             let starts = !held_back.iter().any(|held| held == service);
             let mut wanted = Started { runs: starts, ..self.wanted(release, dir, service)? };
             let mut things = self.world.act("start")?;
-            let now = things.services.get(service).filter(|_| !force.iter().any(|f| f == service));
+            let replaced = force.iter().any(|f| f == service);
+            if replaced {
+                things.paused.remove(service);
+            }
+            let now = things.services.get(service).filter(|_| !replaced);
             match now {
                 Some(now)
                     if (&now.image, &now.env, now.port) == (&wanted.image, &wanted.env, wanted.port) =>
@@ -203,7 +215,7 @@ impl Runtime for Fake {
 
     fn down(&self, extent: Extent, _: Deadline) -> Result<()> {
         // Services start one by one: a run may be interrupted in between.
-        self.world.act("end")?.services.clear();
+        self.world.act("end")?.end_all();
         if extent != Extent::Services {
             let mut things = self.world.act("remove volumes")?;
             things.volumes.clear();
@@ -291,11 +303,44 @@ impl Data for Fake {
         Ok(self.world.act("stored")?.volumes.keys().cloned().collect())
     }
 
-    fn snapshot(&self, service: &str, archive: &Path, _: Deadline) -> Result<()> {
+    fn users(&self, service: &str, _: Deadline) -> Result<Vec<User>> {
+        let things = self.world.act("users")?;
+        let user = |started: &Started| User {
+            handle: service.to_owned(),
+            name: service.to_owned(),
+            service: Some(service.to_owned()),
+            state: if things.paused.contains(service) { Use::Paused } else { Use::Runs },
+            started: started.image.clone(),
+        };
+        Ok(things.services.get(service).filter(|started| started.runs).map(user).into_iter().collect())
+    }
+
+    fn pause(&self, handles: &[String], _: Deadline) -> Result<()> {
+        handles.iter().try_for_each(|handle| {
+            self.world.act("pause")?.paused.insert(handle.clone());
+            // Docker may fail after it has paused a container.
+            self.world.act("was paused").map(drop)
+        })
+    }
+
+    fn unpause(&self, handles: &[String], _: Deadline) -> Result<()> {
+        handles.iter().try_for_each(|handle| {
+            self.world.act("unpause")?.paused.remove(handle);
+            Ok(())
+        })
+    }
+
+    /// There is no process that could be killed, so the next command must undo what is left.
+    fn helper(&self, _: &Path, _: Duration) -> Result<Option<Helper>> {
+        self.world.act("helper").map(|_| None)
+    }
+
+    fn snapshot(&self, service: &str, into: &mut dyn Write, _: Deadline) -> Result<()> {
         let things = self.world.act("snapshot")?;
         let data = things.volumes.get(service).with_context(|| format!("no data of {service}"))?;
-        let file = std::fs::File::create(archive)?;
-        let mut tar = tar::Builder::new(file);
+        let runs = things.services.get(service).is_some_and(|started| started.runs);
+        ensure!(!runs || things.paused.contains(service), "{service} runs while its data is copied");
+        let mut tar = tar::Builder::new(into);
         let mut header = tar::Header::new_ustar();
         header.set_size(data.len() as u64);
         header.set_mode(0o600);
@@ -324,7 +369,12 @@ impl Data for Fake {
 }
 
 impl Inspect for Fake {
-    fn logs(&self, instance: &Instance, _: Option<usize>, _: Deadline) -> Result<String> {
+    fn newest_log(&self, instance: &Instance, _: usize, _: Deadline) -> Result<Log> {
+        let bytes = format!("log of {}\n", instance.handle).into_bytes();
+        self.world.act("newest log").map(|_| Log { bytes, is_cut: false })
+    }
+
+    fn logs(&self, instance: &Instance, _: usize, _: Deadline) -> Result<String> {
         self.world.act("logs").map(|_| format!("log of {}\n", instance.handle))
     }
 

@@ -53,6 +53,8 @@ pub struct Things {
     pub gate: Option<String>,
     /// The services that let the public in, if the gate stops them; empty for a gate of another kind.
     pub edge: BTreeSet<String>,
+    /// The services that are paused: they run, and do not answer.
+    pub paused: BTreeSet<String>,
     /// Services by name.
     pub services: BTreeMap<String, Started>,
     /// Sessions that were cancelled.
@@ -97,6 +99,12 @@ impl Things {
         self.services.get("gateway").is_some_and(|gateway| gateway.runs) && self.gate.is_none()
     }
 
+    /// Removes every service.
+    pub fn end_all(&mut self) {
+        self.services.clear();
+        self.paused.clear();
+    }
+
     /// Counts if a service that lets the public in starts in front of one that is not well.
     pub fn lets_in(&mut self, service: &str) {
         let behind = |name: &&String| !self.edge.contains(*name);
@@ -112,6 +120,7 @@ impl Things {
         for (_, started) in self.services.iter_mut().filter(|(name, _)| services.contains(name)) {
             (started.runs, started.restart) = (false, "no");
         }
+        self.paused.retain(|name| !services.contains(name));
     }
 
     /// Opens the gate of a gateway, or closes it with this reason.

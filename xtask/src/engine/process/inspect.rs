@@ -2,23 +2,42 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
+use crate::base::newest::Newest;
 use crate::base::observed::Observed;
 use crate::engine::process::home::Processes;
 use crate::engine::process::members::Member;
-use crate::engine::roles::{EngineHost, Inspect, Usage};
+use crate::engine::roles::{EngineHost, Inspect, Log, Usage};
 use crate::stack::model::Instance;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+/// Bytes of a log in which its last lines are looked for.
+const READ: usize = 4 << 20;
+
 impl Inspect for Processes {
-    fn logs(&self, instance: &Instance, lines: Option<usize>, _: Deadline) -> Result<String> {
-        let path = Path::new(&instance.handle).join("log");
-        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
+    fn logs(&self, instance: &Instance, lines: usize, deadline: Deadline) -> Result<String> {
+        let newest = self.newest_log(instance, READ, deadline)?.bytes;
+        let text = String::from_utf8_lossy(&newest).into_owned();
         let all: Vec<&str> = text.lines().collect();
-        Ok(all[all.len().saturating_sub(lines.unwrap_or(usize::MAX))..].join("\n"))
+        Ok(all[all.len().saturating_sub(lines)..].join("\n"))
+    }
+
+    /// The supervisor keeps one older file.
+    fn newest_log(&self, instance: &Instance, most: usize, _: Deadline) -> Result<Log> {
+        let path = Path::new(&instance.handle).join("log");
+        let mut newest = Newest::new(most);
+        for path in [path.with_extension("1"), path] {
+            match files::open_regular(&path) {
+                Ok(mut file) => std::io::copy(&mut file, &mut newest).map(drop),
+                Err(_) if path.extension().is_some() && !path.exists() => Ok(()),
+                Err(error) => return Err(error),
+            }
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        }
+        let (bytes, is_cut) = newest.lines();
+        Ok(Log { bytes, is_cut })
     }
 
     fn usage(&self, _: Deadline) -> Result<Vec<Usage>> {

@@ -3,7 +3,7 @@
 //! through their standard input. So "does it run" and "may it be killed" never depend on a process id alone
 //! (`members`). One file for each role of an engine.
 
-mod data;
+pub mod data;
 pub mod home;
 mod images;
 mod inspect;

@@ -15,7 +15,7 @@ use crate::release::description::Release;
 use crate::release::store::settings_in;
 use crate::stack::definition::Resolved;
 use crate::stack::envfile::EnvFile;
-use crate::stack::model::{Instance, Service};
+use crate::stack::model::{Instance, PAUSED, Service};
 use crate::stack::names;
 use crate::stack::pilot::Pilot;
 use crate::stack::ports;
@@ -253,6 +253,7 @@ impl Processes {
         let restarts = restarts.and_then(|text| String::from_utf8_lossy(&text).trim().parse().ok());
         let state = match &spec {
             _ if members.is_empty() => "exited",
+            _ if members.iter().any(|member| member.process.is_stopped()) => PAUSED,
             Ok(_) if supervised => "running",
             Ok(_) => "unsupervised",
             Err(_) => "left over",

@@ -7,6 +7,7 @@
 
 mod gates;
 mod images;
+mod pauses;
 
 use self::gates::with_gate;
 use crate::base::deadline::Deadline;
@@ -17,6 +18,7 @@ use crate::base::output::Output;
 use crate::deploy::difference::Scenario;
 use crate::deploy::event::{Finished, Outcome};
 use crate::deploy::invariants::{Before, of_run};
+use crate::deploy::paused;
 use crate::deploy::plan::{Goal, Purpose};
 use crate::deploy::run::{self, Command, Request};
 use crate::deploy::session::Session;
@@ -191,7 +193,12 @@ impl Scene {
         let out = Output::silent(Instant::now()).of(Context::new(Some("memory"), None, None));
         let engine = Box::new(self.world.engine(&self.pilot));
         let session = Session { pilot: self.pilot.clone(), engine, store: self.store(), out };
-        match std::panic::catch_unwind(AssertUnwindSafe(|| what(&session))) {
+        // As every command does that takes the lock.
+        let begins = || {
+            paused::undo_all(session.engine.as_ref(), &session.pilot.state, &session.out);
+            what(&session)
+        };
+        match std::panic::catch_unwind(AssertUnwindSafe(begins)) {
             Ok(Ok(finished)) => Ran::Finished(Box::new(finished)),
             Ok(Err(error)) => Ran::Refused(error),
             Err(panic) if panic.is::<Killed>() => Ran::CutOff,

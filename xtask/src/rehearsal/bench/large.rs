@@ -17,6 +17,7 @@ use crate::stack::names;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use serde_json::Value;
+use std::fs::File;
 use std::time::Instant;
 
 /// The versions: the good one, the same with 1 MB more in one image, and with 1 MB more in each.
@@ -186,7 +187,7 @@ fn add(
     if mb > 0 {
         let bytes = format!("{mb}000000");
         let data = scratch.path().join("data");
-        cmd("head", &["--bytes", &bytes, "/dev/urandom"]).stdout_to(&data).run(limit)?;
+        cmd("head", &["--bytes", &bytes, "/dev/urandom"]).run_into(&mut File::create(&data)?, limit)?;
     }
     let build: Cmd = cmd("docker", &["build", "--quiet", "--tag", &format!("{name}:{to}"), "."]);
     build.dir(scratch.path()).env("DOCKER_BUILDKIT", "0").run(limit).map(drop)

@@ -5,8 +5,8 @@ use super::gate::gate;
 use super::reading::{Table, Value};
 use super::requests::{Scope, names_fit, one_of, pointed, pointer};
 use super::values::{
-    Auth, Build, Contact, Document, Drill, EVIDENCE_FILES, EVIDENCE_OF_SERVICE, Flags, HealthRule, Host,
-    Limits, LoadRule, Manifest, MemoryRule, Projects, Row, Seed, Service, SessionRule,
+    Auth, Build, Contact, DataRules, Document, Drill, EVIDENCE_FILES, EVIDENCE_OF_SERVICE, Flags, HealthRule,
+    Host, Limits, LoadRule, Manifest, MemoryRule, Projects, Row, Seed, Service, SessionRule,
 };
 use crate::base::files;
 use crate::base::secrets;
@@ -44,6 +44,7 @@ pub fn manifest(top: &Table<'_>) -> Option<Manifest> {
         load: top.get("load", |value| load(value, scope)),
         flags: top.get("flags", |value| flags(value, scope)),
         limits: top.or("limits", Limits::default(), limits),
+        data: top.or("data", DataRules::default(), data),
         host: top.or("host", Host::default(), host),
         escalation: top.each("escalation", contact),
         env_file: top.get("env_file", in_folder),
@@ -284,6 +285,14 @@ fn limits(value: &Value<'_>) -> Option<Limits> {
         keep_releases: kept("keep_releases", other.keep_releases),
         keep_backups: kept("keep_backups", other.keep_backups),
     };
+    table.close();
+    Some(read)
+}
+
+fn data(value: &Value<'_>) -> Option<DataRules> {
+    let table = value.table()?;
+    let read =
+        DataRules { pause_max: table.or("pause_max", DataRules::default().pause_max, Value::duration) };
     table.close();
     Some(read)
 }

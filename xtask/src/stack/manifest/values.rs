@@ -58,6 +58,8 @@ pub struct Manifest {
     pub flags: Option<Flags>,
     /// How long things may take.
     pub limits: Limits,
+    /// How stored data is copied.
+    pub data: DataRules,
     /// What the host must have free.
     pub host: Host,
     /// Who is called, by level.
@@ -261,6 +263,19 @@ impl Default for Limits {
             keep_releases: 5,
             keep_backups: 5,
         }
+    }
+}
+
+/// The `[data]` part. A manifest without it gets the values of `default`.
+#[derive(Clone, Debug)]
+pub struct DataRules {
+    /// How long what uses stored data may be paused for a copy while the public is served.
+    pub pause_max: Duration,
+}
+
+impl Default for DataRules {
+    fn default() -> Self {
+        Self { pause_max: Duration::from_secs(10) }
     }
 }
 
