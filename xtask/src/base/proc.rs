@@ -167,13 +167,11 @@ impl Cmd {
         let out = files::anonymous()?;
         let shared = out.try_clone().context("cannot share a file")?;
         let child = self.start(deadline, |expression| expression.stdin_file(theirs).stdout_file(shared))?;
-        match give(&mut pipe) {
-            Ok(()) => {
-                drop(pipe);
-                child.after(Ok(()), &self, Some(&out), deadline)?;
-            }
-            Err(error) => child.after(Err(error), &self, Some(&out), deadline)?,
-        }
+        let gave = give(&mut pipe);
+        // The input has an end only if all of it was given.
+        let open = gave.is_err().then_some(pipe);
+        child.after(gave, &self, Some(&out), deadline)?;
+        drop(open);
         files::tail(&out, u64::MAX).with_context(|| format!("cannot read the output of `{self}`"))
     }
 
