@@ -172,14 +172,10 @@ impl Cmd {
         let child = self.start(deadline, |expression| expression.stdin_file(theirs).stdout_file(shared))?;
         let gave = give(&mut pipe);
         let deadline = pipe.deadline();
-        match gave {
-            Ok(()) => {
-                drop(pipe);
-                child.after(Ok(()), &self, Some(&out), deadline)?;
-            }
-            // The pipe stays open: without an end of its input the program takes nothing for whole.
-            Err(error) => child.after(Err(error), &self, Some(&out), deadline)?,
-        }
+        // The input has an end only if all of it was given.
+        let open = gave.is_err().then_some(pipe);
+        child.after(gave, &self, Some(&out), deadline)?;
+        drop(open);
         files::tail(&out, u64::MAX).with_context(|| format!("cannot read the output of `{self}`"))
     }
 
