@@ -27,6 +27,7 @@ use clap::Parser;
 use cli::{Cli, Command};
 use commands::{assess, diagnose, flags, preflight, seed, snapshot};
 use commands::{bench, ci, down, drill, kill_switch, releases, reset, rollback, smoke, status, up};
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -88,7 +89,8 @@ fn listen(format: Format, start: Instant) -> Result<()> {
         let finished = Finished::interrupted();
         out.event(&Event::Finished(&finished));
         if let (Some(error), false) = (&finished.error, out.is_json()) {
-            eprintln!("\n{} {error}", out.mark(Some(false)));
+            // `eprintln` would panic if nobody reads it any more, and then nothing would end this process.
+            writeln!(std::io::stderr(), "\n{} {error}", out.mark(Some(false))).ok();
         }
     })
 }

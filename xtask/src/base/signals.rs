@@ -8,6 +8,7 @@
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -166,7 +167,8 @@ fn end_children() {
 
 fn clean_up(worker: ThreadId, me: ThreadId) {
     let Some(clean_up) = state().clean_up.take() else { return };
-    eprintln!("\ninterrupted: cleaning up");
+    // `eprintln` would panic if nobody reads it any more.
+    writeln!(std::io::stderr(), "\ninterrupted: cleaning up").ok();
     state().stage = Stage::CleaningUp(worker);
     clean_up();
     state().stage = Stage::Stopped(me);
