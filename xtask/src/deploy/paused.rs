@@ -195,7 +195,7 @@ fn too_long(data: &str, limit: Duration, error: &Error) -> Error {
          served (`pause_max`); the pause is undone, and there is no copy: {error:#}"
     );
     let next = Next::xtask("kill-switch on").so(
-        "to shut the public out, then run this again; or set a longer `pause_max`, or a `dump`, under [data] in pilot.toml",
+        "to shut the public out, then run this again; or set a longer `pause_max` under [data] in pilot.toml",
     );
     fail(Exit::NotRestored, what, next)
 }
