@@ -265,10 +265,10 @@ fn a_drill_says_what_the_stack_does_not_have_and_init_what_it_has() {
         let written = std::fs::read_to_string(notes.dir().join("pilot.toml")).unwrap();
         let project = &notes.project;
         for line in [
-            format!("#   service worker: image {project}-app:1.0, 2 containers, health check"),
+            format!("#   service worker: image {project}-app:1.0, 2 containers, no health check"),
             format!("#   service api: built by Compose as {project}-app:1.0, health check"),
             format!(
-                "#   service proxy: image {project}-nginx:1.22, published at 127.0.0.1:{}, health check",
+                "#   service proxy: image {project}-nginx:1.22, published at 127.0.0.1:{}, no health check",
                 notes.port
             ),
             format!("#   data db: volume {project}_notes_data"),

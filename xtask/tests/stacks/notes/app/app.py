@@ -102,10 +102,9 @@ def worker():
             with connect() as db:
                 while count(db):
                     pass
-            open("/tmp/alive", "w").close()
         except pymysql.Error as error:
             print(f"waiting: {error}", file=sys.stderr, flush=True)
-        time.sleep(0.3)
+        time.sleep(1)
 
 
 def count(db):
