@@ -86,6 +86,12 @@ impl Wire for Http {
     }
 }
 
+/// Did nobody answer? Then the error is of the connection, and not of an answer.
+pub fn is_silence(error: &anyhow::Error) -> bool {
+    use ureq::Error::{ConnectionFailed, Io};
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(ConnectionFailed | Io(_))))
+}
+
 /// What a service is told by headers, with names in lowercase.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pass {

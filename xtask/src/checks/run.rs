@@ -3,7 +3,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
-use crate::base::http::{Client, Event};
+use crate::base::http::{Client, Event, is_silence};
 use crate::base::proc::cmd;
 use crate::base::threads::joined;
 use crate::checks::ask::{answer, ask, stream};
@@ -11,7 +11,7 @@ use crate::checks::health::engine_says;
 use crate::checks::target::Target;
 use crate::stack::call::Call;
 use crate::stack::check::{Cancel, Check, Exchange, Kind};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use serde::Serialize;
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
@@ -44,8 +44,11 @@ pub fn latency(mut measured: Vec<Duration>) -> Result<Latency> {
 /// What a check found: how long it took, and a few words.
 pub type Found = (Duration, String);
 
-/// Makes a check as often as it says, and tries again as often as it says.
-pub fn run(target: &Target<'_>, check: &Check) -> Result<(Latency, String)> {
+/// Makes a check as often as it says, and tries again as often as it says. Where the engine alone says what is well, a
+/// service without a health check counts from its start on, so nobody may listen there until `ready`.
+pub fn run(target: &Target<'_>, check: &Check, ready: Deadline) -> Result<(Latency, String)> {
+    let by_engine = target.pilot.manifest.health.is_none();
+    let silent = |error: &Error| matches!(check.kind, Kind::Tcp { .. }) || is_silence(error);
     let mut tried = 1;
     loop {
         let deadline = Deadline::after(check.deadline);
@@ -55,6 +58,7 @@ pub fn run(target: &Target<'_>, check: &Check) -> Result<(Latency, String)> {
                 let detail = all.last().map(|(_, detail)| detail.clone()).unwrap_or_default();
                 return Ok((latency(all.into_iter().map(|(took, _)| took).collect())?, detail));
             }
+            Err(error) if by_engine && silent(&error) && !ready.passed() => std::thread::sleep(PAUSE),
             Err(error) if tried >= check.tries => return Err(error),
             Err(_) => std::thread::sleep(PAUSE),
         }

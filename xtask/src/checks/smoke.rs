@@ -104,7 +104,7 @@ fn checked(target: &Target<'_>, ready: Deadline, wanted: impl Fn(&Check) -> bool
     let own: Vec<&Check> = target.checks.iter().filter(|check| wanted(check)).collect();
     let has_flags = target.pilot.manifest.flags.is_some();
     if healthy {
-        checks.extend(side_by_side(target, &own, has_flags));
+        checks.extend(side_by_side(target, &own, has_flags, ready));
     } else {
         let skipped = own.iter().map(|check| check.name.as_str()).chain(has_flags.then_some(FLAGS));
         checks.extend(skipped.map(|name| Checked {
@@ -123,7 +123,7 @@ pub fn verify_behind(target: &Target<'_>, stopped: &BTreeSet<String>, ready: Dea
     let own = target.checks.iter().filter(|check| !check.snapshot_only && health.is_ok()).filter(runs);
     let own: Vec<&Check> = own.collect();
     let mut checks = vec![plain(BEHIND, health)];
-    checks.extend(side_by_side(target, &own, false));
+    checks.extend(side_by_side(target, &own, false, ready));
     Smoke { passed: checks.iter().all(|check| check.ok), checks }
 }
 
@@ -138,22 +138,23 @@ fn plain(name: &str, outcome: Result<String>) -> Checked {
 
 /// All checks at the same time. A latency over its limit is measured again after that, alone: a host that was busy for a
 /// moment is no reason to reject a release. The last measurement counts.
-fn side_by_side(target: &Target<'_>, own: &[&Check], has_flags: bool) -> Vec<Checked> {
+fn side_by_side(target: &Target<'_>, own: &[&Check], has_flags: bool, ready: Deadline) -> Vec<Checked> {
     let (first, others) = match own.split_first() {
         Some((first, others)) => (Some(*first), others),
         None => (None, own),
     };
     let (mut all, flags) = std::thread::scope(|scope| {
-        let others: Vec<_> = others.iter().map(|check| scope.spawn(|| Ok(once(target, check)))).collect();
+        let others: Vec<_> =
+            others.iter().map(|check| scope.spawn(|| Ok(once(target, check, ready)))).collect();
         let flags = has_flags.then(|| scope.spawn(|| flags::hold(target)));
-        let mut all: Vec<Checked> = first.map(|check| once(target, check)).into_iter().collect();
+        let mut all: Vec<Checked> = first.map(|check| once(target, check, ready)).into_iter().collect();
         for (job, check) in others.into_iter().zip(own.iter().skip(1)) {
             all.push(joined(job).unwrap_or_else(|error| plain(&check.name, Err(error))));
         }
         (all, flags.map(|flags| plain(FLAGS, joined(flags))))
     });
     for (result, check) in all.iter_mut().zip(own) {
-        again(result, || once(target, check));
+        again(result, || once(target, check, ready));
     }
     all.extend(flags);
     all
@@ -171,9 +172,9 @@ fn again(result: &mut Checked, measure: impl Fn() -> Checked) {
     });
 }
 
-fn once(target: &Target<'_>, check: &Check) -> Checked {
+fn once(target: &Target<'_>, check: &Check, ready: Deadline) -> Checked {
     let limit = check.limit(&target.values(""));
-    judged(check, limit.map(|limit| limit.map(|limit| limit.as_secs_f64() * 1e3)), run(target, check))
+    judged(check, limit.map(|limit| limit.map(|limit| limit.as_secs_f64() * 1e3)), run(target, check, ready))
 }
 
 /// The load of this machine at this moment.

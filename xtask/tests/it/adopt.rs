@@ -268,7 +268,7 @@ fn a_drill_says_what_the_stack_does_not_have_and_init_what_it_has() {
             format!("#   service worker: image {project}-app:1.0, 2 containers, no health check"),
             format!("#   service api: built by Compose as {project}-app:1.0, health check"),
             format!(
-                "#   service proxy: image {project}-nginx:1.22, published at 127.0.0.1:{}, health check",
+                "#   service proxy: image {project}-nginx:1.22, published at 127.0.0.1:{}, no health check",
                 notes.port
             ),
             format!("#   data db: volume {project}_notes_data"),
