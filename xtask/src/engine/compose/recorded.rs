@@ -41,3 +41,31 @@ fn has_the_same_files(definition: &Definition, is_file: &dyn Fn(&str) -> bool) -
             && service.files.iter().all(|path| is_file(path))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stack::definition::{Mount, Service};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_path_that_became_a_file_or_is_one_no_more_makes_another_stack() {
+        let mount = |path: &str| Mount {
+            source: Source::Bind(path.to_owned()),
+            target: "/x".to_owned(),
+            read_only: true,
+            selinux: None,
+        };
+        let mounts = ["a.conf", "folder", "/etc/hosts"].map(mount).to_vec();
+        // A config is a file that no mount names.
+        let files = ["a.conf", "config"].map(str::to_owned).into();
+        let services = [("web".to_owned(), Service { mounts, files, ..Service::default() })].into();
+        let definition = Definition::new(services, BTreeMap::new(), BTreeMap::new());
+        let same = |there: &[&str]| has_the_same_files(&definition, &|path| there.contains(&path));
+        assert!(same(&["a.conf", "config"]));
+        for other in [["a.conf", ""], ["config", ""]] {
+            assert!(!same(&other), "{other:?}");
+        }
+        assert!(!same(&["a.conf", "config", "folder"]));
+    }
+}
