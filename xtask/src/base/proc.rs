@@ -38,7 +38,6 @@ pub struct Cmd {
     dir: Option<PathBuf>,
     env: Vec<(String, String)>,
     env_remove: Vec<String>,
-    stdin: Option<PathBuf>,
     show: bool,
     show_errors: bool,
 }
@@ -69,7 +68,6 @@ pub fn cmd(program: impl AsRef<Path>, args: &[&str]) -> Cmd {
         dir: None,
         env: Vec::new(),
         env_remove: Vec::new(),
-        stdin: None,
         show: false,
         show_errors: false,
     }
@@ -100,12 +98,6 @@ impl Cmd {
         self
     }
 
-    /// Standard input comes from this file.
-    pub fn stdin_from(mut self, path: &Path) -> Self {
-        self.stdin = Some(path.to_owned());
-        self
-    }
-
     /// The program's standard error goes directly to the user.
     pub fn show_errors(mut self) -> Self {
         self.show_errors = true;
@@ -124,10 +116,7 @@ impl Cmd {
         let out = files::anonymous()?;
         let shared = out.try_clone().context("cannot share a file")?;
         let child = self.start(deadline, |expression| {
-            let expression = match &self.stdin {
-                Some(path) => expression.stdin_path(path),
-                None => expression.stdin_null(),
-            };
+            let expression = expression.stdin_null();
             if self.show { expression } else { expression.stdout_file(shared) }
         })?;
         child.end(&self, Some(&out), deadline)?;

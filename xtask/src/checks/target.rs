@@ -44,8 +44,8 @@ impl<'a> Target<'a> {
             endpoints.iter().map(|(name, endpoint)| (name.clone(), runtime.reach(endpoint, REQUEST)));
         let clients = clients.collect();
         let definition = pilot.definition.clone();
-        let services = definition.as_ref().map(|known| known.services.keys().map(String::as_str).collect());
-        manifest.check_needs(|name| env.contains_key(name), services.as_ref())?;
+        let parts = definition.as_ref().map(Definition::parts);
+        manifest.check_needs(|name| env.contains_key(name), parts.as_ref())?;
         let checks = match (manifest.checks.as_slice(), &definition) {
             ([], Some(definition)) => default_checks(definition),
             (own, _) => own.to_vec(),

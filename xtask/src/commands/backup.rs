@@ -86,7 +86,8 @@ fn create(session: &Session) -> Result<Finished> {
         Gate::Closed(_) => Longest::Copy,
         Gate::Open | Gate::Unknown(_) => Longest::Served(view.pilot.manifest.data.pause_max),
     };
-    let what = backup::Contents { release: current.as_deref(), data: &data, longest, logs: true };
+    let what =
+        backup::Contents { release: current.as_deref(), data: &data, longest, logs: true, snapshot: false };
     let kept = backup::keep(pilot, session.engine.as_ref(), what, Deadline::after(LONGEST))?;
     let bytes = files::size(&kept.dir)?;
     session.out.event(&Event::Result {
@@ -100,7 +101,7 @@ fn create(session: &Session) -> Result<Finished> {
     ));
     session.out.say(format!("  in {}", kept.dir.display()));
     kept.backup.remarks.iter().for_each(|remark| session.out.note(remark.clone()));
-    for freed in backup::retain(&pilot.state, pilot.manifest.limits.keep_backups)? {
+    for freed in backup::retain(&pilot.state, pilot.manifest.limits.keep_backups, &session.store.ids()?)? {
         session.out.note(format!(
             "removed {}: only the newest {} backups are kept",
             freed.what, pilot.manifest.limits.keep_backups
@@ -114,14 +115,18 @@ fn list(session: &Session) -> Result<Finished> {
     let (all, broken) = backup::list(&session.pilot.state)?;
     let rows: Vec<_> = all
         .iter()
-        .map(|kept| json!({"backup": kept.id, "folder": kept.dir, "release": kept.backup.release, "made_ms": kept.backup.made_ms, "files": kept.backup.files}))
+        .map(|kept| json!({"backup": kept.id, "folder": kept.dir, "release": kept.backup.release, "snapshot": kept.backup.snapshot, "made_ms": kept.backup.made_ms, "files": kept.backup.files}))
         .collect();
     out.event(&Event::Result { value: &json!({"backups": rows, "broken": broken}) });
     if all.is_empty() {
         out.say(format!("there are no backups yet; to make one: {}", out.xtask("backup create")));
     }
     for kept in &all {
-        let of = if kept.dir.ends_with("backup") { "rollback" } else { "by hand" };
+        let of = match &kept.run {
+            _ if kept.backup.snapshot => "snapshot",
+            Some(_) => "rollback",
+            None => "by hand",
+        };
         let release = kept.backup.release.as_deref().unwrap_or("-");
         let names: Vec<&str> = kept.backup.files.keys().map(String::as_str).collect();
         out.say(format!("{}  {of:<8}  {release:<5}  {}", kept.id, names.join(" ")));

@@ -7,13 +7,14 @@ use crate::deploy::event::Finished;
 use crate::deploy::run::{Command, Request};
 use crate::deploy::session::Session;
 use crate::operations::rollback::{self, Options};
+use crate::operations::with_data;
 use anyhow::Result;
 use std::time::Duration;
 
 /// `cargo xtask rollback`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Examples:\n  cargo xtask rollback\n  cargo xtask rollback --plan\n  cargo xtask rollback --to previous\n  cargo xtask rollback --to HEAD~1\n  cargo xtask rollback --open"
+    after_help = "Examples:\n  cargo xtask rollback\n  cargo xtask rollback --plan\n  cargo xtask rollback --to previous\n  cargo xtask rollback --to HEAD~1\n  cargo xtask rollback --to previous --with-data\n  cargo xtask rollback --open"
 )]
 pub struct Args {
     /// Release to go back to: r3 or `previous`; or a commit, or a label of known-good.toml, which is built
@@ -32,6 +33,10 @@ pub struct Args {
     /// Also switch your checkout to that commit; refused over uncommitted work
     #[arg(long, requires = "to")]
     checkout: bool,
+    /// Also go back to the data as that release left it: the snapshot that `up` took (`before_deploy`). What was
+    /// written since is backed up first
+    #[arg(long)]
+    with_data: bool,
     /// Open the gate at the end, even if a person closed it; lifts the holds that stand now
     #[arg(long)]
     open: bool,
@@ -46,6 +51,9 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     let mut request = Request { to: args.to.clone(), scenarios, ..Request::by(Command::Rollback) };
     if args.open {
         request.lift_standing(&session.ledger())?;
+    }
+    if args.with_data {
+        request = with_data::chosen(request, session)?;
     }
     if args.plan {
         let budget = args.budget.unwrap_or(session.pilot.manifest.limits.budget);

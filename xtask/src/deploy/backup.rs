@@ -8,10 +8,9 @@ use crate::base::deadline::now_ms;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Freed, Mode};
 use crate::base::next::Next;
-use crate::base::packed::Packing;
 use crate::base::threads::side_by_side;
-use crate::deploy::paused::{Copy, Longest};
-use crate::engine::copying;
+use crate::deploy::archives::{Dumped, archive, data_in};
+use crate::deploy::paused::Longest;
 use crate::engine::roles::Engine;
 use crate::stack::layout::Layout;
 use crate::stack::model::Instance;
@@ -19,13 +18,13 @@ use crate::stack::pilot::Pilot;
 use crate::stack::state_dir::{self, RunDir, StateDir};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// In format 1 the files had the names of `Layout::default`.
-const FORMAT: u32 = 2;
+/// In format 1 the files had the names of `Layout::default`; up to format 2 there were no dumps, and no archive was
+/// compressed.
+const FORMAT: u32 = 3;
 const INDEX: &str = "backup.json";
-const DATA: &str = ".data.tar";
 
 /// How many logs are copied at a time, and how many bytes of each. These are in memory.
 const LOGS: usize = 2;
@@ -46,6 +45,12 @@ pub struct Backup {
     pub layout: Layout,
     /// Checksums by name.
     pub files: BTreeMap<String, String>,
+    /// Data that was dumped, with the way back. Other data was copied.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dumps: BTreeMap<String, Dumped>,
+    /// Was it taken before a deployment changed anything? Then it belongs to `release`.
+    #[serde(default)]
+    pub snapshot: bool,
     /// What is worth knowing of the copies, in sentences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
@@ -75,6 +80,8 @@ pub struct Contents<'a> {
     pub longest: Longest,
     /// Should the newest part of every log be copied too?
     pub logs: bool,
+    /// Is it a snapshot that belongs to the release?
+    pub snapshot: bool,
 }
 
 impl Backup {
@@ -96,7 +103,7 @@ impl Backup {
 
     /// Services whose data is in it.
     pub fn data(&self) -> Vec<String> {
-        self.files.keys().filter_map(|name| name.strip_suffix(DATA)).map(str::to_owned).collect()
+        self.files.keys().filter_map(|name| data_in(name)).map(str::to_owned).collect()
     }
 
     /// Are all its files there and unchanged? The error names the first that is not.
@@ -104,9 +111,10 @@ impl Backup {
         self.files.keys().try_for_each(|name| self.file(dir, name).map(drop))
     }
 
-    /// The archive with the data of a service, verified.
-    pub fn archive(&self, dir: &Path, service: &str) -> Result<PathBuf> {
-        self.file(dir, &format!("{service}{DATA}"))
+    /// The archive with this data, verified.
+    pub fn archive(&self, dir: &Path, data: &str) -> Result<PathBuf> {
+        let name = self.files.keys().find(|name| data_in(name) == Some(data));
+        self.file(dir, name.with_context(|| format!("the backup has no data of {data}"))?)
     }
 
     /// One file, verified.
@@ -151,6 +159,8 @@ pub fn create(
         release: what.release.map(str::to_owned),
         layout: pilot.layout.clone(),
         files: BTreeMap::new(),
+        dumps: BTreeMap::new(),
+        snapshot: what.snapshot,
         remarks: Vec::new(),
     };
     for name in pilot.layout.files().chain(&pilot.layout.seed) {
@@ -159,12 +169,12 @@ pub fn create(
             backup.files.insert(name.clone(), files::copy(&from, &to.join(name), Mode::Private)?);
         }
     }
-    for service in what.data {
-        let name = format!("{service}{DATA}");
-        let copied = copy_data(pilot, engine, service, what.longest, &to.join(&name), deadline);
-        let (sum, remarks) = copied.with_context(|| format!("backing up {service}"))?;
-        backup.files.insert(name, sum);
-        backup.remarks.extend(remarks);
+    for data in what.data {
+        let archived = archive(pilot, engine, data, what.longest, to, deadline);
+        let archived = archived.with_context(|| format!("backing up {data}"))?;
+        backup.files.insert(archived.name, archived.sum);
+        backup.dumps.extend(archived.dumped.map(|dumped| (data.clone(), dumped)));
+        backup.remarks.extend(archived.remarks);
     }
     if what.logs {
         copy_logs(pilot, engine, &mut backup, to, deadline);
@@ -205,36 +215,6 @@ fn copy_logs(pilot: &Pilot, engine: &dyn Engine, backup: &mut Backup, to: &Path,
     }
 }
 
-/// Copies the data of a service to a new file. A large copy takes longer, but not past the deadline. Returns its
-/// checksum, and what is worth knowing of the copy.
-pub fn copy_data(
-    pilot: &Pilot,
-    engine: &dyn Engine,
-    service: &str,
-    longest: Longest,
-    to: &Path,
-    deadline: Deadline,
-) -> Result<(String, Vec<String>)> {
-    let mut made = None;
-    let mut make = |deadline| {
-        let packing = made.insert(Packing::new(to)?);
-        engine.snapshot(service, packing, deadline)
-    };
-    let (state, limit) = (&pilot.state, pilot.manifest.limits.deploy);
-    let copied = Copy { engine, state, data: service, longest, limit, deadline }.make(&mut make);
-    // Syncing and reading back take as long as copying, and nothing is paused any more.
-    let whole = copied.and_then(|remarks| {
-        let sum = made.context("nothing was copied")?.finish(deadline.growing(limit))?;
-        Ok((sum, remarks))
-    });
-    whole.map_err(|error| {
-        let error = copying::told(&format!("the data of {service}"), to, error);
-        // Half an archive is nothing to keep.
-        files::remove(to).ok();
-        error
-    })
-}
-
 /// The first part of the file names of the n-th instance of a service, counted from 0.
 pub fn numbered(service: &str, n: usize) -> String {
     if n == 0 { service.to_owned() } else { format!("{service}-{}", n + 1) }
@@ -252,6 +232,14 @@ pub fn keep(pilot: &Pilot, engine: &dyn Engine, what: Contents<'_>, deadline: De
     let dir = pilot.state.backups().join(&id);
     std::fs::rename(&staging, &dir).with_context(|| format!("cannot publish {}", dir.display()))?;
     Ok(Kept { id, dir, backup, run: None })
+}
+
+/// How many bytes the newest archive of this data has; none if there is none.
+pub fn last_size(state: &StateDir, data: &str) -> Result<Option<u64>> {
+    let (all, _) = list(state)?;
+    let named = |kept: &Kept| kept.backup.files.keys().find(|name| data_in(name) == Some(data)).cloned();
+    let newest = all.iter().rev().find_map(|kept| Some(kept.dir.join(named(kept)?)));
+    newest.map(|path| files::size(&path)).transpose()
 }
 
 /// All backups, also those of runs, oldest first; and what is wrong with the backups that cannot be read.
@@ -302,11 +290,11 @@ pub fn named(state: &StateDir, name: &str, wanted: impl Fn(&Backup) -> bool) -> 
     Ok(kept)
 }
 
-/// Retention: removes the backups that `surplus` lists, and incomplete ones.
-pub fn retain(state: &StateDir, keep: usize) -> Result<Vec<Freed>> {
+/// Retention: removes the backups that `surplus` lists, and incomplete ones. `releases` are those that are kept.
+pub fn retain(state: &StateDir, keep: usize, releases: &BTreeSet<String>) -> Result<Vec<Freed>> {
     let (all, _) = list(state)?;
     let mut freed = Vec::new();
-    for kept in surplus(all, keep) {
+    for kept in surplus(all, keep, releases) {
         // Rename it first: then a removal that is interrupted leaves no incomplete backup in the list.
         let staging = kept.dir.with_file_name(format!(".old-{}", kept.id));
         if let Err(error) = std::fs::rename(&kept.dir, &staging) {
@@ -322,15 +310,19 @@ pub fn retain(state: &StateDir, keep: usize) -> Result<Vec<Freed>> {
     Ok(freed)
 }
 
-/// The backups past the newest `keep` of each kind: of runs or made by a user, with data or without. The
-/// kinds are counted separately, so a backup without data never displaces one with data. The backups of an
-/// interrupted run stay: they may be the only copies of data that it removed. The list is oldest first.
-fn surplus(all: Vec<Kept>, keep: usize) -> Vec<Kept> {
+/// The backups past the newest `keep` of each kind: of runs or made by a user, with data or without; and the snapshots
+/// of each release that is kept. The kinds are counted separately, so a backup without data never displaces one with
+/// data. The backups of an interrupted run stay: they may be the only copies of data that it removed. The list is
+/// oldest first.
+fn surplus(all: Vec<Kept>, keep: usize, releases: &BTreeSet<String>) -> Vec<Kept> {
     let over = |run: &RunDir| run.report().exists() && !run.owes().exists();
     let all = all.into_iter().filter(|kept| kept.run.as_ref().is_none_or(over));
-    let mut sorts: BTreeMap<(bool, bool), Vec<Kept>> = BTreeMap::new();
+    let mut sorts: BTreeMap<(bool, bool, Option<String>), Vec<Kept>> = BTreeMap::new();
     for kept in all {
-        sorts.entry((kept.run.is_some(), kept.backup.data().is_empty())).or_default().push(kept);
+        let Backup { snapshot, release, .. } = &kept.backup;
+        let belongs_to = release.clone().filter(|release| *snapshot && releases.contains(release));
+        let sort = (kept.run.is_some(), kept.backup.data().is_empty(), belongs_to);
+        sorts.entry(sort).or_default().push(kept);
     }
     let oldest = |mut sort: Vec<Kept>| {
         sort.truncate(sort.len().saturating_sub(keep.max(1)));
@@ -357,6 +349,8 @@ mod tests {
             release: None,
             layout: Layout::default(),
             files,
+            dumps: BTreeMap::new(),
+            snapshot: false,
             remarks: Vec::new(),
         };
         files::write_json(&dir.join(INDEX), &backup, Mode::Plain).unwrap();
@@ -371,7 +365,7 @@ mod tests {
             kept(&state, &format!("b{n}"), n);
         }
         std::fs::create_dir(state.backups().join(".b5")).unwrap();
-        let freed = retain(&state, 2).unwrap();
+        let freed = retain(&state, 2, &BTreeSet::new()).unwrap();
         assert_eq!(freed.len(), 3);
         assert!(freed[0].bytes > 0);
         let left: Vec<String> = list(&state).unwrap().0.into_iter().map(|k| k.id).collect();

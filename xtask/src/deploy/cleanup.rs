@@ -14,7 +14,7 @@ use anyhow::Result;
 /// files that an interrupted command left incomplete.
 pub fn free(pilot: &Pilot, images: &dyn Images, store: &Store, deadline: Deadline) -> Result<Vec<Freed>> {
     let mut freed = store.remove_unfinished()?;
-    freed.extend(backup::retain(&pilot.state, pilot.manifest.limits.keep_backups)?);
+    freed.extend(backup::retain(&pilot.state, pilot.manifest.limits.keep_backups, &store.ids()?)?);
     freed.extend(source::remove_worktrees(pilot)?);
     let other_commits = source::target_dir(pilot).join(source::OTHER_COMMITS);
     if pilot.is_default() && other_commits.exists() {

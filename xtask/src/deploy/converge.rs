@@ -12,7 +12,7 @@ use crate::deploy::execute::execute;
 use crate::deploy::execution::{Execution, Measured, Stale, Stance, Unrecorded};
 use crate::deploy::gate::{self, Closer, Gate};
 use crate::deploy::observe::Observation;
-use crate::deploy::plan::{self, Gates, Goal, Plan, Purpose};
+use crate::deploy::plan::{self, Goal, Plan, Purpose, Rules};
 use crate::deploy::run::Run;
 use crate::deploy::session::Session;
 use crate::deploy::view::View;
@@ -100,7 +100,21 @@ impl Session {
             drift.push(Difference::Release { deployed });
         }
         drift.extend(goal.known.iter().cloned());
-        let plan = plan::make(&now, &drift, goal, Gates { running: of_running.as_ref(), release: &gate });
+        let stored: Vec<&String> = now.stack.known().into_iter().flat_map(|stack| &stack.data).collect();
+        let rule =
+            |view: &View, data: &String| view.pilot.data_rule(data).cloned().map(|rule| (data.clone(), rule));
+        let dumped = stored.iter().filter_map(|data| rule(&running, data));
+        let databases = dumped.filter_map(|(data, rule)| Some((data, rule.dump?.service))).collect();
+        let wanted =
+            stored.iter().filter_map(|data| rule(&target, data)).filter(|(_, rule)| rule.before_deploy);
+        let snapshots: Vec<String> = wanted.map(|(data, _)| data).collect();
+        let rules = Rules {
+            running: of_running.as_ref(),
+            release: &gate,
+            databases: &databases,
+            snapshots: &snapshots,
+        };
+        let plan = plan::make(&now, &drift, goal, rules);
         Ok(Preview { now, drift, plan, running, target })
     }
 

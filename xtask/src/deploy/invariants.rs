@@ -6,6 +6,7 @@
 
 use crate::base::files;
 use crate::base::observed::Observed;
+use crate::base::packed;
 use crate::deploy::backup;
 use crate::deploy::event::{Finished, Outcome};
 use crate::deploy::gate::Gate;
@@ -156,7 +157,8 @@ fn is_backed_up(state: &StateDir, service: &str, data: &str) -> bool {
     let (backups, _) = backup::list(state).unwrap();
     backups.iter().any(|kept| {
         let Ok(archive) = kept.backup.archive(&kept.dir, service) else { return false };
-        let bytes = std::fs::read(archive).unwrap();
+        let mut bytes = Vec::new();
+        packed::open(&archive).unwrap().read_to_end(&mut bytes).unwrap();
         bytes.windows(data.len()).any(|window| window == data.as_bytes())
     })
 }

@@ -2,6 +2,7 @@
 //! make a `plan`, `execute` it with a journal, verify, open the gate. `converge` does all of this; `up` and
 //! `rollback` call it.
 
+pub mod archives;
 pub mod backup;
 pub mod cleanup;
 pub mod converge;
@@ -20,6 +21,7 @@ pub mod observe;
 pub mod past;
 pub mod paused;
 pub mod plan;
+mod restoring;
 pub mod run;
 pub mod session;
 pub mod step;

@@ -30,6 +30,10 @@ pub struct Past {
     pub gone: BTreeSet<String>,
     /// Services whose original may be gone: a step that removes it had begun.
     pub touched: BTreeSet<String>,
+    /// The folder of the snapshot that it has taken before it changed anything.
+    pub snapshot: Option<PathBuf>,
+    /// It had begun to change what runs. What it starts may write to the data.
+    pub changed: bool,
 }
 
 impl Past {
@@ -77,6 +81,12 @@ impl Past {
         ids
     }
 
+    /// The originals of this data are there again, as they were copied.
+    pub fn is_back(&mut self, data: &[String]) {
+        self.gone.retain(|name| !data.contains(name));
+        self.touched.retain(|name| !data.contains(name));
+    }
+
     /// From its beginning, a step may have removed data. Data is removed completely or not at all, so what
     /// still exists is whole. While data is restored, it is not whole.
     pub fn begins(&mut self, step: &Step) {
@@ -89,6 +99,7 @@ impl Past {
                 self.touched.extend(services.iter().cloned());
                 self.gone.extend(services.iter().cloned());
             }
+            Step::Apply { .. } | Step::RemoveServices { .. } => self.changed = true,
             // Every step is named, so that the compiler asks about a new one.
             Step::CloseGate
             | Step::StopGate { .. }
@@ -102,8 +113,7 @@ impl Past {
             | Step::RestoreEnvFile
             | Step::AskEngine
             | Step::CloseGateOnDisk
-            | Step::RemoveServices { .. }
-            | Step::Apply { .. }
+            | Step::Snapshot { .. }
             | Step::Seed
             | Step::Watch
             | Step::Verify => {}
@@ -113,7 +123,7 @@ impl Past {
     /// A copy counts only if its step was done, and only if the original was whole.
     pub fn ends(&mut self, step: &Step, folder: Option<PathBuf>) {
         match (step, folder) {
-            (Step::Preserve { data }, Some(folder)) => {
+            (Step::Preserve { data, .. }, Some(folder)) => {
                 for service in data.iter().filter(|service| !self.gone.contains(*service)) {
                     self.copies.insert(service.clone(), folder.clone());
                 }
@@ -130,6 +140,7 @@ impl Past {
             (Step::RestoreData { services, .. }, _) => {
                 self.gone.retain(|service| !services.contains(service))
             }
+            (Step::Snapshot { .. }, Some(folder)) => self.snapshot = Some(folder),
             _ => {}
         }
     }
@@ -154,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_copy_is_the_last_that_was_made_while_the_original_was_whole() {
-        let preserve = Step::Preserve { data: vec!["engine".into(), "jobs".into()] };
+        let preserve = Step::Preserve { data: vec!["engine".into(), "jobs".into()], stop: Vec::new() };
         let remove = Step::RemoveData { services: vec!["engine".into()] };
         let first = [step(&preserve, "done", Some("backup"))];
         let again = [step(&preserve, "done", Some("backup-2"))];

@@ -60,6 +60,9 @@ pub struct Request {
     /// A reset restores the data that it backed up.
     #[serde(default)]
     pub keep_data: bool,
+    /// The backup that is restored is the snapshot of the release.
+    #[serde(default)]
+    pub with_data: bool,
     /// The backup to restore data from, and the services to restore.
     #[serde(default)]
     pub backup: Option<(PathBuf, Vec<String>)>,
@@ -98,6 +101,9 @@ impl Request {
         }
         for scenario in self.scenarios.iter().filter(|_| self.command == Command::Rollback) {
             words.extend(["--scenario".to_owned(), scenario.as_str().to_owned()]);
+        }
+        if self.with_data {
+            words.push("--with-data".into());
         }
         if self.keep_data {
             words.push("--keep-data".into());

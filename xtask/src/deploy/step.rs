@@ -34,6 +34,14 @@ pub enum Step {
     Preserve {
         /// Services whose stored data is backed up.
         data: Vec<String>,
+        /// Services that are stopped before, because they could write to data that will be replaced.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        stop: Vec<String>,
+    },
+    /// Take a snapshot of data that belongs to the release that is left.
+    Snapshot {
+        /// Which data.
+        data: Vec<String>,
     },
     /// Remove the project's containers, volumes and network, and check that nothing is left.
     TearDown,
@@ -139,9 +147,17 @@ impl fmt::Display for Step {
             Self::KeepClosed { hold, stopped, not_closed } => {
                 write!(f, "leave {} stopped, {hold}{}", stopped.join(", "), left_open(not_closed))
             }
-            Self::Preserve { data } if data.is_empty() => write!(f, "capture evidence, back up the env file"),
-            Self::Preserve { data } => {
+            Self::Preserve { data, .. } if data.is_empty() => {
+                write!(f, "capture evidence, back up the env file")
+            }
+            Self::Preserve { data, stop } if stop.is_empty() => {
                 write!(f, "capture evidence, back up {}", data.join(", "))
+            }
+            Self::Preserve { data, stop } => {
+                write!(f, "capture evidence, stop {}, back up {}", stop.join(", "), data.join(", "))
+            }
+            Self::Snapshot { data } => {
+                write!(f, "take a snapshot of {} for the way back", data.join(", "))
             }
             Self::FreeSpace => write!(f, "free what is the pilot's own and not needed"),
             Self::TearDown => write!(f, "tear the project down, check that nothing is left"),

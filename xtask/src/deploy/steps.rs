@@ -5,10 +5,10 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
-use crate::base::threads::joined;
+use crate::base::threads::{joined, side_by_side};
 use crate::checks::health::{StoreCorrupt, wait_healthy};
 use crate::checks::memory::memory;
-use crate::deploy::backup::{self, Backup};
+use crate::deploy::backup;
 use crate::deploy::cleanup;
 use crate::deploy::drift;
 use crate::deploy::edge;
@@ -26,11 +26,14 @@ use crate::host;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow::{Break, Continue};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long to wait for an engine that did not answer a moment ago.
 const ASK: Duration = Duration::from_secs(2);
+
+/// How many services are stopped at a time.
+const STOPS: usize = 4;
 
 /// The time between two measurements of what the services use.
 const WATCH: Duration = Duration::from_secs(1);
@@ -130,7 +133,7 @@ impl Execution<'_> {
         Ok(End::Done)
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(super) fn folder(&self) -> PathBuf {
         self.store.dir(&self.release.id)
     }
 
@@ -199,8 +202,12 @@ impl Execution<'_> {
         Ok(End::Done)
     }
 
-    /// Collects evidence and makes the backup, at the same time. Missing evidence is not a failure.
-    pub(super) fn preserve(&self, data: &[String]) -> Result<End> {
+    /// Collects evidence and makes the backup, at the same time. Missing evidence is not a failure. Data that will be
+    /// replaced is copied when nothing writes any more, so `stop` is stopped first, but after the evidence.
+    /// Of data that an earlier attempt of this run has copied and then replaced in part, the copy counts that is there.
+    pub(super) fn preserve(&self, data: &[String], stop: &[String], past: &Past) -> Result<End> {
+        let is_kept = |name: &&String| past.gone.contains(*name) && past.copies.contains_key(*name);
+        let data: Vec<String> = data.iter().filter(|name| !is_kept(name)).cloned().collect();
         let View { pilot, engine, .. } = self.running;
         let limits = &pilot.manifest.limits;
         let limit = self.deadline.within(limits.evidence);
@@ -216,8 +223,9 @@ impl Execution<'_> {
             // A teardown also removes the logs, so they are part of its backup. The public is shut out.
             let running = self.running.release.as_ref().map(|release| release.id.as_str());
             let (longest, logs) = (Longest::Copy, !data.is_empty());
-            let what = backup::Contents { release: running, data, longest, logs };
-            let backup = backup::create(pilot, engine.as_ref(), what, &to, self.deadline);
+            let what = backup::Contents { release: running, data: &data, longest, logs, snapshot: false };
+            let backup =
+                self.halted(stop, || backup::create(pilot, engine.as_ref(), what, &to, self.deadline));
             (gathering.map(joined).or(gathered), backup)
         });
         let backup = backup.context("nothing was changed, because there is no backup")?;
@@ -235,13 +243,28 @@ impl Execution<'_> {
         })
     }
 
-    /// Restores the data that this run copied while it was whole. Each service has its own copy.
-    pub(super) fn return_data(&self, except: &[String], past: &Past) -> Result<End> {
-        let mut copies = past.copies.iter().filter(|(service, _)| !except.contains(service));
-        copies.try_for_each(|(service, from)| {
-            self.restore_data(from, std::slice::from_ref(service)).map(drop)
-        })?;
-        Ok(End::Done)
+    /// Stops services for this work. If it fails, nothing will be replaced, so they are started again.
+    fn halted<T>(&self, services: &[String], work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let engine = self.running.engine.as_ref();
+        let limit = || self.deadline.within(self.running.pilot.manifest.limits.engine);
+        let stop = |service: &String| engine.stop(service, limit());
+        let stopped: Result<()> = side_by_side(STOPS, services.iter().collect(), stop).into_iter().collect();
+        stopped.and_then(|()| work()).map_err(|error| match engine.start(services, limit()) {
+            Ok(()) => error,
+            Err(also) => error.context(format!("{} may be down: {also:#}", services.join(", "))),
+        })
+    }
+
+    /// Takes a snapshot that belongs to the release that is left.
+    pub(super) fn snapshot(&self, data: &[String]) -> Result<End> {
+        let View { pilot, engine, .. } = self.target;
+        let to = backup::next_of_run(&self.run.dir)?;
+        let release = self.running.release.as_ref().map(|release| release.id.as_str());
+        let what = backup::Contents { release, data, longest: Longest::Copy, logs: false, snapshot: true };
+        let snapshot = backup::create(pilot, engine.as_ref(), what, &to, self.deadline);
+        let snapshot = snapshot.context("nothing was changed, because there is no snapshot of the data")?;
+        snapshot.remarks.into_iter().for_each(|remark| self.out.note(remark));
+        Ok(End::Filled(to.file_name().map(PathBuf::from).unwrap_or_default()))
     }
 
     /// If space could not be freed, this step does not fail; a later step will.
@@ -256,28 +279,6 @@ impl Execution<'_> {
             }
             Err(error) => Ok(End::Warned(format!("{error:#}"), None)),
         }
-    }
-
-    pub(super) fn restore_data(&self, from: &Path, services: &[String]) -> Result<End> {
-        let backup = Backup::read(from)?.with_context(|| format!("{} has no backup", from.display()))?;
-        let View { pilot, engine, .. } = self.target;
-        for service in services {
-            let archive = backup.archive(from, service)?;
-            let deadline =
-                self.deadline.growing(pilot.manifest.limits.deploy).for_bytes(files::size(&archive)?);
-            // If the run was interrupted in this step, the data may be incomplete, so it is removed first.
-            engine.remove_data(service, deadline)?;
-            let restored = engine.restore(self.release, &self.folder(), service, &archive, deadline);
-            let restored = restored.with_context(|| format!("restoring the data of {service}"));
-            match restored {
-                // Prometheus and Grafana data must not fail a rollback.
-                Err(error) if pilot.services().all(|own| own != service) => {
-                    self.out.note(format!("{service}: its data is only in the backup: {error:#}"));
-                }
-                other => other?,
-            }
-        }
-        Ok(End::Done)
     }
 
     /// Steady means: no service restarted, memory changed by less than a tenth, and the host is within its

@@ -14,6 +14,15 @@ fn is_full(error: &Error) -> bool {
     ["no space left on device", "quota exceeded", "wrote only"].iter().any(|words| text.contains(words))
 }
 
+/// The disk of stored data is full while it is restored, told as that; other errors as they are.
+pub fn is_full_there(what: &str, error: Error) -> Error {
+    if !is_full(&error) {
+        return error;
+    }
+    let message = format!("the disk of {what} is full: {error:#}");
+    fail(Exit::Host, message, Next::xtask("host --free").so("and df -h"))
+}
+
 /// A disk that is full, told as that; other errors as they are. `what` was copied to `to`.
 pub fn told(what: &str, to: &Path, error: Error) -> Error {
     if !is_full(&error) {

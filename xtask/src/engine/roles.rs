@@ -292,6 +292,9 @@ pub trait Data: Sync {
     /// Services whose stored data exists. Data that belongs to no service has its own name.
     fn stored(&self, deadline: Deadline) -> Result<BTreeSet<String>>;
 
+    /// How many bytes this data has; none if the engine does not say.
+    fn bytes(&self, data: &str, deadline: Deadline) -> Result<Option<u64>>;
+
     /// What uses the data of a service at this moment, also what does not belong to the project.
     fn users(&self, service: &str, deadline: Deadline) -> Result<Vec<User>>;
 
@@ -310,14 +313,32 @@ pub trait Data: Sync {
     /// the data are paused.
     fn snapshot(&self, service: &str, into: &mut dyn Write, deadline: Deadline) -> Result<()>;
 
-    /// Restores the data of a service from an archive. The service must have no data. The files of the
+    /// Restores the data of a service from a tar archive. The service must have no data. The files of the
     /// release are in `dir`.
     fn restore(
         &self,
         release: &Release,
         dir: &Path,
         service: &str,
-        archive: &Path,
+        from: &mut dyn Read,
+        deadline: Deadline,
+    ) -> Result<()>;
+
+    /// Runs a program in a running instance, and writes what it prints as it comes. An error if it fails.
+    fn dump(
+        &self,
+        instance: &Instance,
+        words: &[String],
+        into: &mut dyn Write,
+        deadline: Deadline,
+    ) -> Result<()>;
+
+    /// Runs a program in a running instance, which reads `from` to its end. An error if it fails.
+    fn feed(
+        &self,
+        instance: &Instance,
+        words: &[String],
+        from: &mut dyn Read,
         deadline: Deadline,
     ) -> Result<()>;
 

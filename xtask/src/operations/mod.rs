@@ -11,3 +11,4 @@ pub mod report;
 pub mod rollback;
 pub mod target;
 pub mod up;
+pub mod with_data;

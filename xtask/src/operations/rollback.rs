@@ -18,6 +18,7 @@ use crate::deploy::session::Session;
 use crate::operations::candidate::{self, Source};
 use crate::operations::ending::{self, Ended};
 use crate::operations::target::{self, Targets};
+use crate::operations::with_data;
 use crate::release::description::Release;
 use crate::release::source;
 use crate::stack::layout::Layout;
@@ -46,6 +47,7 @@ pub fn run(options: &Options, yes: bool, session: &Session) -> Result<Finished> 
         (Some(rev), true) => Some(source::checkout_of(&session.pilot, rev)?),
         _ => None,
     };
+    with_data::confirm(request, yes)?;
     let waited = confirmed(request, yes, session, deadline)?;
     let deadline = Deadline::from(session.out.start(), budget + waited);
     let _lock = session.lock(request.command.as_str())?;
@@ -114,7 +116,12 @@ pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Resul
     }
     let mut measured = Measured { past: run.past.clone().unwrap_or_default(), ..Measured::default() };
     let ended = match &targets {
-        Targets::Releases(releases) => try_releases(session, &run, releases, deadline, &mut measured),
+        Targets::Releases(releases) => {
+            let mut ended = try_releases(session, &run, releases, deadline, &mut measured);
+            ended.result =
+                ended.result.map_err(|error| with_data::advised(error, &run.request, releases, session));
+            ended
+        }
         Targets::Commit(rev) => try_commit(session, &run, rev, deadline, &mut measured),
     };
     Ok(ending::conclude(session, &run, ended, &measured))
@@ -245,8 +252,9 @@ fn try_release(
     if plan.steps.is_empty() {
         return Ok((Outcome::NothingToDo, Vec::new()));
     }
-    if plan.scenarios.contains(&Scenario::Reset) && !request.keep_data && request.backup.is_none() {
-        let whole = request.scenarios.contains(&Scenario::Reset);
+    let reset = plan.scenarios.contains(&Scenario::Reset) && !request.keep_data;
+    if reset || request.backup.is_some() {
+        let whole = request.scenarios.contains(&Scenario::Reset) || request.backup.is_some();
         ending::tell_of_old_data(session, run, &measured.past, whole);
     }
     Ok((Outcome::Restored, plan.scenarios))

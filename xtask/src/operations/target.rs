@@ -6,7 +6,7 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::next::{Context as Whose, Next};
 use crate::deploy::difference::Scenario;
-use crate::deploy::run::{Request, Run};
+use crate::deploy::run::{Command, Request, Run};
 use crate::deploy::session::Session;
 use crate::release::description::{Release, State};
 use crate::release::source;
@@ -50,7 +50,7 @@ pub fn targets(request: &Request, session: &Session) -> Result<Targets> {
             (Err(_), Err(error)) => return Err(error),
         }
     };
-    if release.state != State::KnownGood && request.backup.is_none() {
+    if release.state != State::KnownGood && request.command != Command::Restore {
         let reason = release.reason.as_deref().unwrap_or("it was never verified");
         let what = format!("release {} is {}: {reason}", release.id, release.state.as_str());
         return Err(fail(Exit::Usage, what, Next::xtask("releases list")));

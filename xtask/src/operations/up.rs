@@ -6,18 +6,22 @@ use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
 use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::files;
+use crate::base::machine;
 use crate::base::next::Next;
 use crate::deploy::backup;
 use crate::deploy::converge::Preview;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::execution::{Measured, Unrecorded};
+use crate::deploy::past::Past;
 use crate::deploy::paused::Longest;
 use crate::deploy::plan::{Goal, Purpose};
 use crate::deploy::run::{self, Command, Request, Run};
 use crate::deploy::session::Session;
+use crate::deploy::step::Step;
+use crate::deploy::view::View;
 use crate::operations::candidate::Source;
 use crate::operations::ending::Ended;
-use crate::operations::{candidate, ending, init, rollback};
+use crate::operations::{candidate, ending, init, rollback, with_data};
 use crate::release::description::Release;
 use crate::stack::escalation;
 use crate::stack::manifest::MANIFEST_FILE;
@@ -42,7 +46,13 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
     let _lock = session.lock("up")?;
     let pilot = &session.pilot;
     if options.defaults && pilot.env_path.exists() {
-        let what = backup::Contents { release: None, data: &[], longest: Longest::Copy, logs: false };
+        let what = backup::Contents {
+            release: None,
+            data: &[],
+            longest: Longest::Copy,
+            logs: false,
+            snapshot: false,
+        };
         let limit = Deadline::after(pilot.manifest.limits.deploy);
         let kept = backup::keep(pilot, session.engine.as_ref(), what, limit)?;
         session.out.note(format!("a new env file is made; the old one is in backup {}", kept.id));
@@ -76,7 +86,41 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
             return nothing_changed(&release, &preview, &measured);
         }
     }
+    for step in &preview.plan.steps {
+        if let Step::Snapshot { data } = step {
+            ensure_room(data, &preview.target, session)?;
+        }
+    }
     deploy(goal, options.rollback_on_failure, &engine, session, deadline)
+}
+
+/// Refuses a deployment whose snapshot would have no room, before anything is touched. A copy may need as many bytes as
+/// the data has; a dump, as many as the last one had.
+fn ensure_room(data: &[String], target: &View, session: &Session) -> Result<()> {
+    let View { pilot, engine, .. } = target;
+    let deadline = Deadline::after(pilot.manifest.limits.deploy);
+    let (folder, mut needed) = (pilot.state.path(), 0);
+    for name in data {
+        let is_dumped = pilot.data_rule(name).is_some_and(|rule| rule.dump.is_some());
+        let bytes =
+            if is_dumped { backup::last_size(&pilot.state, name)? } else { engine.bytes(name, deadline)? };
+        match bytes {
+            Some(bytes) => needed += bytes,
+            None => session.out.note(format!("how much room the first dump of {name} needs is not known")),
+        }
+    }
+    let free = machine::space(folder)?.0.bytes;
+    if free >= needed {
+        return Ok(());
+    }
+    let what = format!(
+        "there is no room for the snapshot of {}: it may need {}, and {} are free in {}; nothing was begun",
+        data.join(", "),
+        files::human(needed),
+        files::human(free),
+        folder.display()
+    );
+    Err(fail(Exit::Host, what, Next::xtask("host --free")))
 }
 
 fn started<'a>(session: &'a Session, engine: &'a str, run: Option<&'a Run>) -> Event<'a> {
@@ -127,6 +171,8 @@ pub fn deploy(
     let converged = session.converge(&mut goal, &run, deadline, &mut measured);
     // It serves, and nothing is wrong with it.
     let serves = converged.as_ref().is_err_and(|error| error.is::<Unrecorded>());
+    // What ran before is as it was, and serves again when its gate is open.
+    let untouched = !measured.past.changed && session.store.known_good().is_ok_and(|good| !good.is_empty());
     let result = match converged {
         Ok(plan) if plan.steps.is_empty() => Ok(Outcome::NothingToDo),
         Ok(_) => Ok(Outcome::Deployed),
@@ -134,43 +180,60 @@ pub fn deploy(
             let next = Next::xtask("host").so("and when that is fixed, `up` again");
             Err(fail(exit_of(&error), format!("{error:#}"), next))
         }
-        Err(error) => Err(failed(release, session, &error)),
+        Err(error) if untouched => Err(error),
+        Err(error) => Err(failed(release, session, &measured.past, &error)),
     };
-    let back = rollback_on_failure && !serves && result.is_err();
+    let back = (rollback_on_failure || untouched) && !serves && result.is_err();
+    let next = match &result {
+        Err(error) if untouched => {
+            next_of(error).cloned().unwrap_or_else(|| Next::xtask("up").so("once that is fixed"))
+        }
+        _ => Next::xtask(&format!("releases show {}", release.id)),
+    };
+    let request = with_data::after(&measured.past, session);
     let ended = Ended { release: Some(release.id.clone()), scenarios: Vec::new(), result };
     let finished = ending::conclude(session, &run, ended, &measured);
-    if back { go_back(finished, session, deadline) } else { Ok(finished) }
+    let request = request.unwrap_or_else(|| Request::by(Command::Rollback));
+    if back { go_back(finished, &next, &request, session, deadline) } else { Ok(finished) }
 }
 
 /// Records that a release failed. The error names the next command: a rollback, if that is possible.
-fn failed(release: &Release, session: &Session, error: &anyhow::Error) -> anyhow::Error {
+fn failed(release: &Release, session: &Session, past: &Past, error: &anyhow::Error) -> anyhow::Error {
     if let Err(error) = session.store.mark_failed(&release.id, &format!("{error:#}")) {
         session.out.note(format!("release {} is not recorded as failed: {error:#}", release.id));
     }
-    let next = match session.store.known_good().ok().and_then(|good| good.into_iter().next()) {
-        Some(_) => Next::xtask("rollback"),
-        None => next_of(error).cloned().unwrap_or_else(|| Next::xtask("up").so("once it is fixed")),
+    let good = session.store.known_good().ok().and_then(|good| good.into_iter().next());
+    let next = match (with_data::after(past, session), good) {
+        (Some(back), _) => Next::xtask(&back.words().join(" "))
+            .so("the public never saw the new release, so its data is not needed"),
+        (None, Some(_)) => Next::xtask("rollback"),
+        (None, None) => next_of(error).cloned().unwrap_or_else(|| Next::xtask("up").so("once it is fixed")),
     };
     fail(exit_of(error), format!("release {} failed: {error:#}", release.id), next)
 }
 
 /// The release before it serves again, but the requested one does not run, so this is not a success.
-fn go_back(failed: Finished, session: &Session, deadline: Deadline) -> Result<Finished> {
+fn go_back(
+    failed: Finished,
+    next: &Next,
+    request: &Request,
+    session: &Session,
+    deadline: Deadline,
+) -> Result<Finished> {
     let why = failed.error.clone().unwrap_or_default();
     session.out.note(format!("{why}; rolling back"));
-    let mut back = rollback::locked(&Request::by(Command::Rollback), session, deadline)?;
+    let mut back = rollback::locked(request, session, deadline)?;
     if !back.exit.is_good() {
         back.error = Some(format!("{why}; and the rollback failed: {}", back.error.unwrap_or_default()));
         return Ok(back);
     }
     let serves = if back.held { "would serve again, but for a hold" } else { "serves again" };
-    let (new, old) = (failed.release.unwrap_or_default(), back.release.clone().unwrap_or_default());
+    let old = back.release.clone().unwrap_or_default();
     back.outcome = Some(Outcome::RolledBack);
     back.exit = Exit::RolledBack;
     back.error = Some(format!("{why}; release {old} {serves}"));
-    let next = Next::xtask(&format!("releases show {new}"));
     back.escalation = Some(escalation::of(back.exit, &session.pilot.manifest));
-    Ok(back.then(Some(&next), session.out.context()))
+    Ok(back.then(Some(next), session.out.context()))
 }
 
 /// Reports a port that another program uses before anything is built.

@@ -7,7 +7,8 @@ use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::base::output::Output;
-use crate::deploy::backup;
+use crate::base::packed;
+use crate::deploy::archives::archive;
 use crate::deploy::event::Finished;
 use crate::deploy::paused::Longest;
 use crate::engine;
@@ -153,11 +154,14 @@ impl Rehearsal {
         let release = session.store.current()?.context("no release is recorded as running")?;
         let dir = session.store.dir(&release.id);
         let scratch = files::Scratch::new("drill")?;
-        let archive = scratch.path().join("data.tar");
-        backup::copy_data(&session.pilot, session.engine.as_ref(), data, Longest::Copy, &archive, deadline)?;
-        overwrite(&archive).with_context(|| format!("cannot overwrite {data}"))?;
-        session.engine.remove_data(data, deadline)?;
-        session.engine.restore(&release, &dir, data, &archive, deadline)?;
+        let engine = session.engine.as_ref();
+        let copied = archive(&session.pilot, engine, data, Longest::Copy, scratch.path(), deadline)?;
+        let tar = scratch.path().join("data.tar");
+        let mut plain = File::create(&tar)?;
+        packed::pass(&mut packed::open(&scratch.path().join(copied.name))?, &mut plain)?;
+        overwrite(&tar).with_context(|| format!("cannot overwrite {data}"))?;
+        engine.remove_data(data, deadline)?;
+        engine.restore(&release, &dir, data, &mut File::open(&tar)?, deadline)?;
         self.badly(session.engine.apply(&release, &dir, &[], &[], deadline))
     }
 }

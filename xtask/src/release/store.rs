@@ -14,7 +14,7 @@ use crate::stack::ledger::{Ledger, Record};
 use crate::stack::pilot::MODEL_FILE;
 use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The releases of one pilot.
@@ -64,6 +64,11 @@ impl Store {
         }
         releases.sort_by_key(|r| number(&r.id));
         Ok((releases, broken))
+    }
+
+    /// The ids of all releases, also of those that cannot be read.
+    pub fn ids(&self) -> Result<BTreeSet<String>> {
+        Ok(files::names(&self.state.releases())?.into_iter().collect())
     }
 
     fn read(&self, id: &str) -> Result<Release> {

@@ -2,6 +2,7 @@
 //! as `model.json`, so that looking and planning need no compose file. An engine makes them
 //! (`Runtime::resolve`); the store of releases reads and writes them.
 
+use crate::stack::manifest::Parts;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -159,6 +160,17 @@ impl Definition {
     /// service uses it and the service uses no other; else as its volume in the compose file.
     pub fn data(&self) -> BTreeMap<String, &Resource> {
         self.named_data().map(|(name, key)| (name, &self.volumes[key])).collect()
+    }
+
+    /// The key of the volume that has this data.
+    pub fn volume_of(&self, data: &str) -> Option<&String> {
+        self.named_data().find(|(name, _)| name == data).map(|(_, key)| key)
+    }
+
+    /// What a manifest may name.
+    pub fn parts(&self) -> Parts {
+        let data = self.named_data().flat_map(|(name, key)| [name, key.clone()]).collect();
+        Parts { services: self.services.keys().cloned().collect(), data }
     }
 
     /// The services that mount the volume with this name, those that always start first.

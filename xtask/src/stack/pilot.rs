@@ -13,7 +13,7 @@ use crate::stack::envfile::EnvFile;
 use crate::stack::hiding;
 use crate::stack::layout::{ENV_FILE, Layout, has_compose_file, project_name};
 use crate::stack::ledger::{Ledger, Record};
-use crate::stack::manifest::{self, MANIFEST_FILE, Manifest};
+use crate::stack::manifest::{self, DataRule, MANIFEST_FILE, Manifest};
 use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -226,6 +226,19 @@ impl Pilot {
     /// Name of the gateway: the service that lets the public in. Where the gate stops services, it is the first one.
     pub fn gateway(&self) -> &str {
         self.manifest.gate.service().or_else(|| self.services().next()).unwrap_or_default()
+    }
+
+    /// Does a service that always starts use this data, and is it the stack's own?
+    pub fn needs_data(&self, data: &str) -> bool {
+        let own = self.definition.as_ref().is_some_and(|known| known.own_data().contains(data));
+        own || self.services().any(|service| service == data)
+    }
+
+    /// What the manifest says of this data, which it may call by its volume.
+    pub fn data_rule(&self, data: &str) -> Option<&DataRule> {
+        let rules = &self.manifest.data.each;
+        let by_volume = || rules.get(self.definition.as_ref()?.volume_of(data)?);
+        rules.get(data).or_else(by_volume)
     }
 
     /// Names of the services that always start.

@@ -135,7 +135,7 @@ fn a_reset_copies_all_that_it_removes() {
         std::fs::create_dir(&notes).unwrap();
         std::fs::write(notes.join("f"), "x").unwrap();
         pilot.xtask(&["reset", "--yes"]).expect(0);
-        assert!(pilot.runs().pop().unwrap().join("backup/notes.data.tar").exists());
+        assert!(pilot.runs().pop().unwrap().join("backup/notes.data.tar.lz4").exists());
     });
 }
 

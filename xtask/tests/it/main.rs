@@ -25,6 +25,7 @@ mod http;
 mod images;
 mod in_docker;
 mod look;
+mod migration;
 mod model;
 mod notes;
 mod observability;

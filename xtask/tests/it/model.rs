@@ -177,7 +177,7 @@ fn volumes_are_found_by_their_real_names() {
         let archives: BTreeSet<String> = std::fs::read_dir(backup)
             .unwrap()
             .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".data.tar").map(str::to_owned))
+            .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".data.tar.lz4").map(str::to_owned))
             .collect();
         // Data of a service that uses several volumes, or shares one, is called as its volume.
         let mut all = lines("gateway_data\nengine_data\njobs_data\nmore_data");

@@ -248,7 +248,7 @@ pub fn crash_loop(notes: &Notes) {
 }
 
 /// Another version, and another tag of the image that has it.
-fn label(notes: &Notes, version: &str) {
+pub fn label(notes: &Notes, version: &str) {
     let version_of = |file: &str, before: &str, after: &str| {
         let text = std::fs::read_to_string(notes.dir().join(file)).unwrap();
         let old = text.split(before).nth(1).and_then(|rest| rest.split(after).next()).unwrap().to_owned();

@@ -186,7 +186,7 @@ fn targets_are_up_rules_are_loaded_and_every_panel_has_data() {
             // It is the project's own: a reset takes it down with its data, which is backed up first.
             let finished = pilot.json(&["reset", "--yes"]).expect(0).finished();
             let backup = Path::new(finished["report"].as_str().unwrap()).with_file_name("backup");
-            assert!(backup.join("prometheus.data.tar").metadata().unwrap().len() > 0);
+            assert!(backup.join("prometheus.data.tar.lz4").metadata().unwrap().len() > 0);
             let volumes = docker(&["volume", "ls", "--quiet"]);
             assert!(!volumes.contains(&format!("{}_prometheus_data", pilot.project)), "{volumes}");
         });

@@ -150,7 +150,7 @@ fn backups_are_checked_kept_in_number_and_brought_back_in_parts() {
         assert_eq!(pilot.running_values("gateway")["DEFAULT_SEED"], 42);
         pilot.xtask(&["backup", "restore", "latest", "--only", "env", "--yes"]).expect(0);
         // One that was altered is refused, and nothing is changed.
-        let path = std::path::Path::new(first["folder"].as_str().unwrap()).join("engine.data.tar");
+        let path = std::path::Path::new(first["folder"].as_str().unwrap()).join("engine.data.tar.lz4");
         std::fs::write(&path, "noise").unwrap();
         let refused = pilot.xtask(&["backup", "restore", id, "--yes"]).expect(1);
         assert!(refused.err.contains("altered"), "{}", refused.err);
@@ -160,7 +160,7 @@ fn backups_are_checked_kept_in_number_and_brought_back_in_parts() {
         // Five with data, and the one of settings that `up --defaults` made: neither sort pushes the other out.
         let left = std::fs::read_dir(pilot.state().join("backups")).unwrap();
         let (with_data, settings): (Vec<_>, Vec<_>) =
-            left.map(|entry| entry.unwrap().path()).partition(|dir| dir.join("engine.data.tar").exists());
+            left.map(|entry| entry.unwrap().path()).partition(|dir| dir.join("engine.data.tar.lz4").exists());
         assert_eq!((with_data.len(), settings.len()), (5, 1), "{with_data:?} {settings:?}");
     });
 }

@@ -48,8 +48,17 @@ fn backup_of(finished: &Value) -> PathBuf {
 
 /// Names in the archive that a backup has of a service's data.
 fn archived(backup: &Path, service: &str) -> String {
-    let archive = backup.join(format!("{service}.data.tar"));
-    ran(Command::new("tar").arg("--list").arg("--file").arg(archive).output().unwrap()).out
+    let tar = backup.join(format!("{service}.data.tar"));
+    unpack(&backup.join(format!("{service}.data.tar.lz4")), &tar);
+    let listed = ran(Command::new("tar").arg("--list").arg("--file").arg(&tar).output().unwrap()).out;
+    std::fs::remove_file(tar).unwrap();
+    listed
+}
+
+/// What is in a compressed archive, as a file.
+fn unpack(archive: &Path, to: &Path) {
+    let mut content = lz4::Reader::new(std::fs::File::open(archive).unwrap());
+    std::io::copy(&mut content, &mut std::fs::File::create(to).unwrap()).unwrap();
 }
 
 /// There is nothing to be done, and plain Compose starts the images that were restored.
@@ -199,12 +208,13 @@ fn bad_store(pilot: &Beside) {
     let backup = backup_of(&finished);
     let to = pilot.folder.0.join("unpacked");
     std::fs::create_dir_all(&to).unwrap();
-    let archive = backup.join("engine.data.tar");
+    let archive = pilot.folder.0.join("engine.tar");
+    unpack(&backup.join("engine.data.tar.lz4"), &archive);
     let tar = Command::new("tar").arg("xf").arg(archive).arg("-C").arg(&to).status();
     assert!(tar.unwrap().success());
     assert_eq!(std::fs::read(to.join("engine.db")).unwrap(), noise);
     // Only what was corrupt went.
-    assert!(!backup.join("jobs.data.tar").exists());
+    assert!(!backup.join("jobs.data.tar.lz4").exists());
     // And a volume that somebody deleted.
     pilot.store_scenario();
     pilot.xtask(&["backup", "create"]).expect(0);

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$1"
 
 base="libc6 zlib1g libcrypt1 busybox-static"
-mariadb="mariadb-server-core mariadb-client-core libaio1 libbsd0 libcap2 libedit2 libgcc-s1 libgcrypt20 libgpg-error0
+mariadb="mariadb-server-core mariadb-client-core mariadb-client libaio1 libbsd0 libcap2 libedit2 libgcc-s1 libgcrypt20 libgpg-error0
   liblz4-1 liblzma5 libmd0 libncurses6 libnuma1 libpcre2-8-0 libssl3 libstdc++6 libsystemd0 libtinfo6 liburing2 libzstd1"
 python="python3.11-minimal libpython3.11-minimal libpython3.11-stdlib python3-pymysql libexpat1 libffi8 libssl3"
 nginx="nginx nginx-common libpcre2-8-0 libssl3"
@@ -28,7 +28,7 @@ root() { # name, packages
 }
 
 root mariadb "$mariadb"
-(cd mariadb/usr && rm -f bin/{mariadb-check,mariadb-upgrade,innochecksum,resolveip,my_print_defaults} &&
+(cd mariadb/usr && rm -f bin/{mariadb-{check,upgrade,binlog,slap,admin,import,show,conv,plugin,tzinfo-to-sql,waitpid},mysql*,innochecksum,resolveip,my_print_defaults,perror,resolve_stack_dump,replace,innotop} &&
   cd share/mysql && rm -rf fill_help_tables.sql mysql_sys_schema.sql)
 install -m 755 /dev/stdin mariadb/entrypoint <<'SCRIPT'
 #!/bin/sh

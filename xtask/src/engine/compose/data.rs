@@ -3,17 +3,19 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::files::{self, Mode};
+use crate::base::packed::pass;
 use crate::base::proc::cmd;
-use crate::engine::compose::client::{Compose, classify, is_hung};
+use crate::engine::compose::client::{Compose, classify, exec_code, is_hung};
 use crate::engine::copying;
 use crate::engine::roles::{Data, Runtime, Use, User};
 use crate::release::description::Release;
 use crate::stack::definition::Resource;
 use crate::stack::manifest::{Manifest, Service};
-use anyhow::{Context, Result, bail, ensure};
+use crate::stack::model::Instance;
+use anyhow::{Context, Error, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 impl Data for Compose {
@@ -24,6 +26,14 @@ impl Data for Compose {
         let (names, theirs): (BTreeSet<String>, BTreeSet<String>) =
             all.into_iter().filter(|(_, volume)| there.contains(volume)).unzip();
         Ok(names.into_iter().chain(there.difference(&theirs).cloned()).collect())
+    }
+
+    fn bytes(&self, data: &str, deadline: Deadline) -> Result<Option<u64>> {
+        let volume = self.volume(data);
+        let format = "{{range .Volumes}}{{.Name}}\t{{.Size}}\n{{end}}";
+        let found = self.docker(&["system", "df", "--verbose", "--format", format], deadline)?;
+        let all = found.lines().filter_map(|line| line.split_once('\t'));
+        Ok(all.filter(|(name, _)| *name == volume).find_map(|(_, size)| bytes_of(size)))
     }
 
     fn users(&self, service: &str, deadline: Deadline) -> Result<Vec<User>> {
@@ -70,7 +80,7 @@ impl Data for Compose {
         release: &Release,
         dir: &Path,
         service: &str,
-        archive: &Path,
+        from: &mut dyn Read,
         deadline: Deadline,
     ) -> Result<()> {
         let user = self.user_services(service).into_iter().next();
@@ -83,9 +93,32 @@ impl Data for Compose {
         let volume = self.volume(service);
         let mounted = self.mounted(service, &volume, deadline)?;
         let (id, path) = mounted.with_context(|| format!("{user} does not use the volume {volume}"))?;
-        let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:{path}")]).stdin_from(archive);
-        let copied = copy.run(deadline).map(drop);
-        copied.map_err(|error| classify(copying::told(&format!("into volume {volume}"), archive, error)))
+        let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:{path}")]);
+        let copied = copy.write_by(deadline, |into| Ok(pass(from, into).map(drop)?));
+        copied.map(drop).map_err(|error| classify(copying::is_full_there(&format!("volume {volume}"), error)))
+    }
+
+    fn dump(
+        &self,
+        instance: &Instance,
+        words: &[String],
+        into: &mut dyn Write,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let dump = cmd(&self.docker, &["exec", &instance.handle]).args(words);
+        dump.run_into(into, deadline).map_err(|error| told_of_program(instance, words, error))
+    }
+
+    fn feed(
+        &self,
+        instance: &Instance,
+        words: &[String],
+        from: &mut dyn Read,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let feed = cmd(&self.docker, &["exec", "--interactive", &instance.handle]).args(words);
+        let fed = feed.write_by(deadline, |into| Ok(pass(from, into).map(drop)?));
+        fed.map(drop).map_err(|error| told_of_program(instance, words, error))
     }
 
     fn external(&self, service: &str) -> Option<String> {
@@ -104,6 +137,29 @@ impl Data for Compose {
         }
         self.remove(&self.user_services(service), deadline)?;
         self.docker(&["volume", "rm", "--force", &volume], deadline).map(drop)
+    }
+}
+
+/// A size as Docker writes it, with four digits: `1.234GB`. None for `N/A`.
+fn bytes_of(size: &str) -> Option<u64> {
+    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let at = size.find(|c: char| c.is_ascii_alphabetic())?;
+    let power = UNITS.iter().position(|unit| *unit == &size[at..])?;
+    Some((size[..at].parse::<f64>().ok()? * 1000_f64.powi(power as i32)) as u64)
+}
+
+/// Docker ends with the code of the program. One that hangs goes on in its container after we have given up.
+fn told_of_program(instance: &Instance, words: &[String], error: Error) -> Error {
+    let program = words.first().map(String::as_str).unwrap_or_default();
+    if exec_code(&error).is_some() {
+        error
+    } else if is_hung(&error) {
+        let top = format!("docker top {}", instance.handle);
+        error.context(format!(
+            "{program} did not end in time, and may still run in its container (`{top}` shows it)"
+        ))
+    } else {
+        classify(error)
     }
 }
 

@@ -132,6 +132,9 @@ impl Runtime for Fake {
                 _ => ensure!(things.images.contains_key(&wanted.image), "no such image: {}", wanted.image),
             }
             things.volumes.entry(service.to_owned()).or_insert_with(|| "new".into());
+            if let Some(newer) = things.migrations.get(&wanted.image).filter(|_| starts).cloned() {
+                things.volumes.insert(service.to_owned(), newer);
+            }
             things.services.insert(service.to_owned(), wanted);
             if starts {
                 things.lets_in(service);
@@ -303,6 +306,10 @@ impl Data for Fake {
         Ok(self.world.act("stored")?.volumes.keys().cloned().collect())
     }
 
+    fn bytes(&self, data: &str, _: Deadline) -> Result<Option<u64>> {
+        Ok(self.world.act("bytes")?.volumes.get(data).map(|data| data.len() as u64))
+    }
+
     fn users(&self, service: &str, _: Deadline) -> Result<Vec<User>> {
         let things = self.world.act("users")?;
         let user = |started: &Started| User {
@@ -348,8 +355,25 @@ impl Data for Fake {
         Ok(tar.finish()?)
     }
 
-    fn restore(&self, _: &Release, _: &Path, service: &str, archive: &Path, _: Deadline) -> Result<()> {
-        let mut tar = tar::Archive::new(std::fs::File::open(archive)?);
+    fn dump(&self, instance: &Instance, words: &[String], into: &mut dyn Write, _: Deadline) -> Result<()> {
+        let mut things = self.world.act("dump")?;
+        let data = things.stored_by(&instance.handle, words, "dump")?;
+        Ok(into.write_all(data.as_bytes())?)
+    }
+
+    fn feed(&self, instance: &Instance, words: &[String], from: &mut dyn Read, _: Deadline) -> Result<()> {
+        // It removes what is there before it reads, as `dropdb` does.
+        let mut things = self.world.act("empty the database")?;
+        things.stored_by(&instance.handle, words, "restore")?.clear();
+        drop(things);
+        let data = std::io::read_to_string(from)?;
+        let mut things = self.world.act("fill the database")?;
+        *things.stored_by(&instance.handle, words, "restore")? = data;
+        Ok(())
+    }
+
+    fn restore(&self, _: &Release, _: &Path, service: &str, from: &mut dyn Read, _: Deadline) -> Result<()> {
+        let mut tar = tar::Archive::new(from);
         let mut entries = tar.entries()?;
         let entry = entries.next().context("an empty archive")??;
         let data = std::io::read_to_string(entry)?;

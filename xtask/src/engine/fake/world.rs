@@ -2,6 +2,7 @@
 //! counts the operations, and makes one fail, or interrupts the run, when a test asks for it.
 
 use crate::stack::names::VERSION;
+use anyhow::{Context, Result, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
@@ -45,6 +46,8 @@ pub struct Things {
     pub images: BTreeMap<String, String>,
     /// Images with a defect.
     pub defects: BTreeMap<String, Defect>,
+    /// What a service with this image makes of its stored data when it starts.
+    pub migrations: BTreeMap<String, String>,
     /// Image ids by tag.
     pub tags: BTreeMap<String, String>,
     /// Stored data by service.
@@ -132,6 +135,14 @@ impl Things {
         }
     }
 
+    /// What a database has stored that runs, for the program `wanted`.
+    pub fn stored_by(&mut self, service: &str, words: &[String], wanted: &str) -> Result<&mut String> {
+        ensure!(words == [wanted], "{words:?} is no program of {service}");
+        let runs = self.services.get(service).is_some_and(|started| started.runs);
+        ensure!(runs && !self.paused.contains(service), "{service} does not run");
+        self.volumes.get_mut(service).with_context(|| format!("no data of {service}"))
+    }
+
     /// Adds an image that reports this version.
     pub fn add_image(&mut self, id: &str, version: &str) {
         self.images.insert(id.to_owned(), version.to_owned());
@@ -171,7 +182,7 @@ impl World {
     }
 
     /// One operation. Returns an error if it has to fail; panics if the run is interrupted here.
-    pub fn act(&self, name: &'static str) -> anyhow::Result<MutexGuard<'_, Things>> {
+    pub fn act(&self, name: &'static str) -> Result<MutexGuard<'_, Things>> {
         let mut things = self.things();
         if things.counted == Some(std::thread::current().id()) {
             things.done.push(name);

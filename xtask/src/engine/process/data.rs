@@ -3,14 +3,17 @@
 use crate::base::deadline::Deadline;
 use crate::base::files;
 use crate::base::machine::Process;
+use crate::base::packed::pass;
 use crate::base::proc::{Cmd, cmd};
 use crate::engine::copying;
 use crate::engine::process::home::Processes;
+use crate::engine::process::runtime::no_container;
 use crate::engine::roles::{Data, Runtime, Use, User};
 use crate::release::description::Release;
+use crate::stack::model::Instance;
 use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
 use std::time::Duration;
@@ -24,6 +27,10 @@ impl Data for Processes {
         let mut data = files::names(&self.home.join("volumes"))?;
         data.retain(|name| self.data(name).is_dir());
         Ok(data.into_iter().collect())
+    }
+
+    fn bytes(&self, data: &str, _: Deadline) -> Result<Option<u64>> {
+        files::size(&self.data(data)).map(Some)
     }
 
     fn users(&self, service: &str, _: Deadline) -> Result<Vec<User>> {
@@ -72,10 +79,21 @@ impl Data for Processes {
         _: &Release,
         _: &Path,
         service: &str,
-        archive: &Path,
+        from: &mut dyn Read,
         deadline: Deadline,
     ) -> Result<()> {
-        restore(&self.data(service), archive, deadline)
+        let to = self.data(service);
+        files::make_folder(&to)?;
+        let restored = tar("--extract", "-", &to).write_by(deadline, |into| Ok(pass(from, into).map(drop)?));
+        restored.map(drop).map_err(|error| copying::is_full_there(&to.display().to_string(), error))
+    }
+
+    fn dump(&self, _: &Instance, words: &[String], _: &mut dyn Write, _: Deadline) -> Result<()> {
+        Err(no_container(words))
+    }
+
+    fn feed(&self, _: &Instance, words: &[String], _: &mut dyn Read, _: Deadline) -> Result<()> {
+        Err(no_container(words))
     }
 
     fn remove_data(&self, service: &str, deadline: Deadline) -> Result<()> {
@@ -104,11 +122,4 @@ pub fn unpause(handles: &[String], _: Deadline) -> Result<()> {
 fn tar(what: &str, archive: &str, folder: &Path) -> Cmd {
     let words = [what, "--file", archive, "--directory", &folder.display().to_string()];
     cmd("tar", &words).env("LC_ALL", "C")
-}
-
-/// Fills a folder from an archive.
-fn restore(to: &Path, archive: &Path, deadline: Deadline) -> Result<()> {
-    files::make_folder(to)?;
-    let restored = tar("--extract", &archive.display().to_string(), to).run(deadline).map(drop);
-    restored.map_err(|error| copying::told(&archive.display().to_string(), to, error))
 }

@@ -128,8 +128,7 @@ impl Runtime for Processes {
     }
 
     fn exec(&self, _: &Instance, words: &[String], _: &[(&str, &str)], _: Deadline) -> Result<(i32, String)> {
-        let what = format!("{} is a command for a container, and this stack has none", words.join(" "));
-        Err(fail(Exit::Usage, what, "use --engine compose, or a gate of the kind http or stop"))
+        Err(no_container(words))
     }
 
     fn remove(&self, services: &[String], deadline: Deadline) -> Result<()> {
@@ -292,4 +291,10 @@ impl Processes {
 
 fn local(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// The error of a command that can only run in a container.
+pub fn no_container(words: &[String]) -> anyhow::Error {
+    let what = format!("{} is a command for a container, and this stack has none", words.join(" "));
+    fail(Exit::Usage, what, "use --engine compose")
 }

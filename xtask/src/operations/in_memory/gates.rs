@@ -82,20 +82,20 @@ fn break_env(scene: &Scene) {
 
 #[test]
 fn with_a_gate_of_commands_a_rollback_that_fails_or_is_cut_off_anywhere_can_be_run_again() {
-    let points = everywhere(Some(EXEC), &break_env, &roll_back, &roll_back);
+    let points = everywhere(&prepared(Some(EXEC), &break_env), &[], &roll_back, &roll_back, &|_| ());
     assert!(points > 30, "only {points} points");
 }
 
 #[test]
 fn with_a_gate_that_stops_a_rollback_that_fails_or_is_cut_off_anywhere_can_be_run_again() {
-    let points = everywhere(Some(STOP), &break_env, &roll_back, &roll_back);
+    let points = everywhere(&prepared(Some(STOP), &break_env), &[], &roll_back, &roll_back, &|_| ());
     assert!(points > 30, "only {points} points");
 }
 
 #[test]
 fn with_a_gate_that_stops_a_deployment_that_fails_or_is_cut_off_anywhere_leaves_a_way_back() {
     let prepare = |scene: &Scene| drop(scene.release("r2", "v2.0.0", &scene.env_text()));
-    let points = everywhere(Some(STOP), &prepare, &deploy, &roll_back);
+    let points = everywhere(&prepared(Some(STOP), &prepare), &[], &deploy, &roll_back, &|_| ());
     assert!(points > 30, "only {points} points");
 }
 

@@ -1,5 +1,6 @@
 //! Tests: images that the engine has lost, and images that have to be saved.
 
+use super::everywhere::prepared;
 use super::{Ran, Scene, deploy, everywhere, roll_back};
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
@@ -104,7 +105,7 @@ fn a_damaged_image_is_named_and_what_runs_is_left_served() {
 
 #[test]
 fn a_rollback_that_loads_images_and_fails_or_is_cut_off_anywhere_can_be_run_again() {
-    let points = everywhere(None, &newer, &back_to_r1, &back_to_r1);
+    let points = everywhere(&prepared(None, &newer), &[], &back_to_r1, &back_to_r1, &|_| ());
     assert!(points > 45, "only {points} points");
 }
 

@@ -5,10 +5,13 @@
 // If a helper panics, the test has failed, which is the purpose of the helper.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod everywhere;
 mod gates;
 mod images;
+mod newer_data;
 mod pauses;
 
+use self::everywhere::{everywhere, prepared};
 use self::gates::with_gate;
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
@@ -87,6 +90,11 @@ impl Scene {
 
     /// With this gate; none for that of the pilot.
     fn of(gate: Option<&str>) -> Self {
+        Self::by(&|manifest| gate.map_or(manifest.clone(), |gate| with_gate(&manifest, gate)))
+    }
+
+    /// With another manifest than that of the pilot.
+    fn by(change: &dyn Fn(String) -> String) -> Self {
         let folder = Folder::new();
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pilot-deploy");
         let pack = folder.0.as_path().join("pilot-deploy");
@@ -97,8 +105,7 @@ impl Scene {
         // Nothing takes long in memory, so do not wait for what never comes.
         let manifest = std::fs::read_to_string(from.join("pilot.toml")).unwrap();
         let manifest = manifest.replace("ready = \"20s\"", "ready = \"150ms\"");
-        let manifest = gate.map_or(manifest.clone(), |gate| with_gate(&manifest, gate));
-        std::fs::write(pack.join("pilot.toml"), manifest).unwrap();
+        std::fs::write(pack.join("pilot.toml"), change(manifest)).unwrap();
         let state = StateDir::new(folder.0.as_path().join("state"));
         let pilot = Pilot::at(&pack, "memory", state, By::Tree).unwrap();
         let scene = Self { _folder: folder, pilot, world: World::default() };
@@ -286,44 +293,6 @@ fn deploy(session: &Session) -> Result<Finished> {
     up::deploy(Goal::plain(&release, Purpose::Deploy), false, "in memory", session, budget())
 }
 
-/// Makes every operation of `what` fail, one at a time, then interrupts the run before each. Each time,
-/// `prepare` makes a new stack. The invariants must hold, and running it again must end well.
-fn everywhere(
-    gate: Option<&str>,
-    prepare: &dyn Fn(&Scene),
-    what: &dyn Fn(&Session) -> Result<Finished>,
-    again: &dyn Fn(&Session) -> Result<Finished>,
-) -> usize {
-    let mut points = 0;
-    for number in 1.. {
-        let mut reached = false;
-        for (fail_at, kill_at) in [(Some(number), None), (None, Some(number))] {
-            let scene = Scene::of(gate);
-            prepare(&scene);
-            scene.world.begin(fail_at, kill_at);
-            let ran = scene.run(what);
-            let done = scene.world.things().done.clone();
-            reached |= done.len() >= number;
-            let when =
-                format!("{number} ({:?}), {}", done.get(number - 1), kill_at.map_or("failed", |_| "cut off"));
-            match &ran {
-                Ran::Finished(finished) => scene.hold(Some(finished)),
-                Ran::Refused(_) | Ran::CutOff => scene.hold(None),
-            }
-            let data = scene.store_more();
-            scene.world.begin(None, None);
-            let finished = scene.finishes(again);
-            assert_eq!(finished.exit, Exit::Ok, "after {when}: {finished:?}");
-            scene.hold_with(&data, Some(&finished));
-            points += 1;
-        }
-        if !reached {
-            break;
-        }
-    }
-    points
-}
-
 #[test]
 fn a_rollback_in_memory_is_what_was_planned_and_what_is_said() {
     let scene = Scene::new();
@@ -436,7 +405,13 @@ fn what_an_older_version_has_left_is_still_read() {
 
 #[test]
 fn a_rollback_that_fails_or_is_cut_off_anywhere_can_be_run_again() {
-    let points = everywhere(None, &|scene| scene.break_version(Defect::Errors), &roll_back, &roll_back);
+    let points = everywhere(
+        &prepared(None, &|scene| scene.break_version(Defect::Errors)),
+        &[],
+        &roll_back,
+        &roll_back,
+        &|_| (),
+    );
     assert!(points > 40, "only {points} points");
 }
 
@@ -465,13 +440,13 @@ fn a_rollback_over_corrupt_data_that_fails_or_is_cut_off_anywhere_can_be_run_aga
 
 #[test]
 fn a_reset_that_fails_or_is_cut_off_anywhere_can_be_run_again() {
-    let points = everywhere(None, &|_| (), &reset, &reset);
+    let points = everywhere(&Scene::new, &[], &reset, &reset, &|_| ());
     assert!(points > 40, "only {points} points");
 }
 
 #[test]
 fn a_deployment_that_fails_or_is_cut_off_anywhere_leaves_a_way_back() {
     let prepare = |scene: &Scene| drop(scene.release("r2", "v2.0.0", &scene.env_text()));
-    let points = everywhere(None, &prepare, &deploy, &roll_back);
+    let points = everywhere(&prepared(None, &prepare), &[], &deploy, &roll_back, &|_| ());
     assert!(points > 30, "only {points} points");
 }

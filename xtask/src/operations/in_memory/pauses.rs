@@ -2,6 +2,7 @@
 //! once before each: nothing stays paused that the next command does not undo.
 
 use super::*;
+use crate::deploy::archives::archive;
 use crate::deploy::backup;
 use crate::deploy::paused::{Copy, Longest};
 use crate::engine::pause::Pause;
@@ -10,7 +11,7 @@ use crate::engine::pause::Pause;
 fn back_up(session: &Session) -> Result<Finished> {
     let data = DATA.map(|(name, _)| name.to_owned());
     let longest = Longest::Served(Duration::from_secs(10));
-    let what = backup::Contents { release: None, data: &data, longest, logs: false };
+    let what = backup::Contents { release: None, data: &data, longest, logs: false, snapshot: false };
     let engine = session.engine.as_ref();
     backup::keep(&session.pilot, engine, what, Deadline::after(Duration::from_secs(20)))?;
     Ok(Finished::plain(Exit::Ok))
@@ -117,12 +118,13 @@ fn a_copy_that_takes_longer_than_the_public_may_wait_says_what_to_do() {
 #[test]
 fn a_full_disk_is_told_as_that_and_leaves_no_half_archive() {
     let scene = Scene::new();
-    let to = scene.pilot.state.path().join("jobs.data.tar");
+    let folder = scene.pilot.state.path();
+    let to = folder.join("jobs.data.tar.lz4");
     // A device that is always full (full(4)).
     std::os::unix::fs::symlink("/dev/full", &to).unwrap();
     let ran = scene.run(&|session: &Session| {
         let limit = Deadline::after(Duration::from_secs(20));
-        backup::copy_data(&session.pilot, session.engine.as_ref(), "jobs", Longest::Copy, &to, limit)?;
+        archive(&session.pilot, session.engine.as_ref(), "jobs", Longest::Copy, folder, limit)?;
         Ok(Finished::plain(Exit::Ok))
     });
     let Ran::Refused(error) = ran else { panic!("it was copied") };

@@ -119,7 +119,7 @@ fn stop(table: &Table<'_>, scope: Scope<'_>) -> Option<GateRule> {
 }
 
 /// A text of words, or a list of them.
-fn command(value: &Value<'_>) -> Option<Command> {
+pub fn command(value: &Value<'_>) -> Option<Command> {
     let read = if value.is_list() {
         Command::try_from(value.texts()?)
     } else {

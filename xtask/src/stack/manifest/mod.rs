@@ -14,7 +14,9 @@ use anyhow::{Result, ensure};
 use reading::Need;
 use std::collections::BTreeSet;
 use std::path::Path;
-pub use values::{Document, Flags, HealthRule, LoadRule, Manifest, MemoryRule, Service, SessionRule};
+pub use values::{
+    DataRule, Document, Dump, Flags, HealthRule, LoadRule, Manifest, MemoryRule, Service, SessionRule,
+};
 
 /// What manifests of version 1 do not say, because this program knew it.
 const NOT_IN_VERSION_1: &str = include_str!("../not_in_version_1.toml");
@@ -27,6 +29,15 @@ const WITH_CHECKS: [&str; 8] = ["auth", "health", "check", "criteria", "memory",
 
 /// The manifest in the folder of a stack, and in that of a release.
 pub const MANIFEST_FILE: &str = "pilot.toml";
+
+/// The parts of a stack that a manifest may name.
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
+    /// Its services.
+    pub services: BTreeSet<String>,
+    /// Its stored data, also by the names of the volumes.
+    pub data: BTreeSet<String>,
+}
 
 impl Manifest {
     /// Reads the manifest in a folder, if there is one. The error has all mistakes, each with line and column.
@@ -70,19 +81,25 @@ impl Manifest {
         })
     }
 
-    /// An error that names everything that the manifest needs and is not there: variables of the env file, and services,
-    /// if they are known.
-    pub fn check_needs(&self, has: impl Fn(&str) -> bool, services: Option<&BTreeSet<&str>>) -> Result<()> {
+    /// An error that names everything that the manifest needs and is not there: variables of the env file, and parts of
+    /// the stack, if they are known.
+    pub fn check_needs(&self, has: impl Fn(&str) -> bool, known: Option<&Parts>) -> Result<()> {
         let mut missing: Vec<(&Need, String)> = Vec::new();
+        let lacks = |kind: &str, name: &String, known: &BTreeSet<String>| {
+            let all: Vec<&str> = known.iter().map(String::as_str).collect();
+            (!known.contains(name))
+                .then(|| format!("there is no {kind} {name}; there are: {}", all.join(", ")))
+        };
         for (need, place) in &self.needs {
-            let what = match (need, services) {
-                (Need::Variable(name), _) if !has(name) => format!("{name} is missing in the env file"),
-                (Need::Service(name), Some(known)) if !known.contains(name.as_str()) => {
-                    let known: Vec<&str> = known.iter().copied().collect();
-                    format!("there is no service {name}; there are: {}", known.join(", "))
+            let what = match (need, known) {
+                (Need::Variable(name), _) => {
+                    (!has(name)).then(|| format!("{name} is missing in the env file"))
                 }
-                _ => continue,
+                (Need::Service(name), Some(known)) => lacks("service", name, &known.services),
+                (Need::Data(name), Some(known)) => lacks("data", name, &known.data),
+                (Need::Service(_) | Need::Data(_), None) => None,
             };
+            let Some(what) = what else { continue };
             if missing.iter().all(|(known, _)| *known != need) {
                 missing.push((need, format!("{what} ({place} needs it)")));
             }

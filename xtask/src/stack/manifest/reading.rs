@@ -51,6 +51,8 @@ pub enum Need {
     Variable(String),
     /// A service that only Compose knows.
     Service(String),
+    /// Stored data, by its own name or that of its volume.
+    Data(String),
 }
 
 /// What was found on the way: mistakes, and what is needed. Each with the byte that it is at.

@@ -1,12 +1,13 @@
 //! Reads the sections of a manifest. Each reads all its keys before it gives up, so that every mistake is noted. Called
 //! by `Manifest::parse`.
 
-use super::gate::gate;
-use super::reading::{Table, Value};
+use super::gate::{command, gate};
+use super::reading::{Need, Table, Value};
 use super::requests::{Scope, names_fit, one_of, pointed, pointer};
 use super::values::{
-    Auth, Build, Contact, DataRules, Document, Drill, EVIDENCE_FILES, EVIDENCE_OF_SERVICE, Flags, HealthRule,
-    Host, Limits, LoadRule, Manifest, MemoryRule, Projects, Row, Seed, Service, SessionRule,
+    Auth, Build, Contact, DataRule, DataRules, Document, Drill, Dump, EVIDENCE_FILES, EVIDENCE_OF_SERVICE,
+    Flags, HealthRule, Host, Limits, LoadRule, Manifest, MemoryRule, Projects, Row, Seed, Service,
+    SessionRule,
 };
 use crate::base::files;
 use crate::base::secrets;
@@ -44,7 +45,7 @@ pub fn manifest(top: &Table<'_>) -> Option<Manifest> {
         load: top.get("load", |value| load(value, scope)),
         flags: top.get("flags", |value| flags(value, scope)),
         limits: top.or("limits", Limits::default(), limits),
-        data: top.or("data", DataRules::default(), data),
+        data: top.or("data", DataRules::default(), |value| data(value, scope)),
         host: top.or("host", Host::default(), host),
         escalation: top.each("escalation", contact),
         env_file: top.get("env_file", in_folder),
@@ -289,12 +290,42 @@ fn limits(value: &Value<'_>) -> Option<Limits> {
     Some(read)
 }
 
-fn data(value: &Value<'_>) -> Option<DataRules> {
+fn data(value: &Value<'_>, scope: Scope<'_>) -> Option<DataRules> {
+    let mut read = DataRules::default();
+    let each = value.map(|name, value| match name {
+        "pause_max" => {
+            read.pause_max = value.duration()?;
+            None
+        }
+        name => {
+            value.needs(Need::Data(name.to_owned()));
+            data_rule(value, scope)
+        }
+    });
+    Some(DataRules { each: each?, ..read })
+}
+
+fn data_rule(value: &Value<'_>, scope: Scope<'_>) -> Option<DataRule> {
     let table = value.table()?;
-    let read =
-        DataRules { pause_max: table.or("pause_max", DataRules::default().pause_max, Value::duration) };
+    let service = table.get("service", |value| {
+        let name = value.text()?;
+        scope.service(value, &name);
+        Some(name)
+    });
+    let (backup, restore) = (table.get("backup", command), table.get("restore", command));
+    let before_deploy = table.or("before_deploy", false, Value::flag);
     table.close();
-    Some(read)
+    let dump = match (service, backup, restore) {
+        (Some(service), Some(backup), Some(restore)) => Some(Dump { service, backup, restore }),
+        (None, None, None) => None,
+        _ => {
+            table.wrong(
+                "`service`, `backup` and `restore` go together: where both commands run, and what they are",
+            );
+            None
+        }
+    };
+    Some(DataRule { dump, before_deploy })
 }
 
 fn host(value: &Value<'_>) -> Option<Host> {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::stack::check::{Kind, Metric};
 use crate::stack::gate_rule::{self, GateRule};
+use std::time::Duration;
 
 /// As it was at 21325fb.
 const VERSION_1: &str = include_str!("../captured/manifest_1.toml");
@@ -267,10 +268,35 @@ fn a_gate_of_each_kind_is_read_and_all_its_mistakes_are_told_at_once() {
 }
 
 #[test]
+fn a_dump_has_both_commands_and_the_container_that_they_run_in() {
+    let read = |text: &str| Manifest::parse("p.toml", &format!("version = 2\n{text}"));
+    let whole = read(
+        "[data]\npause_max = \"3s\"\n[data.pgdata]\nservice = \"db\"\nbackup = \"pg_dump -Fc notes\"\n\
+         restore = \"sh -ec 'pg_restore -d notes'\"\nbefore_deploy = true\n[data.files]\nbefore_deploy = true",
+    );
+    let data = whole.unwrap().data;
+    assert_eq!(data.pause_max, Duration::from_secs(3));
+    let rule = &data.each["pgdata"];
+    let dump = rule.dump.as_ref().unwrap();
+    assert_eq!((dump.backup.0.len(), dump.restore.0[2].as_str()), (3, "pg_restore -d notes"));
+    assert!(rule.before_deploy && data.each["files"].before_deploy && data.each["files"].dump.is_none());
+    let error = |text: &str| read(text).unwrap_err().to_string();
+    for half in ["backup = \"a\"", "service = \"db\"", "service = \"db\"\nrestore = \"a\""] {
+        assert!(error(&format!("[data.x]\n{half}")).contains("go together"), "{half}");
+    }
+    assert!(error("[data]\npause_min = \"3s\"").contains("p.toml:3:13"));
+    let known = Parts::default();
+    let needs = read("[data.pgdat]\nbefore_deploy = true").unwrap();
+    let told = needs.check_needs(|_| true, Some(&known)).unwrap_err().to_string();
+    assert!(told.contains("there is no data pgdat"), "{told}");
+}
+
+#[test]
 fn services_that_only_compose_knows_are_checked_when_it_was_asked() {
     let read = |text: &str| Manifest::parse("p.toml", text).unwrap();
     let all = read(&format!("check = [{{ name = \"a\", tcp = \"dp:5432\" }}]\n{NEEDED}"));
-    let known = BTreeSet::from(["api", "db"]);
+    let names = |all: &[&str]| all.iter().map(|name| (*name).to_owned()).collect();
+    let known = Parts { services: names(&["api", "db"]), data: names(&["pgdata"]) };
     let error = all.check_needs(|_| true, Some(&known)).unwrap_err().to_string();
     assert_eq!(error, "there is no service dp; there are: api, db (p.toml:1:30 needs it)");
     all.check_needs(|_| true, None).unwrap();

@@ -5,7 +5,7 @@ use crate::base::http::Pass;
 use crate::base::secrets;
 use crate::stack::call::Line;
 use crate::stack::check::{Check, Criterion};
-use crate::stack::gate_rule::GateRule;
+use crate::stack::gate_rule::{Command, GateRule};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -271,12 +271,34 @@ impl Default for Limits {
 pub struct DataRules {
     /// How long what uses stored data may be paused for a copy while the public is served.
     pub pause_max: Duration,
+    /// `[data.NAME]`, by the name of the data or of its volume.
+    pub each: BTreeMap<String, DataRule>,
 }
 
 impl Default for DataRules {
     fn default() -> Self {
-        Self { pause_max: Duration::from_secs(10) }
+        Self { pause_max: Duration::from_secs(10), each: BTreeMap::new() }
     }
+}
+
+/// One `[data.NAME]`.
+#[derive(Clone, Debug, Default)]
+pub struct DataRule {
+    /// How its database is dumped; none if its volume is copied.
+    pub dump: Option<Dump>,
+    /// Is a snapshot of it taken before a deployment changes anything?
+    pub before_deploy: bool,
+}
+
+/// Two programs in the container of a database: one prints what is stored, the other reads that and stores it again.
+#[derive(Clone, Debug)]
+pub struct Dump {
+    /// The service of the database.
+    pub service: String,
+    /// Prints what is stored.
+    pub backup: Command,
+    /// Replaces what is stored by what it reads.
+    pub restore: Command,
 }
 
 /// The `[host]` part. A manifest without it gets the values of `default`.

@@ -1,0 +1,136 @@
+//! How stored data becomes an archive, and comes back. A database with a dump command is dumped while it runs; every
+//! other volume is copied while what uses it is paused (`paused`). An archive says by its name which of the two it is.
+//! Which data is copied or restored, and when, is decided elsewhere. Called by `backup`, `restoring` and the drill.
+
+use crate::base::deadline::Deadline;
+use crate::base::failure::{exit_of, fail};
+use crate::base::files;
+use crate::base::next::Next;
+use crate::base::packed::{COMPRESSED, Content, Packing};
+use crate::deploy::paused::{Copy, Longest};
+use crate::engine::copying;
+use crate::engine::roles::Engine;
+use crate::stack::manifest::Dump;
+use crate::stack::model::Instance;
+use crate::stack::pilot::Pilot;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// How the name of an archive ends, before `COMPRESSED`. Older versions wrote only copies, and did not compress them.
+const COPY: &str = ".data.tar";
+const DUMP: &str = ".dump";
+
+/// How a dump is restored. It is kept with the dump: the manifest of another release may say something else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dumped {
+    /// The service in whose container it is restored.
+    pub service: String,
+    /// The program that reads the dump.
+    pub restore: Vec<String>,
+}
+
+/// An archive that was made and read back.
+#[derive(Debug)]
+pub struct Archived {
+    /// Its name in the folder.
+    pub name: String,
+    /// The SHA-256 of the file.
+    pub sum: String,
+    /// How it is restored, if it is a dump.
+    pub dumped: Option<Dumped>,
+    /// What is worth knowing of it, in sentences.
+    pub remarks: Vec<String>,
+}
+
+/// The data that is in the archive with this name; none if it is another file.
+pub fn data_in(name: &str) -> Option<&str> {
+    let plain = name.strip_suffix(COMPRESSED).unwrap_or(name);
+    plain.strip_suffix(COPY).or_else(|| plain.strip_suffix(DUMP).filter(|_| plain != name))
+}
+
+/// Makes an archive of this data in a folder. A large one takes longer, but not past the deadline.
+pub fn archive(
+    pilot: &Pilot,
+    engine: &dyn Engine,
+    data: &str,
+    longest: Longest,
+    folder: &Path,
+    deadline: Deadline,
+) -> Result<Archived> {
+    let limit = pilot.manifest.limits.deploy;
+    let Some(dump) = pilot.data_rule(data).and_then(|rule| rule.dump.as_ref()) else {
+        return copied(pilot, engine, data, longest, folder, deadline);
+    };
+    let services = engine.services(deadline.within(pilot.manifest.limits.engine))?;
+    let database =
+        services.get(&dump.service).and_then(|service| service.0.iter().find(|one| one.is_running()));
+    match database {
+        Some(database) => dumped(engine, data, dump, database, folder, deadline.growing(limit)),
+        None => {
+            let mut archived = copied(pilot, engine, data, longest, folder, deadline)?;
+            let remark = format!("{} does not run, so its volume was copied, and not dumped", dump.service);
+            archived.remarks.push(remark);
+            Ok(archived)
+        }
+    }
+}
+
+fn copied(
+    pilot: &Pilot,
+    engine: &dyn Engine,
+    data: &str,
+    longest: Longest,
+    folder: &Path,
+    deadline: Deadline,
+) -> Result<Archived> {
+    let name = format!("{data}{COPY}{COMPRESSED}");
+    let (state, limit) = (&pilot.state, pilot.manifest.limits.deploy);
+    let (sum, remarks) = packed(&folder.join(&name), data, |to| {
+        let mut made = None;
+        let mut make = |deadline| {
+            let packing = made.insert(Packing::new(to, Content::Tar)?);
+            engine.snapshot(data, packing, deadline)
+        };
+        let remarks = Copy { engine, state, data, longest, limit, deadline }.make(&mut make)?;
+        // Syncing and reading back take as long as copying, and nothing is paused any more.
+        Ok((made.context("nothing was copied")?.finish(deadline.growing(limit))?, remarks))
+    })?;
+    Ok(Archived { name, sum, dumped: None, remarks })
+}
+
+fn dumped(
+    engine: &dyn Engine,
+    data: &str,
+    dump: &Dump,
+    database: &Instance,
+    folder: &Path,
+    deadline: Deadline,
+) -> Result<Archived> {
+    let name = format!("{data}{DUMP}{COMPRESSED}");
+    let sum = packed(&folder.join(&name), data, |to| {
+        let mut packing = Packing::new(to, Content::Printed)?;
+        engine.dump(database, &dump.backup.0, &mut packing, deadline)?;
+        packing.finish(deadline)
+    });
+    let sum = sum.map_err(|error| {
+        let what = format!("{} gave no dump: {error:#}", dump.service);
+        let next = Next::shell(format!("docker stop {}", database.handle));
+        fail(
+            exit_of(&error),
+            what,
+            next.so("and run this again: a database that does not run is copied, not dumped"),
+        )
+    })?;
+    let dumped = Some(Dumped { service: dump.service.clone(), restore: dump.restore.0.clone() });
+    Ok(Archived { name, sum, dumped, remarks: Vec::new() })
+}
+
+/// Makes an archive. If that fails, half of it is nothing to keep.
+fn packed<T>(to: &Path, data: &str, make: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    make(to).map_err(|error| {
+        let error = copying::told(&format!("the data of {data}"), to, error);
+        files::remove(to).ok();
+        error
+    })
+}
