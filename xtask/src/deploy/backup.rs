@@ -24,7 +24,8 @@ use std::path::{Path, PathBuf};
 
 /// In format 1 the files had the names of `Layout::default`.
 const FORMAT: u32 = 2;
-const INDEX: &str = "backup.json";
+/// What a backup has, in its folder.
+pub const INDEX: &str = "backup.json";
 const DATA: &str = ".data.tar";
 
 /// How many logs are copied at a time, and how many bytes of each. These are in memory.

@@ -20,6 +20,7 @@ pub mod observe;
 pub mod past;
 pub mod paused;
 pub mod plan;
+pub mod remote;
 pub mod run;
 pub mod session;
 pub mod step;

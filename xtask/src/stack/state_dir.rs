@@ -145,6 +145,22 @@ impl StateDir {
         self.0.join("backups")
     }
 
+    /// What belongs to the repository off the host: a second ledger, whose lock is held while backups are sent or
+    /// fetched.
+    pub fn remote(&self) -> Self {
+        Self(self.0.join("remote"))
+    }
+
+    /// In that folder: where a backup is fetched to before it is verified.
+    pub fn fetched(&self) -> PathBuf {
+        self.0.join("fetched")
+    }
+
+    /// In that folder: the repository that backups were sent to last.
+    pub fn sent_to(&self) -> PathBuf {
+        self.0.join("sent-to.json")
+    }
+
     /// Runs, a folder each.
     pub fn runs(&self) -> PathBuf {
         self.0.join("rollbacks")

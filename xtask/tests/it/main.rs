@@ -35,6 +35,7 @@ mod processes;
 mod promises;
 mod refused;
 mod releases;
+mod remote;
 mod resume;
 mod rollback;
 mod runbook;

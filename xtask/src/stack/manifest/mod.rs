@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 use reading::Need;
 use std::collections::BTreeSet;
 use std::path::Path;
-pub use values::{Document, Flags, HealthRule, LoadRule, Manifest, MemoryRule, Service, SessionRule};
+pub use values::{Document, Flags, HealthRule, LoadRule, Manifest, MemoryRule, Remote, Service, SessionRule};
 
 /// What manifests of version 1 do not say, because this program knew it.
 const NOT_IN_VERSION_1: &str = include_str!("../not_in_version_1.toml");
