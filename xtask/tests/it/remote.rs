@@ -258,9 +258,11 @@ fn two_clones_that_gave_the_same_id_keep_both_backups() {
         assert!(again.contains("not whole") && again.contains(&format!("{}-2", names[0])), "{again}");
         scene.backup("0005-x", 5, &[(".env", "A=5\n")]);
         std::fs::write(scene.pilot.state().join("backups/0005-x/.env"), "A=6\n").unwrap();
-        let (error, _) = scene.refused(&["backup", "push"], 1);
-        assert!(error.contains("was altered"), "{error}");
-        assert_eq!(scene.names(), names);
+        scene.backup("0006-x", 6, &[(".env", "A=6\n")]);
+        let (error, next) = scene.refused(&["backup", "push"], 1);
+        assert!(error.contains("pushed 0006-x; but") && error.contains("was altered"), "{error}");
+        assert!(next.contains("backup create"), "{next}");
+        assert_eq!(scene.names(), [names, vec!["0006-x".to_owned()]].concat());
     });
 }
 
@@ -328,7 +330,10 @@ fn each_trouble_with_a_repository_is_told_as_what_it_is() {
         // It is killed: the next push removes its lock, and says so.
         ended(live);
         let pushed = scene.xtask(&["backup", "push"]).expect(0).out;
-        assert!(pushed.contains("removed 1 locks") && pushed.contains("✓ checked"), "{pushed}");
+        assert!(
+            pushed.contains("an interrupted restic had left: 1") && pushed.contains("✓ checked"),
+            "{pushed}"
+        );
         // A disk that is not mounted is no reason to begin anew.
         let away = scene.pilot.folder.0.join("away");
         std::fs::rename(scene.repository(), &away).unwrap();
@@ -349,6 +354,101 @@ fn each_trouble_with_a_repository_is_told_as_what_it_is() {
         assert!(error.contains("other files are in that folder"), "{error}");
         std::fs::rename(scene.pilot.folder.0.join("config"), &config).unwrap();
         scene.xtask(&["backup", "push"]).expect(0);
+    });
+}
+
+#[test]
+fn what_was_changed_in_the_repository_is_not_taken_for_a_backup() {
+    on("remote-forged", |scene| {
+        let place = scene.backup("0001-x", 1, &[(".env", "A=1\n"), ("sub/b", "b")]);
+        scene.xtask(&["backup", "push"]).expect(0);
+        let sum = sum(&place.join("backup.json"));
+        let project = scene.pilot.project.clone();
+        // The same backup under other ids, each with another change.
+        let store = |id: &str, made: u32| {
+            let mut words = vec!["backup".to_owned(), "--host".into(), project.clone(), ".".into()];
+            let made = format!("made:{made}");
+            for tag in [&format!("project:{project}"), &format!("backup:{id}"), &format!("sum:{sum}"), &made]
+            {
+                words.extend(["--tag".to_owned(), tag.to_string()]);
+            }
+            words.extend(["--tag", "bytes:9", "--tag", "data:false"].map(str::to_owned));
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            assert!(scene.restic(&words).current_dir(&place).status().unwrap().success());
+        };
+        std::fs::write(place.join("more"), "more").unwrap();
+        store("0002-more", 2);
+        std::fs::remove_file(place.join("more")).unwrap();
+        std::fs::write(place.join(".env"), "A=2\n").unwrap();
+        store("0003-altered", 3);
+        std::fs::remove_file(place.join(".env")).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", place.join(".env")).unwrap();
+        store("0004-link", 4);
+        std::fs::remove_file(place.join(".env")).unwrap();
+        store("0005-less", 5);
+        std::fs::write(place.join(".env"), "A=1\n").unwrap();
+        std::fs::remove_file(place.join("backup.json")).unwrap();
+        store("0006-none", 6);
+        store("../../0007-out", 7);
+        std::fs::remove_dir_all(scene.pilot.state()).unwrap();
+        assert_eq!(scene.names().len(), 6);
+        for (id, why) in [
+            ("0002-more", "more is not one of its files"),
+            ("0003-altered", ".env was altered"),
+            ("0004-link", ".env is no file"),
+            ("0005-less", "cannot read"),
+            ("0006-none", "it has no backup.json"),
+        ] {
+            let (error, next) = scene.refused(&["backup", "pull", id], 4);
+            assert!(error.contains("is not what was sent") && error.contains(why), "{id}: {error}");
+            assert!(next.contains("backup list --remote"), "{next}");
+            assert!(!scene.pilot.state().join("remote/fetched").exists());
+            let own = std::fs::read_dir(scene.pilot.state().join("backups"));
+            assert_eq!(own.map_or(0, Iterator::count), 0, "{id}");
+        }
+        scene.xtask(&["backup", "pull", "0001-x"]).expect(0);
+        assert_eq!(std::fs::read_to_string(place.join(".env")).unwrap(), "A=1\n");
+    });
+}
+
+#[test]
+fn a_rollback_does_not_wait_for_a_push_and_a_second_push_is_refused() {
+    on("remote-slow", |mut scene| {
+        let real = Command::new("sh").args(["-c", "command -v restic"]).output().unwrap();
+        let real = String::from_utf8(real.stdout).unwrap();
+        let bin = scene.pilot.folder.0.join("bin");
+        let (begun, go) = (bin.join("begun"), bin.join("go"));
+        let waits =
+            format!("touch {}; while ! test -e {}; do sleep 0.05; done", begun.display(), go.display());
+        program(
+            &bin.join("restic"),
+            &format!("#!/bin/sh\n[ \"$1\" = backup ] && {{ {waits}; }}\nexec {} \"$@\"\n", real.trim()),
+        );
+        scene.pilot.root = workspace();
+        scene.pilot.xtask(&["up"]).expect(0);
+        scene.pilot.xtask(&["backup", "create"]).expect(0);
+        scene.pilot.set("PATH", &format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()));
+        let mut push = scene.pilot.command(&["backup", "push"]);
+        push.current_dir(&scene.tree.0).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let push = push.spawn().unwrap();
+        let start = Instant::now();
+        while !begun.exists() {
+            assert!(start.elapsed() < Duration::from_secs(60), "the push never began");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        scene.pilot.edit_env("USE_SIMULATION", "false");
+        scene.pilot.xtask(&["rollback"]).expect(0);
+        scene.pilot.xtask(&["backup", "create"]).expect(0);
+        scene.pilot.root = scene.tree.0.clone();
+        let (error, _) = scene.refused(&["backup", "push"], 5);
+        assert!(error.contains("backup push"), "{error}");
+        scene.refused(&["backup", "pull", "latest"], 5);
+        std::fs::write(&go, "").unwrap();
+        ran(push.wait_with_output().unwrap()).expect(0);
+        // Those that were made meanwhile are for the next push.
+        assert_eq!(scene.names().len(), 1);
+        scene.xtask(&["backup", "push"]).expect(0);
+        assert!(scene.names().len() >= 3, "{:?}", scene.names());
     });
 }
 

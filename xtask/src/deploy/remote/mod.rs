@@ -139,10 +139,14 @@ impl<'a> Place<'a> {
             );
             return Err(fail(Exit::Usage, what, "raise `keep` of [remote] in pilot.toml"));
         }
-        let mut pushed = Vec::new();
+        let (mut pushed, mut unsound) = (Vec::new(), Vec::new());
         for (sum, kept) in &send {
-            if self.send(sum, kept, out)? {
-                pushed.push((sum, kept.id.clone()));
+            // One that is not whole keeps none of the others from being sent.
+            match kept.backup.check(&kept.dir) {
+                Err(error) if kept.dir.exists() => unsound.push(format!("{error:#}")),
+                Err(_) => removed_meanwhile(kept, out),
+                Ok(()) if self.send(sum, kept, out)? => pushed.push((sum, kept.id.clone())),
+                Ok(()) => {}
             }
         }
         let after = self.list()?;
@@ -152,6 +156,11 @@ impl<'a> Place<'a> {
             out.say(format!("{} pushed {id}", out.mark(Some(true))));
         }
         let forgotten = self.tidy(&after, out).map_err(|error| self.sent_but(&pushed, error))?;
+        if !unsound.is_empty() {
+            let what = format!("not sent, because it is not whole: {}", unsound.join("; "));
+            let next = Next::xtask("backup create").so("makes a new one; that one can no longer be restored");
+            return Err(self.sent_but(&pushed, fail(Exit::NotRestored, what, next)));
+        }
         let checked = self.rules.check.clone();
         let pushed = pushed.into_iter().map(|(_, id)| id).collect();
         Ok(Pushed {
@@ -258,7 +267,7 @@ impl<'a> Place<'a> {
             let stale = locks.saturating_sub(self.repository.locks()?.unwrap_or(0));
             if stale > 0 {
                 out.note(format!(
-                    "removed {stale} locks of the repository, which an interrupted restic had left"
+                    "removed from the repository the locks that an interrupted restic had left: {stale}"
                 ));
             }
         }
@@ -272,19 +281,9 @@ impl<'a> Place<'a> {
         fail(Exit::Host, what, next.so("only if it is lost for good; else find it: is its disk mounted?"))
     }
 
-    /// Sends one backup, checked before and compared after. False if retention has removed it meanwhile.
+    /// Sends one backup, and compares what restic stored. False if retention has removed it meanwhile.
     fn send(&self, sum: &str, kept: &Kept, out: &Output) -> Result<bool> {
-        let gone = |error: Error| {
-            if kept.dir.exists() {
-                return Err(error);
-            }
-            out.note(format!("backup {} was removed here before it was sent", kept.id));
-            Ok(false)
-        };
         ensure!(is_id(&kept.id), "the folder of backup {:?} has a name that no backup has", kept.id);
-        if let Err(error) = kept.backup.check(&kept.dir) {
-            return gone(error);
-        }
         let names = kept.backup.files.keys().map(String::as_str).chain([INDEX]);
         let bytes = names.map(|name| files::size(&kept.dir.join(name))).sum::<Result<u64>>()?;
         let count = kept.backup.files.len() as u64 + 1;
@@ -301,7 +300,11 @@ impl<'a> Place<'a> {
                 }
             }
         }
-        gone(match stored {
+        if !kept.dir.exists() {
+            removed_meanwhile(kept, out);
+            return Ok(false);
+        }
+        Err(match stored {
             Err(error) => error,
             Ok(stored) => Error::msg(format!(
                 "restic stored {} files ({}) of backup {}, which has {count} ({})",
@@ -373,4 +376,9 @@ impl<'a> Place<'a> {
 
 fn sum_of(kept: &Kept) -> Result<String> {
     files::sha256(&kept.dir.join(INDEX))
+}
+
+/// Retention has removed a backup before it was sent.
+fn removed_meanwhile(kept: &Kept, out: &Output) {
+    out.note(format!("backup {} was removed here before it was sent", kept.id));
 }
