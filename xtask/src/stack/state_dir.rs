@@ -151,9 +151,16 @@ impl StateDir {
         Self(self.0.join("remote"))
     }
 
-    /// In that folder: where a backup is fetched to before it is verified.
+    /// In that folder: where a backup is fetched to before it is verified. The name has the process id, because what a
+    /// killed command has started may still write to its own.
     pub fn fetched(&self) -> PathBuf {
-        self.0.join("fetched")
+        self.0.join(format!("fetched.{}", std::process::id()))
+    }
+
+    /// The same of every command, also of those that were killed.
+    pub fn every_fetched(&self) -> Result<Vec<PathBuf>> {
+        let names = files::names(&self.0)?;
+        Ok(names.iter().filter(|name| name.starts_with("fetched.")).map(|name| self.0.join(name)).collect())
     }
 
     /// In that folder: the repository that backups were sent to last.

@@ -184,7 +184,9 @@ impl<'a> Place<'a> {
             }
         }
         let staging = self.state.remote().fetched();
-        files::remove(&staging)?;
+        for left in self.state.remote().every_fetched()? {
+            files::remove(&left).ok();
+        }
         files::make_private_folder(&staging)?;
         let whole = self.fetch(&stored, &staging);
         if whole.is_err() {
