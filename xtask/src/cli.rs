@@ -71,7 +71,7 @@ pub enum Command {
     Down(down::Args),
     /// List, compare, check, export, import or remove releases
     Releases(releases::Args),
-    /// Make, list or restore copies of settings, logs and data
+    /// Make, list or restore copies of settings, logs and data; send them off this machine
     Backup(backup::Args),
     /// Check this machine; free disk space of the pilot; restart Docker
     Host(host::Args),

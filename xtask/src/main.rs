@@ -104,6 +104,11 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
         Command::Ci(_) => return ci::run(&pilot),
         Command::Drill(args) => return drill::run(args, cli.engine(), &pilot, out),
         Command::Bench(args) => return bench::run(args, &pilot, &out),
+        Command::Backup(args) => {
+            if let Some(finished) = commands::backup::run_remote(args, &pilot, &out) {
+                return finished;
+            }
+        }
         _ => {}
     }
     let (pilot, engine) =

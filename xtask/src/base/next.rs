@@ -39,6 +39,12 @@ impl Next {
         Self { command: Some(Command::Shell(line.into())), words: String::new() }
     }
 
+    /// A command of another program, as words.
+    pub fn program<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> Self {
+        let words: Vec<String> = words.into_iter().map(|word| quoted(word.as_ref())).collect();
+        Self::shell(words.join(" "))
+    }
+
     /// Adds a sentence that says why, or what else to do.
     pub fn so(self, words: impl Into<String>) -> Self {
         Self { words: words.into(), ..self }

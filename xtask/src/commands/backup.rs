@@ -1,11 +1,15 @@
 //! `backup create|list|restore`: settings, logs and data, copied with checksums. A restore works like a
-//! rollback: behind the closed gate, after a backup of the present state, and verified.
+//! rollback: behind the closed gate, after a backup of the present state, and verified. `push`, `pull` and
+//! `list --remote` are in `remote`: they need no engine.
+
+mod remote;
 
 use crate::base::ask;
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::next::Next;
+use crate::base::output::Output;
 use crate::deploy::backup::{self, Backup, Kept};
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::gate::Gate;
@@ -16,6 +20,7 @@ use crate::engine::roles::Engine;
 use crate::operations::candidate;
 use crate::operations::rollback;
 use crate::stack::layout::Layout;
+use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
@@ -29,7 +34,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// `cargo xtask backup`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Examples:\n  cargo xtask backup create\n  cargo xtask backup list\n  cargo xtask backup restore latest --yes\n  cargo xtask backup restore latest --only env"
+    after_help = "Examples:\n  cargo xtask backup create\n  cargo xtask backup list\n  cargo xtask backup restore latest --yes\n  cargo xtask backup restore latest --only env\n  cargo xtask backup push\n  cargo xtask backup list --remote\n  cargo xtask backup pull latest"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -41,7 +46,21 @@ enum Command {
     /// Back up env file, compose file, seed, logs and data
     Create,
     /// List all backups, also those of rollbacks, oldest first
-    List,
+    List {
+        /// List those in the repository of [remote] in pilot.toml
+        #[arg(long)]
+        remote: bool,
+    },
+    /// Send backups to the repository of [remote] in pilot.toml, which restic keeps; check it
+    Push {
+        /// Its id, as `list` shows it; or `latest` [default: every backup that is not there]
+        backup: Option<String>,
+    },
+    /// Get a backup from that repository, and verify it; then `restore` works
+    Pull {
+        /// Its name, as `list --remote` shows it; or `latest`
+        backup: String,
+    },
     /// Restore a backup; the present state is backed up first
     Restore {
         /// Its id, as `list` shows it; or `latest`: the newest backup that has the wanted parts
@@ -68,8 +87,20 @@ enum Part {
 pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     match &args.command {
         Command::Create => create(session),
-        Command::List => list(session),
+        Command::List { .. } => list(session),
         Command::Restore { backup, only } => restore(backup, only, yes, session),
+        Command::Push { backup } => remote::push(backup.as_deref(), &session.pilot, &session.out),
+        Command::Pull { backup } => remote::pull(backup, &session.pilot, &session.out),
+    }
+}
+
+/// Runs a subcommand that is about the repository, if it is one: it needs no engine.
+pub fn run_remote(args: &Args, pilot: &Pilot, out: &Output) -> Option<Result<Finished>> {
+    match &args.command {
+        Command::List { remote: true } => Some(remote::list(pilot, out)),
+        Command::Push { backup } => Some(remote::push(backup.as_deref(), pilot, out)),
+        Command::Pull { backup } => Some(remote::pull(backup, pilot, out)),
+        Command::Create | Command::List { .. } | Command::Restore { .. } => None,
     }
 }
 

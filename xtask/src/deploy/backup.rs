@@ -24,7 +24,8 @@ use std::path::{Path, PathBuf};
 /// In format 1 the files had the names of `Layout::default`; up to format 2 there were no dumps, and no archive was
 /// compressed.
 const FORMAT: u32 = 3;
-const INDEX: &str = "backup.json";
+/// What a backup has, in its folder.
+pub const INDEX: &str = "backup.json";
 
 /// How many logs are copied at a time, and how many bytes of each. These are in memory.
 const LOGS: usize = 2;

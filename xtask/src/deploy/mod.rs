@@ -21,6 +21,7 @@ pub mod observe;
 pub mod past;
 pub mod paused;
 pub mod plan;
+pub mod remote;
 mod restoring;
 pub mod run;
 pub mod session;

@@ -2,6 +2,8 @@
 //! clock, its disk use) and ports. Each check says what would fix it. Read-only. Called by `deploy`,
 //! `operations/look` and the commands.
 
+pub mod restic;
+
 use crate::base::deadline::Deadline;
 use crate::base::files;
 use crate::base::machine::{self, Space};

@@ -145,6 +145,29 @@ impl StateDir {
         self.0.join("backups")
     }
 
+    /// What belongs to the repository off the host: a second ledger, whose lock is held while backups are sent or
+    /// fetched.
+    pub fn remote(&self) -> Self {
+        Self(self.0.join("remote"))
+    }
+
+    /// In that folder: where a backup is fetched to before it is verified. The name has the process id, because what a
+    /// killed command has started may still write to its own.
+    pub fn fetched(&self) -> PathBuf {
+        self.0.join(format!("fetched.{}", std::process::id()))
+    }
+
+    /// The same of every command, also of those that were killed.
+    pub fn every_fetched(&self) -> Result<Vec<PathBuf>> {
+        let names = files::names(&self.0)?;
+        Ok(names.iter().filter(|name| name.starts_with("fetched.")).map(|name| self.0.join(name)).collect())
+    }
+
+    /// In that folder: the repository that backups were sent to last.
+    pub fn sent_to(&self) -> PathBuf {
+        self.0.join("sent-to.json")
+    }
+
     /// Runs, a folder each.
     pub fn runs(&self) -> PathBuf {
         self.0.join("rollbacks")

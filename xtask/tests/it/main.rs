@@ -36,6 +36,7 @@ mod processes;
 mod promises;
 mod refused;
 mod releases;
+mod remote;
 mod resume;
 mod rollback;
 mod runbook;

@@ -6,7 +6,7 @@ use super::reading::{Need, Table, Value};
 use super::requests::{Scope, names_fit, one_of, pointed, pointer};
 use super::values::{
     Auth, Build, Contact, DataRule, DataRules, Document, Drill, Dump, EVIDENCE_FILES, EVIDENCE_OF_SERVICE,
-    Flags, HealthRule, Host, Limits, LoadRule, Manifest, MemoryRule, Projects, Row, Seed, Service,
+    Flags, HealthRule, Host, Limits, LoadRule, Manifest, MemoryRule, Projects, Remote, Row, Seed, Service,
     SessionRule,
 };
 use crate::base::files;
@@ -46,6 +46,7 @@ pub fn manifest(top: &Table<'_>) -> Option<Manifest> {
         flags: top.get("flags", |value| flags(value, scope)),
         limits: top.or("limits", Limits::default(), limits),
         data: top.or("data", DataRules::default(), |value| data(value, scope)),
+        remote: top.get("remote", remote),
         host: top.or("host", Host::default(), host),
         escalation: top.each("escalation", contact),
         env_file: top.get("env_file", in_folder),
@@ -326,6 +327,37 @@ fn data_rule(value: &Value<'_>, scope: Scope<'_>) -> Option<DataRule> {
         }
     };
     Some(DataRule { dump, before_deploy })
+}
+
+fn remote(value: &Value<'_>) -> Option<Remote> {
+    let table = value.table()?;
+    let repository = table.need("repository", |value| {
+        let text = value.text()?;
+        let login = text.split_once("://").and_then(|(_, rest)| rest.split('/').next()?.rsplit_once('@'));
+        let local = text.strip_prefix("local:").unwrap_or(&text);
+        match login {
+            // A manifest is kept in releases and in the evidence.
+            Some((login, _)) if login.contains(':') => value.wrong(
+                "it has a password in it; restic takes it from its environment (RESTIC_REST_PASSWORD, …)",
+            ),
+            _ if !local.contains(':') && !local.starts_with('/') => value.wrong(format!(
+                "{text:?} is no repository; right would be \"/path\" or \"sftp:user@host:/path\""
+            )),
+            _ => Some(text),
+        }
+    });
+    let password_file = table.need("password_file", Value::text);
+    let keep = table.or("keep", 30, |value| value.number(1..10_000)) as usize;
+    let check = table.or("check", "5%".to_owned(), |value| {
+        let text = value.text()?;
+        let percent: Option<f64> = text.strip_suffix('%').and_then(|number| number.parse().ok());
+        match percent.is_some_and(|percent| percent > 0.0 && percent <= 100.0) {
+            true => Some(text),
+            false => value.wrong(format!("{text:?} is no part of a whole; right would be \"5%\"")),
+        }
+    });
+    table.close();
+    Some(Remote { repository: repository?, password_file: password_file?, keep, check })
 }
 
 fn host(value: &Value<'_>) -> Option<Host> {

@@ -292,6 +292,30 @@ fn a_dump_has_both_commands_and_the_container_that_they_run_in() {
 }
 
 #[test]
+fn a_remote_is_read_and_has_no_password_in_it() {
+    let read = |text: &str| Manifest::parse("m", &format!("version = 2\n[remote]\n{text}")).map(|m| m.remote);
+    let all = "repository = \"sftp:user@host:/path\"\npassword_file = \"secret\"";
+    let remote = read(all).unwrap().unwrap();
+    assert_eq!((remote.keep, remote.check.as_str()), (30, "5%"));
+    for sound in ["/srv/b", "local:/srv/b", "rest:https://user@host/b", "s3:s3.amazonaws.com/b", "b2:b:/p"] {
+        let text = format!("repository = \"{sound}\"\npassword_file = \"/etc/secret\"\ncheck = \"0.5%\"");
+        assert_eq!(read(&text).unwrap().unwrap().repository, sound);
+    }
+    for (text, why) in [
+        ("keep = 3", vec!["`repository` is missing", "`password_file` is missing"]),
+        ("repository = \"backups\"", vec!["m:3:14: remote.repository", "right would be \"/path\""]),
+        ("repository = \"local:b\"", vec!["is no repository"]),
+        ("repository = \"rest:https://me:hunter2@host/b\"", vec!["it has a password in it"]),
+        ("keep = 0\ncheck = \"101%\"", vec!["from 1 to 9999", "\"101%\" is no part of a whole"]),
+        ("password = \"hunter2\"", vec!["unknown key `password`"]),
+    ] {
+        let error = read(text).unwrap_err().to_string();
+        why.iter().for_each(|why| assert!(error.contains(why), "{text}: {error}"));
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
 fn services_that_only_compose_knows_are_checked_when_it_was_asked() {
     let read = |text: &str| Manifest::parse("p.toml", text).unwrap();
     let all = read(&format!("check = [{{ name = \"a\", tcp = \"dp:5432\" }}]\n{NEEDED}"));

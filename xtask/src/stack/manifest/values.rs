@@ -60,6 +60,8 @@ pub struct Manifest {
     pub limits: Limits,
     /// How stored data is copied.
     pub data: DataRules,
+    /// Where backups are kept off the host, if they are.
+    pub remote: Option<Remote>,
     /// What the host must have free.
     pub host: Host,
     /// Who is called, by level.
@@ -299,6 +301,19 @@ pub struct Dump {
     pub backup: Command,
     /// Replaces what is stored by what it reads.
     pub restore: Command,
+}
+
+/// The `[remote]` part: a repository of restic, which keeps backups off the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Where it is, as restic calls it. It has no password in it.
+    pub repository: String,
+    /// The file with its password; a path from the folder of the stack, if it is not absolute.
+    pub password_file: String,
+    /// How many backups of the project retention keeps there: so many with data, and so many without.
+    pub keep: usize,
+    /// How much of it is read back after a push, such as `5%`.
+    pub check: String,
 }
 
 /// The `[host]` part. A manifest without it gets the values of `default`.
