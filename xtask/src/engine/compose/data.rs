@@ -13,6 +13,7 @@ use crate::stack::manifest::{Manifest, Service};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::io::Write;
 use std::path::Path;
 
@@ -85,7 +86,8 @@ impl Data for Compose {
         let (id, path) = mounted.with_context(|| format!("{user} does not use the volume {volume}"))?;
         let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:{path}")]).stdin_from(archive);
         let copied = copy.run(deadline).map(drop);
-        copied.map_err(|error| classify(copying::told(&format!("into volume {volume}"), archive, error)))
+        copied.map_err(|error| classify(copying::told(&format!("into volume {volume}"), archive, error)))?;
+        self.restore_folder(&volume, files::open_regular(archive)?, deadline)
     }
 
     fn external(&self, service: &str) -> Option<String> {
@@ -102,6 +104,7 @@ impl Data for Compose {
         if !self.volumes(deadline)?.contains(&volume) {
             return Ok(());
         }
+        self.remove_helpers(deadline)?;
         self.remove(&self.user_services(service), deadline)?;
         self.docker(&["volume", "rm", "--force", &volume], deadline).map(drop)
     }
@@ -139,6 +142,21 @@ fn user(container: &Value, volume: &str, project: &str) -> Option<User> {
         state,
         started: text("/State/StartedAt").to_owned(),
     })
+}
+
+/// An archive with nothing but the folder that another archive is of, as `data`; none if that has no entry for it.
+fn folder_entry(archive: impl Read) -> Result<Option<Vec<u8>>> {
+    let mut archive = tar::Archive::new(archive);
+    let Some(first) = archive.entries()?.next().transpose()? else { return Ok(None) };
+    if first.path()? != Path::new(".") || !first.header().entry_type().is_dir() {
+        return Ok(None);
+    }
+    let mut header = first.header().clone();
+    header.set_path("data/")?;
+    header.set_cksum();
+    let mut own = tar::Builder::new(Vec::new());
+    own.append(&header, std::io::empty())?;
+    Ok(Some(own.into_inner()?))
 }
 
 impl Compose {
@@ -212,20 +230,49 @@ impl Compose {
         Ok(Some(path.trim().to_owned()).filter(|path| !path.is_empty()))
     }
 
-    /// Mounts a volume that no container uses into an empty helper container, so that it can be read.
+    /// Gives the folder of a volume the owner and the mode that it has in the archive. Docker takes both from the image
+    /// when it makes a volume, and passes over the entry of an archive for the folder that it is unpacked into. A
+    /// database does not start in a folder that is not its own.
+    fn restore_folder(&self, volume: &str, archive: impl Read, deadline: Deadline) -> Result<()> {
+        let Some(entry) = folder_entry(archive)? else { return Ok(()) };
+        self.with_helper(volume, deadline, |id| {
+            let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:/")]);
+            let copied = copy.write_by(deadline, |to| Ok(to.write_all(&entry)?));
+            copied.map(drop).map_err(classify).with_context(|| format!("restoring the folder of {volume}"))
+        })
+    }
+
+    fn helper_name(&self) -> String {
+        format!("{}-helper", self.pilot.project)
+    }
+
+    /// Removes the helper container of a command that was killed: its volume could not be removed.
+    fn remove_helpers(&self, deadline: Deadline) -> Result<()> {
+        let name = format!("name=^/?{}$", self.helper_name());
+        let list = ["ps", "--all", "--filter", &self.label(), "--filter", &name, "--format"];
+        let left = self.docker(&[list.as_slice(), &["{{.ID}} {{.Image}}"]].concat(), deadline)?;
+        left.lines().filter_map(|line| line.split_once(' ')).try_for_each(|(id, image)| {
+            self.docker(&["rm", "--force", id], deadline)?;
+            self.docker(&["rmi", image], deadline).map(drop)
+        })
+    }
+
+    /// Mounts a volume into an empty helper container, which never runs, so that it can be read or written.
     fn with_helper(
         &self,
         volume: &str,
         deadline: Deadline,
         work: impl FnOnce(&str) -> Result<()>,
     ) -> Result<()> {
+        self.remove_helpers(deadline)?;
         let scratch = files::Scratch::new("helper")?;
         let empty = scratch.path().join("empty.tar");
         // Two blocks of zeros are an empty archive (POSIX pax, "ustar Interchange Format").
         files::write(&empty, &[0; 1024], Mode::Plain)?;
-        let tag = format!("{}-helper:{}", self.pilot.project, std::process::id());
+        let name = self.helper_name();
+        let tag = format!("{name}:{}", std::process::id());
         self.docker(&["import", &empty.display().to_string(), &tag], deadline)?;
-        let create = ["create", "--label", &self.label()["label=".len()..], "--label"];
+        let create = ["create", "--name", &name, "--label", &self.label()["label=".len()..], "--label"];
         let mount = format!("{volume}:/data");
         let more = ["com.docker.compose.oneoff=True", "--volume", &mount, &tag, "none"];
         let made = self.docker(&[create.as_slice(), &more].concat(), deadline);
@@ -238,5 +285,33 @@ impl Compose {
         });
         self.docker(&["rmi", &tag], clear())?;
         done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_an_archive_keeps_its_owner_and_its_mode() {
+        let tar_of = |name: &str, kind| {
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(kind);
+            header.set_uid(28);
+            header.set_gid(29);
+            header.set_mode(0o700);
+            header.set_size(0);
+            let mut tar = tar::Builder::new(Vec::new());
+            tar.append_data(&mut header, name, std::io::empty()).unwrap();
+            tar.into_inner().unwrap()
+        };
+        let own = folder_entry(tar_of("./", tar::EntryType::Directory).as_slice()).unwrap().unwrap();
+        let mut own = tar::Archive::new(own.as_slice());
+        let all: Vec<_> = own.entries().unwrap().map(Result::unwrap).collect();
+        let header = all[0].header();
+        assert_eq!((all.len(), all[0].path().unwrap().to_str()), (1, Some("data/")));
+        assert_eq!((header.uid().unwrap(), header.gid().unwrap(), header.mode().unwrap()), (28, 29, 0o700));
+        assert_eq!(folder_entry(tar_of("file", tar::EntryType::Regular).as_slice()).unwrap(), None);
+        assert_eq!(folder_entry([0; 1024].as_slice()).unwrap(), None);
     }
 }
