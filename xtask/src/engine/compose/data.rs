@@ -43,6 +43,7 @@ impl Data for Compose {
     }
 
     fn pause(&self, handles: &[String], deadline: Deadline) -> Result<()> {
+        self.wait_for_probes(handles, deadline)?;
         self.each(&["pause"], handles, deadline).map(drop)
     }
 
@@ -280,10 +281,11 @@ impl Compose {
         let clear = || Deadline::after(self.pilot.manifest.limits.engine);
         let done = made.and_then(|id| {
             let done = work(id.trim());
-            self.docker(&["rm", "--force", id.trim()], clear())?;
+            self.docker(&["rm", "--force", id.trim()], clear()).ok();
             done
         });
-        self.docker(&["rmi", &tag], clear())?;
+        // Docker may be busy with something else. What was done is done, and what is left here holds no data.
+        self.docker(&["rmi", &tag], clear()).ok();
         done
     }
 }
