@@ -103,16 +103,29 @@ fn wait_for(name: &str, client: &Client, rule: &HealthRule, ready: Deadline) -> 
 
 fn wait_for_engine(target: &Target<'_>, stopped: &BTreeSet<String>, ready: Deadline) -> Result<String> {
     let own: Vec<&str> = target.pilot.services().filter(|name| !stopped.contains(*name)).collect();
-    ready.poll(PAUSE_OF_ENGINE, || match engine_says(target, &own, ready) {
-        Ok(()) => Break(()),
-        Err(error) => Continue(error),
-    })?;
+    wait_for_its_word(target, &own, PAUSE_OF_ENGINE, ready)?;
     Ok(format!("{} services run, by the engine's word", own.len()))
+}
+
+/// Waits until these services are healthy by the engine's word. The error is what it said last.
+pub fn wait_for_its_word(target: &Target<'_>, own: &[&str], pause: Duration, ready: Deadline) -> Result<()> {
+    let mut last = Ok(());
+    let well = ready.poll(pause, || match engine_says(target, own, ready) {
+        Ok(()) => Break(()),
+        Err(error) => {
+            // A question that the end of the wait cut short is no sign of an engine that does not answer.
+            if last.is_ok() || !ready.passed() {
+                last = Err(error);
+            }
+            Continue(())
+        }
+    });
+    well.or(last)
 }
 
 /// Are these services healthy by the engine's word? One without a health check must run. The engine is asked once, because
 /// that costs more than anything else of the wait.
-pub fn engine_says(target: &Target<'_>, own: &[&str], deadline: Deadline) -> Result<()> {
+fn engine_says(target: &Target<'_>, own: &[&str], deadline: Deadline) -> Result<()> {
     let limit = deadline.within(target.pilot.manifest.limits.engine);
     let services = target.runtime.services(limit)?;
     own.iter().try_for_each(|name| {

@@ -7,7 +7,7 @@ use crate::base::http::{Client, Event, is_silence};
 use crate::base::proc::cmd;
 use crate::base::threads::joined;
 use crate::checks::ask::{answer, ask, stream};
-use crate::checks::health::engine_says;
+use crate::checks::health::wait_for_its_word;
 use crate::checks::target::Target;
 use crate::stack::call::Call;
 use crate::stack::check::{Cancel, Check, Exchange, Kind};
@@ -15,7 +15,6 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use serde::Serialize;
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
-use std::ops::ControlFlow::{Break, Continue};
 use std::time::{Duration, Instant};
 
 /// How long a connection must last: Docker's proxy accepts one for a container in which nobody listens, and closes it.
@@ -80,10 +79,7 @@ fn once(target: &Target<'_>, check: &Check, deadline: Deadline) -> Result<Found>
         Kind::Healthy { service } => {
             // The engine asks only now and then.
             let ready = Deadline::after(target.pilot.manifest.limits.ready);
-            ready.poll(PAUSE, || match engine_says(target, &[service], ready) {
-                Ok(()) => Break(()),
-                Err(error) => Continue(error),
-            })?;
+            wait_for_its_word(target, &[service], PAUSE, ready)?;
             "healthy by the engine's word".to_owned()
         }
     };

@@ -15,7 +15,8 @@ pub struct Args {
     /// How often each thing is measured; the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: u32,
-    /// Measure only what depends on the size of images: three of so many MB, of random data
+    /// Measure only what depends on size: three images and a volume of so many MB of random data, and a log of half as
+    /// many
     #[arg(long, value_name = "MB", num_args = 0..=1, default_missing_value = "1000",
         value_parser = clap::value_parser!(u64).range(1..=20_000))]
     large: Option<u64>,

@@ -28,7 +28,8 @@ pub fn told(what: &str, to: &Path, error: Error) -> Error {
     if !is_full(&error) {
         return error;
     }
-    let folder = to.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+    // Not its own folder: what is not complete is removed with it.
+    let folder = to.ancestors().skip(2).find(|path| path.is_dir()).unwrap_or(Path::new("/"));
     let free = machine::space(folder).map(|(space, _)| files::human(space.bytes));
     let free = free.unwrap_or_else(|_| "an unknown number of bytes".into());
     let got = files::human(files::size(to).unwrap_or(0));

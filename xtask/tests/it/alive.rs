@@ -1,12 +1,12 @@
 //! Data that is alive: copied while it is written to, restored whole, and nothing stays paused, whatever ends the copy.
 
-use crate::notes::{self, Notes, within};
+use crate::notes::{self, Notes, Stack, within};
 use crate::pilot::Engine::{Compose1, Compose2, Process};
 use crate::pilot::{Pilot, Random, docker, on, tries};
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long it may take until a pause has ended after the process that began it was killed.
@@ -28,7 +28,9 @@ impl Notes {
         load.args(["exec", &db, "sh", "-c", &loop_of]).stdin(Stdio::null()).stdout(Stdio::null());
         load.stderr(Stdio::null()).spawn().unwrap()
     }
+}
 
+impl Stack {
     /// What is paused in this project.
     fn paused(&self) -> String {
         let project = format!("label=com.docker.compose.project={}", self.project);
@@ -36,7 +38,7 @@ impl Notes {
     }
 
     /// Nothing is paused, and nothing is written down as paused.
-    fn is_going(&self) -> bool {
+    pub fn is_going(&self) -> bool {
         within(UNDONE, || self.paused().is_empty() && records(&self.dir().join(".pilot")) == 0)
     }
 }
@@ -65,43 +67,50 @@ fn a_database_that_is_written_to_is_backed_up_and_comes_back_whole() {
             notes.sql(&format!("insert into {side} values (1000000, 0)"));
         }
         notes.write("before the load");
-        let mut load = notes.load();
-        let moves = || notes.sql("select moves from left_side").trim().parse::<u64>().unwrap();
-        assert!(within(Duration::from_secs(20), || moves() > 50), "there is no load");
-        let stop = AtomicU64::new(0);
-        let (backup, longest) = std::thread::scope(|scope| {
-            let stall = scope.spawn(|| {
-                let mut longest = Duration::ZERO;
-                while stop.load(Ordering::Relaxed) == 0 {
-                    let asked = Instant::now();
-                    notes.ask("GET", "/notes", None);
-                    longest = longest.max(asked.elapsed());
-                }
-                longest
-            });
-            let backup = notes.json(&["backup", "create"]).expect(0);
-            stop.store(1, Ordering::Relaxed);
-            (backup, stall.join().unwrap())
-        });
-        println!("longest stall of a client during the backup: {longest:?}");
-        assert!(longest < Duration::from_secs(60), "{longest:?}");
-        assert!(notes.is_going());
-        let copied = moves();
-        assert!(within(Duration::from_secs(20), || moves() > copied), "the load did not go on");
-        load.kill().unwrap();
-        load.wait().unwrap();
-        let id =
-            backup.events().iter().find_map(|event| event["value"]["backup"].as_str().map(str::to_owned));
-        notes.json(&["--yes", "backup", "restore", &id.unwrap(), "--only", "data"]).expect(0);
-        let sums = notes.sql(
-            "select l.amount + r.amount, l.moves = r.moves, l.moves > 50 from left_side l, right_side r",
-        );
-        assert_eq!(sums.trim(), "2000000\t1\t1");
-        let checked = notes.sql("check table left_side, right_side, notes extended");
-        assert_eq!(checked.lines().filter(|line| line.ends_with("\tOK")).count(), 3, "{checked}");
+        let stalls: Vec<Duration> = (0..tries(1)).map(|_| backed_up_and_restored(&notes)).collect();
+        println!("{} backups came back whole; the longest stall of a client: {stalls:?}", stalls.len());
         assert!(notes.has("before the load"));
         killed_at_any_moment_of_a_copy_nothing_stays_paused(&notes);
     });
+}
+
+/// Returns how long a client waited at most.
+fn backed_up_and_restored(notes: &Notes) -> Duration {
+    let moves = || notes.sql("select moves from left_side").trim().parse::<u64>().unwrap();
+    let first = moves();
+    let mut load = notes.load();
+    assert!(within(Duration::from_secs(20), || moves() > first + 50), "there is no load");
+    let stop = AtomicBool::new(false);
+    let (backup, longest) = std::thread::scope(|scope| {
+        let stall = scope.spawn(|| {
+            let mut longest = Duration::ZERO;
+            while !stop.load(Ordering::Relaxed) {
+                let asked = Instant::now();
+                notes.ask("GET", "/notes", None);
+                longest = longest.max(asked.elapsed());
+            }
+            longest
+        });
+        let backup = notes.json(&["backup", "create"]).expect(0);
+        stop.store(true, Ordering::Relaxed);
+        (backup, stall.join().unwrap())
+    });
+    assert!(longest < Duration::from_secs(60), "{longest:?}");
+    assert!(notes.is_going());
+    let copied = moves();
+    assert!(within(Duration::from_secs(20), || moves() > copied), "the load did not go on");
+    load.kill().unwrap();
+    load.wait().unwrap();
+    let id = backup.events().iter().find_map(|event| event["value"]["backup"].as_str().map(str::to_owned));
+    notes.json(&["--yes", "backup", "restore", &id.unwrap(), "--only", "data"]).expect(0);
+    let sums = notes.sql(&format!(
+        "select l.amount + r.amount, l.moves = r.moves, l.moves > {first} + 50 and l.moves <= {copied} \
+         from left_side l, right_side r"
+    ));
+    assert_eq!(sums.trim(), "2000000\t1\t1");
+    let checked = notes.sql("check table left_side, right_side, notes extended");
+    assert_eq!(checked.lines().filter(|line| line.ends_with("\tOK")).count(), 3, "{checked}");
+    longest
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod host;
 mod http;
 mod images;
 mod in_docker;
+mod ledger;
 mod look;
 mod migration;
 mod model;

@@ -1,5 +1,5 @@
-//! The builder of the tests with another stack: the notes of `tests/stacks/notes`, which share nothing with the
-//! pilot. Each has a folder, a project, a port and images of its own, gone without a trace when dropped.
+//! The builder of the tests with another stack: the notes, or the ledger, of `tests/stacks`, which share nothing with
+//! the pilot. Each has a folder, a project, a port and images of its own, gone without a trace when dropped.
 
 use crate::http::{Answer, try_http};
 use crate::pilot::{Engine, Folder, Ran, available, docker, ran, remove, skip, workspace};
@@ -11,31 +11,52 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-/// The images that the notes are made from: there is no registry. The first test that needs them imports them, and
-/// the last one that uses them removes them.
+/// Which stack: its folder in `tests/stacks`, and the base images that it is made from, with their tags.
+pub struct Kind {
+    folder: &'static str,
+    bases: &'static [(&'static str, &'static str)],
+    images: Mutex<Weak<Images>>,
+}
+
+/// A proxy, an API, two workers and MariaDB.
+static NOTES: Kind = Kind::new("notes", &[("mariadb", "10.11"), ("python", "3.11"), ("nginx", "1.22")]);
+
+/// PostgreSQL alone.
+pub static LEDGER: Kind = Kind::new("ledger", &[("postgres", "15")]);
+
+impl Kind {
+    const fn new(folder: &'static str, bases: &'static [(&'static str, &'static str)]) -> Self {
+        Self { folder, bases, images: Mutex::new(Weak::new()) }
+    }
+
+    fn files(&self) -> PathBuf {
+        workspace().join("xtask/tests/stacks").join(self.folder)
+    }
+}
+
+/// The base images of one kind of stack: there is no registry. The first test that needs them imports them, and the
+/// last one that uses them removes them.
 struct Images {
+    kind: &'static Kind,
     prefix: String,
 }
 
-const BASES: [(&str, &str); 3] = [("mariadb", "10.11"), ("python", "3.11"), ("nginx", "1.22")];
-
 impl Images {
-    fn shared() -> Arc<Self> {
-        static SHARED: Mutex<Weak<Images>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    fn shared(kind: &'static Kind) -> Arc<Self> {
+        let mut shared = kind.images.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
-            let made = Arc::new(Self::import());
+            let made = Arc::new(Self::import(kind));
             *shared = Arc::downgrade(&made);
             made
         })
     }
 
-    fn import() -> Self {
+    fn import(kind: &'static Kind) -> Self {
         static COUNT: AtomicU16 = AtomicU16::new(0);
         let folder = archives();
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let images = Self { prefix: format!("pt-notes-{}-{n}", std::process::id()) };
-        for (name, tag) in BASES {
+        let images = Self { kind, prefix: format!("pt-{}-{}-{n}", kind.folder, std::process::id()) };
+        for (name, tag) in kind.bases {
             let archive = folder.join(format!("{name}.tar")).display().to_string();
             docker(&["import", &archive, &images.tag(name, tag)]);
         }
@@ -49,7 +70,7 @@ impl Images {
 
 impl Drop for Images {
     fn drop(&mut self) {
-        for (name, tag) in BASES {
+        for (name, tag) in self.kind.bases {
             Command::new("docker").args(["rmi", &self.tag(name, tag)]).output().ok();
         }
     }
@@ -58,9 +79,12 @@ impl Drop for Images {
 /// The folder with the base images as archives. They are made once, and kept in `target/` by the content of the
 /// script that makes them.
 fn archives() -> PathBuf {
+    // Two kinds of stack may need them at the same time.
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let script = workspace().join("xtask/tests/stacks/images.sh");
     let stamp = ran(Command::new("sha256sum").arg(&script).output().unwrap()).expect(0).out;
-    let kept = workspace().join("target/notes-images").join(&stamp[..16]);
+    let kept = workspace().join("target/stack-images").join(&stamp[..16]);
     if !kept.is_dir() {
         std::fs::create_dir_all(kept.parent().unwrap()).unwrap();
         let making = kept.with_extension(std::process::id().to_string());
@@ -75,7 +99,10 @@ fn archives() -> PathBuf {
 }
 
 /// The notes of one test.
-pub struct Notes {
+pub type Notes = Stack;
+
+/// The stack of one test.
+pub struct Stack {
     pub project: String,
     pub engine: Engine,
     pub port: u16,
@@ -84,35 +111,41 @@ pub struct Notes {
     no_plugins: Folder,
 }
 
-/// Runs `test` on each version of Compose that is here; the names of those that are not are printed.
+/// Runs `test` with the notes on each version of Compose that is here; the names of those that are not are printed.
 pub fn on(engines: &[Engine], name: &str, test: impl Fn(Notes)) {
+    with(&NOTES, engines, name, test);
+}
+
+/// The same with the stack of this kind.
+pub fn with(kind: &'static Kind, engines: &[Engine], name: &str, test: impl Fn(Stack)) {
     for engine in engines {
         match available(*engine) {
-            Ok(()) => test(Notes::new(name, *engine)),
+            Ok(()) => test(Stack::new(kind, name, *engine)),
             Err(why) => skip(&format!("{name} on {engine:?}"), &why),
         }
     }
 }
 
-impl Notes {
-    fn new(name: &str, engine: Engine) -> Self {
+impl Stack {
+    fn new(kind: &'static Kind, name: &str, engine: Engine) -> Self {
         let folder = Folder::new(name);
         let project = folder.0.file_name().unwrap().to_string_lossy().replace("pilot-test-", "pt-");
-        let notes = Self {
+        let stack = Self {
             project,
             engine,
             port: free_port(),
-            images: Images::shared(),
+            images: Images::shared(kind),
             no_plugins: Folder::new("no-plugins"),
             folder,
         };
-        copy(&workspace().join("xtask/tests/stacks/notes"), &notes.dir());
-        for (name, tag) in BASES {
-            docker(&["tag", &notes.images.tag(name, tag), &format!("{}-{name}:{tag}", notes.project)]);
+        copy(&kind.files(), &stack.dir());
+        for (name, tag) in kind.bases {
+            docker(&["tag", &stack.images.tag(name, tag), &format!("{}-{name}:{tag}", stack.project)]);
         }
-        notes.edit(".env", "NOTES_PORT=8085", &format!("NOTES_PORT={}", notes.port));
-        notes.edit(".env", "IMAGES=\"notes\"", &format!("IMAGES=\"{}\"", notes.project));
-        notes
+        stack.edit(".env", "_PORT=8085", &format!("_PORT={}", stack.port));
+        let theirs = format!("IMAGES=\"{}\"", kind.folder);
+        stack.edit(".env", &theirs, &format!("IMAGES=\"{}\"", stack.project));
+        stack
     }
 
     /// The stack's folder. Compose calls a project by its folder.
@@ -260,7 +293,7 @@ pub fn label(notes: &Notes, version: &str) {
 
 /// What the team has in its version control.
 pub fn check_out(notes: &Notes) {
-    let good = workspace().join("xtask/tests/stacks/notes");
+    let good = NOTES.files();
     for file in ["app/app.py", "proxy/nginx.conf"] {
         std::fs::copy(good.join(file), notes.dir().join(file)).unwrap();
     }
@@ -302,7 +335,7 @@ fn free_port() -> u16 {
     }
 }
 
-impl Drop for Notes {
+impl Drop for Stack {
     fn drop(&mut self) {
         let filter = format!("label=com.docker.compose.project={}", self.project);
         let of_project = |list: &[&str]| docker(&[list, &["--quiet", "--filter", &filter]].concat());

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes the base images of the stack in notes/ as tar files for `docker import`: there is no registry to pull
-# them from, so each is a few Debian packages, unpacked. Takes a second or two. Called by tests/it/notes.rs.
-#   images.sh FOLDER     writes mariadb.tar, python.tar and nginx.tar into it
+# Makes the base images of the stacks in notes/ and ledger/ as tar files for `docker import`: there is no registry to
+# pull them from, so each is a few Debian packages, unpacked. Takes some seconds. Called by tests/it/notes.rs.
+#   images.sh FOLDER     writes mariadb.tar, python.tar, nginx.tar and postgres.tar into it
 set -euo pipefail
 cd "$1"
 
@@ -10,21 +10,25 @@ mariadb="mariadb-server-core mariadb-client-core mariadb-client libaio1 libbsd0 
   liblz4-1 liblzma5 libmd0 libncurses6 libnuma1 libpcre2-8-0 libssl3 libstdc++6 libsystemd0 libtinfo6 liburing2 libzstd1"
 python="python3.11-minimal libpython3.11-minimal libpython3.11-stdlib python3-pymysql libexpat1 libffi8 libssl3"
 nginx="nginx nginx-common libpcre2-8-0 libssl3"
+postgres="postgresql-15 postgresql-client-15 libaudit1 libcap-ng0 libcap2 libcom-err2 libffi8 libgcc-s1 libgcrypt20 libgmp10
+  libgnutls30 libgpg-error0 libgssapi-krb5-2 libhogweed6 libicu72 libidn2-0 libk5crypto3 libkeyutils1 libkrb5-3
+  libkrb5support0 libldap-2.5-0 liblz4-1 liblzma5 libnettle8 libp11-kit0 libpam0g libpq5 libsasl2-2 libssl3 libstdc++6
+  libsystemd0 libtasn1-6 libunistring2 libxml2 libzstd1"
 
-download() { apt-get download -qq $base $mariadb $python $nginx 2>/dev/null; }
+download() { apt-get download -qq $base $mariadb $python $nginx $postgres; }
 # The lists of packages may be missing, or name versions that the mirror has no more.
-download || { apt-get update -qq && apt-get download -qq $base $mariadb $python $nginx; }
+download 2>/dev/null || { apt-get update -qq && download; }
 
 root() { # name, packages
   mkdir "$1"
   local one
   for one in $2 $base; do dpkg -x "$one"_*.deb "$1"; done
-  for one in sh cat chown dd ls rm sed test wget; do ln -s busybox "$1/bin/$one"; done
+  for one in sh cat chown dd ls rm sed su test wget; do ln -s busybox "$1/bin/$one"; done
   rm -rf "$1"/usr/share/{doc,locale,man,lintian} "$1"/usr/lib/x86_64-linux-gnu/gconv
   mkdir -p "$1"/{dev,proc,sys,root,tmp,run,var/log/nginx,var/lib/nginx}
   chmod 1777 "$1/tmp"
-  printf 'root:x:0:0::/root:/bin/sh\nmysql:x:27:27::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n' >"$1/etc/passwd"
-  printf 'root:x:0:\nmysql:x:27:\nnogroup:x:65534:\n' >"$1/etc/group"
+  printf 'root:x:0:0::/root:/bin/sh\nmysql:x:27:27::/:/bin/sh\npostgres:x:28:28::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n' >"$1/etc/passwd"
+  printf 'root:x:0:\nmysql:x:27:\npostgres:x:28:\nnogroup:x:65534:\n' >"$1/etc/group"
 }
 
 root mariadb "$mariadb"
@@ -62,5 +66,22 @@ PYTHONHOME=python/usr PYTHONPATH=$lib/python3/dist-packages python/lib64/ld-linu
 
 root nginx "$nginx"
 
-for name in mariadb python nginx; do tar -C "$name" --owner=0 --group=0 --numeric-owner -cf "$name.tar" .; done
-rm -rf mariadb python nginx ./*.deb
+root postgres "$postgres"
+rm -rf postgres/usr/lib/postgresql/15/lib/{bitcode,pgxs,llvmjit*} postgres/usr/share/postgresql/15/man
+install -m 755 /dev/stdin postgres/entrypoint <<'SCRIPT'
+#!/bin/sh
+# Makes the database where there is none yet, and runs the server. Small, so that a short load meets many checkpoints.
+set -e
+data=/var/lib/postgresql/data
+as() { exec su postgres -c "PATH=/usr/lib/postgresql/15/bin:/bin; $1"; }
+if [ ! -e $data/PG_VERSION ]; then
+  chown postgres:postgres $data
+  (as "initdb --pgdata=$data --username=ledger --auth=trust --locale=C --encoding=UTF8 --data-checksums --wal-segsize=1 --no-sync")
+  echo 'host all all all trust' >>$data/pg_hba.conf
+fi
+as "exec postgres -D $data -k /tmp -c listen_addresses=* -c shared_buffers=2MB -c max_wal_size=8MB -c min_wal_size=2MB"
+SCRIPT
+mkdir -p postgres/var/lib/postgresql/data
+
+for name in mariadb python nginx postgres; do tar -C "$name" --owner=0 --group=0 --numeric-owner -cf "$name.tar" .; done
+rm -rf mariadb python nginx postgres ./*.deb

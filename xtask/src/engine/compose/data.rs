@@ -52,6 +52,7 @@ impl Data for Compose {
     }
 
     fn pause(&self, handles: &[String], deadline: Deadline) -> Result<()> {
+        self.wait_for_probes(handles, deadline)?;
         self.each(&["pause"], handles, deadline).map(drop)
     }
 
@@ -93,9 +94,13 @@ impl Data for Compose {
         let volume = self.volume(service);
         let mounted = self.mounted(service, &volume, deadline)?;
         let (id, path) = mounted.with_context(|| format!("{user} does not use the volume {volume}"))?;
+        let mut begin = Begin { from, read: Vec::new() };
+        let entry = folder_entry(&mut begin)?;
+        let mut whole = begin.read.as_slice().chain(begin.from);
         let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:{path}")]);
-        let copied = copy.write_by(deadline, |into| Ok(pass(from, into).map(drop)?));
-        copied.map(drop).map_err(|error| classify(copying::is_full_there(&format!("volume {volume}"), error)))
+        let copied = copy.write_by(deadline, |into| Ok(pass(&mut whole, into).map(drop)?));
+        copied.map_err(|error| classify(copying::is_full_there(&format!("volume {volume}"), error)))?;
+        entry.map_or(Ok(()), |entry| self.restore_folder(&volume, &entry, deadline))
     }
 
     fn dump(
@@ -135,6 +140,7 @@ impl Data for Compose {
         if !self.volumes(deadline)?.contains(&volume) {
             return Ok(());
         }
+        self.remove_helpers(deadline)?;
         self.remove(&self.user_services(service), deadline)?;
         self.docker(&["volume", "rm", "--force", &volume], deadline).map(drop)
     }
@@ -195,6 +201,35 @@ fn user(container: &Value, volume: &str, project: &str) -> Option<User> {
         state,
         started: text("/State/StartedAt").to_owned(),
     })
+}
+
+/// An archive with nothing but the folder that another archive is of, as `data`; none if that has no entry for it.
+fn folder_entry(archive: &mut dyn Read) -> Result<Option<Vec<u8>>> {
+    let mut archive = tar::Archive::new(archive);
+    let Some(first) = archive.entries()?.next().transpose()? else { return Ok(None) };
+    if first.path()? != Path::new(".") || !first.header().entry_type().is_dir() {
+        return Ok(None);
+    }
+    let mut header = first.header().clone();
+    header.set_path("data/")?;
+    header.set_cksum();
+    let mut own = tar::Builder::new(Vec::new());
+    own.append(&header, std::io::empty())?;
+    Ok(Some(own.into_inner()?))
+}
+
+/// Keeps what is read from the beginning of a stream.
+struct Begin<'a> {
+    from: &'a mut dyn Read,
+    read: Vec<u8>,
+}
+
+impl Read for Begin<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.from.read(into)?;
+        self.read.extend_from_slice(&into[..read]);
+        Ok(read)
+    }
 }
 
 impl Compose {
@@ -268,20 +303,48 @@ impl Compose {
         Ok(Some(path.trim().to_owned()).filter(|path| !path.is_empty()))
     }
 
-    /// Mounts a volume that no container uses into an empty helper container, so that it can be read.
+    /// Gives the folder of a volume the owner and the mode that it has in the archive. Docker takes both from the image
+    /// when it makes a volume, and passes over the entry of an archive for the folder that it is unpacked into. A
+    /// database does not start in a folder that is not its own.
+    fn restore_folder(&self, volume: &str, entry: &[u8], deadline: Deadline) -> Result<()> {
+        self.with_helper(volume, deadline, |id| {
+            let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:/")]);
+            let copied = copy.write_by(deadline, |to| Ok(to.write_all(entry)?));
+            copied.map(drop).map_err(classify).with_context(|| format!("restoring the folder of {volume}"))
+        })
+    }
+
+    fn helper_name(&self) -> String {
+        format!("{}-helper", self.pilot.project)
+    }
+
+    /// Removes the helper container of a command that was killed: its volume could not be removed.
+    fn remove_helpers(&self, deadline: Deadline) -> Result<()> {
+        let name = format!("name=^/?{}$", self.helper_name());
+        let list = ["ps", "--all", "--filter", &self.label(), "--filter", &name, "--format"];
+        let left = self.docker(&[list.as_slice(), &["{{.ID}} {{.Image}}"]].concat(), deadline)?;
+        left.lines().filter_map(|line| line.split_once(' ')).try_for_each(|(id, image)| {
+            self.docker(&["rm", "--force", id], deadline)?;
+            self.docker(&["rmi", image], deadline).map(drop)
+        })
+    }
+
+    /// Mounts a volume into an empty helper container, which never runs, so that it can be read or written.
     fn with_helper(
         &self,
         volume: &str,
         deadline: Deadline,
         work: impl FnOnce(&str) -> Result<()>,
     ) -> Result<()> {
+        self.remove_helpers(deadline)?;
         let scratch = files::Scratch::new("helper")?;
         let empty = scratch.path().join("empty.tar");
         // Two blocks of zeros are an empty archive (POSIX pax, "ustar Interchange Format").
         files::write(&empty, &[0; 1024], Mode::Plain)?;
-        let tag = format!("{}-helper:{}", self.pilot.project, std::process::id());
+        let name = self.helper_name();
+        let tag = format!("{name}:{}", std::process::id());
         self.docker(&["import", &empty.display().to_string(), &tag], deadline)?;
-        let create = ["create", "--label", &self.label()["label=".len()..], "--label"];
+        let create = ["create", "--name", &name, "--label", &self.label()["label=".len()..], "--label"];
         let mount = format!("{volume}:/data");
         let more = ["com.docker.compose.oneoff=True", "--volume", &mount, &tag, "none"];
         let made = self.docker(&[create.as_slice(), &more].concat(), deadline);
@@ -289,10 +352,39 @@ impl Compose {
         let clear = || Deadline::after(self.pilot.manifest.limits.engine);
         let done = made.and_then(|id| {
             let done = work(id.trim());
-            self.docker(&["rm", "--force", id.trim()], clear())?;
+            self.docker(&["rm", "--force", id.trim()], clear()).ok();
             done
         });
-        self.docker(&["rmi", &tag], clear())?;
+        // Docker may be busy with something else. What was done is done, and what is left here holds no data.
+        self.docker(&["rmi", &tag], clear()).ok();
         done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_an_archive_keeps_its_owner_and_its_mode() {
+        let tar_of = |name: &str, kind| {
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(kind);
+            header.set_uid(28);
+            header.set_gid(29);
+            header.set_mode(0o700);
+            header.set_size(0);
+            let mut tar = tar::Builder::new(Vec::new());
+            tar.append_data(&mut header, name, std::io::empty()).unwrap();
+            tar.into_inner().unwrap()
+        };
+        let own = folder_entry(&mut tar_of("./", tar::EntryType::Directory).as_slice()).unwrap().unwrap();
+        let mut own = tar::Archive::new(own.as_slice());
+        let all: Vec<_> = own.entries().unwrap().map(Result::unwrap).collect();
+        let header = all[0].header();
+        assert_eq!((all.len(), all[0].path().unwrap().to_str()), (1, Some("data/")));
+        assert_eq!((header.uid().unwrap(), header.gid().unwrap(), header.mode().unwrap()), (28, 29, 0o700));
+        assert_eq!(folder_entry(&mut tar_of("file", tar::EntryType::Regular).as_slice()).unwrap(), None);
+        assert_eq!(folder_entry(&mut [0; 1024].as_slice()).unwrap(), None);
     }
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// How many lines of a log are asked for first.
-const LINES: usize = 20_000;
+const LINES: usize = 2_000;
 
 /// Between two tries while Docker is busy with the same question of somebody else.
 const BUSY: Duration = Duration::from_millis(200);

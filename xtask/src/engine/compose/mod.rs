@@ -9,6 +9,7 @@ mod images;
 mod inspect;
 mod parts;
 mod pin;
+mod probes;
 mod provide;
 mod recorded;
 mod runtime;

@@ -3,6 +3,7 @@
 //! test. Called by the command `bench`.
 
 mod by_hand;
+mod data;
 mod floor;
 mod large;
 mod load;
@@ -29,7 +30,7 @@ use anyhow::{Context, Result};
 use std::path::PathBuf;
 
 /// Measures everything `rounds` times; exit code 1 if a goal is not reached. With `large`, only what depends on the size
-/// of images, with images of so many MB.
+/// of images and of data, with so many MB of each.
 pub fn run(rounds: usize, large: Option<u64>, pilot: &Pilot, out: &Output) -> Result<Finished> {
     let quiet = || Output::silent(out.start());
     let mut reached = true;
@@ -44,6 +45,8 @@ pub fn run(rounds: usize, large: Option<u64>, pilot: &Pilot, out: &Output) -> Re
     if let Some(mb) = large {
         let name = format!("three images of {mb} MB on Docker");
         part(&name, &|rows| large::measure(pilot, rounds, mb, &quiet, rows))?;
+        let name = format!("a volume of {mb} MB and a log of {} MB on Docker", mb / 2);
+        part(&name, &|rows| data::measure(pilot, rounds, mb, quiet(), rows))?;
         return Ok(Finished::plain(if reached { Exit::Ok } else { Exit::NotRestored }));
     }
     part("rollbacks on Docker", &|rows| {
