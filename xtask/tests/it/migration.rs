@@ -14,6 +14,10 @@ service = "db"
 backup = "sh -ec 'MYSQL_PWD=$DB_PASSWORD exec mariadb-dump --host 127.0.0.1 --user notes --single-transaction --no-tablespaces notes'"
 restore = "sh -ec '(echo \"drop database notes; create database notes; use notes;\"; cat) | MYSQL_PWD=$DB_PASSWORD mariadb --host 127.0.0.1 --user notes'"
 before_deploy = true
+
+# The API, the first of the services that mount it, mounts it read-only.
+[data.exports]
+before_deploy = true
 "#;
 
 /// A column gets another name when the API starts. The API before asks for the old one.
