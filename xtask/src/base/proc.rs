@@ -24,6 +24,9 @@ const TAIL: u64 = 2_000;
 const LINES: usize = 5;
 const LAST_WORDS: u64 = 400;
 
+/// Characters of one line of it.
+const LINE: usize = 300;
+
 /// Bytes that are passed on at a time.
 const BLOCK: usize = 256 << 10;
 
@@ -268,11 +271,23 @@ fn late(deadline: Deadline, what: String) -> Error {
     if deadline.is_budget() { late.context(over_budget()) } else { late }
 }
 
+/// Lines that a person can read: without those that are no text, and not longer than a statement that a database repeats
+/// with all of its data.
+fn readable(text: &str) -> String {
+    let is_text =
+        |line: &&str| !line.contains('\u{FFFD}') && !line.chars().any(|c| c.is_control() && c != '\t');
+    let cut = |line: &str| match line.char_indices().nth(LINE) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line.to_owned(),
+    };
+    text.split(['\n', '\r']).filter(is_text).map(cut).collect::<Vec<_>>().join("\n")
+}
+
 /// Why a program failed, in its own words: the end of its standard error. If that is empty, the end of its
 /// standard output. Secrets are masked before the text is cut, or half a secret could be left.
 fn said(out: Option<&File>, err: &File) -> String {
     let end = |file, bytes: u64| {
-        let text = secrets::mask(&files::tail(file, 32 * bytes).unwrap_or_default());
+        let text = readable(&secrets::mask(&files::tail(file, 32 * bytes).unwrap_or_default()));
         let cut = text.len().saturating_sub(bytes as usize);
         (cut..=text.len()).find_map(|at| text.get(at..)).unwrap_or_default().trim().to_owned()
     };
@@ -352,6 +367,18 @@ mod tests {
         assert!(both.contains("no such container") && !both.contains("999"), "{both}");
         let output = said("$0 1000; exit 1");
         assert!(output.contains("1000") && output.lines().count() == LINES, "{output}");
+    }
+
+    #[test]
+    fn an_error_has_no_lines_that_nobody_can_read() {
+        let much = "x".repeat(2 * LINE);
+        let said =
+            readable(&format!("insert into t values ('{much}')\n\u{FFFD}\0\u{7}\nERROR 1114: it is full\n"));
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(
+            (lines.len(), lines[0].chars().count(), lines[1]),
+            (2, LINE + 1, "ERROR 1114: it is full")
+        );
     }
 
     #[test]
