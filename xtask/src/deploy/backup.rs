@@ -5,7 +5,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
-use crate::base::failure::{Exit, fail};
+use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Freed, Mode};
 use crate::base::next::Next;
 use crate::base::threads::side_by_side;
@@ -16,7 +16,7 @@ use crate::stack::layout::Layout;
 use crate::stack::model::Instance;
 use crate::stack::pilot::Pilot;
 use crate::stack::state_dir::{self, RunDir, StateDir};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -172,7 +172,9 @@ pub fn create(
     }
     for data in what.data {
         let archived = archive(pilot, engine, data, what.longest, to, deadline);
-        let archived = archived.with_context(|| format!("backing up {data}"))?;
+        let archived = archived
+            .map_err(|error| advised(error, pilot, data, what.snapshot))
+            .with_context(|| format!("backing up {data}"))?;
         backup.files.insert(archived.name, archived.sum);
         backup.dumps.extend(archived.dumped.map(|dumped| (data.clone(), dumped)));
         backup.remarks.extend(archived.remarks);
@@ -182,6 +184,22 @@ pub fn create(
     }
     files::write_json(&to.join(INDEX), &backup, Mode::Plain)?;
     Ok(backup)
+}
+
+/// The error of a dump, with what to do. Only a command that lets what runs go on dumps a database, so to stop the
+/// database is no advice.
+fn advised(error: Error, pilot: &Pilot, data: &str, snapshot: bool) -> Error {
+    // Its volume may have been copied instead: then the error has its own advice.
+    let dumped = error.to_string().contains("gave no dump");
+    if !dumped || pilot.data_rule(data).is_none_or(|rule| rule.dump.is_none()) {
+        return error;
+    }
+    let again = Next::xtask(if snapshot { "up" } else { "backup create" });
+    let next = match exit_of(&error) {
+        Exit::Host => Next::xtask("host").so("says what is wrong; `host --free` makes room"),
+        _ => again.so(format!("once `backup` of {data} in [data] of pilot.toml works")),
+    };
+    fail(exit_of(&error), format!("{error:#}"), next)
 }
 
 /// Copies the newest part of every log. They are there to be read, and nothing depends on them: what cannot be copied in
