@@ -80,7 +80,7 @@ impl Execution<'_> {
             Step::StopPublished { services } => self.stop(services, ask, measured),
             Step::FreeSpace => self.free_space(deploy),
             Step::Preserve { data, stop } => self.preserve(data, stop, &measured.past),
-            Step::Snapshot { data } => self.snapshot(data),
+            Step::Snapshot { data } => self.snapshot(data, &measured.past),
             Step::TearDown => self.tear_down(ask, deploy),
             Step::LoadImages { services, served } => self.load(services, *served),
             Step::RecordRelease => self.record_release(),

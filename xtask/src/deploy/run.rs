@@ -226,6 +226,17 @@ pub fn all_cut_off(state: &StateDir, but: Option<&str>) -> Result<Vec<CutOff>> {
     Ok(all)
 }
 
+/// The snapshot of the deployment before this run, if it was cut off after it had begun to change the stack, and before it
+/// let the public in. What it had started may have changed the data since.
+pub fn snapshot_before(state: &StateDir, run: &Run) -> Result<Option<PathBuf>> {
+    let all = state.every_run()?;
+    let Some((_, dir)) = all.iter().rev().find(|(_, dir)| dir.id() != run.id) else { return Ok(None) };
+    let left = |cut: &CutOff| cut.request.command == Command::Up && !cut.ended && !cut.past.opening;
+    let Some(past) = cut_off(dir)?.filter(left).map(|cut| cut.past) else { return Ok(None) };
+    // If the snapshot is that of a still earlier run, the change was made there.
+    Ok(past.snapshot.filter(|folder| past.changed || !folder.starts_with(dir.path())))
+}
+
 /// Gives up an interrupted run: it is not continued, and no command names it again. Its backups stay.
 pub fn give_up(cut: &CutOff) -> Result<()> {
     files::remove(&cut.dir.owes())?;

@@ -2,7 +2,7 @@
 //! Called only by `execute`.
 
 use crate::base::deadline::Deadline;
-use crate::base::failure::{Exit, exit_of, fail, next_of};
+use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::threads::{joined, side_by_side};
@@ -255,26 +255,19 @@ impl Execution<'_> {
         })
     }
 
-    /// Takes a snapshot that belongs to the release that is left.
-    pub(super) fn snapshot(&self, data: &[String]) -> Result<End> {
+    /// Takes a snapshot that belongs to the release that is left. What an earlier attempt has started may have changed the
+    /// data, so then the snapshot counts that is there.
+    pub(super) fn snapshot(&self, data: &[String], past: &Past) -> Result<End> {
+        if let Some(folder) = past.snapshot.clone().filter(|_| past.changed) {
+            let what = format!("the one from before anything was changed counts: {}", folder.display());
+            return Ok(End::Warned(what, Some(folder)));
+        }
         let View { pilot, engine, .. } = self.target;
         let to = backup::next_of_run(&self.run.dir)?;
         let release = self.running.release.as_ref().map(|release| release.id.as_str());
         let what = backup::Contents { release, data, longest: Longest::Copy, logs: false, snapshot: true };
         let snapshot = backup::create(pilot, engine.as_ref(), what, &to, self.deadline);
-        let snapshot = snapshot.map_err(|error| {
-            let what = format!("nothing was changed, because there is no snapshot of the data: {error:#}");
-            // What ran before serves again, so a database that has to be stopped is no advice.
-            let dumped =
-                data.iter().find(|name| pilot.data_rule(name).is_some_and(|rule| rule.dump.is_some()));
-            match dumped.filter(|_| exit_of(&error) != Exit::Host) {
-                Some(name) => {
-                    let once = format!("once `backup` of {name} in [data] of pilot.toml works");
-                    fail(exit_of(&error), what, Next::xtask("up").so(once))
-                }
-                None => fail(exit_of(&error), what, next_of(&error).cloned().unwrap_or_default()),
-            }
-        })?;
+        let snapshot = snapshot.context("nothing was changed, because there is no snapshot of the data")?;
         snapshot.remarks.into_iter().for_each(|remark| self.out.note(remark));
         Ok(End::Filled(to.file_name().map(PathBuf::from).unwrap_or_default()))
     }

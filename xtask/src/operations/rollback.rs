@@ -294,6 +294,9 @@ pub fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Re
     if preview.plan.steps.is_empty() {
         session.out.say("  nothing to do");
     }
+    if let Some(what) = with_data::told(request)? {
+        session.out.note(what);
+    }
     let hold = preview.now.holds.held(&[]);
     if let Some(hold) = &hold {
         session.out.say(format!("  the gate is {hold}"));

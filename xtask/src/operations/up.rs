@@ -12,6 +12,7 @@ use crate::deploy::backup;
 use crate::deploy::converge::Preview;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::execution::{Measured, Stance, Unrecorded};
+use crate::deploy::gate::Gate;
 use crate::deploy::lockout::{Lift, Opened};
 use crate::deploy::past::Past;
 use crate::deploy::paused::Longest;
@@ -187,8 +188,9 @@ pub fn deploy(
         session.out.note(format!("no journal: {error:#}"));
     }
     session.out.record(&started(session, engine, Some(&run)));
-    ending::tell_of_cut_off(session, &run);
     let mut measured = Measured { past: run.past.clone().unwrap_or_default(), ..Measured::default() };
+    take_over_snapshot(session, &run, &mut measured.past);
+    ending::tell_of_cut_off(session, &run);
     let converged = session.converge(&mut goal, &run, deadline, &mut measured);
     // It serves, and nothing is wrong with it.
     let serves = converged.as_ref().is_err_and(|error| error.is::<Unrecorded>());
@@ -218,6 +220,17 @@ pub fn deploy(
     let finished = ending::conclude(session, &run, ended, &measured);
     let request = request.unwrap_or_else(|| Request::by(Command::Rollback));
     if back { go_back(finished, &next, &request, session, deadline) } else { Ok(finished) }
+}
+
+/// If the deployment before was cut off while the public was shut out, and nobody was let in since, its snapshot has the
+/// data as the last release left it. One that is made now would have what a half-started release has made of the data.
+fn take_over_snapshot(session: &Session, run: &Run, past: &mut Past) {
+    let Ok(Some(folder)) = run::snapshot_before(&session.pilot.state, run) else { return };
+    let limit = Deadline::after(session.pilot.manifest.limits.engine);
+    let gate = session.running(limit).map(|view| view.observe(view.engine.as_ref(), limit).gate);
+    if past.snapshot.is_none() && gate.is_ok_and(|gate| gate != Gate::Open) {
+        (past.snapshot, past.changed) = (Some(folder), true);
+    }
 }
 
 /// The error of a deployment that has changed nothing. What ran before is let in again, if it passes its checks; then

@@ -6,6 +6,7 @@ use crate::base::ask;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::next::Next;
 use crate::deploy::backup::{self, Backup, Kept};
+use crate::deploy::difference::Scenario;
 use crate::deploy::past::Past;
 use crate::deploy::run::{Command, Request};
 use crate::deploy::session::Session;
@@ -17,7 +18,7 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// The newest snapshot that belongs to a release.
-fn of_release(state: &StateDir, release: &str) -> Result<Option<Kept>> {
+pub fn of_release(state: &StateDir, release: &str) -> Result<Option<Kept>> {
     let (all, _) = backup::list(state)?;
     let belongs = |kept: &Kept| kept.backup.snapshot && kept.backup.release.as_deref() == Some(release);
     Ok(all.into_iter().rev().find(belongs))
@@ -42,7 +43,10 @@ pub fn chosen(request: Request, session: &Session) -> Result<Request> {
         let next = other.map_or_else(|| Next::xtask("backup list"), |other| command(&other.id));
         return Err(fail(Exit::Usage, what, next));
     };
-    kept.backup.check(&kept.dir)?;
+    kept.backup.check(&kept.dir).map_err(|error| {
+        let what = format!("the snapshot of release {} cannot be restored: {error:#}", release.id);
+        fail(Exit::Usage, what, Next::xtask("backup list").so("`backup restore` restores another one"))
+    })?;
     Ok(Request { to: Some(release.id), ..with(request, session, &kept.dir, &kept.backup) })
 }
 
@@ -70,18 +74,22 @@ fn with(request: Request, session: &Session, dir: &Path, backup: &Backup) -> Req
     Request { backup: Some((dir.to_owned(), own)), with_data: true, ..request }
 }
 
-/// Asks whether the live data may be replaced. What is there is backed up first.
-pub fn confirm(request: &Request, yes: bool) -> Result<()> {
-    let Some((dir, data)) = request.backup.as_ref().filter(|_| request.with_data) else { return Ok(()) };
+/// Which data is replaced, by what; none if the code alone goes back.
+pub fn told(request: &Request) -> Result<Option<String>> {
+    let Some((dir, data)) = request.backup.as_ref().filter(|_| request.with_data) else { return Ok(None) };
     let backup = Backup::read(dir)?.with_context(|| format!("{} has no backup", dir.display()))?;
     let made = UNIX_EPOCH + Duration::from_millis(backup.made_ms);
-    let what = format!(
+    Ok(Some(format!(
         "this replaces {} with what was there at {} ({}); what is there now is backed up first",
         data.join(", "),
         humantime::format_rfc3339_seconds(made),
         dir.display()
-    );
-    ask::confirm(yes, &what)
+    )))
+}
+
+/// Asks whether the live data may be replaced. What is there is backed up first.
+pub fn confirm(request: &Request, yes: bool) -> Result<()> {
+    told(request)?.map_or(Ok(()), |what| ask::confirm(yes, &what))
 }
 
 /// The way back of a deployment that failed before its gate was ever open: to the release that it left, with the data
@@ -97,7 +105,9 @@ pub fn after(past: &Past, session: &Session) -> Option<Request> {
 /// The error of a rollback of the code alone, with advice if one of the releases that were tried has a snapshot: it may
 /// not be able to live with the newer data.
 pub fn advised(error: Error, request: &Request, tried: &[Release], session: &Session) -> Error {
-    if request.backup.is_some() || exit_of(&error) != Exit::NotRestored {
+    // After a reset, no data is newer.
+    let is_reset = request.scenarios.contains(&Scenario::Reset);
+    if request.backup.is_some() || is_reset || exit_of(&error) != Exit::NotRestored {
         return error;
     }
     let snapshot = |release: &Release| of_release(&session.pilot.state, &release.id).ok().flatten();

@@ -68,6 +68,8 @@ fn a_schema_change_is_taken_back_with_its_data() {
         assert!(deployed.out.contains("take a snapshot of db"), "{}", deployed.all());
         assert!(snapshot(&notes).join("db.dump.lz4").exists());
         assert_eq!(notes.version(), "2.0");
+        let shown = notes.xtask(&["releases", "show", "r1"]).expect(0);
+        assert!(shown.out.contains("rollback --to r1 --with-data"), "{}", shown.all());
         notes.write("after the change");
         // The code alone: it fails, nobody is let in, and what to do is said.
         let failed = notes.json(&["rollback", "--to", "r1"]).expect(1).finished();

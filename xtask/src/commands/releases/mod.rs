@@ -8,6 +8,7 @@ use crate::base::files;
 use crate::base::next::Next;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::session::Session;
+use crate::operations::with_data;
 use crate::release::{export, source};
 use anyhow::{Context, Result};
 use clap::Subcommand;
@@ -211,6 +212,12 @@ fn show(session: &Session, id: &str) -> Result<()> {
         Err(error) => format!("files    {error:#}"),
     });
     out.say(format!("folder   {}", session.store.dir(&release.id).display()));
+    if let Some(kept) = with_data::of_release(&session.pilot.state, &release.id)? {
+        let (data, made) = (kept.backup.data().join(", "), time(kept.backup.made_ms));
+        out.say(format!("snapshot {} of {data}, as it was left at {made}", kept.id));
+        let back = out.xtask(&format!("rollback --to {} --with-data", release.id));
+        out.say(format!("         to go back with it: {back}"));
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! and the way back with them. The data of `jobs` is dumped, that of `engine` is copied.
 
 use super::*;
+use crate::base::failure::exit_of;
 use crate::deploy::backup;
 use crate::operations::with_data;
 
@@ -58,6 +59,11 @@ fn a_deployment_takes_a_snapshot_and_the_way_back_restores_it() {
     let kept = || backup::list(&scene.pilot.state).unwrap().0.into_iter().filter(|kept| kept.backup.snapshot);
     backup::retain(&scene.pilot.state, 1, &scene.store().ids().unwrap()).unwrap();
     assert_eq!(kept().count(), 1);
+    // One that is not whole is refused, and nothing is begun.
+    let snapshot = kept().next().unwrap();
+    std::fs::write(snapshot.dir.join(snapshot.backup.files.keys().next_back().unwrap()), "altered").unwrap();
+    let Ran::Refused(error) = scene.run(&with_data) else { panic!("it was not refused") };
+    assert_eq!(exit_of(&error), Exit::Usage, "{error:#}");
 }
 
 #[test]
@@ -109,6 +115,39 @@ fn a_deployment_without_its_snapshot_lets_what_ran_before_in_again_and_leaves_th
     assert!(scene.world.things().is_open());
     assert_eq!(scene.env_text(), settings);
     has(&scene, &DATA);
+}
+
+#[test]
+fn a_deployment_that_was_cut_off_after_it_changed_the_data_still_goes_back_with_that_of_before() {
+    let deploy = |session: &Session| {
+        let release = session.store.named("r2")?;
+        up::deploy(Goal::plain(&release, Purpose::Deploy), true, "in memory", session, budget())
+    };
+    let twin = new();
+    newer(&twin);
+    twin.world.begin(None, None);
+    twin.finishes(&deploy);
+    let number = twin.world.things().done.iter().position(|done| *done == "retag").unwrap() - 3;
+    // The same again, and one that is made anew.
+    for again in ["r2", "r3"] {
+        let scene = new();
+        let mut bad = newer(&scene);
+        scene.world.begin(None, Some(number));
+        assert!(matches!(scene.run(&deploy), Ran::CutOff));
+        has(&scene, &NEWER);
+        if again == "r3" {
+            bad = scene.release("r3", "v3.0.0", &scene.env_text());
+        }
+        let defects = bad.images.values().map(|image| (image.id.clone(), Defect::Errors));
+        scene.world.things().defects.extend(defects);
+        scene.world.begin(None, None);
+        let finished = scene.finishes(&|session: &Session| {
+            let release = session.store.named(again)?;
+            up::deploy(Goal::plain(&release, Purpose::Deploy), true, "in memory", session, budget())
+        });
+        assert_eq!(finished.exit, Exit::RolledBack, "{finished:?}");
+        has(&scene, &DATA);
+    }
 }
 
 #[test]
