@@ -117,8 +117,14 @@ fn create(session: &Session) -> Result<Finished> {
         Gate::Closed(_) => Longest::Copy,
         Gate::Open | Gate::Unknown(_) => Longest::Served(view.pilot.manifest.data.pause_max),
     };
-    let what =
-        backup::Contents { release: current.as_deref(), data: &data, longest, logs: true, snapshot: false };
+    let what = backup::Contents {
+        release: current.as_deref(),
+        data: &data,
+        longest,
+        logs: true,
+        snapshot: false,
+        out: &session.out,
+    };
     let kept = backup::keep(pilot, session.engine.as_ref(), what, Deadline::after(LONGEST))?;
     let bytes = files::size(&kept.dir)?;
     session.out.event(&Event::Result {

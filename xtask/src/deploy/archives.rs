@@ -6,8 +6,10 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{exit_of, fail};
 use crate::base::files;
 use crate::base::next::Next;
+use crate::base::output::Output;
 use crate::base::packed::{COMPRESSED, Content, Packing};
 use crate::deploy::paused::{Copy, Longest};
+use crate::deploy::progress::Counted;
 use crate::engine::copying;
 use crate::engine::roles::Engine;
 use crate::stack::manifest::Dump;
@@ -57,18 +59,19 @@ pub fn archive(
     longest: Longest,
     folder: &Path,
     deadline: Deadline,
+    out: &Output,
 ) -> Result<Archived> {
     let limit = pilot.manifest.limits.deploy;
     let Some(dump) = pilot.data_rule(data).and_then(|rule| rule.dump.as_ref()) else {
-        return copied(pilot, engine, data, longest, folder, deadline);
+        return copied(pilot, engine, data, longest, folder, deadline, out);
     };
     let services = engine.services(deadline.within(pilot.manifest.limits.engine))?;
     let database =
         services.get(&dump.service).and_then(|service| service.0.iter().find(|one| one.is_running()));
     match database {
-        Some(database) => dumped(engine, data, dump, database, folder, deadline.growing(limit)),
+        Some(database) => dumped(engine, data, dump, database, folder, deadline.growing(limit), out),
         None => {
-            let mut archived = copied(pilot, engine, data, longest, folder, deadline)?;
+            let mut archived = copied(pilot, engine, data, longest, folder, deadline, out)?;
             let remark = format!("{} does not run, so its volume was copied, and not dumped", dump.service);
             archived.remarks.push(remark);
             Ok(archived)
@@ -83,6 +86,7 @@ fn copied(
     longest: Longest,
     folder: &Path,
     deadline: Deadline,
+    out: &Output,
 ) -> Result<Archived> {
     let name = format!("{data}{COPY}{COMPRESSED}");
     let (state, limit) = (&pilot.state, pilot.manifest.limits.deploy);
@@ -90,7 +94,7 @@ fn copied(
         let mut made = None;
         let mut make = |deadline| {
             let packing = made.insert(Packing::new(to, Content::Tar)?);
-            engine.snapshot(data, packing, deadline)
+            engine.snapshot(data, &mut Counted::new(packing, out, format!("copying {data}")), deadline)
         };
         let remarks = Copy { engine, state, data, longest, limit, deadline }.make(&mut make)?;
         // Syncing and reading back take as long as copying, and nothing is paused any more.
@@ -106,11 +110,14 @@ fn dumped(
     database: &Instance,
     folder: &Path,
     deadline: Deadline,
+    out: &Output,
 ) -> Result<Archived> {
     let name = format!("{data}{DUMP}{COMPRESSED}");
     let sum = packed(&folder.join(&name), data, |to| {
         let mut packing = Packing::new(to, Content::Printed)?;
-        engine.dump(database, &dump.backup.0, &mut packing, deadline)?;
+        let mut counted = Counted::new(&mut packing, out, format!("dumping {data}"));
+        engine.dump(database, &dump.backup.0, &mut counted, deadline)?;
+        drop(counted);
         packing.finish(deadline)
     });
     let sum = sum.map_err(|error| {

@@ -8,6 +8,7 @@ use crate::base::deadline::now_ms;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Freed, Mode};
 use crate::base::next::Next;
+use crate::base::output::Output;
 use crate::base::threads::side_by_side;
 use crate::deploy::archives::{Dumped, archive, data_in};
 use crate::deploy::paused::Longest;
@@ -71,7 +72,7 @@ pub struct Kept {
 }
 
 /// What to copy, besides the files of the pack.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Contents<'a> {
     /// The release that runs.
     pub release: Option<&'a str>,
@@ -83,6 +84,8 @@ pub struct Contents<'a> {
     pub logs: bool,
     /// Is it a snapshot that belongs to the release?
     pub snapshot: bool,
+    /// Where progress is told.
+    pub out: &'a Output,
 }
 
 impl Backup {
@@ -171,7 +174,7 @@ pub fn create(
         }
     }
     for data in what.data {
-        let archived = archive(pilot, engine, data, what.longest, to, deadline);
+        let archived = archive(pilot, engine, data, what.longest, to, deadline, what.out);
         let archived = archived.with_context(|| format!("backing up {data}"))?;
         backup.files.insert(archived.name, archived.sum);
         backup.dumps.extend(archived.dumped.map(|dumped| (data.clone(), dumped)));

@@ -9,6 +9,7 @@ use crate::deploy::archives::Dumped;
 use crate::deploy::backup::Backup;
 use crate::deploy::execution::{End, Execution};
 use crate::deploy::past::Past;
+use crate::deploy::progress::Counted;
 use crate::deploy::view::View;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
@@ -58,7 +59,7 @@ impl Execution<'_> {
         let View { pilot, engine, .. } = self.target;
         let archive = backup.archive(from, data)?;
         let deadline = self.deadline.growing(pilot.manifest.limits.deploy).for_bytes(files::size(&archive)?);
-        let mut stored = packed::open(&archive)?;
+        let mut stored = Counted::new(packed::open(&archive)?, self.out, format!("restoring {data}"));
         if let Some(dumped) = backup.dumps.get(data) {
             return self.feed_database(dumped, &mut stored, deadline);
         }

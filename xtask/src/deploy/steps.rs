@@ -223,7 +223,14 @@ impl Execution<'_> {
             // A teardown also removes the logs, so they are part of its backup. The public is shut out.
             let running = self.running.release.as_ref().map(|release| release.id.as_str());
             let (longest, logs) = (Longest::Copy, !data.is_empty());
-            let what = backup::Contents { release: running, data: &data, longest, logs, snapshot: false };
+            let what = backup::Contents {
+                release: running,
+                data: &data,
+                longest,
+                logs,
+                snapshot: false,
+                out: self.out,
+            };
             let backup =
                 self.halted(stop, || backup::create(pilot, engine.as_ref(), what, &to, self.deadline));
             (gathering.map(joined).or(gathered), backup)
@@ -260,7 +267,14 @@ impl Execution<'_> {
         let View { pilot, engine, .. } = self.target;
         let to = backup::next_of_run(&self.run.dir)?;
         let release = self.running.release.as_ref().map(|release| release.id.as_str());
-        let what = backup::Contents { release, data, longest: Longest::Copy, logs: false, snapshot: true };
+        let what = backup::Contents {
+            release,
+            data,
+            longest: Longest::Copy,
+            logs: false,
+            snapshot: true,
+            out: self.out,
+        };
         let snapshot = backup::create(pilot, engine.as_ref(), what, &to, self.deadline);
         let snapshot = snapshot.context("nothing was changed, because there is no snapshot of the data")?;
         snapshot.remarks.into_iter().for_each(|remark| self.out.note(remark));

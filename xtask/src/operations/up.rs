@@ -52,6 +52,7 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
             longest: Longest::Copy,
             logs: false,
             snapshot: false,
+            out: &session.out,
         };
         let limit = Deadline::after(pilot.manifest.limits.deploy);
         let kept = backup::keep(pilot, session.engine.as_ref(), what, limit)?;

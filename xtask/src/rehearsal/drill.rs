@@ -155,7 +155,8 @@ impl Rehearsal {
         let dir = session.store.dir(&release.id);
         let scratch = files::Scratch::new("drill")?;
         let engine = session.engine.as_ref();
-        let copied = archive(&session.pilot, engine, data, Longest::Copy, scratch.path(), deadline)?;
+        let copied =
+            archive(&session.pilot, engine, data, Longest::Copy, scratch.path(), deadline, &session.out)?;
         let tar = scratch.path().join("data.tar");
         let mut plain = File::create(&tar)?;
         packed::pass(&mut packed::open(&scratch.path().join(copied.name))?, &mut plain)?;

@@ -92,15 +92,18 @@ impl Data for Compose {
         let up = up.args(self.no_pull(deadline)?).args([&user]);
         up.run(deadline).map_err(classify)?;
         let volume = self.volume(service);
-        let mounted = self.mounted(service, &volume, deadline)?;
-        let (id, path) = mounted.with_context(|| format!("{user} does not use the volume {volume}"))?;
         let mut begin = Begin { from, read: Vec::new() };
-        let entry = folder_entry(&mut begin)?;
+        let folder = folder_entry(&mut begin)?;
         let mut whole = begin.read.as_slice().chain(begin.from);
-        let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:{path}")]);
-        let copied = copy.write_by(deadline, |into| Ok(pass(&mut whole, into).map(drop)?));
-        copied.map_err(|error| classify(copying::is_full_there(&format!("volume {volume}"), error)))?;
-        entry.map_or(Ok(()), |entry| self.restore_folder(&volume, &entry, deadline))
+        // Not through a container of the service, which may mount the volume only to read it.
+        let copied = self.with_helper(&volume, deadline, |id| {
+            let copy = |to: &str| cmd(&self.docker, &["cp", "-", &format!("{id}:{to}")]);
+            if let Some(folder) = folder {
+                copy("/").write_by(deadline, |into| Ok(into.write_all(&folder)?))?;
+            }
+            copy("/data").write_by(deadline, |into| Ok(pass(&mut whole, into).map(drop)?)).map(drop)
+        });
+        copied.map_err(|error| classify(copying::is_full_there(&format!("volume {volume}"), error)))
     }
 
     fn dump(
@@ -203,7 +206,9 @@ fn user(container: &Value, volume: &str, project: &str) -> Option<User> {
     })
 }
 
-/// An archive with nothing but the folder that another archive is of, as `data`; none if that has no entry for it.
+/// An archive with nothing but the folder that another archive is of, as `data`; none if that has no entry for it. Docker
+/// takes the owner and the mode of a volume's folder from the image when it makes the volume, and passes over the entry of
+/// an archive for the folder that it is unpacked into. A database does not start in a folder that is not its own.
 fn folder_entry(archive: &mut dyn Read) -> Result<Option<Vec<u8>>> {
     let mut archive = tar::Archive::new(archive);
     let Some(first) = archive.entries()?.next().transpose()? else { return Ok(None) };
@@ -301,17 +306,6 @@ impl Compose {
         );
         let path = self.docker(&["inspect", "--format", &format, container], deadline)?;
         Ok(Some(path.trim().to_owned()).filter(|path| !path.is_empty()))
-    }
-
-    /// Gives the folder of a volume the owner and the mode that it has in the archive. Docker takes both from the image
-    /// when it makes a volume, and passes over the entry of an archive for the folder that it is unpacked into. A
-    /// database does not start in a folder that is not its own.
-    fn restore_folder(&self, volume: &str, entry: &[u8], deadline: Deadline) -> Result<()> {
-        self.with_helper(volume, deadline, |id| {
-            let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:/")]);
-            let copied = copy.write_by(deadline, |to| Ok(to.write_all(entry)?));
-            copied.map(drop).map_err(classify).with_context(|| format!("restoring the folder of {volume}"))
-        })
     }
 
     fn helper_name(&self) -> String {
