@@ -117,8 +117,16 @@ impl Backup {
 
     /// The archive with this data, verified.
     pub fn archive(&self, dir: &Path, data: &str) -> Result<PathBuf> {
-        let name = self.files.keys().find(|name| data_in(name) == Some(data));
-        self.file(dir, name.with_context(|| format!("the backup has no data of {data}"))?)
+        self.file(dir, self.name_of(data).with_context(|| format!("the backup has no data of {data}"))?)
+    }
+
+    fn name_of(&self, data: &str) -> Option<&String> {
+        self.files.keys().find(|name| data_in(name) == Some(data))
+    }
+
+    /// How many bytes the archive with this data has; none if there is none.
+    pub fn bytes(&self, dir: &Path, data: &str) -> Result<Option<u64>> {
+        self.name_of(data).map(|name| files::size(&dir.join(name))).transpose()
     }
 
     /// One file, verified.
@@ -241,9 +249,8 @@ pub fn keep(pilot: &Pilot, engine: &dyn Engine, what: Contents<'_>, deadline: De
 /// How many bytes the newest archive of this data has; none if there is none.
 pub fn last_size(state: &StateDir, data: &str) -> Result<Option<u64>> {
     let (all, _) = list(state)?;
-    let named = |kept: &Kept| kept.backup.files.keys().find(|name| data_in(name) == Some(data)).cloned();
-    let newest = all.iter().rev().find_map(|kept| Some(kept.dir.join(named(kept)?)));
-    newest.map(|path| files::size(&path)).transpose()
+    let newest = all.iter().rev().find(|kept| kept.backup.name_of(data).is_some());
+    newest.map_or(Ok(None), |kept| kept.backup.bytes(&kept.dir, data))
 }
 
 /// All backups, also those of runs, oldest first; and what is wrong with the backups that cannot be read.

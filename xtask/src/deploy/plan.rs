@@ -256,10 +256,19 @@ impl Way<'_> {
 
     /// Services that are stopped before the data is copied that will be replaced, because what they write afterwards would
     /// be lost: all but the databases that are dumped, for they also write through these; of data that is corrupt, its
-    /// services alone.
+    /// services alone. What was stopped to close the gate is down already.
     fn halted(&self) -> Vec<String> {
         let replaced = self.replaced();
-        let runs = |name: &&String| self.now.service(name).is_some_and(|service| service.is_live());
+        let down = match self.close().first() {
+            Some(Step::StopGate { services, .. } | Step::StopPublished { services }) => services.clone(),
+            Some(Step::StopGateway) => {
+                self.rules.running.into_iter().flat_map(|gate| &gate.services).cloned().collect()
+            }
+            _ => Vec::new(),
+        };
+        let runs = |name: &&String| {
+            self.now.service(name).is_some_and(|service| service.is_live()) && !down.contains(name)
+        };
         let there: Vec<&String> =
             self.now.stack.known().into_iter().flat_map(|stack| stack.services.keys()).filter(runs).collect();
         if !self.is_reset() && self.goal.data == Data::AsFound {

@@ -23,6 +23,7 @@ use crate::deploy::view::View;
 use crate::engine::carry;
 use crate::engine::roles::Extent;
 use crate::host;
+use crate::stack::gate_rule::Kind;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow::{Break, Continue};
@@ -250,15 +251,22 @@ impl Execution<'_> {
         })
     }
 
-    /// Stops services for this work. If it fails, nothing will be replaced, so they are started again.
+    /// Stops services for this work. If it fails, nothing will be replaced, so they are started again, but none that might
+    /// let the public in.
     fn halted<T>(&self, services: &[String], work: impl FnOnce() -> Result<T>) -> Result<T> {
         let engine = self.running.engine.as_ref();
+        // A kill switch stays as it is when its service starts again. That of another kind may not.
+        let gate = self.running.cover().ok();
+        let stays = |name: &&String| {
+            gate.as_ref().is_some_and(|gate| gate.kind == Kind::Http || !gate.services.contains(*name))
+        };
+        let again: Vec<String> = services.iter().filter(stays).cloned().collect();
         let limit = || self.deadline.within(self.running.pilot.manifest.limits.engine);
         let stop = |service: &String| engine.stop(service, limit());
         let stopped: Result<()> = side_by_side(STOPS, services.iter().collect(), stop).into_iter().collect();
-        stopped.and_then(|()| work()).map_err(|error| match engine.start(services, limit()) {
+        stopped.and_then(|()| work()).map_err(|error| match engine.start(&again, limit()) {
             Ok(()) => error,
-            Err(also) => error.context(format!("{} may be down: {also:#}", services.join(", "))),
+            Err(also) => error.context(format!("{} may be down: {also:#}", again.join(", "))),
         })
     }
 

@@ -254,9 +254,10 @@ impl Compose {
     /// The volume of this data. Backups of another release may call it by a service that uses no other. One that the
     /// stack does not know is called by its own name.
     fn volume(&self, data: &str) -> String {
-        let of_service =
-            || self.pilot.definition.as_ref()?.only_volume(data).map(|volume| volume.name.clone());
-        let known = self.data_volumes().remove(data).or_else(of_service);
+        let known = match &self.pilot.definition {
+            Some(definition) => definition.volume_of(data).map(|key| definition.volumes[key].name.clone()),
+            None => self.data_volumes().remove(data),
+        };
         known.unwrap_or_else(|| data.to_owned())
     }
 
