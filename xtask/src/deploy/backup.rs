@@ -10,7 +10,7 @@ use crate::base::files::{self, Freed, Mode};
 use crate::base::next::Next;
 use crate::base::output::Output;
 use crate::base::threads::side_by_side;
-use crate::deploy::archives::{Dumped, archive, data_in};
+use crate::deploy::archives::{Archiving, Dumped, data_in};
 use crate::deploy::paused::Longest;
 use crate::engine::roles::Engine;
 use crate::stack::layout::Layout;
@@ -71,6 +71,17 @@ pub struct Kept {
     pub run: Option<RunDir>,
 }
 
+/// Why a backup is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Somebody wants it.
+    Wanted,
+    /// A deployment begins: it is a snapshot that belongs to the release.
+    Deployment,
+    /// What is there will be replaced.
+    Replacement,
+}
+
 /// What to copy, besides the files of the pack.
 #[derive(Clone, Copy)]
 pub struct Contents<'a> {
@@ -82,8 +93,8 @@ pub struct Contents<'a> {
     pub longest: Longest,
     /// Should the newest part of every log be copied too?
     pub logs: bool,
-    /// Is it a snapshot that belongs to the release?
-    pub snapshot: bool,
+    /// Why it is made.
+    pub reason: Reason,
     /// Where progress is told.
     pub out: &'a Output,
 }
@@ -172,7 +183,7 @@ pub fn create(
         layout: pilot.layout.clone(),
         files: BTreeMap::new(),
         dumps: BTreeMap::new(),
-        snapshot: what.snapshot,
+        snapshot: what.reason == Reason::Deployment,
         remarks: Vec::new(),
     };
     for name in pilot.layout.files().chain(&pilot.layout.seed) {
@@ -181,8 +192,11 @@ pub fn create(
             backup.files.insert(name.clone(), files::copy(&from, &to.join(name), Mode::Private)?);
         }
     }
+    let Contents { longest, out, .. } = what;
+    let or_copy = what.reason == Reason::Replacement;
+    let archiving = Archiving { pilot, engine, longest, or_copy, deadline, out };
     for data in what.data {
-        let archived = archive(pilot, engine, data, what.longest, to, deadline, what.out);
+        let archived = archiving.make(data, to);
         let archived = archived.with_context(|| format!("backing up {data}"))?;
         backup.files.insert(archived.name, archived.sum);
         backup.dumps.extend(archived.dumped.map(|dumped| (data.clone(), dumped)));

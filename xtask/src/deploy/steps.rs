@@ -8,7 +8,7 @@ use crate::base::next::Next;
 use crate::base::threads::{joined, side_by_side};
 use crate::checks::health::{StoreCorrupt, wait_healthy};
 use crate::checks::memory::memory;
-use crate::deploy::backup;
+use crate::deploy::backup::{self, Reason};
 use crate::deploy::cleanup;
 use crate::deploy::drift;
 use crate::deploy::edge;
@@ -229,7 +229,7 @@ impl Execution<'_> {
                 data: &data,
                 longest,
                 logs,
-                snapshot: false,
+                reason: Reason::Replacement,
                 out: self.out,
             };
             let backup =
@@ -280,7 +280,7 @@ impl Execution<'_> {
             data,
             longest: Longest::Copy,
             logs: false,
-            snapshot: true,
+            reason: Reason::Deployment,
             out: self.out,
         };
         let snapshot = backup::create(pilot, engine.as_ref(), what, &to, self.deadline);

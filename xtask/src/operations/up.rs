@@ -8,7 +8,7 @@ use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::files;
 use crate::base::machine;
 use crate::base::next::Next;
-use crate::deploy::backup;
+use crate::deploy::backup::{self, Reason};
 use crate::deploy::converge::Preview;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::execution::{Measured, Unrecorded};
@@ -51,7 +51,7 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
             data: &[],
             longest: Longest::Copy,
             logs: false,
-            snapshot: false,
+            reason: Reason::Wanted,
             out: &session.out,
         };
         let limit = Deadline::after(pilot.manifest.limits.deploy);

@@ -8,7 +8,7 @@ use crate::base::files;
 use crate::base::next::Next;
 use crate::base::output::Output;
 use crate::base::packed;
-use crate::deploy::archives::archive;
+use crate::deploy::archives::Archiving;
 use crate::deploy::event::Finished;
 use crate::deploy::paused::Longest;
 use crate::engine;
@@ -155,8 +155,9 @@ impl Rehearsal {
         let dir = session.store.dir(&release.id);
         let scratch = files::Scratch::new("drill")?;
         let engine = session.engine.as_ref();
-        let copied =
-            archive(&session.pilot, engine, data, Longest::Copy, scratch.path(), deadline, &session.out)?;
+        let (pilot, longest, out) = (&session.pilot, Longest::Copy, &session.out);
+        let archiving = Archiving { pilot, engine, longest, or_copy: false, deadline, out };
+        let copied = archiving.copied(data, scratch.path())?;
         let tar = scratch.path().join("data.tar");
         let mut plain = File::create(&tar)?;
         packed::pass(&mut packed::open(&scratch.path().join(copied.name))?, &mut plain)?;

@@ -138,3 +138,12 @@ fn a_deployment_with_a_snapshot_that_fails_or_is_cut_off_anywhere_leaves_a_way_b
     let points = everywhere(&begun, &[], &deploy, &roll_back, &|_| ());
     assert!(points > 40, "only {points} points");
 }
+
+#[test]
+fn a_reset_brings_a_dumped_database_back_and_loses_nothing_where_it_fails_or_is_cut_off() {
+    let scene = new();
+    assert_eq!(scene.finishes(&reset).exit, Exit::Ok);
+    has(&scene, &DATA);
+    let points = everywhere(&new, &[], &reset, &reset, &|_| ());
+    assert!(points > 60, "only {points} points");
+}

@@ -2,8 +2,8 @@
 //! once before each: nothing stays paused that the next command does not undo.
 
 use super::*;
-use crate::deploy::archives::archive;
-use crate::deploy::backup;
+use crate::deploy::archives::Archiving;
+use crate::deploy::backup::{self, Reason};
 use crate::deploy::paused::{Copy, Longest};
 use crate::engine::pause::Pause;
 
@@ -16,7 +16,7 @@ fn back_up(session: &Session) -> Result<Finished> {
         data: &data,
         longest,
         logs: false,
-        snapshot: false,
+        reason: Reason::Wanted,
         out: &session.out,
     };
     let engine = session.engine.as_ref();
@@ -131,7 +131,9 @@ fn a_full_disk_is_told_as_that_and_leaves_no_half_archive() {
     std::os::unix::fs::symlink("/dev/full", &to).unwrap();
     let ran = scene.run(&|session: &Session| {
         let limit = Deadline::after(Duration::from_secs(20));
-        archive(&session.pilot, session.engine.as_ref(), "jobs", Longest::Copy, folder, limit, &session.out)?;
+        let (pilot, engine, longest) = (&session.pilot, session.engine.as_ref(), Longest::Copy);
+        let out = &session.out;
+        Archiving { pilot, engine, longest, or_copy: false, deadline: limit, out }.make("jobs", folder)?;
         Ok(Finished::plain(Exit::Ok))
     });
     let Ran::Refused(error) = ran else { panic!("it was copied") };
