@@ -290,8 +290,19 @@ impl fmt::Display for Cmd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.program.file_name().unwrap_or(self.program.as_os_str());
         write!(f, "{}", name.to_string_lossy())?;
-        self.args.iter().try_for_each(|arg| write!(f, " {arg}"))
+        self.args.iter().try_for_each(|arg| write!(f, " {}", with_short_ids(arg)))
     }
+}
+
+/// An id of 64 hexadecimal digits is shown by its first twelve, which programs take as well: a message has to be read.
+fn with_short_ids(arg: &str) -> String {
+    let is_part = |c: char| !c.is_ascii_hexdigit();
+    let short = |part: &str| {
+        let (digits, rest) = part.split_at(part.find(is_part).unwrap_or(part.len()));
+        let shown = if digits.len() == 64 { &digits[..12] } else { digits };
+        format!("{shown}{rest}")
+    };
+    arg.split_inclusive(is_part).map(short).collect()
 }
 
 #[cfg(test)]
@@ -341,6 +352,13 @@ mod tests {
         assert!(both.contains("no such container") && !both.contains("999"), "{both}");
         let output = said("$0 1000; exit 1");
         assert!(output.contains("1000") && output.lines().count() == LINES, "{output}");
+    }
+
+    #[test]
+    fn an_error_has_the_short_form_of_an_id() {
+        let id = "0123456789abcdef".repeat(4);
+        let shown = cmd("docker", &["cp", "-", &format!("{id}:/data"), &format!("sha256:{id}"), "abc"]);
+        assert_eq!(shown.to_string(), "docker cp - 0123456789ab:/data sha256:0123456789ab abc");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::base::output::Output;
-use crate::deploy::backup::{self, Backup, Kept, Reason};
+use crate::deploy::backup::{self, Backup, Kept};
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::gate::Gate;
 use crate::deploy::paused::Longest;
@@ -123,7 +123,7 @@ fn create(session: &Session) -> Result<Finished> {
         data: &data,
         longest,
         logs: true,
-        reason: Reason::Wanted,
+        snapshot: false,
         out: &session.out,
     };
     let kept = backup::keep(pilot, session.engine.as_ref(), what, Deadline::after(LONGEST))?;

@@ -6,8 +6,6 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::next::Next;
-use crate::deploy::drift;
-use crate::deploy::edge;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::gate::{Gate, Switch};
 use crate::deploy::lockout::{self, Closed, Lift, Opened};
@@ -15,6 +13,7 @@ use crate::deploy::observe::Observation;
 use crate::deploy::session::Session;
 use crate::deploy::step::left_open;
 use crate::deploy::view::View;
+use crate::operations::reopen::reopen;
 use crate::stack::hold::{self, Hold};
 use anyhow::Result;
 use clap::ValueEnum;
@@ -181,21 +180,12 @@ fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
     let _lock = session.lock("kill-switch off")?;
     let view = session.running(deadline)?;
     let now = view.observe(view.engine.as_ref(), deadline);
-    let stops = view.cover()?.stops();
-    if !stops {
+    if !view.cover()?.stops() {
         start_again(session, &view, &now, &holds, deadline)?;
-    }
-    what_runs_is_the_release(session, &view, deadline)?;
-    let closed = stops && now.gate != Gate::Open;
-    let smoke = edge::verify(&view, closed, deadline)?;
-    session.out.event(&Event::Smoke { smoke: &smoke });
-    if !smoke.passed {
-        return Err(not_opened(&view, &smoke.summary(), deadline));
     }
     let lift: Vec<String> = holds.into_iter().map(|hold| hold.id).collect();
     let lift = Lift { holds: &lift, by_hand: true };
-    let mut started = || edge::check_started(&view, &session.store, &session.out, deadline).map(drop);
-    match lockout::open(&view, &ledger, lift, "opening by hand failed", deadline, &mut started)? {
+    match reopen(session, &view, &now.gate, lift, "opening by hand failed", deadline)? {
         Opened::Open => {
             session.out.say("the gate is open: a public request was served");
             Ok(Finished::plain(Exit::Ok))
@@ -229,19 +219,4 @@ fn start_again(
     view.engine.start(&ours, deadline)?;
     session.out.note(format!("started again, because kill-switch on had stopped it: {}", ours.join(", ")));
     lockout::closed_after_start(view, "not verified yet", deadline).map(drop)
-}
-
-/// An error if the running images or settings differ from the release: such a gate is not opened.
-fn what_runs_is_the_release(session: &Session, view: &View, deadline: Deadline) -> Result<()> {
-    let Some(release) = &view.release else { return Ok(()) };
-    let services = view.engine.services(deadline.within(session.pilot.manifest.limits.engine))?;
-    let differs = drift::applied(&services, release, &view.wanted());
-    let all: Vec<String> = differs.iter().map(ToString::to_string).collect();
-    if all.is_empty() { Ok(()) } else { Err(not_opened(view, &all.join("; "), deadline)) }
-}
-
-/// The error that says why the gate was not opened, and what the public gets now.
-fn not_opened(view: &View, why: &str, deadline: Deadline) -> anyhow::Error {
-    let what = format!("the gate was not opened: {why}; {}", lockout::public(view, deadline));
-    fail(Exit::NotRestored, what, Next::xtask("rollback"))
 }

@@ -60,8 +60,6 @@ pub struct Archiving<'a> {
     pub engine: &'a dyn Engine,
     /// How long what uses the data may be paused.
     pub longest: Longest,
-    /// Is the volume copied instead, if a dump fails? Data that will be replaced may be of a database that is broken.
-    pub or_copy: bool,
     /// When it must be ready, whatever its size.
     pub deadline: Deadline,
     /// Where progress is told.
@@ -77,14 +75,10 @@ impl Archiving<'_> {
         let services = self.engine.services(self.deadline.within(self.pilot.manifest.limits.engine))?;
         let database =
             services.get(&dump.service).and_then(|service| service.0.iter().find(|one| one.is_running()));
-        let why = match database.map(|database| self.dumped(data, dump, database, folder)) {
-            Some(Err(error)) if self.or_copy => format!("{error:#}"),
-            Some(dumped) => return dumped,
-            None => format!("{} does not run", dump.service),
-        };
-        let mut archived = self.copied(data, folder)?;
-        archived.remarks.push(format!("the volume of {data} was copied, and not dumped: {why}"));
-        Ok(archived)
+        match database {
+            Some(database) => self.dumped(data, dump, database, folder),
+            None => self.copied(data, folder),
+        }
     }
 
     /// Copies the volume, whatever the manifest says of a dump.

@@ -71,17 +71,6 @@ pub struct Kept {
     pub run: Option<RunDir>,
 }
 
-/// Why a backup is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Somebody wants it.
-    Wanted,
-    /// A deployment begins: it is a snapshot that belongs to the release.
-    Deployment,
-    /// What is there will be replaced.
-    Replacement,
-}
-
 /// What to copy, besides the files of the pack.
 #[derive(Clone, Copy)]
 pub struct Contents<'a> {
@@ -93,8 +82,8 @@ pub struct Contents<'a> {
     pub longest: Longest,
     /// Should the newest part of every log be copied too?
     pub logs: bool,
-    /// Why it is made.
-    pub reason: Reason,
+    /// Is it a snapshot that belongs to the release?
+    pub snapshot: bool,
     /// Where progress is told.
     pub out: &'a Output,
 }
@@ -183,7 +172,7 @@ pub fn create(
         layout: pilot.layout.clone(),
         files: BTreeMap::new(),
         dumps: BTreeMap::new(),
-        snapshot: what.reason == Reason::Deployment,
+        snapshot: what.snapshot,
         remarks: Vec::new(),
     };
     for name in pilot.layout.files().chain(&pilot.layout.seed) {
@@ -193,8 +182,7 @@ pub fn create(
         }
     }
     let Contents { longest, out, .. } = what;
-    let or_copy = what.reason == Reason::Replacement;
-    let archiving = Archiving { pilot, engine, longest, or_copy, deadline, out };
+    let archiving = Archiving { pilot, engine, longest, deadline, out };
     for data in what.data {
         let archived = archiving.make(data, to);
         let archived = archived.with_context(|| format!("backing up {data}"))?;

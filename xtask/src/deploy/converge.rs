@@ -103,17 +103,10 @@ impl Session {
         let stored: Vec<&String> = now.stack.known().into_iter().flat_map(|stack| &stack.data).collect();
         let rule =
             |view: &View, data: &String| view.pilot.data_rule(data).cloned().map(|rule| (data.clone(), rule));
-        let dumped = stored.iter().filter_map(|data| rule(&running, data));
-        let databases = dumped.filter_map(|(data, rule)| Some((data, rule.dump?.service))).collect();
         let wanted =
             stored.iter().filter_map(|data| rule(&target, data)).filter(|(_, rule)| rule.before_deploy);
         let snapshots: Vec<String> = wanted.map(|(data, _)| data).collect();
-        let rules = Rules {
-            running: of_running.as_ref(),
-            release: &gate,
-            databases: &databases,
-            snapshots: &snapshots,
-        };
+        let rules = Rules { running: of_running.as_ref(), release: &gate, snapshots: &snapshots };
         let plan = plan::make(&now, &drift, goal, rules);
         Ok(Preview { now, drift, plan, running, target })
     }

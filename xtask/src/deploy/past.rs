@@ -32,7 +32,7 @@ pub struct Past {
     pub touched: BTreeSet<String>,
     /// The folder of the snapshot that it has taken before it changed anything.
     pub snapshot: Option<PathBuf>,
-    /// It had begun to change what runs. What it starts may write to the data.
+    /// It had begun to change what runs, or which release that is. What it starts may write to the data.
     pub changed: bool,
 }
 
@@ -99,7 +99,7 @@ impl Past {
                 self.touched.extend(services.iter().cloned());
                 self.gone.extend(services.iter().cloned());
             }
-            Step::Apply { .. } | Step::RemoveServices { .. } => self.changed = true,
+            Step::RecordRelease | Step::Apply { .. } | Step::RemoveServices { .. } => self.changed = true,
             // Every step is named, so that the compiler asks about a new one.
             Step::CloseGate
             | Step::StopGate { .. }
@@ -108,7 +108,6 @@ impl Past {
             | Step::FreeSpace
             | Step::Preserve { .. }
             | Step::LoadImages { .. }
-            | Step::RecordRelease
             | Step::Retag
             | Step::RestoreEnvFile
             | Step::AskEngine

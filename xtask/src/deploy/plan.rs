@@ -11,7 +11,6 @@ use crate::stack::cover::Cover;
 use crate::stack::gate_rule::Kind;
 use crate::stack::model::Health;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What to do.
@@ -76,8 +75,6 @@ pub struct Rules<'a> {
     pub running: Option<&'a Cover>,
     /// What the gate of the target release covers.
     pub release: &'a Cover,
-    /// The service whose database is dumped, by data: it runs while the data is copied.
-    pub databases: &'a BTreeMap<String, String>,
     /// The data of which a snapshot is taken before a deployment changes anything.
     pub snapshots: &'a [String],
 }
@@ -255,8 +252,9 @@ impl Way<'_> {
     }
 
     /// Services that are stopped before the data is copied that will be replaced, because what they write afterwards would
-    /// be lost: all but the databases that are dumped, for they also write through these; of data that is corrupt, its
-    /// services alone. What was stopped to close the gate is down already.
+    /// be lost: all; of data that is corrupt, its services alone. A database is among them, so its volume is copied: a dump
+    /// has not all that a volume has, and it comes back only where the command that restores it works.
+    /// What was stopped to close the gate is down already.
     fn halted(&self) -> Vec<String> {
         let replaced = self.replaced();
         let down = match self.close().first() {
@@ -271,12 +269,9 @@ impl Way<'_> {
         };
         let there: Vec<&String> =
             self.now.stack.known().into_iter().flat_map(|stack| stack.services.keys()).filter(runs).collect();
-        if !self.is_reset() && self.goal.data == Data::AsFound {
-            return there.into_iter().filter(|name| replaced.contains(name)).cloned().collect();
-        }
-        let dumped = |name: &String| replaced.iter().any(|data| self.rules.databases.get(data) == Some(name));
-        let all = there.into_iter().filter(|name| !replaced.is_empty() && !dumped(name));
-        all.cloned().collect()
+        let all = self.is_reset() || self.goal.data != Data::AsFound;
+        let concerns = |name: &&String| if all { !replaced.is_empty() } else { replaced.contains(*name) };
+        there.into_iter().filter(concerns).cloned().collect()
     }
 
     /// Data that is backed up and then replaced or removed: all of it in a complete reset; what is restored from a backup;

@@ -2,7 +2,9 @@
 //! which runs alone. If that fails, what was there is put back. Called by `execute`.
 
 use crate::base::deadline::Deadline;
+use crate::base::failure::{exit_of, fail, next_of};
 use crate::base::files;
+use crate::base::next::Next;
 use crate::base::packed;
 use crate::checks::health::wait_behind;
 use crate::deploy::archives::Dumped;
@@ -11,7 +13,7 @@ use crate::deploy::execution::{End, Execution};
 use crate::deploy::past::Past;
 use crate::deploy::progress::Counted;
 use crate::deploy::view::View;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
@@ -33,10 +35,21 @@ impl Execution<'_> {
         let limit = Deadline::after(PUT_BACK);
         let one = |name: &String| self.restore_all(&past.copies[name], std::slice::from_ref(name), limit);
         if let Err(also) = back.iter().try_for_each(one) {
-            bail!("{error:#}; and what was there could not be put back: {also:#}");
+            let what = format!("{error:#}; and what was there could not be put back: {also:#}");
+            let ids = past.backups(&self.run.id);
+            let restore =
+                ids.first().map(|id| Next::xtask(&format!("backup restore {id} --only data --yes")));
+            let next = next_of(&error).cloned().or(restore).unwrap_or_default();
+            return Err(fail(exit_of(&error), what, next));
         }
         past.is_back(&back);
-        Err(error.context(format!("the data of {} was put back as it was before this run", back.join(", "))))
+        let what =
+            format!("{error:#}; the data of {} was put back as it was before this run", back.join(", "));
+        let ran = self.running.release.as_ref();
+        let again = ran.map(|ran| {
+            Next::xtask(&format!("rollback --to {}", ran.id)).so("starts what ran before, with its data")
+        });
+        Err(fail(exit_of(&error), what, next_of(&error).cloned().or(again).unwrap_or_default()))
     }
 
     /// Restores the data that this run copied while it was whole. Each service has its own copy.
@@ -86,6 +99,10 @@ impl Execution<'_> {
                 self.release.id
             );
         }
+        ensure!(
+            !self.target.cover()?.stopped().contains(service),
+            "{service} would let the public in while it reads the dump, because it is what the gate stops"
+        );
         let others: BTreeSet<String> = others.into_iter().map(str::to_owned).collect();
         let held_back: Vec<String> = others.iter().cloned().collect();
         engine.apply(self.release, &self.folder(), &[], &held_back, deadline)?;

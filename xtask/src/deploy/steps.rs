@@ -2,13 +2,13 @@
 //! Called only by `execute`.
 
 use crate::base::deadline::Deadline;
-use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::threads::{joined, side_by_side};
 use crate::checks::health::{StoreCorrupt, wait_healthy};
 use crate::checks::memory::memory;
-use crate::deploy::backup::{self, Reason};
+use crate::deploy::backup;
 use crate::deploy::cleanup;
 use crate::deploy::drift;
 use crate::deploy::edge;
@@ -229,7 +229,7 @@ impl Execution<'_> {
                 data: &data,
                 longest,
                 logs,
-                reason: Reason::Replacement,
+                snapshot: false,
                 out: self.out,
             };
             let backup =
@@ -280,11 +280,23 @@ impl Execution<'_> {
             data,
             longest: Longest::Copy,
             logs: false,
-            reason: Reason::Deployment,
+            snapshot: true,
             out: self.out,
         };
         let snapshot = backup::create(pilot, engine.as_ref(), what, &to, self.deadline);
-        let snapshot = snapshot.context("nothing was changed, because there is no snapshot of the data")?;
+        let snapshot = snapshot.map_err(|error| {
+            let what = format!("nothing was changed, because there is no snapshot of the data: {error:#}");
+            // What ran before serves again, so a database that has to be stopped is no advice.
+            let dumped =
+                data.iter().find(|name| pilot.data_rule(name).is_some_and(|rule| rule.dump.is_some()));
+            match dumped.filter(|_| exit_of(&error) != Exit::Host) {
+                Some(name) => {
+                    let once = format!("once `backup` of {name} in [data] of pilot.toml works");
+                    fail(exit_of(&error), what, Next::xtask("up").so(once))
+                }
+                None => fail(exit_of(&error), what, next_of(&error).cloned().unwrap_or_default()),
+            }
+        })?;
         snapshot.remarks.into_iter().for_each(|remark| self.out.note(remark));
         Ok(End::Filled(to.file_name().map(PathBuf::from).unwrap_or_default()))
     }

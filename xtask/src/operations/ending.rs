@@ -56,7 +56,11 @@ pub fn conclude(session: &Session, run: &Run, ended: Ended, measured: &Measured)
         Err(error) => exit_of(error),
     };
     let mut finished = Finished {
-        outcome: Some(*ended.result.as_ref().unwrap_or(&Outcome::NotRestored)),
+        outcome: Some(match &ended.result {
+            Ok(outcome) => *outcome,
+            Err(_) if exit == Exit::RolledBack => Outcome::RolledBack,
+            Err(_) => Outcome::NotRestored,
+        }),
         rollback: Some(run.id.clone()),
         scenarios: ended.scenarios,
         release: ended.release,

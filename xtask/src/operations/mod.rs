@@ -7,6 +7,7 @@ pub mod ending;
 mod in_memory;
 pub mod init;
 pub mod look;
+pub mod reopen;
 pub mod report;
 pub mod rollback;
 pub mod target;

@@ -8,10 +8,11 @@ use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::files;
 use crate::base::machine;
 use crate::base::next::Next;
-use crate::deploy::backup::{self, Reason};
+use crate::deploy::backup;
 use crate::deploy::converge::Preview;
 use crate::deploy::event::{Event, Finished, Outcome};
-use crate::deploy::execution::{Measured, Unrecorded};
+use crate::deploy::execution::{Measured, Stance, Unrecorded};
+use crate::deploy::lockout::{Lift, Opened};
 use crate::deploy::past::Past;
 use crate::deploy::paused::Longest;
 use crate::deploy::plan::{Goal, Purpose};
@@ -21,6 +22,7 @@ use crate::deploy::step::Step;
 use crate::deploy::view::View;
 use crate::operations::candidate::Source;
 use crate::operations::ending::Ended;
+use crate::operations::reopen::reopen;
 use crate::operations::{candidate, ending, init, rollback, with_data};
 use crate::release::description::Release;
 use crate::stack::escalation;
@@ -51,7 +53,7 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
             data: &[],
             longest: Longest::Copy,
             logs: false,
-            reason: Reason::Wanted,
+            snapshot: false,
             out: &session.out,
         };
         let limit = Deadline::after(pilot.manifest.limits.deploy);
@@ -76,6 +78,7 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
         let what = format!("release {} cannot be deployed: {error:#}", release.id);
         fail(Exit::Usage, what, format!("fix that, or {}; nothing was begun", pilot.env_path.display()))
     })?;
+    has_restorable_dumps(&release, session)?;
     let deadline = Deadline::from(Instant::now(), pilot.manifest.limits.budget);
     let mut goal = Goal::plain(&release, Purpose::Deploy);
     let preview = session.preview(&goal, deadline)?.in_time(deadline)?;
@@ -93,6 +96,24 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
         }
     }
     deploy(goal, options.rollback_on_failure, &engine, session, deadline)
+}
+
+/// Refuses a dump of a database that the gate stops. A release that was made before this was refused is still gone back
+/// to, so it is asked here alone.
+fn has_restorable_dumps(release: &Release, session: &Session) -> Result<()> {
+    let view = session.by(release)?;
+    let data = &view.pilot.manifest.data;
+    let Some(name) = view.cover()?.not_restorable(data).first().copied() else { return Ok(()) };
+    let what = format!(
+        "release {} cannot be deployed: [data.{name}] has a dump, but the gate stops its database, so the dump could be \
+         restored only while the public is let in",
+        release.id
+    );
+    let next = format!(
+        "remove `backup` and `restore` from [data.{name}] in pilot.toml, then its volume is copied; or name other services \
+         in [gate]; nothing was begun"
+    );
+    Err(fail(Exit::Usage, what, next))
 }
 
 /// Refuses a deployment whose snapshot would have no room, before anything is touched. A copy may need as many bytes as
@@ -172,8 +193,9 @@ pub fn deploy(
     let converged = session.converge(&mut goal, &run, deadline, &mut measured);
     // It serves, and nothing is wrong with it.
     let serves = converged.as_ref().is_err_and(|error| error.is::<Unrecorded>());
-    // What ran before is as it was, and serves again when its gate is open.
-    let untouched = !measured.past.changed && session.store.known_good().is_ok_and(|good| !good.is_empty());
+    let has_good = session.store.known_good().is_ok_and(|good| !good.is_empty());
+    // What ran before is as it was.
+    let untouched = !measured.past.changed && (has_good || measured.gate_closed_ms.is_some());
     let result = match converged {
         Ok(plan) if plan.steps.is_empty() => Ok(Outcome::NothingToDo),
         Ok(_) => Ok(Outcome::Deployed),
@@ -181,21 +203,42 @@ pub fn deploy(
             let next = Next::xtask("host").so("and when that is fixed, `up` again");
             Err(fail(exit_of(&error), format!("{error:#}"), next))
         }
-        Err(error) if untouched => Err(error),
+        Err(error) if untouched => Err(left_as_it_was(&error, session, &mut measured)),
         Err(error) => Err(failed(release, session, &measured.past, &error)),
     };
-    let back = (rollback_on_failure || untouched) && !serves && result.is_err();
+    let serves_again = result.as_ref().is_err_and(|error| exit_of(error) == Exit::RolledBack);
+    let back = (rollback_on_failure || untouched && has_good) && !serves && !serves_again && result.is_err();
     let next = match &result {
-        Err(error) if untouched => {
-            next_of(error).cloned().unwrap_or_else(|| Next::xtask("up").so("once that is fixed"))
-        }
+        Err(error) if untouched => next_of(error).cloned().unwrap_or_default(),
         _ => Next::xtask(&format!("releases show {}", release.id)),
     };
     let request = with_data::after(&measured.past, session);
-    let ended = Ended { release: Some(release.id.clone()), scenarios: Vec::new(), result };
+    let runs = || session.store.current().ok().flatten().map(|release| release.id);
+    let at = if serves_again { runs() } else { Some(release.id.clone()) };
+    let ended = Ended { release: at, scenarios: Vec::new(), result };
     let finished = ending::conclude(session, &run, ended, &measured);
     let request = request.unwrap_or_else(|| Request::by(Command::Rollback));
     if back { go_back(finished, &next, &request, session, deadline) } else { Ok(finished) }
+}
+
+/// The error of a deployment that has changed nothing. What ran before is let in again, if it passes its checks; then
+/// the exit code says that it serves. A rollback would do more: it would also take back the settings in the env file, and
+/// then the next deployment would not be the one that was wanted.
+fn left_as_it_was(error: &anyhow::Error, session: &Session, measured: &mut Measured) -> anyhow::Error {
+    let next = next_of(error).cloned().unwrap_or_else(|| Next::xtask("up").so("once that is fixed"));
+    let deadline = Deadline::after(session.pilot.manifest.limits.ready);
+    let lift = Lift { holds: &[], by_hand: false };
+    let opened = session.running(deadline).and_then(|view| {
+        let gate = view.observe(view.engine.as_ref(), deadline).gate;
+        reopen(session, &view, &gate, lift, "nothing was deployed, and what ran before is not well", deadline)
+    });
+    let serves = match opened {
+        Ok(Opened::Open) => "serves again",
+        Ok(Opened::Held(_)) => "would serve again, but for a hold",
+        Err(also) => return fail(exit_of(error), format!("{error:#}; what ran before: {also:#}"), next),
+    };
+    measured.stance = Stance::LeftServed;
+    fail(Exit::RolledBack, format!("{error:#}; what ran before {serves}"), next)
 }
 
 /// Records that a release failed. The error names the next command: a rollback, if that is possible.

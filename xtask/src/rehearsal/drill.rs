@@ -156,7 +156,7 @@ impl Rehearsal {
         let scratch = files::Scratch::new("drill")?;
         let engine = session.engine.as_ref();
         let (pilot, longest, out) = (&session.pilot, Longest::Copy, &session.out);
-        let archiving = Archiving { pilot, engine, longest, or_copy: false, deadline, out };
+        let archiving = Archiving { pilot, engine, longest, deadline, out };
         let copied = archiving.copied(data, scratch.path())?;
         let tar = scratch.path().join("data.tar");
         let mut plain = File::create(&tar)?;

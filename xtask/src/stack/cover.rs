@@ -3,6 +3,7 @@
 
 use crate::stack::definition::{Definition, Port, Service};
 use crate::stack::gate_rule::{GateRule, Kind};
+use crate::stack::manifest::{DataRule, DataRules};
 use crate::stack::model;
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,6 +90,15 @@ impl Cover {
         self.services.iter().filter(|_| self.stops()).cloned().collect()
     }
 
+    /// The data whose database is down while the gate is closed. A database reads a dump while it runs, so a dump of it
+    /// could be restored only while the public is let in.
+    pub fn not_restorable<'a>(&self, rules: &'a DataRules) -> Vec<&'a str> {
+        let down = |rule: &DataRule| {
+            rule.dump.as_ref().is_some_and(|dump| self.stops() && self.services.contains(&dump.service))
+        };
+        rules.each.iter().filter(|(_, rule)| down(rule)).map(|(name, _)| name.as_str()).collect()
+    }
+
     /// What stays published while the gate is closed, as `db 0.0.0.0:5432`. A service of a profile counts
     /// only if it runs.
     pub fn not_closed(&self, services: Option<&BTreeMap<String, model::Service>>) -> Vec<String> {
@@ -125,7 +135,9 @@ fn shown(port: &Port) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stack::gate_rule::Command;
     use crate::stack::gate_rule::StopGate;
+    use crate::stack::manifest::Dump;
 
     fn service(ports: &[(Option<&str>, u16)], depends_on: &[&str]) -> Service {
         let port = |(ip, published): &(Option<&str>, u16)| Port {
@@ -160,6 +172,19 @@ mod tests {
         let ports: Vec<String> = cover.ports.iter().map(ToString::to_string).collect();
         assert_eq!(ports, ["127.0.0.1:80", "[::1]:443"]);
         assert_eq!(cover.not_closed(None), ["api 127.0.0.1:8080", "db 0.0.0.0:5432"]);
+    }
+
+    #[test]
+    fn a_dump_of_a_database_that_is_down_while_the_gate_is_closed_cannot_be_restored() {
+        let program = || Command(vec!["true".into()]);
+        let of = |service: &str| {
+            let dump = Dump { service: service.into(), backup: program(), restore: program() };
+            (format!("{service}_data"), DataRule { dump: Some(dump), before_deploy: false })
+        };
+        let rules = DataRules { each: [of("db"), of("proxy")].into(), ..DataRules::default() };
+        let cover = Cover::of(&GateRule::default(), Some(&definition())).unwrap();
+        assert_eq!(cover.not_restorable(&rules), ["proxy_data"]);
+        assert!(Cover { kind: Kind::Http, ..cover }.not_restorable(&rules).is_empty());
     }
 
     #[test]

@@ -57,6 +57,8 @@ fn a_schema_change_is_taken_back_with_its_data() {
         let (toml, commands) = (chapter("toml"), chapter("sh"));
         let [up, code_alone, with_data] = [0, 1, 2].map(|n| commands[n].trim());
         notes.append("pilot.toml", &toml[0]);
+        // The API, the first of the services that mount it, mounts it read-only.
+        notes.append("pilot.toml", "[data.exports]\nbefore_deploy = true\n");
         notes.xtask(&["up"]).expect(0);
         notes.write("before the change");
         assert!(notes.has("before the change"));

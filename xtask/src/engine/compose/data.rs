@@ -4,7 +4,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::files::{self, Mode};
 use crate::base::packed::pass;
-use crate::base::proc::cmd;
+use crate::base::proc::{RunError, cmd};
 use crate::engine::compose::client::{Compose, classify, exec_code, is_hung};
 use crate::engine::copying;
 use crate::engine::roles::{Data, Runtime, Use, User};
@@ -15,7 +15,7 @@ use crate::stack::model::Instance;
 use anyhow::{Context, Error, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 impl Data for Compose {
@@ -92,18 +92,8 @@ impl Data for Compose {
         let up = up.args(self.no_pull(deadline)?).args([&user]);
         up.run(deadline).map_err(classify)?;
         let volume = self.volume(service);
-        let mut begin = Begin { from, read: Vec::new() };
-        let folder = folder_entry(&mut begin)?;
-        let mut whole = begin.read.as_slice().chain(begin.from);
-        // Not through a container of the service, which may mount the volume only to read it.
-        let copied = self.with_helper(&volume, deadline, |id| {
-            let copy = |to: &str| cmd(&self.docker, &["cp", "-", &format!("{id}:{to}")]);
-            if let Some(folder) = folder {
-                copy("/").write_by(deadline, |into| Ok(into.write_all(&folder)?))?;
-            }
-            copy("/data").write_by(deadline, |into| Ok(pass(&mut whole, into).map(drop)?)).map(drop)
-        });
-        copied.map_err(|error| classify(copying::is_full_there(&format!("volume {volume}"), error)))
+        ensure!(self.volumes(deadline)?.contains(&volume), "{user} does not use the volume {volume}");
+        self.fill(&volume, from, deadline)
     }
 
     fn dump(
@@ -157,16 +147,22 @@ fn bytes_of(size: &str) -> Option<u64> {
     Some((size[..at].parse::<f64>().ok()? * 1000_f64.powi(power as i32)) as u64)
 }
 
-/// Docker ends with the code of the program. One that hangs goes on in its container after we have given up.
+/// Docker ends with the code of the program, and with one of two of its own if the container has no such program; Docker
+/// 20.10 says so where the program prints. One that hangs goes on in its container after we have given up.
 fn told_of_program(instance: &Instance, words: &[String], error: Error) -> Error {
     let program = words.first().map(String::as_str).unwrap_or_default();
-    if exec_code(&error).is_some() {
+    let broke_off = |cause: &std::io::Error| cause.kind() == ErrorKind::BrokenPipe;
+    if matches!(error.downcast_ref(), Some(RunError::Status(_, Some(126 | 127)))) {
+        error.context(format!("the container cannot run {program}, or what {program} calls"))
+    } else if exec_code(&error).is_some() {
         error
     } else if is_hung(&error) {
         let top = format!("docker top {}", instance.handle);
         error.context(format!(
             "{program} did not end in time, and may still run in its container (`{top}` shows it)"
         ))
+    } else if error.chain().filter_map(|cause| cause.downcast_ref()).any(broke_off) {
+        error.context(format!("{program} ended before it had read everything"))
     } else {
         classify(error)
     }
@@ -307,6 +303,25 @@ impl Compose {
         );
         let path = self.docker(&["inspect", "--format", &format, container], deadline)?;
         Ok(Some(path.trim().to_owned()).filter(|path| !path.is_empty()))
+    }
+
+    /// Unpacks an archive into a volume that exists. This goes through a helper container: a service may mount the
+    /// volume read-only, and then Docker refuses. The folder of the volume gets the owner and the mode that it has in
+    /// the archive. Docker takes both from the image when it makes a volume, and passes over the entry of an archive
+    /// for the folder that it is unpacked into. A database does not start in a folder that is not its own.
+    fn fill(&self, volume: &str, from: &mut dyn Read, deadline: Deadline) -> Result<()> {
+        let mut begin = Begin { from, read: Vec::new() };
+        let entry = folder_entry(&mut begin)?;
+        let mut whole = begin.read.as_slice().chain(begin.from);
+        self.with_helper(volume, deadline, |id| {
+            let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:/data")]);
+            let copied = copy.write_by(deadline, |into| Ok(pass(&mut whole, into).map(drop)?));
+            copied.map_err(|error| classify(copying::is_full_there(&format!("volume {volume}"), error)))?;
+            let Some(entry) = &entry else { return Ok(()) };
+            let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:/")]);
+            let copied = copy.write_by(deadline, |to| Ok(to.write_all(entry)?));
+            copied.map(drop).map_err(classify).with_context(|| format!("restoring the folder of {volume}"))
+        })
     }
 
     fn helper_name(&self) -> String {

@@ -90,6 +90,27 @@ fn a_deployment_that_fails_behind_its_gate_goes_back_with_the_data() {
     );
 }
 
+/// A rollback would also take back the settings, and then the next deployment would not be the one that was wanted.
+#[test]
+fn a_deployment_without_its_snapshot_lets_what_ran_before_in_again_and_leaves_the_settings() {
+    let scene = Scene::by(&|manifest| manifest + &RULES.replace("\"dump\"", "\"nonsense\""));
+    newer(&scene);
+    let settings = scene.env_text() + "# for the new release\n";
+    std::fs::write(&scene.pilot.env_path, &settings).unwrap();
+    scene.world.begin(None, None);
+    let finished = scene.finishes(&deploy);
+    assert_eq!(
+        (finished.outcome, finished.exit),
+        (Some(Outcome::RolledBack), Exit::RolledBack),
+        "{finished:?}"
+    );
+    assert!(finished.next.as_ref().is_some_and(|next| next.ends_with(" up")), "{finished:?}");
+    assert_eq!(finished.release.as_deref(), Some("r1"));
+    assert!(scene.world.things().is_open());
+    assert_eq!(scene.env_text(), settings);
+    has(&scene, &DATA);
+}
+
 #[test]
 fn a_restore_that_fails_puts_back_what_was_there() {
     for at in ["restore", "fill the database"] {
@@ -114,6 +135,24 @@ fn a_restore_that_fails_puts_back_what_was_there() {
         // Nothing is owed: the data is where it was.
         assert!(run::all_cut_off(&scene.pilot.state, None).unwrap().is_empty());
     }
+}
+
+/// What was there is a copy of the volume, so it comes back without that command.
+#[test]
+fn what_was_there_is_put_back_although_the_command_that_restores_a_dump_never_works() {
+    let scene = new();
+    newer(&scene);
+    scene.finishes(&deploy);
+    let (all, _) = backup::list(&scene.pilot.state).unwrap();
+    let index = all.iter().find(|kept| kept.backup.snapshot).unwrap().dir.join(backup::INDEX);
+    let text = std::fs::read_to_string(&index).unwrap();
+    std::fs::write(&index, text.replace("\"restore\"\n", "\"nonsense\"\n")).unwrap();
+    scene.world.begin(None, None);
+    let finished = scene.finishes(&with_data);
+    assert_eq!(finished.exit, Exit::NotRestored, "{finished:?}");
+    assert!(finished.error.as_ref().is_some_and(|error| error.contains("was put back")), "{finished:?}");
+    assert!(finished.next.as_ref().is_some_and(|next| next.contains("rollback --to r2")), "{finished:?}");
+    has(&scene, &NEWER);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::deploy::archives::Archiving;
-use crate::deploy::backup::{self, Reason};
+use crate::deploy::backup;
 use crate::deploy::paused::{Copy, Longest};
 use crate::engine::pause::Pause;
 
@@ -16,7 +16,7 @@ fn back_up(session: &Session) -> Result<Finished> {
         data: &data,
         longest,
         logs: false,
-        reason: Reason::Wanted,
+        snapshot: false,
         out: &session.out,
     };
     let engine = session.engine.as_ref();
@@ -133,7 +133,7 @@ fn a_full_disk_is_told_as_that_and_leaves_no_half_archive() {
         let limit = Deadline::after(Duration::from_secs(20));
         let (pilot, engine, longest) = (&session.pilot, session.engine.as_ref(), Longest::Copy);
         let out = &session.out;
-        Archiving { pilot, engine, longest, or_copy: false, deadline: limit, out }.make("jobs", folder)?;
+        Archiving { pilot, engine, longest, deadline: limit, out }.make("jobs", folder)?;
         Ok(Finished::plain(Exit::Ok))
     });
     let Ran::Refused(error) = ran else { panic!("it was copied") };
