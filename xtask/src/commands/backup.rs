@@ -19,6 +19,7 @@ use crate::deploy::session::Session;
 use crate::engine::roles::Engine;
 use crate::operations::candidate;
 use crate::operations::rollback;
+use crate::operations::with_data;
 use crate::stack::layout::Layout;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
@@ -117,8 +118,14 @@ fn create(session: &Session) -> Result<Finished> {
         Gate::Closed(_) => Longest::Copy,
         Gate::Open | Gate::Unknown(_) => Longest::Served(view.pilot.manifest.data.pause_max),
     };
-    let what =
-        backup::Contents { release: current.as_deref(), data: &data, longest, logs: true, snapshot: false };
+    let what = backup::Contents {
+        release: current.as_deref(),
+        data: &data,
+        longest,
+        logs: true,
+        snapshot: false,
+        out: &session.out,
+    };
     let kept = backup::keep(pilot, session.engine.as_ref(), what, Deadline::after(LONGEST))?;
     let bytes = files::size(&kept.dir)?;
     session.out.event(&Event::Result {
@@ -246,7 +253,7 @@ fn restore(name: &str, only: &[Part], yes: bool, session: &Session) -> Result<Fi
         backup: Some((kept.dir.clone(), services.clone())),
         ..Request::by(run::Command::Restore)
     };
-    let deadline = Deadline::after(pilot.manifest.limits.budget);
+    let deadline = Deadline::after(with_data::budget(pilot.manifest.limits.budget, &request)?);
     let finished = rollback::locked(&request, session, deadline)?;
     if let Some(why) = &finished.error {
         session.store.mark_failed(&release.id, why)?;

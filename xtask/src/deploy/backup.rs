@@ -5,18 +5,19 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
-use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Freed, Mode};
 use crate::base::next::Next;
+use crate::base::output::Output;
 use crate::base::threads::side_by_side;
-use crate::deploy::archives::{Dumped, archive, data_in};
+use crate::deploy::archives::{Archiving, Dumped, data_in};
 use crate::deploy::paused::Longest;
 use crate::engine::roles::Engine;
 use crate::stack::layout::Layout;
 use crate::stack::model::Instance;
 use crate::stack::pilot::Pilot;
 use crate::stack::state_dir::{self, RunDir, StateDir};
-use anyhow::{Context, Error, Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -71,7 +72,7 @@ pub struct Kept {
 }
 
 /// What to copy, besides the files of the pack.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Contents<'a> {
     /// The release that runs.
     pub release: Option<&'a str>,
@@ -83,6 +84,8 @@ pub struct Contents<'a> {
     pub logs: bool,
     /// Is it a snapshot that belongs to the release?
     pub snapshot: bool,
+    /// Where progress is told.
+    pub out: &'a Output,
 }
 
 impl Backup {
@@ -114,8 +117,16 @@ impl Backup {
 
     /// The archive with this data, verified.
     pub fn archive(&self, dir: &Path, data: &str) -> Result<PathBuf> {
-        let name = self.files.keys().find(|name| data_in(name) == Some(data));
-        self.file(dir, name.with_context(|| format!("the backup has no data of {data}"))?)
+        self.file(dir, self.name_of(data).with_context(|| format!("the backup has no data of {data}"))?)
+    }
+
+    fn name_of(&self, data: &str) -> Option<&String> {
+        self.files.keys().find(|name| data_in(name) == Some(data))
+    }
+
+    /// How many bytes the archive with this data has; none if there is none.
+    pub fn bytes(&self, dir: &Path, data: &str) -> Result<Option<u64>> {
+        self.name_of(data).map(|name| files::size(&dir.join(name))).transpose()
     }
 
     /// One file, verified.
@@ -170,11 +181,11 @@ pub fn create(
             backup.files.insert(name.clone(), files::copy(&from, &to.join(name), Mode::Private)?);
         }
     }
+    let Contents { longest, out, .. } = what;
+    let archiving = Archiving { pilot, engine, longest, deadline, out };
     for data in what.data {
-        let archived = archive(pilot, engine, data, what.longest, to, deadline);
-        let archived = archived
-            .map_err(|error| advised(error, pilot, data, what.snapshot))
-            .with_context(|| format!("backing up {data}"))?;
+        let archived = archiving.make(data, to);
+        let archived = archived.with_context(|| format!("backing up {data}"))?;
         backup.files.insert(archived.name, archived.sum);
         backup.dumps.extend(archived.dumped.map(|dumped| (data.clone(), dumped)));
         backup.remarks.extend(archived.remarks);
@@ -184,22 +195,6 @@ pub fn create(
     }
     files::write_json(&to.join(INDEX), &backup, Mode::Plain)?;
     Ok(backup)
-}
-
-/// The error of a dump, with what to do. Only a command that lets what runs go on dumps a database, so to stop the
-/// database is no advice.
-fn advised(error: Error, pilot: &Pilot, data: &str, snapshot: bool) -> Error {
-    // Its volume may have been copied instead: then the error has its own advice.
-    let dumped = error.to_string().contains("gave no dump");
-    if !dumped || pilot.data_rule(data).is_none_or(|rule| rule.dump.is_none()) {
-        return error;
-    }
-    let again = Next::xtask(if snapshot { "up" } else { "backup create" });
-    let next = match exit_of(&error) {
-        Exit::Host => Next::xtask("host").so("says what is wrong; `host --free` makes room"),
-        _ => again.so(format!("once `backup` of {data} in [data] of pilot.toml works")),
-    };
-    fail(exit_of(&error), format!("{error:#}"), next)
 }
 
 /// Copies the newest part of every log. They are there to be read, and nothing depends on them: what cannot be copied in
@@ -256,9 +251,8 @@ pub fn keep(pilot: &Pilot, engine: &dyn Engine, what: Contents<'_>, deadline: De
 /// How many bytes the newest archive of this data has; none if there is none.
 pub fn last_size(state: &StateDir, data: &str) -> Result<Option<u64>> {
     let (all, _) = list(state)?;
-    let named = |kept: &Kept| kept.backup.files.keys().find(|name| data_in(name) == Some(data)).cloned();
-    let newest = all.iter().rev().find_map(|kept| Some(kept.dir.join(named(kept)?)));
-    newest.map(|path| files::size(&path)).transpose()
+    let newest = all.iter().rev().find(|kept| kept.backup.name_of(data).is_some());
+    newest.map_or(Ok(None), |kept| kept.backup.bytes(&kept.dir, data))
 }
 
 /// All backups, also those of runs, oldest first; and what is wrong with the backups that cannot be read.

@@ -2,6 +2,7 @@
 //! Nothing is printed or decided here. Every layer above `base` creates events, and `output` writes them.
 
 use crate::base::failure::{Exit, exit_of, next_of};
+use crate::base::files;
 use crate::base::next::{Context as Whose, Next};
 use crate::base::output::{Output, Tell};
 use crate::base::secrets;
@@ -104,6 +105,18 @@ pub enum Event<'a> {
         /// The folder in the run's folder that it has filled.
         #[serde(skip_serializing_if = "Option::is_none")]
         folder: Option<&'a Path>,
+    },
+    /// Stored data is being copied or restored.
+    Bytes {
+        /// What is done.
+        what: &'a str,
+        /// How many bytes so far.
+        bytes: u64,
+        /// Milliseconds since the command began.
+        at_ms: u64,
+        /// Is this one also for people?
+        #[serde(skip)]
+        to_people: bool,
     },
     /// The smoke checks.
     Smoke {
@@ -283,7 +296,12 @@ impl Tell for Event<'_> {
                 }
                 failed.join("\n")
             }
-            Self::Targets { .. } | Self::Result { .. } | Self::Finished(_) => return None,
+            Self::Bytes { what, bytes, to_people: true, .. } => {
+                format!("    {what}: {} so far", files::human(*bytes))
+            }
+            Self::Targets { .. } | Self::Result { .. } | Self::Finished(_) | Self::Bytes { .. } => {
+                return None;
+            }
         })
     }
 }

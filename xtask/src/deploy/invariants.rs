@@ -64,6 +64,14 @@ pub fn of_plan(plan: &Plan, now: &Observation, purpose: Purpose) {
         steps[usize::from(ahead)],
         Step::CloseGate | Step::StopGate { .. } | Step::StopGateway | Step::StopPublished { .. }
     );
+    // What was stopped to close the gate is not started again if a backup fails.
+    if let (
+        Step::StopGate { services: down, .. } | Step::StopPublished { services: down },
+        Some(Step::Preserve { stop, .. }),
+    ) = (&steps[usize::from(ahead)], steps.iter().find(|s| matches!(s, Step::Preserve { .. })))
+    {
+        assert!(stop.iter().all(|name| !down.contains(name)), "{steps:?}");
+    }
     // What lets the public in is started last, or not at all: a gate of the kind `stop`.
     let held_back = steps.iter().find_map(|s| match s {
         Step::Apply { held_back, .. } => Some(held_back.clone()),

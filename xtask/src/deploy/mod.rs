@@ -21,6 +21,7 @@ pub mod observe;
 pub mod past;
 pub mod paused;
 pub mod plan;
+mod progress;
 pub mod remote;
 mod restoring;
 pub mod run;

@@ -254,9 +254,19 @@ impl Way<'_> {
     /// Services that are stopped before the data is copied that will be replaced, because what they write afterwards would
     /// be lost: all; of data that is corrupt, its services alone. A database is among them, so its volume is copied: a dump
     /// has not all that a volume has, and it comes back only where the command that restores it works.
+    /// What was stopped to close the gate is down already.
     fn halted(&self) -> Vec<String> {
         let replaced = self.replaced();
-        let runs = |name: &&String| self.now.service(name).is_some_and(|service| service.is_live());
+        let down = match self.close().first() {
+            Some(Step::StopGate { services, .. } | Step::StopPublished { services }) => services.clone(),
+            Some(Step::StopGateway) => {
+                self.rules.running.into_iter().flat_map(|gate| &gate.services).cloned().collect()
+            }
+            _ => Vec::new(),
+        };
+        let runs = |name: &&String| {
+            self.now.service(name).is_some_and(|service| service.is_live()) && !down.contains(name)
+        };
         let there: Vec<&String> =
             self.now.stack.known().into_iter().flat_map(|stack| stack.services.keys()).filter(runs).collect();
         let all = self.is_reset() || self.goal.data != Data::AsFound;

@@ -23,6 +23,7 @@ use crate::deploy::view::View;
 use crate::engine::carry;
 use crate::engine::roles::Extent;
 use crate::host;
+use crate::stack::gate_rule::Kind;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow::{Break, Continue};
@@ -223,7 +224,14 @@ impl Execution<'_> {
             // A teardown also removes the logs, so they are part of its backup. The public is shut out.
             let running = self.running.release.as_ref().map(|release| release.id.as_str());
             let (longest, logs) = (Longest::Copy, !data.is_empty());
-            let what = backup::Contents { release: running, data: &data, longest, logs, snapshot: false };
+            let what = backup::Contents {
+                release: running,
+                data: &data,
+                longest,
+                logs,
+                snapshot: false,
+                out: self.out,
+            };
             let backup =
                 self.halted(stop, || backup::create(pilot, engine.as_ref(), what, &to, self.deadline));
             (gathering.map(joined).or(gathered), backup)
@@ -243,15 +251,22 @@ impl Execution<'_> {
         })
     }
 
-    /// Stops services for this work. If it fails, nothing will be replaced, so they are started again.
+    /// Stops services for this work. If it fails, nothing will be replaced, so they are started again, but none that might
+    /// let the public in.
     fn halted<T>(&self, services: &[String], work: impl FnOnce() -> Result<T>) -> Result<T> {
         let engine = self.running.engine.as_ref();
+        // A kill switch stays as it is when its service starts again. That of another kind may not.
+        let gate = self.running.cover().ok();
+        let stays = |name: &&String| {
+            gate.as_ref().is_some_and(|gate| gate.kind == Kind::Http || !gate.services.contains(*name))
+        };
+        let again: Vec<String> = services.iter().filter(stays).cloned().collect();
         let limit = || self.deadline.within(self.running.pilot.manifest.limits.engine);
         let stop = |service: &String| engine.stop(service, limit());
         let stopped: Result<()> = side_by_side(STOPS, services.iter().collect(), stop).into_iter().collect();
-        stopped.and_then(|()| work()).map_err(|error| match engine.start(services, limit()) {
+        stopped.and_then(|()| work()).map_err(|error| match engine.start(&again, limit()) {
             Ok(()) => error,
-            Err(also) => error.context(format!("{} may be down: {also:#}", services.join(", "))),
+            Err(also) => error.context(format!("{} may be down: {also:#}", again.join(", "))),
         })
     }
 
@@ -265,7 +280,14 @@ impl Execution<'_> {
         let View { pilot, engine, .. } = self.target;
         let to = backup::next_of_run(&self.run.dir)?;
         let release = self.running.release.as_ref().map(|release| release.id.as_str());
-        let what = backup::Contents { release, data, longest: Longest::Copy, logs: false, snapshot: true };
+        let what = backup::Contents {
+            release,
+            data,
+            longest: Longest::Copy,
+            logs: false,
+            snapshot: true,
+            out: self.out,
+        };
         let snapshot = backup::create(pilot, engine.as_ref(), what, &to, self.deadline);
         let snapshot = snapshot.context("nothing was changed, because there is no snapshot of the data")?;
         snapshot.remarks.into_iter().for_each(|remark| self.out.note(remark));

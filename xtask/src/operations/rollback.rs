@@ -41,7 +41,10 @@ pub struct Options {
 /// A rollback or a reset from the command line.
 pub fn run(options: &Options, yes: bool, session: &Session) -> Result<Finished> {
     let Options { request, budget, checkout, abandon } = options;
-    let budget = budget.unwrap_or(session.pilot.manifest.limits.budget);
+    let budget = match budget {
+        Some(budget) => *budget,
+        None => with_data::budget(session.pilot.manifest.limits.budget, request)?,
+    };
     let deadline = Deadline::from(session.out.start(), budget);
     let checkout = match (&request.to, checkout) {
         (Some(rev), true) => Some(source::checkout_of(&session.pilot, rev)?),

@@ -55,6 +55,7 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
             longest: Longest::Copy,
             logs: false,
             snapshot: false,
+            out: &session.out,
         };
         let limit = Deadline::after(pilot.manifest.limits.deploy);
         let kept = backup::keep(pilot, session.engine.as_ref(), what, limit)?;
@@ -194,9 +195,8 @@ pub fn deploy(
     let converged = session.converge(&mut goal, &run, deadline, &mut measured);
     // It serves, and nothing is wrong with it.
     let serves = converged.as_ref().is_err_and(|error| error.is::<Unrecorded>());
-    let has_good = session.store.known_good().is_ok_and(|good| !good.is_empty());
-    // What ran before is as it was.
-    let untouched = !measured.past.changed && (has_good || measured.gate_closed_ms.is_some());
+    // What ran before is as it was, but shut out.
+    let untouched = !measured.past.changed && measured.gate_closed_ms.is_some();
     let result = match converged {
         Ok(plan) if plan.steps.is_empty() => Ok(Outcome::NothingToDo),
         Ok(_) => Ok(Outcome::Deployed),
@@ -208,18 +208,17 @@ pub fn deploy(
         Err(error) => Err(failed(release, session, &measured.past, &error)),
     };
     let serves_again = result.as_ref().is_err_and(|error| exit_of(error) == Exit::RolledBack);
-    let back = (rollback_on_failure || untouched && has_good) && !serves && !serves_again && result.is_err();
-    let next = match &result {
-        Err(error) if untouched => next_of(error).cloned().unwrap_or_default(),
-        _ => Next::xtask(&format!("releases show {}", release.id)),
-    };
-    let request = with_data::after(&measured.past, session);
+    let back = rollback_on_failure && !serves && !serves_again && result.is_err();
     let runs = || session.store.current().ok().flatten().map(|release| release.id);
     let at = if serves_again { runs() } else { Some(release.id.clone()) };
     let ended = Ended { release: at, scenarios: Vec::new(), result };
     let finished = ending::conclude(session, &run, ended, &measured);
+    if !back {
+        return Ok(finished);
+    }
+    let request = with_data::after(&measured.past, session);
     let request = request.unwrap_or_else(|| Request::by(Command::Rollback));
-    if back { go_back(finished, &next, &request, session, deadline) } else { Ok(finished) }
+    go_back(&release.id, finished, &request, session, deadline)
 }
 
 /// If the deployment before was cut off while the public was shut out, and nobody was let in since, its snapshot has the
@@ -270,8 +269,8 @@ fn failed(release: &Release, session: &Session, past: &Past, error: &anyhow::Err
 
 /// The release before it serves again, but the requested one does not run, so this is not a success.
 fn go_back(
+    new: &str,
     failed: Finished,
-    next: &Next,
     request: &Request,
     session: &Session,
     deadline: Deadline,
@@ -288,8 +287,9 @@ fn go_back(
     back.outcome = Some(Outcome::RolledBack);
     back.exit = Exit::RolledBack;
     back.error = Some(format!("{why}; release {old} {serves}"));
+    let next = Next::xtask(&format!("releases show {new}"));
     back.escalation = Some(escalation::of(back.exit, &session.pilot.manifest));
-    Ok(back.then(Some(next), session.out.context()))
+    Ok(back.then(Some(&next), session.out.context()))
 }
 
 /// Reports a port that another program uses before anything is built.

@@ -3,6 +3,7 @@
 //! Called by `rollback` and `up`.
 
 use crate::base::ask;
+use crate::base::deadline::for_bytes;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::next::Next;
 use crate::deploy::backup::{self, Backup, Kept};
@@ -72,6 +73,15 @@ fn with(request: Request, session: &Session, dir: &Path, backup: &Backup) -> Req
         session.out.note(format!("external data stays as it is: {}", external.join(", ")));
     }
     Request { backup: Some((dir.to_owned(), own)), with_data: true, ..request }
+}
+
+/// How long a run may take: what is there is copied, read back, and then replaced, and archives are smaller than what is
+/// in them. So the limit grows with four times their size.
+pub fn budget(limit: Duration, request: &Request) -> Result<Duration> {
+    let Some((dir, data)) = &request.backup else { return Ok(limit) };
+    let backup = Backup::read(dir)?.with_context(|| format!("{} has no backup", dir.display()))?;
+    let sizes: Result<Vec<Option<u64>>> = data.iter().map(|name| backup.bytes(dir, name)).collect();
+    Ok(for_bytes(limit, 4 * sizes?.into_iter().flatten().sum::<u64>()))
 }
 
 /// Which data is replaced, by what; none if the code alone goes back.

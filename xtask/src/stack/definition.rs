@@ -162,9 +162,13 @@ impl Definition {
         self.named_data().map(|(name, key)| (name, &self.volumes[key])).collect()
     }
 
-    /// The key of the volume that has this data.
+    /// The key of the volume that has this data. A backup of another release may call it otherwise: by a service that
+    /// mounts no other volume here, or by the volume.
     pub fn volume_of(&self, data: &str) -> Option<&String> {
-        self.named_data().find(|(name, _)| name == data).map(|(_, key)| key)
+        let own = self.named_data().find(|(name, _)| name == data).map(|(_, key)| key);
+        let of_service = || self.only_volume(data);
+        let by_name = || self.volumes.iter().find(|(key, volume)| *key == data || volume.name == data);
+        own.or_else(of_service).or_else(|| by_name().map(|(key, _)| key))
     }
 
     /// What a manifest may name.
@@ -186,10 +190,10 @@ impl Definition {
         all.into_iter().map(|(name, _)| name.as_str())
     }
 
-    /// The volume of a service that mounts no other.
-    pub fn only_volume(&self, service: &str) -> Option<&Resource> {
+    /// The key of the volume of a service that mounts no other.
+    fn only_volume(&self, service: &str) -> Option<&String> {
         match self.services.get(service)?.volumes().into_iter().collect::<Vec<_>>()[..] {
-            [key] => self.volumes.get(key),
+            [key] => self.volumes.get_key_value(key).map(|(key, _)| key),
             _ => None,
         }
     }
@@ -210,10 +214,18 @@ impl Definition {
 
     /// The data that must exist while the stack runs: what a service that always starts mounts, and what is not external.
     pub fn own_data(&self) -> BTreeSet<String> {
-        let always = self.services.values().filter(|service| service.profiles.is_empty());
-        let used: BTreeSet<&String> = always.flat_map(Service::volumes).collect();
-        let own = |key: &String| used.contains(key) && !self.volumes[key].external;
-        self.named_data().filter(|(_, key)| own(key)).map(|(name, _)| name).collect()
+        self.named_data().filter(|(_, key)| self.must_have(key)).map(|(name, _)| name).collect()
+    }
+
+    /// Must this data exist, whatever a backup calls it?
+    pub fn needs(&self, data: &str) -> bool {
+        self.volume_of(data).is_some_and(|key| self.must_have(key))
+    }
+
+    fn must_have(&self, key: &String) -> bool {
+        let mut always = self.services.values().filter(|service| service.profiles.is_empty());
+        always.any(|service| service.volumes().contains(key))
+            && self.volumes.get(key).is_some_and(|volume| !volume.external)
     }
 
     /// Parses a `model.json`. Errors: a newer format, or a name that no volume or network can have. The names

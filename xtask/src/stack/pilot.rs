@@ -230,8 +230,10 @@ impl Pilot {
 
     /// Does a service that always starts use this data, and is it the stack's own?
     pub fn needs_data(&self, data: &str) -> bool {
-        let own = self.definition.as_ref().is_some_and(|known| known.own_data().contains(data));
-        own || self.services().any(|service| service == data)
+        match &self.definition {
+            Some(definition) => definition.needs(data),
+            None => self.services().any(|service| service == data),
+        }
     }
 
     /// What the manifest says of this data, which it may call by its volume.

@@ -101,6 +101,8 @@ fn backed_up_and_restored(notes: &Notes) -> Duration {
     assert!(within(Duration::from_secs(20), || moves() > copied), "the load did not go on");
     load.kill().unwrap();
     load.wait().unwrap();
+    let told = |event: &Value| event["event"] == "bytes" && event["what"] == "copying db";
+    assert!(backup.events().iter().any(|event| told(event) && event["bytes"].as_u64() > Some(1 << 20)));
     let id = backup.events().iter().find_map(|event| event["value"]["backup"].as_str().map(str::to_owned));
     notes.json(&["--yes", "backup", "restore", &id.unwrap(), "--only", "data"]).expect(0);
     let sums = notes.sql(&format!(

@@ -3,22 +3,17 @@
 
 use crate::notes::{self, Notes};
 use crate::pilot::Engine::Compose2;
-use crate::pilot::Ran;
+use crate::pilot::{Ran, workspace};
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// As in the chapter of `docs/adopting.md`.
-const DATA: &str = r#"
-[data.notes_data]
-service = "db"
-backup = "sh -ec 'MYSQL_PWD=$DB_PASSWORD exec mariadb-dump --host 127.0.0.1 --user notes --single-transaction --no-tablespaces notes'"
-restore = "sh -ec '(echo \"drop database notes; create database notes; use notes;\"; cat) | MYSQL_PWD=$DB_PASSWORD mariadb --host 127.0.0.1 --user notes'"
-before_deploy = true
-
-# The API, the first of the services that mount it, mounts it read-only.
-[data.exports]
-before_deploy = true
-"#;
+/// The blocks of the chapter in this language.
+fn chapter(language: &str) -> Vec<String> {
+    let page = std::fs::read_to_string(workspace().join("docs/adopting.md")).unwrap();
+    let (_, chapter) = page.split_once("\n## 6.").unwrap();
+    let blocks = chapter.split("```").skip(1).step_by(2);
+    blocks.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n')).map(str::to_owned).collect()
+}
 
 /// A column gets another name when the API starts. The API before asks for the old one.
 fn changes_the_schema(notes: &Notes) {
@@ -59,12 +54,16 @@ fn snapshot(notes: &Notes) -> PathBuf {
 #[test]
 fn a_schema_change_is_taken_back_with_its_data() {
     notes::on(&[Compose2], "migration", |notes| {
-        notes.append("pilot.toml", DATA);
+        let (toml, commands) = (chapter("toml"), chapter("sh"));
+        let [up, code_alone, with_data] = [0, 1, 2].map(|n| commands[n].trim());
+        notes.append("pilot.toml", &toml[0]);
+        // The API, the first of the services that mount it, mounts it read-only.
+        notes.append("pilot.toml", "[data.exports]\nbefore_deploy = true\n");
         notes.xtask(&["up"]).expect(0);
         notes.write("before the change");
         assert!(notes.has("before the change"));
         changes_the_schema(&notes);
-        let deployed = notes.xtask(&["up"]).expect(0);
+        let deployed = notes.shell(up).expect(0);
         assert!(deployed.out.contains("take a snapshot of db"), "{}", deployed.all());
         assert!(snapshot(&notes).join("db.dump.lz4").exists());
         assert_eq!(notes.version(), "2.0");
@@ -72,14 +71,14 @@ fn a_schema_change_is_taken_back_with_its_data() {
         assert!(shown.out.contains("rollback --to r1 --with-data"), "{}", shown.all());
         notes.write("after the change");
         // The code alone: it fails, nobody is let in, and what to do is said.
-        let failed = notes.json(&["rollback", "--to", "r1"]).expect(1).finished();
+        let failed = notes.shell(&format!("{code_alone} --format json")).expect(1).finished();
         assert!(notes.ask("GET", "/notes", None).is_none());
         let next = failed["next"].as_str().unwrap();
         assert!(next.ends_with("rollback --to r1 --with-data"), "{failed}");
         assert!(failed["error"].as_str().unwrap().contains("data that is newer"), "{failed}");
         // Nobody is asked in a script, and nothing is replaced without a yes.
-        notes.xtask(&["rollback", "--to", "r1", "--with-data"]).expect(2);
-        let back = notes.xtask(&["--yes", "rollback", "--to", "r1", "--with-data"]).expect(0);
+        notes.shell(with_data).expect(2);
+        let back = notes.shell(&format!("{with_data} --yes")).expect(0);
         assert_eq!(notes.version(), "1.0");
         assert!(is_there(&notes, "before the change") && !is_there(&notes, "after the change"));
         assert!(notes.has("before the change") && notes.write("afterwards") == 201);

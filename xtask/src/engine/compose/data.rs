@@ -202,7 +202,9 @@ fn user(container: &Value, volume: &str, project: &str) -> Option<User> {
     })
 }
 
-/// An archive with nothing but the folder that another archive is of, as `data`; none if that has no entry for it.
+/// An archive with nothing but the folder that another archive is of, as `data`; none if that has no entry for it. Docker
+/// takes the owner and the mode of a volume's folder from the image when it makes the volume, and passes over the entry of
+/// an archive for the folder that it is unpacked into. A database does not start in a folder that is not its own.
 fn folder_entry(archive: &mut dyn Read) -> Result<Option<Vec<u8>>> {
     let mut archive = tar::Archive::new(archive);
     let Some(first) = archive.entries()?.next().transpose()? else { return Ok(None) };
@@ -248,9 +250,10 @@ impl Compose {
     /// The volume of this data. Backups of another release may call it by a service that uses no other. One that the
     /// stack does not know is called by its own name.
     fn volume(&self, data: &str) -> String {
-        let of_service =
-            || self.pilot.definition.as_ref()?.only_volume(data).map(|volume| volume.name.clone());
-        let known = self.data_volumes().remove(data).or_else(of_service);
+        let known = match &self.pilot.definition {
+            Some(definition) => definition.volume_of(data).map(|key| definition.volumes[key].name.clone()),
+            None => self.data_volumes().remove(data),
+        };
         known.unwrap_or_else(|| data.to_owned())
     }
 

@@ -110,7 +110,7 @@ fn a_deployment_without_its_snapshot_lets_what_ran_before_in_again_and_leaves_th
         (Some(Outcome::RolledBack), Exit::RolledBack),
         "{finished:?}"
     );
-    assert!(finished.next.as_ref().is_some_and(|next| next.ends_with(" up")), "{finished:?}");
+    assert!(finished.next.as_ref().is_some_and(|next| next.ends_with(" backup create")), "{finished:?}");
     assert_eq!(finished.release.as_deref(), Some("r1"));
     assert!(scene.world.things().is_open());
     assert_eq!(scene.env_text(), settings);
@@ -215,4 +215,13 @@ fn a_deployment_with_a_snapshot_that_fails_or_is_cut_off_anywhere_leaves_a_way_b
     };
     let points = everywhere(&begun, &[], &deploy, &roll_back, &|_| ());
     assert!(points > 40, "only {points} points");
+}
+
+#[test]
+fn a_reset_brings_a_dumped_database_back_and_loses_nothing_where_it_fails_or_is_cut_off() {
+    let scene = new();
+    assert_eq!(scene.finishes(&reset).exit, Exit::Ok);
+    has(&scene, &DATA);
+    let points = everywhere(&new, &[], &reset, &reset, &|_| ());
+    assert!(points > 60, "only {points} points");
 }

@@ -2,7 +2,7 @@
 //! once before each: nothing stays paused that the next command does not undo.
 
 use super::*;
-use crate::deploy::archives::archive;
+use crate::deploy::archives::Archiving;
 use crate::deploy::backup;
 use crate::deploy::paused::{Copy, Longest};
 use crate::engine::pause::Pause;
@@ -11,7 +11,14 @@ use crate::engine::pause::Pause;
 fn back_up(session: &Session) -> Result<Finished> {
     let data = DATA.map(|(name, _)| name.to_owned());
     let longest = Longest::Served(Duration::from_secs(10));
-    let what = backup::Contents { release: None, data: &data, longest, logs: false, snapshot: false };
+    let what = backup::Contents {
+        release: None,
+        data: &data,
+        longest,
+        logs: false,
+        snapshot: false,
+        out: &session.out,
+    };
     let engine = session.engine.as_ref();
     backup::keep(&session.pilot, engine, what, Deadline::after(Duration::from_secs(20)))?;
     Ok(Finished::plain(Exit::Ok))
@@ -124,7 +131,9 @@ fn a_full_disk_is_told_as_that_and_leaves_no_half_archive() {
     std::os::unix::fs::symlink("/dev/full", &to).unwrap();
     let ran = scene.run(&|session: &Session| {
         let limit = Deadline::after(Duration::from_secs(20));
-        archive(&session.pilot, session.engine.as_ref(), "jobs", Longest::Copy, folder, limit)?;
+        let (pilot, engine, longest) = (&session.pilot, session.engine.as_ref(), Longest::Copy);
+        let out = &session.out;
+        Archiving { pilot, engine, longest, deadline: limit, out }.make("jobs", folder)?;
         Ok(Finished::plain(Exit::Ok))
     });
     let Ran::Refused(error) = ran else { panic!("it was copied") };
