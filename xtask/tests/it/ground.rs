@@ -312,7 +312,15 @@ fn a_disk_that_is_full_for_a_copy_of_data_is_told_as_that() {
 /// On Docker this is one of those in `all_on_one.rs`.
 pub fn full_for_a_copy(pilot: &mut Pilot) {
     let folder = Folder::new("full-copy-disk");
-    let many: Vec<u8> = (0..6_000_000u32).map(|n| (n % 251) as u8).collect();
+    // Nothing that could be compressed.
+    let mut state = 1u32;
+    let many = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as u8
+    });
+    let many: Vec<u8> = many.take(6_000_000).collect();
     pilot.overwrite("jobs", "large", &many);
     // Backups go to a small disk.
     let backups = pilot.state().join("backups");
