@@ -2,8 +2,7 @@
 //! start it behind the closed gate, verify it, and promote it to known-good or mark it as failed. Called by
 //! the command `up`.
 
-use crate::base::deadline::Deadline;
-use crate::base::deadline::now_ms;
+use crate::base::deadline::{Deadline, for_bytes, now_ms};
 use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::files;
 use crate::base::machine;
@@ -80,7 +79,8 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
         fail(Exit::Usage, what, format!("fix that, or {}; nothing was begun", pilot.env_path.display()))
     })?;
     has_restorable_dumps(&release, session)?;
-    let deadline = Deadline::from(Instant::now(), pilot.manifest.limits.budget);
+    let budget = pilot.manifest.limits.budget;
+    let deadline = Deadline::from(Instant::now(), budget);
     let mut goal = Goal::plain(&release, Purpose::Deploy);
     let preview = session.preview(&goal, deadline)?.in_time(deadline)?;
     if preview.plan.steps.is_empty() {
@@ -91,11 +91,14 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
             return nothing_changed(&release, &preview, &measured);
         }
     }
+    let mut bytes = 0;
     for step in &preview.plan.steps {
         if let Step::Snapshot { data } = step {
-            ensure_room(data, &preview.target, session)?;
+            bytes += ensure_room(data, &preview.target, session)?;
         }
     }
+    // A snapshot is written and read back.
+    let deadline = Deadline::from(Instant::now(), for_bytes(budget, 2 * bytes));
     deploy(goal, options.rollback_on_failure, &engine, session, deadline)
 }
 
@@ -118,8 +121,8 @@ fn has_restorable_dumps(release: &Release, session: &Session) -> Result<()> {
 }
 
 /// Refuses a deployment whose snapshot would have no room, before anything is touched. A copy may need as many bytes as
-/// the data has; a dump, as many as the last one had.
-fn ensure_room(data: &[String], target: &View, session: &Session) -> Result<()> {
+/// the data has; a dump, as many as the last one had. Returns how many bytes that is, as far as it is known.
+fn ensure_room(data: &[String], target: &View, session: &Session) -> Result<u64> {
     let View { pilot, engine, .. } = target;
     let deadline = Deadline::after(pilot.manifest.limits.deploy);
     let (folder, mut needed) = (pilot.state.path(), 0);
@@ -134,7 +137,7 @@ fn ensure_room(data: &[String], target: &View, session: &Session) -> Result<()> 
     }
     let free = machine::space(folder)?.0.bytes;
     if free >= needed {
-        return Ok(());
+        return Ok(needed);
     }
     let what = format!(
         "there is no room for the snapshot of {}: it may need {}, and {} are free in {}; nothing was begun",
@@ -218,6 +221,14 @@ pub fn deploy(
     }
     let request = with_data::after(&measured.past, session);
     let request = request.unwrap_or_else(|| Request::by(Command::Rollback));
+    // To restore data takes a time of its own.
+    let deadline = match request.backup {
+        Some(_) => {
+            let budget = with_data::budget(session.pilot.manifest.limits.budget, &request)?;
+            Deadline::from(Instant::now(), budget)
+        }
+        None => deadline,
+    };
     go_back(&release.id, finished, &request, session, deadline)
 }
 
