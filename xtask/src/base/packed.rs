@@ -86,7 +86,7 @@ pub fn pass(from: &mut dyn Read, into: &mut dyn Write) -> std::io::Result<u64> {
 /// Reads an archive once, to its end: its checksum, if its content is whole.
 fn read_back(path: &Path, content: Content, deadline: Deadline) -> Result<String> {
     let file = Timed { inner: files::open_regular(path)?, deadline };
-    let file = Hashed { inner: BufReader::with_capacity(BLOCK, file), hash: Sha256::new() };
+    let file = Hashed { inner: file, hash: Sha256::new() };
     let mut hashed = BufReader::with_capacity(BLOCK, file);
     let mut inside = lz4::Reader::new(&mut hashed);
     match content {

@@ -83,7 +83,7 @@ impl Archiving<'_> {
 
     /// Copies the volume, whatever the manifest says of a dump.
     pub fn copied(&self, data: &str, folder: &Path) -> Result<Archived> {
-        let Self { pilot, engine, longest, deadline, out, .. } = *self;
+        let Self { pilot, engine, longest, deadline, out } = *self;
         let name = format!("{data}{COPY}{COMPRESSED}");
         let (state, limit) = (&pilot.state, pilot.manifest.limits.deploy);
         let (sum, remarks) = packed(&folder.join(&name), data, |to| {
