@@ -3,8 +3,9 @@
 
 use crate::base::failure::EXIT_TABLE;
 use crate::base::next::Context;
-use crate::base::output::Format;
-use crate::commands::values::{EngineName, FormatName};
+use crate::base::output::{Format, Loudness, Style};
+use crate::base::screen;
+use crate::commands::values::{ColorName, EngineName, FormatName};
 use crate::commands::{
     assess, backup, bench, ci, diagnose, down, drill, evidence, flags, host, init, kill_switch, observe,
     preflight, releases, reset, rollback, seed, smoke, snapshot, status, up,
@@ -30,6 +31,15 @@ pub struct Cli {
     /// Form of the output: text, or one JSON event a line (the last one is `finished`)
     #[arg(long, global = true, value_enum, default_value = "text")]
     format: FormatName,
+    /// Colours: auto means on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_enum, default_value = "auto", value_name = "WHEN")]
+    color: ColorName,
+    /// Say only how it ended
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Also show each check that passed, and each command that is run
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    verbose: bool,
     /// Answer every question with yes
     #[arg(long, global = true)]
     pub yes: bool,
@@ -108,8 +118,24 @@ impl Cli {
     }
 
     /// How the command says what it does.
-    pub fn format(&self) -> Format {
-        self.format.into()
+    pub fn style(&self) -> Style {
+        let format = Format::from(self.format);
+        let loudness = match (self.quiet, self.verbose) {
+            (true, _) => Loudness::Quiet,
+            (_, true) => Loudness::Verbose,
+            _ => Loudness::Normal,
+        };
+        Style { format, color: format == Format::Text && self.color.colors(), loudness }
+    }
+
+    /// What is shown while the command works.
+    pub fn screen(&self) -> screen::Kind {
+        match self.style() {
+            Style { format: Format::Text, color, loudness } if loudness > Loudness::Quiet => {
+                screen::Kind::of_stdout(color)
+            }
+            _ => screen::Kind::Off,
+        }
     }
 
     /// The options that a suggested command needs so that it acts on the same stack.

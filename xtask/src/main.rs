@@ -18,7 +18,8 @@ mod stack;
 
 use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::next::{Context, Next};
-use crate::base::output::{Format, Output};
+use crate::base::output::{Format, Loudness, Output, Style};
+use crate::base::screen;
 use crate::base::signals;
 use crate::base::stderr;
 use crate::deploy::event::{Event, Finished, Outcome};
@@ -57,12 +58,15 @@ fn main() -> ExitCode {
         };
     }
     let context = cli.context();
-    let out = Output::new(cli.format(), start, context.clone());
-    let finished = listen(cli.format(), start)
+    let style = cli.style();
+    let out = Output::new(style, start, context.clone());
+    screen::begin(cli.screen(), style.loudness == Loudness::Verbose, signals::stopped);
+    let finished = listen(style, start)
         .and_then(|()| run(&cli, start))
         .unwrap_or_else(|error| Finished::refused(&error, &context))
         .masked();
     signals::over();
+    screen::end();
     conclude(&out, &finished, matches!(cli.command, Command::Drill(_)));
     ExitCode::from(u8::from(finished.exit))
 }
@@ -81,14 +85,16 @@ fn mistyped(error: &clap::Error, start: Instant) -> ExitCode {
     let text = text.trim().trim_start_matches("error: ");
     let context = Context::default();
     let finished = Finished::refused(&fail(Exit::Usage, text, Next::xtask("--help")), &context);
-    Output::new(Format::Json, start, context).event(&Event::Finished(&finished));
+    let style = Style { format: Format::Json, color: false, loudness: Loudness::Normal };
+    Output::new(style, start, context).event(&Event::Finished(&finished));
     ExitCode::from(u8::from(finished.exit))
 }
 
 /// From here on, a signal ends this command as interrupted.
-fn listen(format: Format, start: Instant) -> Result<()> {
+fn listen(style: Style, start: Instant) -> Result<()> {
     signals::listen(Exit::Interrupted as i32, move || {
-        let out = Output::new(format, start, Context::default());
+        screen::end();
+        let out = Output::new(style, start, Context::default());
         let finished = Finished::interrupted();
         out.event(&Event::Finished(&finished));
         if let (Some(error), false) = (&finished.error, out.is_json()) {
@@ -99,7 +105,7 @@ fn listen(format: Format, start: Instant) -> Result<()> {
 
 fn run(cli: &Cli, start: Instant) -> Result<Finished> {
     let pilot = Pilot::find(cli.stack.as_deref(), cli.project.as_deref(), cli.command.by())?;
-    let out = Output::new(cli.format(), start, cli.context());
+    let out = Output::new(cli.style(), start, cli.context());
     match &cli.command {
         Command::Ci(_) => return ci::run(&pilot),
         Command::Drill(args) => return drill::run(args, cli.engine(), &pilot, out),
@@ -183,7 +189,7 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
     if drill && finished.rollback.is_some() {
         // The rollback in the drill has already printed the rest.
         let good = finished.exit == Exit::Ok;
-        out.say(format!("\n{} drill {}", out.mark(Some(good)), if good { "passed" } else { "failed" }));
+        out.verdict(format!("\n{} drill {}", out.mark(Some(good)), if good { "passed" } else { "failed" }));
         return;
     }
     let seconds = |ms: u64| format!("{:.2} s", ms as f64 / 1e3);
@@ -191,41 +197,44 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
     let good = out.mark(Some(true));
     match finished.outcome {
         Some(Outcome::Restored) if finished.held => {
-            out.say(format!("\n{good} RESTORED {}", behind(finished, release)));
+            out.verdict(format!("\n{good} RESTORED {}", behind(finished, release)));
         }
         Some(Outcome::Restored) => {
-            out.say(format!("\n{good} RESTORED: release {release} serves again"));
+            out.verdict(format!("\n{good} RESTORED: release {release} serves again"));
             if let (Some(closed), Some(restored)) = (finished.gate_closed_ms, finished.restored_ms) {
                 let (closed, restored) = (seconds(closed), seconds(restored));
-                out.say(format!("  gate closed after {closed}, first public token after {restored}"));
+                out.verdict(format!("  gate closed after {closed}, first public token after {restored}"));
             }
         }
         Some(Outcome::Deployed) if finished.held => {
-            out.say(format!("\n{good} DEPLOYED {}", behind(finished, release)));
+            out.verdict(format!("\n{good} DEPLOYED {}", behind(finished, release)));
         }
-        Some(Outcome::Deployed) => out.say(format!("\n{good} DEPLOYED: release {release} serves")),
+        Some(Outcome::Deployed) => out.verdict(format!("\n{good} DEPLOYED: release {release} serves")),
         Some(Outcome::NothingToDo) if finished.rollback.is_none() => {
-            out.say(format!("\n{good} nothing changed: release {release} runs, verified"));
+            out.verdict(format!("\n{good} nothing changed: release {release} runs, verified"));
         }
         Some(Outcome::NothingToDo) => {
-            out.say(format!("\n{good} nothing to do: release {release} runs, unchanged and verified"));
-            out.say(format!("  to go back further: {}", out.xtask("rollback --to previous")));
+            out.verdict(format!("\n{good} nothing to do: release {release} runs, unchanged and verified"));
+            out.verdict(format!("  to go back further: {}", out.xtask("rollback --to previous")));
         }
         _ => {}
     }
     // A command that only reads, or that closes the gate, has already said this.
     if let (Some(hold), Some(_)) = (&finished.hold, finished.outcome) {
-        out.say(format!("  the gate is {hold}"));
+        out.verdict(format!("  the gate is {hold}"));
         if !finished.not_closed.is_empty() {
-            out.say(format!("  not closed: {}", finished.not_closed.join(", ")));
+            out.verdict(format!("  not closed: {}", finished.not_closed.join(", ")));
         }
-        out.say(format!("  to verify, lift the hold and open: {}", out.xtask("kill-switch off")));
+        out.verdict(format!("  to verify, lift the hold and open: {}", out.xtask("kill-switch off")));
+    }
+    if let Some(address) = &finished.address {
+        out.verdict(format!("  at {address}"));
     }
     if let Some(public) = &finished.public {
-        out.say(format!("\n  {public}"));
+        out.verdict(format!("\n  {public}"));
     }
     if let Some(report) = &finished.report {
-        out.say(format!("  report {report}"));
+        out.verdict(format!("  report {report}"));
     }
     if let (Some(error), false) = (&finished.error, out.is_json()) {
         let head = match finished.exit {
@@ -238,7 +247,9 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
         };
         stderr::line(format!("{} {head}{error}", out.mark(Some(false))));
     }
-    if let (Some(escalation), false) = (&finished.escalation, out.is_json()) {
+    // What went well is nobody else's business.
+    let escalation = finished.escalation.as_ref().filter(|_| finished.exit != Exit::Ok);
+    if let (Some(escalation), false) = (escalation, out.is_json()) {
         stderr::line(format!("  {escalation}"));
     }
     if let (Some(next), false) = (finished.what_next(), out.is_json()) {

@@ -2,6 +2,7 @@
 //! which names `--yes`, never a silent yes, and never a wait.
 
 use crate::base::failure::{Exit, fail};
+use crate::base::screen;
 use anyhow::{Context, Result};
 use std::io::{IsTerminal, Write};
 
@@ -14,6 +15,7 @@ pub fn confirm(yes: bool, what: &str) -> Result<()> {
         let what = format!("{what}\nthis must be confirmed, and there is no terminal to ask at");
         return Err(fail(Exit::Usage, what, "run the same command with --yes"));
     }
+    let _lent = screen::lend();
     // Not to standard output: a program may be reading that.
     let mut err = std::io::stderr();
     write!(err, "{what}\ngo on? [y/N] ")

@@ -16,6 +16,7 @@ pub mod output;
 pub mod packed;
 pub mod pipe;
 pub mod proc;
+pub mod screen;
 pub mod secrets;
 pub mod signals;
 pub mod stderr;

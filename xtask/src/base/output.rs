@@ -4,13 +4,14 @@
 
 use crate::base::files;
 use crate::base::next::Context as Whose;
+use crate::base::screen::{self, Change};
 use crate::base::secrets;
 use crate::base::signals;
 use crate::base::stderr;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -31,6 +32,11 @@ pub enum Format {
 pub trait Tell: Serialize {
     /// The sentence for people; none if the event is not for people.
     fn sentence(&self, out: &Output) -> Option<String>;
+
+    /// What changes of what is shown while a command works.
+    fn change(&self) -> Option<Change> {
+        None
+    }
 }
 
 /// A remark.
@@ -47,11 +53,38 @@ impl Tell for Note {
     }
 }
 
+/// How much people are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Loudness {
+    /// Only how it ended.
+    Quiet,
+    /// What people want to know.
+    #[default]
+    Normal,
+    /// Also each check that passed, and each command that is run.
+    Verbose,
+}
+
+/// The form of the output, as the user wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style {
+    /// Text, or JSON.
+    pub format: Format,
+    /// With colours?
+    pub color: bool,
+    /// How much is told.
+    pub loudness: Loudness,
+}
+
+impl Style {
+    /// Prints nothing.
+    const SILENT: Self = Self { format: Format::Silent, color: false, loudness: Loudness::Quiet };
+}
+
 /// Where events go.
 pub struct Output {
     context: Whose,
-    format: Format,
-    color: bool,
+    style: Style,
     start: Instant,
     /// Milliseconds to add to the time since `start`: the time of an earlier attempt, minus the time
     /// that a person took to answer.
@@ -61,16 +94,13 @@ pub struct Output {
 
 impl Output {
     /// The times of events count from `start`.
-    pub fn new(format: Format, start: Instant, context: Whose) -> Self {
-        let color = format == Format::Text
-            && std::io::stdout().is_terminal()
-            && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Self { context, format, color, start, shift_ms: AtomicI64::new(0), journal: Mutex::new(None) }
+    pub fn new(style: Style, start: Instant, context: Whose) -> Self {
+        Self { context, style, start, shift_ms: AtomicI64::new(0), journal: Mutex::new(None) }
     }
 
     /// An output that prints nothing; a journal is still written.
     pub fn silent(start: Instant) -> Self {
-        Self::new(Format::Silent, start, Whose::default())
+        Self::new(Style::SILENT, start, Whose::default())
     }
 
     /// The same output for another stack: suggested commands are for that one.
@@ -118,18 +148,21 @@ impl Output {
 
     /// Did the user ask for JSON?
     pub fn is_json(&self) -> bool {
-        self.format == Format::Json
+        self.style.format == Format::Json
     }
 
     /// Writes an event to the journal (synced), then shows it to the user.
     pub fn event(&self, event: &impl Tell) {
         let line = self.record(event);
-        match self.format {
+        match self.style.format {
             Format::Silent => {}
             Format::Json => self.print(line.trim_end()),
             Format::Text => {
                 if let Some(text) = event.sentence(self) {
-                    self.print(&secrets::mask(&text));
+                    self.say(text);
+                }
+                if let Some(change) = event.change() {
+                    screen::change(change);
                 }
             }
         }
@@ -154,11 +187,23 @@ impl Output {
         line
     }
 
-    /// Prints a line for people. Does nothing with `--format json`.
+    /// Prints a line for people. Does nothing with `--format json`, and nothing with `--quiet`.
     pub fn say(&self, text: impl AsRef<str>) {
-        if self.format == Format::Text {
+        if self.style.loudness > Loudness::Quiet {
+            self.verdict(text);
+        }
+    }
+
+    /// Prints a line for people that says how it ended. Does nothing with `--format json`.
+    pub fn verdict(&self, text: impl AsRef<str>) {
+        if self.style.format == Format::Text {
             self.print(&secrets::mask(text.as_ref()));
         }
+    }
+
+    /// Does the user want to see everything?
+    pub fn is_verbose(&self) -> bool {
+        self.style.loudness == Loudness::Verbose
     }
 
     /// A remark: a sentence for people, an event `note` in JSON and in the journal.
@@ -167,18 +212,14 @@ impl Output {
     }
 
     fn print(&self, line: &str) {
-        // A reader that has ended (`| head`) must not stop a rollback.
-        let mut out = std::io::stdout().lock();
-        if signals::stopped() {
-            drop(out);
+        if !screen::print(line, signals::stopped) {
             signals::wait_for_the_end();
         }
-        writeln!(out, "{line}").and_then(|()| out.flush()).ok();
     }
 
     /// The mark before a line: good, bad, or (none) neither.
     pub fn mark(&self, good: Option<bool>) -> &'static str {
-        match (good, self.color) {
+        match (good, self.style.color) {
             (Some(true), true) => "\x1b[32m✓\x1b[0m",
             (Some(true), false) => "✓",
             (Some(false), true) => "\x1b[31m✗\x1b[0m",
@@ -192,8 +233,7 @@ impl Output {
     pub fn marked(&self, good: Option<bool>, text: &str) -> String {
         // Masked before it is cut: half a secret would not be recognised.
         let text = &secrets::mask(text);
-        let width =
-            rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_col));
+        let width = screen::size().map_or(0, |(width, _)| width);
         let text = match width.checked_sub(2) {
             Some(room) if text.chars().count() > room => {
                 text.chars().take(room - 1).chain("…".chars()).collect()

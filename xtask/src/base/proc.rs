@@ -7,6 +7,7 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::over_budget;
 use crate::base::files;
 use crate::base::pipe::Pipe;
+use crate::base::screen;
 use crate::base::secrets;
 use crate::base::signals;
 use anyhow::{Context, Error, Result, bail};
@@ -198,9 +199,12 @@ impl Cmd {
         if let Some(dir) = &self.dir {
             expression = expression.dir(dir);
         }
+        screen::runs(|| secrets::mask(&self.to_string()));
+        // Such a program shows its own progress.
+        let lent = self.show_errors.then(screen::lend);
         let (handle, group) =
             signals::start(&expression).with_context(|| format!("cannot start `{self}`"))?;
-        Ok(Child { handle, group, err })
+        Ok(Child { handle, group, err, _lent: lent })
     }
 }
 
@@ -209,6 +213,7 @@ struct Child {
     handle: duct::Handle,
     group: signals::Group,
     err: File,
+    _lent: Option<screen::Lent>,
 }
 
 impl Child {

@@ -3,6 +3,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::http::Client;
+use crate::base::screen;
 use crate::base::threads::joined;
 use crate::checks::ask::send;
 use crate::checks::target::Target;
@@ -96,7 +97,10 @@ fn wait_for(name: &str, client: &Client, rule: &HealthRule, ready: Deadline) -> 
         Health::Healthy { version } => Break(Ok(version)),
         // Waiting does not fix a corrupt store.
         Health::StoreCorrupt(reason) => Break(Err(StoreCorrupt(format!("{name}: {reason}")).into())),
-        Health::Unhealthy(reason) | Health::Silent(reason) => Continue(anyhow!("{name}: {reason}")),
+        Health::Unhealthy(reason) | Health::Silent(reason) => {
+            screen::detail(format!("waits for {name}: {reason}"));
+            Continue(anyhow!("{name}: {reason}"))
+        }
     });
     healthy.flatten()
 }
@@ -113,6 +117,7 @@ pub fn wait_for_its_word(target: &Target<'_>, own: &[&str], pause: Duration, rea
     let well = ready.poll(pause, || match engine_says(target, own, ready) {
         Ok(()) => Break(()),
         Err(error) => {
+            screen::detail(format!("waits: {error:#}"));
             // A question that the end of the wait cut short is no sign of an engine that does not answer.
             if last.is_ok() || !ready.passed() {
                 last = Err(error);

@@ -81,9 +81,7 @@ pub fn run(session: &Session) -> Result<Finished> {
         ));
     }
     let (exit, next) = look.verdict();
-    if exit == Exit::Ok {
-        out.say("\nall is well");
-    }
+    out.verdict(format!("\n{}", out.marked(Some(exit == Exit::Ok), &look.sentence())));
     Ok(Finished::plain(exit).then(next.as_ref(), out.context()))
 }
 

@@ -9,6 +9,7 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::base::proc::cmd;
+use crate::base::screen;
 use crate::deploy::cleanup;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::session::Session;
@@ -54,10 +55,13 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
         out.say(format!("freed {} in {} places", files::human(bytes), freed.len()));
     }
     let deadline = Deadline::after(pilot.manifest.limits.ready);
+    let shown = screen::doing("look at this machine");
     let checks = host::checks(pilot, session.engine.as_ref(), pilot.env().ok().as_ref(), deadline);
+    drop(shown);
     out.event(&Event::Result { value: &json!({"host": checks}) });
     checks.iter().for_each(|check| show_host(session, check));
     let Some(wrong) = checks.iter().find(|check| check.ok == Some(false)) else {
+        out.verdict(out.marked(Some(true), "this machine is within its limits"));
         return Ok(Finished::plain(Exit::Ok));
     };
     let error = Some(format!("{}: {}", wrong.name, wrong.detail));

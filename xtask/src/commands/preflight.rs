@@ -53,7 +53,7 @@ pub fn run(session: &Session) -> Result<Finished> {
         }
     }
     let unknown: Vec<&str> = rows.iter().filter(|row| row.go.is_none()).map(|row| row.name).collect();
-    out.say(match (go, unknown.as_slice()) {
+    out.verdict(match (go, unknown.as_slice()) {
         (false, _) => "\nNO-GO".to_owned(),
         (true, []) => "\nGO".to_owned(),
         (true, unknown) => format!("\nGO; unknown: {}", unknown.join(", ")),

@@ -3,6 +3,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
 use crate::base::next::Next;
+use crate::base::screen;
 use crate::checks::smoke::{criteria, verify};
 use crate::checks::target::Target;
 use crate::deploy::event::check_line;
@@ -23,17 +24,21 @@ const READY: Duration = Duration::from_secs(5);
 pub fn run(session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;
     let target = Target::new(pilot, session.engine.as_ref(), &pilot.env()?)?;
+    let shown = screen::doing("run all checks");
     let smoke = verify(&target, Deadline::after(READY));
+    drop(shown);
     if session.out.is_json() {
         session.out.event(&Event::Smoke { smoke: &smoke });
     }
     for check in &smoke.checks {
         session.out.say(check_line(&session.out, check));
     }
-    session.out.say(format!("\n{}\n", smoke.summary()));
+    session.out.say("");
     for (criterion, holds) in criteria(&smoke, &target)? {
         session.out.say(format!("- [{}] {criterion}", if holds { "x" } else { " " }));
     }
+    session.out.say("");
+    session.out.verdict(session.out.marked(Some(smoke.passed), &smoke.summary()));
     let exit = if smoke.passed { Exit::Ok } else { Exit::NotRestored };
     let next = (!smoke.passed).then(|| Next::xtask("rollback"));
     let finished = Finished { smoke: Some(serde_json::to_value(&smoke)?), ..Finished::plain(exit) };

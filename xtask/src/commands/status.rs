@@ -2,6 +2,7 @@
 //! Read-only.
 
 use crate::base::deadline::Deadline;
+use crate::base::failure::Exit;
 use crate::base::observed::Observed;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::gate::Gate;
@@ -23,6 +24,7 @@ pub fn run(session: &Session) -> Result<Finished> {
     session.out.event(&Event::Result { value: &look.told(json!({})) });
     show(session, &look);
     let (exit, next) = look.verdict();
+    session.out.verdict(format!("\n{}", session.out.marked(Some(exit == Exit::Ok), &look.sentence())));
     let release = look.current.map(|release| release.id);
     Ok(Finished { release, ..Finished::plain(exit) }.then(next.as_ref(), session.out.context()))
 }

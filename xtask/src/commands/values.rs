@@ -5,6 +5,7 @@ use crate::base::output::Format;
 use crate::deploy::difference::Scenario;
 use crate::engine::roles::Kind;
 use clap::ValueEnum;
+use std::io::IsTerminal;
 
 /// `--scenario`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -26,6 +27,30 @@ impl From<ScenarioName> for Scenario {
             ScenarioName::Version => Self::Version,
             ScenarioName::Reset => Self::Reset,
             ScenarioName::Host => Self::Host,
+        }
+    }
+}
+
+/// `--color`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorName {
+    /// On a terminal
+    Auto,
+    /// Also in a file or a pipe
+    Always,
+    /// Nowhere
+    Never,
+}
+
+impl ColorName {
+    /// With colours? `NO_COLOR` (no-color.org) and a terminal that can do nothing mean none.
+    pub fn colors(self) -> bool {
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => std::io::stdout().is_terminal() && !is_set("NO_COLOR") && !dumb,
         }
     }
 }

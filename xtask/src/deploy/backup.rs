@@ -9,6 +9,7 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Freed, Mode};
 use crate::base::next::Next;
 use crate::base::output::Output;
+use crate::base::screen;
 use crate::base::threads::side_by_side;
 use crate::deploy::archives::{Archiving, Dumped, data_in};
 use crate::deploy::paused::Longest;
@@ -184,6 +185,7 @@ pub fn create(
     let Contents { longest, out, .. } = what;
     let archiving = Archiving { pilot, engine, longest, deadline, out };
     for data in what.data {
+        let _shown = screen::doing(format!("copy the data of {data}"));
         let archived = archiving.make(data, to);
         let archived = archived.with_context(|| format!("backing up {data}"))?;
         backup.files.insert(archived.name, archived.sum);
@@ -191,6 +193,7 @@ pub fn create(
         backup.remarks.extend(archived.remarks);
     }
     if what.logs {
+        let _shown = screen::doing("copy the logs");
         copy_logs(pilot, engine, &mut backup, to, deadline);
     }
     files::write_json(&to.join(INDEX), &backup, Mode::Plain)?;

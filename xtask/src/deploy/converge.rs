@@ -4,6 +4,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Failure, over_budget};
 use crate::base::observed::Observed;
+use crate::base::screen;
 use crate::deploy::difference::{Difference, Scenario};
 use crate::deploy::drift;
 use crate::deploy::edge::verify;
@@ -73,6 +74,7 @@ fn is_closed_by_gate(
 impl Session {
     /// Observes and plans; changes nothing.
     pub fn preview(&self, goal: &Goal<'_>, deadline: Deadline) -> Result<Preview> {
+        let _shown = screen::doing(format!("compare what runs with release {}", goal.release.id));
         let target = self.by(goal.release)?;
         let running = self.running(deadline)?;
         let mut now = running.observe(target.engine.as_ref(), deadline);
@@ -176,7 +178,8 @@ impl Session {
                 measured.not_closed = now.not_closed;
                 return Ok(plan);
             }
-            self.out.event(&Event::Planned { plan: &plan });
+            let left_ms = deadline.left().as_millis() as u64;
+            self.out.event(&Event::Planned { plan: &plan, left_ms });
             let execution = Execution {
                 running: &running,
                 target: &target,
@@ -209,6 +212,7 @@ impl Session {
         measured: &mut Measured,
     ) -> Result<Vec<Difference>> {
         let view = self.by(release)?;
+        let _shown = screen::doing("check what runs");
         // Without a difference, the gate is closed only under a hold.
         let held = Observed::from(hold::standing(&self.ledger())).held(&[]).is_some();
         let smoke = verify(&view, held, deadline.within(view.pilot.manifest.limits.ready))?;
@@ -245,11 +249,10 @@ impl Session {
     fn record(&self, goal: &Goal<'_>, run: &Run, measured: &mut Measured) -> Result<()> {
         let limits = &self.pilot.manifest.limits;
         let open = goal.release.images.values().filter(|image| !image.is_saved()).count();
-        if open > 0 {
-            self.out
-                .say(format!("  saving {open} images, so that there is a way back to {}", goal.release.id));
-        }
+        let shown =
+            (open > 0).then(|| screen::doing(format!("save what is new of release {}", goal.release.id)));
         let saved = carry::save(&goal.release.id, self.engine.as_ref(), &self.store, limits.deploy);
+        drop(shown);
         let services = saved.and_then(|()| self.engine.services(Deadline::after(limits.engine)));
         let promoted = services.and_then(|services| {
             let settings = services

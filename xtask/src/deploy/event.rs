@@ -5,6 +5,7 @@ use crate::base::failure::{Exit, exit_of, next_of};
 use crate::base::files;
 use crate::base::next::{Context as Whose, Next};
 use crate::base::output::{Output, Tell};
+use crate::base::screen::Change;
 use crate::base::secrets;
 use crate::checks::smoke::{Checked, Smoke};
 use crate::deploy::difference::{Difference, Scenario};
@@ -15,6 +16,7 @@ use crate::stack::escalation::Escalation;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
+use std::time::Duration;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +89,8 @@ pub enum Event<'a> {
     Planned {
         /// The same value that is executed.
         plan: &'a Plan,
+        /// Milliseconds until the end of the budget.
+        left_ms: u64,
     },
     /// A step began or ended.
     Step {
@@ -100,6 +104,9 @@ pub enum Event<'a> {
         at_ms: u64,
         /// How many milliseconds it took; 0 when it begins.
         took_ms: u64,
+        /// How many milliseconds it may take, if it has a limit of its own.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        limit_ms: Option<u64>,
         /// Why it failed.
         detail: Option<String>,
         /// The folder in the run's folder that it has filled.
@@ -114,9 +121,6 @@ pub enum Event<'a> {
         bytes: u64,
         /// Milliseconds since the command began.
         at_ms: u64,
-        /// Is this one also for people?
-        #[serde(skip)]
-        to_people: bool,
     },
     /// The smoke checks.
     Smoke {
@@ -161,6 +165,9 @@ pub struct Finished {
     /// What the public gets at the end, as it was checked.
     #[serde(default)]
     pub public: Option<Public>,
+    /// Where the public reaches it, if it is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
     /// When the gate was proved closed, in milliseconds since the process began.
     pub gate_closed_ms: Option<u64>,
     /// When a public request was served through the open gate.
@@ -199,6 +206,7 @@ impl Finished {
             stopped: Vec::new(),
             not_closed: Vec::new(),
             public: None,
+            address: None,
             gate_closed_ms: None,
             restored_ms: None,
             downtime_ms: None,
@@ -270,7 +278,7 @@ impl Tell for Event<'_> {
                 let lines: Vec<String> = differences.iter().map(|d| format!("  - {d}")).collect();
                 format!("drift from release {release}:\n{}", lines.join("\n"))
             }
-            Self::Planned { plan } => {
+            Self::Planned { plan, .. } => {
                 let words: Vec<&str> = plan.scenarios.iter().map(|s| s.as_str()).collect();
                 let why = if words.is_empty() { String::new() } else { format!(" ({})", words.join(" + ")) };
                 format!("to release {}{why}:", plan.release)
@@ -289,19 +297,34 @@ impl Tell for Event<'_> {
                 }
             }
             Self::Smoke { smoke } => {
-                let failed: Vec<String> =
-                    smoke.checks.iter().filter(|c| !c.ok).map(|c| check_line(out, c)).collect();
-                if failed.is_empty() {
-                    return Some(format!("  {}", smoke.summary()));
+                let shown = smoke.checks.iter().filter(|check| !check.ok || out.is_verbose());
+                let mut lines: Vec<String> = shown.map(|check| check_line(out, check)).collect();
+                if smoke.checks.iter().all(|check| check.ok) {
+                    lines.push(format!("  {}", smoke.summary()));
                 }
-                failed.join("\n")
-            }
-            Self::Bytes { what, bytes, to_people: true, .. } => {
-                format!("    {what}: {} so far", files::human(*bytes))
+                lines.join("\n")
             }
             Self::Targets { .. } | Self::Result { .. } | Self::Finished(_) | Self::Bytes { .. } => {
                 return None;
             }
+        })
+    }
+
+    fn change(&self) -> Option<Change> {
+        Some(match self {
+            Self::Planned { plan, left_ms } => {
+                let steps = plan.steps.iter().map(ToString::to_string).collect();
+                Change::Planned(steps, Duration::from_millis(*left_ms))
+            }
+            Self::Step { progress: Progress::Started, step, limit_ms, .. } => {
+                Change::Begins(step.clone(), limit_ms.map(Duration::from_millis))
+            }
+            Self::Step { action, progress, .. } => {
+                let moved = matches!(progress, Progress::Done | Progress::Skipped);
+                Change::Ended(action.gate().filter(|_| moved))
+            }
+            Self::Bytes { what, bytes, .. } => Change::Detail(format!("{what}: {}", files::human(*bytes))),
+            _ => return None,
         })
     }
 }

@@ -6,6 +6,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::deadline::now_ms;
 use crate::base::files::{self, Mode};
+use crate::base::screen;
 use crate::base::secrets;
 use crate::base::threads::side_by_side;
 use crate::checks::ask::send;
@@ -108,6 +109,7 @@ fn ask(
 /// What is missing is listed in the manifest.
 pub fn gather(pilot: &Pilot, items: Vec<Item<'_>>, to: &Path) -> Result<Manifest> {
     files::make_private_folder(to)?;
+    let _shown = screen::doing("gather the evidence");
     let mut manifest = Manifest {
         version: 1,
         project: pilot.project.clone(),

@@ -10,12 +10,13 @@ use crate::deploy::plan::Plan;
 use crate::deploy::step::Step;
 use anyhow::Result;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Runs the steps in order, and stops at the first one that fails.
 pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) -> Result<()> {
     for step in &plan.steps {
         let begun = Instant::now();
+        let limit = execution.limit(step).map(|limit| execution.deadline.within(limit).longest());
         let say = |progress, detail: Option<String>, folder: Option<&Path>| {
             execution.out.event(&Event::Step {
                 action: step,
@@ -23,6 +24,9 @@ pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) 
                 progress,
                 at_ms: execution.out.elapsed_ms(),
                 took_ms: begun.elapsed().as_millis() as u64,
+                limit_ms: limit
+                    .filter(|_| progress == Progress::Started)
+                    .map(|limit| limit.as_millis() as u64),
                 detail,
                 folder,
             });
@@ -70,36 +74,54 @@ impl Execution<'_> {
         }
     }
 
+    /// The time limit of a step, if it has one of its own.
+    fn limit(&self, step: &Step) -> Option<Duration> {
+        let limits = &self.target.pilot.manifest.limits;
+        match step {
+            Step::CloseGate
+            | Step::StopGate { .. }
+            | Step::StopGateway
+            | Step::StopPublished { .. }
+            | Step::RemoveData { .. }
+            | Step::RemoveServices { .. }
+            | Step::Watch
+            | Step::Retag => Some(limits.engine),
+            Step::FreeSpace | Step::TearDown | Step::CloseGateOnDisk | Step::Apply { .. } => {
+                Some(limits.deploy)
+            }
+            _ => None,
+        }
+    }
+
     /// Runs one step: one call for each.
     fn run(&self, step: &Step, measured: &mut Measured) -> Result<End> {
-        let limits = &self.target.pilot.manifest.limits;
-        let (ask, deploy) = (self.deadline.within(limits.engine), self.deadline.within(limits.deploy));
+        let limit = self.limit(step).map_or(self.deadline, |limit| self.deadline.within(limit));
         match step {
-            Step::CloseGate | Step::StopGate { .. } => self.close_gate(ask, measured),
-            Step::StopGateway => self.stop(&[self.running.pilot.gateway().to_owned()], ask, measured),
-            Step::StopPublished { services } => self.stop(services, ask, measured),
-            Step::FreeSpace => self.free_space(deploy),
+            Step::CloseGate | Step::StopGate { .. } => self.close_gate(limit, measured),
+            Step::StopGateway => self.stop(&[self.running.pilot.gateway().to_owned()], limit, measured),
+            Step::StopPublished { services } => self.stop(services, limit, measured),
+            Step::FreeSpace => self.free_space(limit),
             Step::Preserve { data, stop } => self.preserve(data, stop, &measured.past),
             Step::Snapshot { data } => self.snapshot(data, &measured.past),
-            Step::TearDown => self.tear_down(ask, deploy),
+            Step::TearDown => self.tear_down(limit),
             Step::LoadImages { services, served } => self.load(services, *served),
             Step::RecordRelease => self.record_release(),
             Step::RestoreEnvFile => self.restore_env_file(),
-            Step::RemoveData { services } => self.remove_data(services, ask),
+            Step::RemoveData { services } => self.remove_data(services, limit),
             Step::ReturnData { except } => self.return_data(except, &measured.past),
             Step::RestoreData { from, services } => self.restore_data(from, services, &mut measured.past),
             Step::AskEngine => self.ask_engine(measured),
-            Step::CloseGateOnDisk => self.close_gate_on_disk(deploy, measured),
-            Step::RemoveServices { services } => self.remove_services(services, ask),
-            Step::Apply { force, held_back, .. } => self.apply(force, held_back, deploy),
+            Step::CloseGateOnDisk => self.close_gate_on_disk(limit, measured),
+            Step::RemoveServices { services } => self.remove_services(services, limit),
+            Step::Apply { force, held_back, .. } => self.apply(force, held_back, limit),
             Step::Seed => self.seed(),
-            Step::Watch => self.watch(ask),
+            Step::Watch => self.watch(limit),
             Step::Verify => self.verify(measured),
             Step::OpenGate | Step::StartGate { .. } => self.open_gate(measured),
             Step::KeepClosed { hold, stopped, not_closed } => {
                 self.keep_closed(hold, stopped, not_closed, measured)
             }
-            Step::Retag => self.retag(ask),
+            Step::Retag => self.retag(limit),
         }
     }
 }

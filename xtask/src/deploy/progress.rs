@@ -1,14 +1,12 @@
-//! Tells how many bytes of stored data were copied or restored so far: once a second as an event, and every ten seconds
-//! to people. Called by `archives` and `restoring`.
+//! Tells how many bytes of stored data were copied or restored so far, once a second as an event. Called by `archives` and `restoring`.
 
 use crate::base::output::Output;
 use crate::deploy::event::Event;
 use std::io::{Read, Result, Write};
 use std::time::{Duration, Instant};
 
-/// The time between two events, and between two that people see.
+/// The time between two events.
 const EVENTS: Duration = Duration::from_secs(1);
-const SEEN: u32 = 10;
 
 /// A stream whose bytes are counted.
 pub struct Counted<'a, T> {
@@ -17,33 +15,31 @@ pub struct Counted<'a, T> {
     what: String,
     bytes: u64,
     told: Instant,
-    events: u32,
 }
 
 impl<'a, T> Counted<'a, T> {
     /// `what` is done with this stream, in words.
     pub fn new(stream: T, out: &'a Output, what: String) -> Self {
-        Self { stream, out, what, bytes: 0, told: Instant::now(), events: 0 }
+        Self { stream, out, what, bytes: 0, told: Instant::now() }
     }
 
     fn count(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
         if self.told.elapsed() >= EVENTS {
             self.told = Instant::now();
-            self.events += 1;
-            self.tell(self.events.is_multiple_of(SEEN));
+            self.tell();
         }
     }
 
-    fn tell(&self, to_people: bool) {
+    fn tell(&self) {
         let (what, bytes, at_ms) = (self.what.as_str(), self.bytes, self.out.elapsed_ms());
-        self.out.event(&Event::Bytes { what, bytes, at_ms, to_people });
+        self.out.event(&Event::Bytes { what, bytes, at_ms });
     }
 }
 
 impl<T> Drop for Counted<'_, T> {
     fn drop(&mut self) {
-        self.tell(false);
+        self.tell();
     }
 }
 

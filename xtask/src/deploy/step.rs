@@ -127,6 +127,22 @@ pub enum Step {
     Retag,
 }
 
+impl Step {
+    /// Where the gate is when this step has ended well; none if it does not move the gate.
+    pub fn gate(&self) -> Option<&'static str> {
+        match self {
+            Self::CloseGate
+            | Self::StopGate { .. }
+            | Self::StopGateway
+            | Self::StopPublished { .. }
+            | Self::CloseGateOnDisk => Some("closed"),
+            Self::KeepClosed { .. } => Some("closed, held"),
+            Self::OpenGate | Self::StartGate { .. } => Some("open"),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -80,9 +80,10 @@ impl Execution<'_> {
         Ok(End::Done)
     }
 
-    pub(super) fn tear_down(&self, ask: Deadline, deadline: Deadline) -> Result<End> {
+    pub(super) fn tear_down(&self, deadline: Deadline) -> Result<End> {
         self.running.engine.down(Extent::Data, deadline)?;
-        let left = self.target.engine.resources(ask)?;
+        let left =
+            self.target.engine.resources(self.deadline.within(self.target.pilot.manifest.limits.engine))?;
         ensure!(left.is_empty(), "still there after the teardown: {}", left.join(", "));
         Ok(End::Done)
     }

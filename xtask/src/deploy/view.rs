@@ -19,9 +19,9 @@ use crate::release::description::Release;
 use crate::release::store::Store;
 use crate::stack::cover::Cover;
 use crate::stack::definition::{Definition, Environment};
-use crate::stack::endpoint::Endpoint;
+use crate::stack::endpoint::{Endpoint, endpoints};
 use crate::stack::envfile::EnvFile;
-use crate::stack::gate_rule::GateRule;
+use crate::stack::gate_rule::{GateRule, Kind};
 use crate::stack::ledger::Ledger;
 use crate::stack::manifest::Manifest;
 use crate::stack::model::{Service, Stack};
@@ -108,6 +108,15 @@ impl View {
     /// What the gate covers.
     pub fn cover(&self) -> Result<Cover> {
         Cover::of(&self.pilot.manifest.gate, self.definition().as_ref())
+    }
+
+    /// Where the public reaches the stack: a URL if it is HTTP as far as the manifest says; none if nothing is published.
+    pub fn address(&self) -> Option<String> {
+        let cover = self.cover().ok()?;
+        let all = endpoints(&self.pilot, self.env.as_ref()?).ok()?;
+        let (_, endpoint) = all.into_iter().find(|(service, _)| cover.services.contains(service))?;
+        let scheme = if cover.kind == Kind::Http { "http://" } else { "" };
+        Some(format!("{scheme}127.0.0.1:{}", endpoint.port))
     }
 
     /// The gate, with the port and token of these settings. A request to it takes `limit` at most.

@@ -2,12 +2,14 @@
 //! Called by `deploy`, `operations/candidate` and `rehearsal`.
 
 use crate::base::deadline::{Deadline, for_bytes};
+use crate::base::screen::Passing;
 use crate::base::threads::side_by_side;
 use crate::engine::roles::Images;
 use crate::release::description::Image;
 use crate::release::store::Store;
 use anyhow::Result;
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::time::Duration;
 
 /// Loads images into the engine, each once even if services share it. `limit` is for an empty image; it ends at
@@ -24,8 +26,9 @@ pub fn load<'a>(
     let opened = opened.collect::<Result<Vec<_>>>()?;
     let bytes = opened.iter().map(|(_, saved)| saved.bytes).fold(0, u64::saturating_add);
     let deadline = until.within(for_bytes(limit, bytes));
-    let loaded = side_by_side(engine.at_a_time(), opened, |(image, mut saved)| {
-        engine.load(image, &mut saved, deadline)
+    let loaded = side_by_side(engine.at_a_time(), opened, |(image, saved)| {
+        let all = Some(saved.bytes);
+        engine.load(image, &mut Passing::new(saved, format!("load image {}", image.tag), all), deadline)
     });
     loaded.into_iter().collect()
 }
@@ -36,6 +39,9 @@ pub fn save(release: &str, engine: &dyn Images, store: &Store, limit: Duration) 
     store.save_images(release, most, &|image, take| {
         // The others may slow it down as if it were so many times as large.
         let bytes = engine.size(image, Deadline::after(limit))?.saturating_mul(most as u64);
-        engine.save(image, take, Deadline::after(for_bytes(limit, bytes)))
+        let mut counted = |from: &mut dyn Read| {
+            take(&mut Passing::new(from, format!("save image {}", image.tag), Some(bytes / most as u64)))
+        };
+        engine.save(image, &mut counted, Deadline::after(for_bytes(limit, bytes)))
     })
 }

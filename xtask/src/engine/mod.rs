@@ -17,6 +17,7 @@ pub mod tree;
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::machine;
+use crate::base::screen;
 use crate::base::stderr;
 use crate::engine::roles::{Engine, Kind};
 use crate::release::store::Store;
@@ -29,6 +30,7 @@ pub use process::supervise::supervise;
 /// Compose does not understand is an error (exit 2) for a command that looks at what runs (`By::Running`). For one that
 /// must always work it stays unknown, with a warning; one that uses the source reports it when it does.
 pub fn open(mut pilot: Pilot, asked: Option<Kind>, by: By) -> Result<(Pilot, Box<dyn Engine>)> {
+    let _shown = screen::doing("ask the engine");
     let engine = choose(&pilot, asked)?;
     // Without Compose, the manifest says it.
     if pilot.definition.is_some() || engine.kind() != Kind::Compose {

@@ -6,6 +6,7 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
+use crate::base::screen;
 use crate::base::secrets;
 use crate::base::threads::joined;
 use crate::deploy::session::Session;
@@ -67,6 +68,7 @@ pub struct Candidate<'a> {
 /// Finds out what the stack of the source is, with this env file. Errors (exit 2): the source cannot be understood.
 pub fn stack<'a>(source: Source<'a>, env: &'a Path, session: &'a Session) -> Result<Candidate<'a>> {
     let pilot = &session.pilot;
+    let _shown = screen::doing("read the stack");
     let worktree = match source {
         Source::Commit(rev) => {
             let commit = source::commit_of(pilot, rev)?.ok_or_else(|| {
@@ -137,6 +139,7 @@ impl Candidate<'_> {
     /// Makes the release, or finds the known-good release with the same content.
     pub fn release(self) -> Result<Release> {
         let (session, deadline) = (self.session, Deadline::after(IMAGES));
+        let _shown = screen::doing("build what is new, and look for the images");
         // A label can name images. If they no longer exist, its commit is built.
         let point = match self.source {
             Source::Commit(rev) => source::restore_point(&session.pilot, rev)?.and_then(|point| point.tag),

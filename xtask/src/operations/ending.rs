@@ -90,6 +90,10 @@ pub fn conclude(session: &Session, run: &Run, ended: Ended, measured: &Measured)
         }
     }
     finished.held = finished.hold.is_some();
+    if finished.exit == Exit::Ok {
+        let limit = Deadline::after(session.pilot.manifest.limits.engine);
+        finished.address = session.running(limit).ok().and_then(|view| view.address());
+    }
     let evidence = run.dir.evidence();
     finished.evidence = evidence.exists().then(|| evidence.display().to_string());
     let level =

@@ -6,6 +6,7 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
 use crate::base::next::Next;
 use crate::base::observed::Observed;
+use crate::base::screen;
 use crate::base::secrets;
 use crate::base::threads::joined;
 use crate::checks::ask::send;
@@ -44,6 +45,7 @@ pub struct Look {
 
 /// Observes the pilot and reads this number of log lines of each service, which may be 0.
 pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Result<Look> {
+    let _shown = screen::doing("look at what runs");
     let (current, target, trouble) = releases(session);
     let plain = |release| session.preview(&Goal::plain(release, Purpose::Rollback), deadline);
     let preview = target.as_ref().or(current.as_ref()).map(plain);
@@ -125,6 +127,28 @@ impl Look {
             // All is as it should be, except that a person holds the gate closed.
             Observed::Known(_) if held && same => (Exit::NotRestored, Some(Next::xtask("kill-switch off"))),
             Observed::Known(_) => (Exit::NotRestored, Some(Next::xtask("rollback"))),
+        }
+    }
+
+    /// The verdict, as a sentence.
+    pub fn sentence(&self) -> String {
+        let from = self.against().map_or("its release".into(), |release| format!("release {}", release.id));
+        let differences = match self.drift.len() {
+            1 => "1 difference".to_owned(),
+            n => format!("{n} differences"),
+        };
+        match (&self.now.stack, self.verdict().0) {
+            (Observed::Unknown(why), _) => {
+                format!("the engine does not answer, so it is not known what runs: {why}")
+            }
+            (_, Exit::Ok) => format!("all is well: {from} serves"),
+            _ if self.against().is_none() => "there is no release, so there is no way back yet".into(),
+            _ if !self.drift.is_empty() => format!("not as it should be: {differences} from {from}"),
+            _ => match &self.now.gate {
+                Gate::Open => format!("not as it should be: {from} runs, and is not known-good"),
+                Gate::Closed(_) => format!("{from} runs as it should, but the public is shut out"),
+                Gate::Unknown(_) => format!("{from} runs, but it is not known whether the public is let in"),
+            },
         }
     }
 

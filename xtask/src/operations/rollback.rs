@@ -290,7 +290,8 @@ pub fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Re
     let named = target::named(request, session)?;
     let preview = session.preview(&goal(request, release, &named), deadline)?.in_time(deadline)?;
     session.out.event(&Event::Drift { release: &release.id, differences: &preview.drift });
-    session.out.event(&Event::Planned { plan: &preview.plan });
+    let left_ms = deadline.left().as_millis() as u64;
+    session.out.event(&Event::Planned { plan: &preview.plan, left_ms });
     for (n, step) in preview.plan.steps.iter().enumerate() {
         session.out.say(format!("  {}. {step}", n + 1));
     }

@@ -169,6 +169,7 @@ fn nothing_changed(release: &Release, preview: &Preview, measured: &Measured) ->
         outcome: Some(Outcome::NothingToDo),
         release: Some(release.id.clone()),
         smoke: measured.smoke.as_ref().map(serde_json::to_value).transpose()?,
+        address: if held { None } else { preview.target.address() },
         held,
         hold,
         stopped: if held { preview.target.cover()?.stopped() } else { Vec::new() },

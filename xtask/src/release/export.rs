@@ -10,6 +10,7 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
 use crate::base::machine;
 use crate::base::next::Next;
+use crate::base::screen::{self, Passing};
 use crate::release::blobs::LARGEST_INDEX;
 use crate::release::description::{Release, mode_of};
 use crate::release::form::{DESCRIPTION, is_release_id};
@@ -111,6 +112,7 @@ fn limit(bytes: u64) -> Deadline {
 
 /// Checks a release, writes it into one archive, and reads the archive back.
 pub fn export(pilot: &Pilot, store: &Store, release: &Release, to: &Path) -> Result<()> {
+    let _shown = screen::doing(format!("write release {} into one archive", release.id));
     store.check(release)?;
     let mut paths = vec![(description(&release.id), store.file(&release.id, DESCRIPTION))];
     paths.extend(parts(store, release, files::read)?.into_iter().map(|part| (part.name, part.path)));
@@ -155,7 +157,7 @@ fn pack(to: &Path, index: &Index, paths: &[(String, PathBuf)], deadline: Deadlin
     for (name, path) in paths {
         let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         let bytes = files::size(path)?;
-        add(name, bytes, &mut file.take(bytes))?;
+        add(name, bytes, &mut Passing::new(file.take(bytes), format!("pack {name}"), Some(bytes)))?;
     }
     archive.into_inner().and_then(|file| file.sync_all()).with_context(cannot)
 }
@@ -164,6 +166,7 @@ fn pack(to: &Path, index: &Index, paths: &[(String, PathBuf)], deadline: Deadlin
 /// one is returned. Errors: exit 1 if the archive is refused or there is no space, exit 2 if it
 /// belongs to another project.
 pub fn import(pilot: &Pilot, store: &Store, from: &Path) -> Result<Release> {
+    let _shown = screen::doing(format!("read {}", from.display()));
     store.remove_cut_off_imports()?;
     let scratch = store.import_folder();
     let taken = take_in(pilot, store, from, &scratch);

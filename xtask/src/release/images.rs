@@ -2,6 +2,7 @@
 //! that an older version has saved is one archive in `.pilot/images/`; it is read as it is, and not converted.
 
 use crate::base::files::{self, Mode};
+use crate::base::screen;
 use crate::base::threads::side_by_side;
 use crate::release::blobs::{self, Joined, Part};
 use crate::release::description::{Image, Release};
@@ -97,6 +98,7 @@ impl Store {
     /// Does everything of each release exist unchanged: its files, its images, and the xtask that made it? What
     /// several releases need is read once, and several files are read at a time.
     pub fn check_all(&self, releases: &[Release]) -> Vec<Result<()>> {
+        let _shown = screen::doing("read every file and every image");
         let all: Vec<Result<Vec<Needed>>> = releases.iter().map(|release| self.needed(release)).collect();
         let each: BTreeSet<&PathBuf> = all.iter().flatten().flatten().map(|needed| &needed.path).collect();
         let each: Vec<&PathBuf> = each.into_iter().collect();
