@@ -24,9 +24,10 @@ use crate::base::signals;
 use crate::base::stderr;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::session::Session;
+use crate::operations::look::is_a_project;
 use crate::release::store::Store;
 use crate::stack::escalation;
-use crate::stack::pilot::Pilot;
+use crate::stack::pilot::{By, Pilot};
 use anyhow::Result;
 use clap::Parser;
 use cli::{Cli, Command};
@@ -67,7 +68,14 @@ fn main() -> ExitCode {
         .masked();
     signals::over();
     screen::end();
-    conclude(&out, &finished, matches!(cli.command, Command::Drill(_)));
+    conclude(&out, &finished, &cli.command);
+    if let Some(why) = screen::lost() {
+        stderr::line(format!("{} standard output could not be written: {why}", out.mark(Some(false))));
+        // What was to be shown was not; but what was done was done.
+        if finished.exit == Exit::Ok && finished.outcome.is_none() {
+            return ExitCode::from(Exit::Host as u8);
+        }
+    }
     ExitCode::from(u8::from(finished.exit))
 }
 
@@ -121,6 +129,9 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
         engine::open(pilot, cli.engine(), cli.command.by()).map_err(|error| nothing_done(cli, error))?;
     let store = Store::new(&pilot.state);
     let session = Session { pilot, engine, store, out };
+    if cli.project.is_some() && cli.command.by() != By::Tree {
+        is_a_project(&session)?;
+    }
     let manifest = session.pilot.manifest.clone();
     let mut finished =
         dispatch(cli, &session).unwrap_or_else(|error| Finished::refused(&error, session.out.context()));
@@ -184,9 +195,9 @@ fn behind(finished: &Finished, release: &str) -> String {
 }
 
 /// The last line: an event, or a summary for people.
-fn conclude(out: &Output, finished: &Finished, drill: bool) {
+fn conclude(out: &Output, finished: &Finished, command: &Command) {
     out.event(&Event::Finished(finished));
-    if drill && finished.rollback.is_some() {
+    if matches!(command, Command::Drill(_)) && finished.rollback.is_some() {
         // The rollback in the drill has already printed the rest.
         let good = finished.exit == Exit::Ok;
         out.verdict(format!("\n{} drill {}", out.mark(Some(good)), if good { "passed" } else { "failed" }));
@@ -239,6 +250,7 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
     if let (Some(error), false) = (&finished.error, out.is_json()) {
         let head = match finished.exit {
             Exit::RolledBack => "NOT DEPLOYED: ",
+            Exit::NotRestored if matches!(command, Command::Up(_)) => "NOT DEPLOYED: ",
             Exit::NotRestored | Exit::OverBudget | Exit::NoRelease if finished.rollback.is_some() => {
                 "NOT RESTORED: "
             }
@@ -247,8 +259,12 @@ fn conclude(out: &Output, finished: &Finished, drill: bool) {
         };
         stderr::line(format!("{} {head}{error}", out.mark(Some(false))));
     }
-    // What went well is nobody else's business.
-    let escalation = finished.escalation.as_ref().filter(|_| finished.exit != Exit::Ok);
+    // Nobody is called for what went well, or for what was mistyped.
+    let calls = matches!(
+        finished.exit,
+        Exit::NotRestored | Exit::OverBudget | Exit::Host | Exit::NoRelease | Exit::RolledBack
+    );
+    let escalation = finished.escalation.as_ref().filter(|_| calls);
     if let (Some(escalation), false) = (escalation, out.is_json()) {
         stderr::line(format!("  {escalation}"));
     }

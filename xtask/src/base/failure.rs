@@ -28,12 +28,14 @@ pub enum Exit {
     RolledBack = 7,
     /// Done and verified; a hold keeps the gate closed.
     Held = 9,
+    /// `--plan --detailed-exitcode`: there is something to do.
+    Changes = 10,
     /// Interrupted; the same command continues the run.
     Interrupted = 130,
 }
 
 impl Exit {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Ok,
         Self::NotRestored,
         Self::Usage,
@@ -43,6 +45,7 @@ impl Exit {
         Self::NoRelease,
         Self::RolledBack,
         Self::Held,
+        Self::Changes,
         Self::Interrupted,
     ];
 
@@ -79,6 +82,7 @@ Exit codes:
   6    no known-good release to go back to
   7    the new release failed; the previous one serves again (or is ready, but a hold keeps the gate closed)
   9    done and verified (restored or deployed); a hold keeps the gate closed
+  10   with --plan --detailed-exitcode: there is something to do
   130  interrupted; the same command continues it";
 
 /// A failure: the exit code, what happened, and what to do next.

@@ -3,6 +3,8 @@
 
 pub mod archive;
 pub mod ask;
+pub mod board;
+pub mod count;
 pub mod deadline;
 pub mod failure;
 pub mod files;

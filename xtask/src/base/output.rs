@@ -229,6 +229,16 @@ impl Output {
         }
     }
 
+    /// A sign of a change: `+`, `-` or `~`.
+    pub fn sign(&self, sign: char) -> String {
+        let color = match sign {
+            '+' => 32,
+            '-' => 31,
+            _ => 33,
+        };
+        if self.style.color { format!("\x1b[{color}m{sign}\x1b[0m") } else { sign.to_string() }
+    }
+
     /// A line with its mark, cut to the width of the terminal. It is not cut if the output is not a terminal.
     pub fn marked(&self, good: Option<bool>, text: &str) -> String {
         // Masked before it is cut: half a secret would not be recognised.

@@ -102,7 +102,7 @@ impl Cmd {
         self
     }
 
-    /// The program's standard error goes directly to the user.
+    /// The user sees what the program writes to standard error: all of it, or on a terminal its last line.
     pub fn show_errors(mut self) -> Self {
         self.show_errors = true;
         self
@@ -187,7 +187,8 @@ impl Cmd {
             command.process_group(0);
             Ok(())
         }));
-        if !self.show_errors {
+        let followed = screen::follow(&err).filter(|_| self.show_errors && !self.show);
+        if !self.show_errors || followed.is_some() {
             expression = expression.stderr_file(err.try_clone().context("cannot share a file")?);
         }
         for name in &self.env_remove {
@@ -200,11 +201,10 @@ impl Cmd {
             expression = expression.dir(dir);
         }
         screen::runs(|| secrets::mask(&self.to_string()));
-        // Such a program shows its own progress.
-        let lent = self.show_errors.then(screen::lend);
+        let lent = (self.show_errors && followed.is_none()).then(screen::lend);
         let (handle, group) =
             signals::start(&expression).with_context(|| format!("cannot start `{self}`"))?;
-        Ok(Child { handle, group, err, _lent: lent })
+        Ok(Child { handle, group, err, _shown: (lent, followed) })
     }
 }
 
@@ -213,7 +213,7 @@ struct Child {
     handle: duct::Handle,
     group: signals::Group,
     err: File,
-    _lent: Option<screen::Lent>,
+    _shown: (Option<screen::Lent>, Option<screen::Followed>),
 }
 
 impl Child {

@@ -1,12 +1,16 @@
 //! The lines that show what runs now. On a terminal they stand below the output, and are drawn anew as time goes on:
 //! what is done, since when, its limit, what it waits for, what comes next. Elsewhere a line now and then says the same,
 //! so that no log is silent. Everything that this process writes to a terminal goes through here, or the two would
-//! overwrite each other. What is drawn is decided by `lines`, which is pure. Nothing here knows an event.
+//! overwrite each other. What is drawn is decided in `board`. Nothing here knows an event.
 //!
 //! Called by `output`, `stderr`, `ask` and `proc`, and by whatever has something to show.
 
+use crate::base::board::{Board, Doing, Line};
 use crate::base::files::human;
+use crate::base::secrets;
+use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,17 +18,14 @@ use std::time::{Duration, Instant};
 /// The time between two drawings.
 const FRAME: Duration = Duration::from_millis(100);
 
-/// What takes less than this is not drawn: it would only flicker.
-const SOON: Duration = Duration::from_millis(300);
-
 /// The longest silence in a log.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// Bytes of a growing file in which its last line is looked for.
+const LAST: usize = 500;
+
 /// Most lines that are drawn.
 const MOST: usize = 12;
-
-/// A sign that turns.
-const TURNS: [char; 4] = ['◐', '◓', '◑', '◒'];
 
 /// Where the lines go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,27 +49,6 @@ impl Kind {
     }
 }
 
-/// Something that is done now.
-#[derive(Clone, Debug)]
-struct Doing {
-    id: u64,
-    what: String,
-    since: Instant,
-    limit: Option<Duration>,
-    /// What it waits for, or how far it is.
-    detail: Option<String>,
-}
-
-/// What there is to show.
-#[derive(Clone, Debug, Default)]
-struct Board {
-    doing: Vec<Doing>,
-    next: Vec<String>,
-    /// When the budget ends.
-    until: Option<Instant>,
-    gate: Option<&'static str>,
-}
-
 /// A change of what there is to show, as an event brings it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -85,11 +65,14 @@ pub enum Change {
 struct Screen {
     kind: Kind,
     board: Board,
-    begun: Instant,
     /// When something was last printed.
     last: Instant,
+    /// When something was last printed, or done.
+    idle: Instant,
     /// The widths of the lines that stand below the output now.
     drawn: Vec<usize>,
+    /// What programs write that run now.
+    followed: Vec<(u64, File)>,
     /// How many have the terminal for themselves now.
     lent: usize,
     count: u64,
@@ -103,6 +86,9 @@ struct Screen {
 
 static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
 
+/// Why something could not be printed.
+static LOST: Mutex<Option<String>> = Mutex::new(None);
+
 fn screen() -> MutexGuard<'static, Option<Screen>> {
     SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -113,9 +99,10 @@ pub fn begin(kind: Kind, verbose: bool, stopped: fn() -> bool) {
     *screen() = Some(Screen {
         kind,
         board: Board::default(),
-        begun: now,
         last: now,
+        idle: now,
         drawn: Vec::new(),
+        followed: Vec::new(),
         lent: 0,
         count: 0,
         step: 0,
@@ -151,10 +138,19 @@ pub fn print(line: &str, stopped: fn() -> bool) -> bool {
     }
     aside(screen.as_mut(), || {
         let mut out = std::io::stdout().lock();
-        // A reader that has ended (`| head`) must not stop a rollback.
-        writeln!(out, "{line}").and_then(|()| out.flush()).ok();
+        // A reader that has ended (`| head`) has seen what it wanted.
+        if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush())
+            && error.kind() != std::io::ErrorKind::BrokenPipe
+        {
+            LOST.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.to_string());
+        }
     });
     true
+}
+
+/// Why something could not be printed, if that is so.
+pub fn lost() -> Option<String> {
+    LOST.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Writes a line to standard error.
@@ -171,6 +167,7 @@ fn aside(screen: Option<&mut Screen>, write: impl FnOnce()) {
     screen.clear();
     write();
     screen.last = Instant::now();
+    screen.idle = screen.last;
     if drawn {
         screen.draw();
     }
@@ -231,6 +228,7 @@ pub fn change(change: Change) {
         Change::Ended(gate) => {
             let step = screen.step;
             screen.board.doing.retain(|doing| doing.id < step);
+            screen.idle = Instant::now();
             screen.board.gate = gate.or(screen.board.gate);
         }
         Change::Detail(what) => {
@@ -265,8 +263,43 @@ impl Drop for Doer {
     fn drop(&mut self) {
         if let Some(screen) = screen().as_mut() {
             screen.board.doing.retain(|doing| doing.id != self.0);
+            screen.idle = Instant::now();
         }
     }
+}
+
+/// A file in which a program writes what it does.
+pub struct Followed(u64);
+
+/// Shows the last line of this file, which grows, as what the newest thing waits for; until the value is dropped. None
+/// if nothing is drawn, or if the user wants to see everything: then the program shows it by itself.
+pub fn follow(file: &File) -> Option<Followed> {
+    let mut screen = screen();
+    let screen = screen.as_mut()?;
+    if screen.verbose || !matches!(screen.kind, Kind::Terminal { .. }) {
+        return None;
+    }
+    screen.count += 1;
+    screen.followed.push((screen.count, file.try_clone().ok()?));
+    Some(Followed(screen.count))
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        if let Some(screen) = screen().as_mut() {
+            screen.followed.retain(|(id, _)| *id != self.0);
+        }
+    }
+}
+
+/// The last line of a file that others write at its end.
+fn last_line(file: &File) -> Option<String> {
+    let length = file.metadata().ok()?.len();
+    let mut end = [0; LAST];
+    // Not by moving the place that the writer shares.
+    let read = file.read_at(&mut end, length.saturating_sub(LAST as u64)).ok()?;
+    let text = String::from_utf8_lossy(&end[..read]).into_owned();
+    text.split(['\n', '\r']).rev().find(|line| !line.trim().is_empty()).map(str::to_owned)
 }
 
 /// The terminal belongs to somebody else until this is dropped: a question, or a program that shows its own progress.
@@ -300,20 +333,25 @@ impl Screen {
 
     /// What time alone changes.
     fn tick(&mut self) {
-        if (self.stopped)() || self.lent > 0 {
+        if (self.stopped)() {
             return;
         }
         match self.kind {
             Kind::Off => {}
+            Kind::Terminal { .. } if self.lent > 0 => {}
             Kind::Terminal { .. } => {
                 self.turns += 1;
+                let line = self.followed.last().and_then(|(_, file)| last_line(file));
+                if let (Some(line), Some(doing)) = (line, self.board.doing.last_mut()) {
+                    doing.detail = Some(secrets::mask(&line));
+                }
                 self.clear();
                 self.draw();
             }
             Kind::Log if self.last.elapsed() < SILENCE => {}
             Kind::Log => {
                 self.last = Instant::now();
-                let line = self.board.said(self.last, self.begun);
+                let line = self.board.said(self.last, self.idle);
                 let mut out = std::io::stdout().lock();
                 writeln!(out, "  … {line}").and_then(|()| out.flush()).ok();
             }
@@ -334,7 +372,7 @@ impl Screen {
         let Kind::Terminal { color } = self.kind else { return };
         let now = Instant::now();
         let Some((width, height)) = size().filter(|_| self.lent == 0 && !(self.stopped)()) else { return };
-        let lines = self.board.lines(now, self.begun, self.turns, height.saturating_sub(2).min(MOST));
+        let lines = self.board.lines(now, self.idle, self.turns, height.saturating_sub(2).min(MOST));
         let cut = |line: &Line| -> String { line.text.chars().take(width.saturating_sub(1)).collect() };
         self.drawn = lines.iter().map(|line| cut(line).chars().count()).collect();
         let shown = |line: &Line| match (line.faint, color) {
@@ -343,83 +381,6 @@ impl Screen {
         };
         write_raw(&lines.iter().map(shown).collect::<String>());
     }
-}
-
-/// One line below the output.
-#[derive(Debug, PartialEq, Eq)]
-struct Line {
-    text: String,
-    faint: bool,
-}
-
-impl Board {
-    /// The lines, at most so many: what is done, what it waits for, what comes next, and the state of the run.
-    fn lines(&self, now: Instant, begun: Instant, turns: usize, most: usize) -> Vec<Line> {
-        let turn = TURNS[turns % TURNS.len()];
-        let old = |doing: &&Doing| now.duration_since(doing.since) >= SOON;
-        let bright = |text: String| Line { text, faint: false };
-        let mut lines: Vec<Line> = Vec::new();
-        for doing in self.doing.iter().filter(old) {
-            lines.push(bright(format!("{turn} {}", doing.said(now))));
-            lines.extend(doing.detail.iter().map(|detail| bright(format!("    {}", one_line(detail)))));
-        }
-        if lines.is_empty() && now.duration_since(begun) >= SOON {
-            lines.push(bright(format!("{turn} {}", self.said(now, begun))));
-        }
-        let state: Vec<String> = self
-            .until
-            .map(|until| format!("{} left", clock(until.saturating_duration_since(now))))
-            .into_iter()
-            .chain(self.gate.map(|gate| format!("gate {gate}")))
-            .collect();
-        let room = most.saturating_sub(lines.len() + 1);
-        let faint = |text: String| Line { text, faint: true };
-        let (all, shown) = (self.next.len(), self.next.len().min(room));
-        let more = if all > shown { format!(" (and {} more)", all - shown) } else { String::new() };
-        for (n, next) in self.next.iter().take(shown).enumerate() {
-            let more = if n + 1 == shown { more.as_str() } else { "" };
-            lines.push(faint(format!("○ {}{more}", one_line(next))));
-        }
-        if !state.is_empty() {
-            lines.push(faint(format!("  {}", state.join(" · "))));
-        }
-        lines.truncate(most);
-        lines
-    }
-
-    /// What is done, in one line.
-    fn said(&self, now: Instant, begun: Instant) -> String {
-        match self.doing.last() {
-            Some(doing) => {
-                let detail = doing.detail.as_ref().map(|detail| format!("; {}", one_line(detail)));
-                doing.said(now) + &detail.unwrap_or_default()
-            }
-            None => format!("working, {}", clock(now.duration_since(begun))),
-        }
-    }
-}
-
-impl Doing {
-    fn said(&self, now: Instant) -> String {
-        let limit = self.limit.map(|limit| format!(" of {}", clock(limit))).unwrap_or_default();
-        format!("{}, {}{limit}", one_line(&self.what), clock(now.duration_since(self.since)))
-    }
-}
-
-/// A time as people say it: seconds, or minutes and seconds.
-fn clock(time: Duration) -> String {
-    match time.as_secs() {
-        seconds if seconds < 60 => format!("{seconds} s"),
-        seconds => format!("{}:{:02} min", seconds / 60, seconds % 60),
-    }
-}
-
-/// Without what would move the cursor.
-fn one_line(text: &str) -> String {
-    text.split(|c: char| c.is_control() || c.is_whitespace())
-        .filter(|word| !word.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 /// Columns and rows of the terminal.
@@ -431,4 +392,19 @@ pub fn size() -> Option<(usize, usize)> {
 fn write_raw(text: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_a_growing_file_is_found_without_moving_its_end() {
+        let mut file = crate::base::files::anonymous().unwrap();
+        assert_eq!(last_line(&file), None);
+        write!(file, "one\rtwo\nthree\n\n").unwrap();
+        assert_eq!(last_line(&file).as_deref(), Some("three"));
+        write!(file, "{}\nfour", "x".repeat(2 * LAST)).unwrap();
+        assert_eq!(last_line(&file).as_deref(), Some("four"));
+    }
 }

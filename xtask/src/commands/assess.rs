@@ -2,6 +2,7 @@
 //! scenario a rollback would choose and why. Read-only. It says what it could not find out.
 
 use super::status;
+use crate::base::count::count;
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
 use crate::base::observed::Observed;
@@ -57,8 +58,11 @@ pub fn run(session: &Session) -> Result<Finished> {
             Observed::Known(lines) => {
                 let bad: Vec<&String> = lines.iter().filter(|line| is_error(line)).collect();
                 if let Some(last) = bad.last() {
-                    let text =
-                        format!("{name:<10} {} errors in {} log lines, the last:", bad.len(), lines.len());
+                    let text = format!(
+                        "{name:<10} {} in {}, the last:",
+                        count(bad.len(), "error"),
+                        count(lines.len(), "log line")
+                    );
                     out.say(out.marked(Some(false), &text));
                     out.say(format!("    {last}"));
                 }

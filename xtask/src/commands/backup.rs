@@ -6,6 +6,7 @@ mod remote;
 
 use crate::base::ask;
 use crate::base::deadline::Deadline;
+use crate::base::deadline::utc;
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::next::Next;
@@ -151,15 +152,23 @@ fn create(session: &Session) -> Result<Finished> {
 fn list(session: &Session) -> Result<Finished> {
     let out = &session.out;
     let (all, broken) = backup::list(&session.pilot.state)?;
+    let sizes: Vec<Option<u64>> = all.iter().map(|kept| files::size(&kept.dir).ok()).collect();
     let rows: Vec<_> = all
         .iter()
-        .map(|kept| json!({"backup": kept.id, "folder": kept.dir, "release": kept.backup.release, "snapshot": kept.backup.snapshot, "made_ms": kept.backup.made_ms, "files": kept.backup.files}))
+        .zip(&sizes)
+        .map(|(kept, bytes)| json!({"bytes": bytes, "backup": kept.id, "folder": kept.dir, "release": kept.backup.release, "snapshot": kept.backup.snapshot, "made_ms": kept.backup.made_ms, "files": kept.backup.files}))
         .collect();
     out.event(&Event::Result { value: &json!({"backups": rows, "broken": broken}) });
     if all.is_empty() {
         out.say(format!("there are no backups yet; to make one: {}", out.xtask("backup create")));
     }
-    for kept in &all {
+    if !all.is_empty() {
+        out.say(format!(
+            "{:<34}  {:<20}  {:<8}  {:<7}  {:>9}  what",
+            "backup", "made", "by", "release", "size"
+        ));
+    }
+    for (kept, bytes) in all.iter().zip(sizes) {
         let of = match &kept.run {
             _ if kept.backup.snapshot => "snapshot",
             Some(_) => "rollback",
@@ -167,7 +176,9 @@ fn list(session: &Session) -> Result<Finished> {
         };
         let release = kept.backup.release.as_deref().unwrap_or("-");
         let names: Vec<&str> = kept.backup.files.keys().map(String::as_str).collect();
-        out.say(format!("{}  {of:<8}  {release:<5}  {}", kept.id, names.join(" ")));
+        let (made, size) = (utc(kept.backup.made_ms), bytes.map_or("unknown".into(), files::human));
+        let (id, names) = (&kept.id, names.join(" "));
+        out.say(format!("{id:<34}  {made:<20}  {of:<8}  {release:<7}  {size:>9}  {names}"));
     }
     broken.iter().for_each(|error| out.say(format!("{} {error}", out.mark(Some(false)))));
     Ok(Finished::plain(Exit::Ok))

@@ -4,6 +4,7 @@
 
 use super::assess::{self, is_error};
 use super::status;
+use crate::base::count::count;
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
 use crate::base::http::{Client, Pass};
@@ -110,7 +111,10 @@ fn show(
             Observed::Unknown(why) => out.say(out.marked(None, &format!("{name}: cannot tell: {why}"))),
             Observed::Known(lines) => {
                 let bad = lines.iter().filter(|line| is_error(line)).count();
-                out.say(out.marked(Some(bad == 0), &format!("{name}: {} lines, {bad} errors", lines.len())));
+                out.say(out.marked(
+                    Some(bad == 0),
+                    &format!("{name}: {}, {}", count(lines.len(), "line"), count(bad, "error")),
+                ));
                 // Print the log only if it has errors.
                 let shown = lines.iter().filter(|_| bad > 0);
                 shown.for_each(|line| out.say(format!("    {line}")));
@@ -230,7 +234,7 @@ fn findings(
 
 fn show_findings(session: &Session, findings: &[Finding]) {
     let out = &session.out;
-    out.say(format!("\n{} findings", findings.len()));
+    out.verdict(format!("\n{} {}", out.mark(Some(findings.is_empty())), count(findings.len(), "finding")));
     for finding in findings {
         out.say(out.marked(Some(false), &finding.what));
         out.say(format!("    fix: {}", finding.fix));

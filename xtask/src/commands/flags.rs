@@ -1,5 +1,6 @@
 //! `flags`: the safety flags of the running services, and which of them are wrong.
 
+use crate::base::count::count;
 use crate::base::failure::{Exit, fail};
 use crate::base::next::Next;
 use crate::checks::flags::flags;
@@ -32,7 +33,8 @@ pub fn run(session: &Session) -> Result<Finished> {
             out.say(format!("    should be {}", flag.want));
         }
     }
-    out.say(format!("\n{} flags, {violations} violations", flags.len()));
+    let words = format!("{}, {}", count(flags.len(), "flag"), count(violations, "violation"));
+    out.verdict(format!("\n{}", out.marked(Some(violations == 0), &words)));
     let exit = if violations == 0 { Exit::Ok } else { Exit::NotRestored };
     let next = (violations > 0).then(|| Next::xtask("rollback"));
     Ok(Finished::plain(exit).then(next.as_ref(), out.context()))

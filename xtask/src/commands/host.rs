@@ -4,6 +4,7 @@
 
 use super::diagnose::show_host;
 use crate::base::ask;
+use crate::base::count::count;
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
@@ -52,7 +53,7 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
         freed.iter().for_each(|f| out.say(format!("  freed {:>10}  {}", files::human(f.bytes), f.what)));
         let bytes: u64 = freed.iter().map(|f| f.bytes).sum();
         out.event(&Event::Result { value: &json!({"freed": freed, "freed_bytes": bytes}) });
-        out.say(format!("freed {} in {} places", files::human(bytes), freed.len()));
+        out.say(format!("freed {} in {}", files::human(bytes), count(freed.len(), "place")));
     }
     let deadline = Deadline::after(pilot.manifest.limits.ready);
     let shown = screen::doing("look at this machine");

@@ -8,7 +8,7 @@ use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::next::Next;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::gate::{Gate, Switch};
-use crate::deploy::lockout::{self, Closed, Lift, Opened};
+use crate::deploy::lockout::{self, Closed, Lift, Opened, Public};
 use crate::deploy::observe::Observation;
 use crate::deploy::session::Session;
 use crate::deploy::step::left_open;
@@ -64,24 +64,28 @@ fn status(session: &Session, deadline: Deadline) -> Result<Finished> {
     let value = json!({"gate": now.gate, "not_closed": now.not_closed, "holds": now.holds});
     session.out.event(&Event::Result { value: &value });
     match &now.gate {
-        Gate::Open => session.out.say("the gate is open"),
+        Gate::Open => session.out.verdict("the gate is open"),
         Gate::Closed(reason) if now.not_closed.is_empty() => {
-            session.out.say(format!("the gate is closed: {reason}"));
+            session.out.verdict(format!("the gate is closed: {reason}"));
         }
         Gate::Closed(reason) => {
-            session.out.say(format!("stopped: {reason}{}", left_open(&now.not_closed)));
+            session.out.verdict(format!("stopped: {reason}{}", left_open(&now.not_closed)));
         }
         Gate::Unknown(_) => {}
     }
+    let shut = Some(lockout::seen(&view, &now)).filter(Public::is_shut);
     let holds = hold::standing(&session.ledger())?;
-    holds.iter().for_each(|hold| session.out.say(format!("  {hold}")));
-    if let Gate::Unknown(why) = &now.gate {
+    if let (Gate::Unknown(_), Some(public)) = (&now.gate, &shut) {
+        session.out.verdict(public.to_string());
+    }
+    if let (Gate::Unknown(why), None) = (&now.gate, &shut) {
         return Err(fail(
             Exit::NotRestored,
             format!("cannot tell whether the gate is open: {why}"),
             Next::xtask("status"),
         ));
     }
+    holds.iter().for_each(|hold| session.out.verdict(format!("  {hold}")));
     let hold = holds.first().map(ToString::to_string);
     Ok(Finished { held: hold.is_some(), hold, not_closed: now.not_closed, ..Finished::plain(Exit::Ok) })
 }
@@ -110,7 +114,7 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     let still = view.gate(lockout::REQUEST).is_ok_and(|gate| gate.prove_closed().is_ok())
         || lockout::public(&view, limit).is_shut();
     let closed = if still { closed } else { close(session, reason, limit)? };
-    session.out.say(closed.to_string());
+    session.out.verdict(closed.to_string());
     written.map_err(|error| {
         let what = format!(
             "{closed}, but the hold could not be written, so a run may open the gate again: {error:#}"
@@ -121,8 +125,8 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
         let what = format!("{closed}; but {error:#}, and it may open the gate for a moment");
         fail(Exit::NotRestored, what, Next::xtask("kill-switch on"))
     })?);
-    session.out.say(format!("  {hold}"));
-    session.out.say(format!(
+    session.out.verdict(format!("  {hold}"));
+    session.out.verdict(format!(
         "  to verify the pilot, lift this hold and open the gate: {}",
         session.out.xtask("kill-switch off")
     ));
@@ -187,11 +191,11 @@ fn off(session: &Session, deadline: Deadline) -> Result<Finished> {
     let lift = Lift { holds: &lift, by_hand: true };
     match reopen(session, &view, &now.gate, lift, "opening by hand failed", deadline)? {
         Opened::Open => {
-            session.out.say("the gate is open: a public request was served");
+            session.out.verdict("the gate is open: a public request was served");
             Ok(Finished::plain(Exit::Ok))
         }
         Opened::Held(hold) => {
-            session.out.say(format!("the gate stays closed, {hold}"));
+            session.out.verdict(format!("the gate stays closed, {hold}"));
             Ok(Finished { held: true, hold: Some(hold.to_string()), ..Finished::plain(Exit::Held) })
         }
     }

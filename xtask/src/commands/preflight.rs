@@ -2,6 +2,7 @@
 //! checked is a no-go. What of the host is unknown, because its system does not tell, is shown as unknown: it is not
 //! counted as checked, and stops no demo.
 
+use crate::base::count::count;
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
 use crate::base::next::Next;
@@ -16,6 +17,7 @@ use crate::deploy::session::Session;
 use crate::host;
 use crate::host::HostCheck;
 use crate::operations::look::{Look, look};
+use crate::stack::manifest::Manifest;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::json;
@@ -76,6 +78,7 @@ fn rows(session: &Session, look: &Look) -> Vec<Row> {
         };
         Row { name, go, detail, fix: context.line(&Next::xtask(fix)) }
     };
+    let up = context.line(&Next::xtask("up"));
     vec![
         row("the engine answers", engine(session, look), "host"),
         row("a known-good release is deployed", deployed(look), "up"),
@@ -84,8 +87,20 @@ fn rows(session: &Session, look: &Look) -> Vec<Row> {
         row("all smoke checks pass", smoke(session), "smoke"),
         row("there is a way back", way_back(session), "releases verify"),
         row("the data is backed up", backed_up(session), "backup create"),
+        Row {
+            fix: "put names and numbers into [[escalation]] of pilot.toml, then: ".to_owned() + &up,
+            ..row("it is known who to call", people(&session.pilot.manifest), "up")
+        },
         host(session),
     ]
+}
+
+/// Who is called when a rollback does not help. A stack need not name anybody, but what is to be filled in must be.
+fn people(manifest: &Manifest) -> Result<String> {
+    let open: Vec<&str> =
+        manifest.escalation.iter().filter(|contact| contact.is_nobody()).map(|c| c.name.as_str()).collect();
+    ensure!(open.is_empty(), "nobody is named as {}", open.join(", "));
+    Ok(count(manifest.escalation.len(), "contact"))
 }
 
 fn engine(session: &Session, look: &Look) -> Result<String> {
@@ -144,7 +159,7 @@ fn within_limits(checks: &[HostCheck]) -> (Option<bool>, String) {
     };
     let (wrong, unknown) = (told(Some(false)), told(None));
     match (wrong.as_slice(), unknown.as_slice()) {
-        ([], []) => (Some(true), format!("{} checks", checks.len())),
+        ([], []) => (Some(true), count(checks.len(), "check")),
         ([], unknown) => (None, unknown.join("; ")),
         (_, _) => (Some(false), [wrong, unknown].concat().join("; ")),
     }
@@ -174,6 +189,23 @@ fn way_back(session: &Session) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stack::manifest::Contact;
+
+    #[test]
+    fn who_is_called_must_be_filled_in() {
+        let contact =
+            |contact: &str| Contact { level: 2, name: "technical lead".into(), contact: contact.into() };
+        let of = |all: &[&str]| {
+            people(&Manifest {
+                escalation: all.iter().map(|one| contact(one)).collect(),
+                ..Manifest::default()
+            })
+        };
+        assert_eq!(of(&["A. Person, 555"]).unwrap(), "1 contact");
+        assert_eq!(of(&[]).unwrap(), "0 contacts");
+        let missing = of(&["put a name and a number here", "A. Person"]).unwrap_err().to_string();
+        assert_eq!(missing, "nobody is named as technical lead");
+    }
 
     #[test]
     fn what_is_unknown_of_the_host_is_neither_within_its_limits_nor_over_them() {
@@ -182,7 +214,7 @@ mod tests {
         let (good, unknown, bad) =
             (check("disk", Some(true)), check("memory", None), check("port", Some(false)));
         let of = |checks: &[HostCheck]| within_limits(checks);
-        assert_eq!(of(std::slice::from_ref(&good)), (Some(true), "1 checks".into()));
+        assert_eq!(of(std::slice::from_ref(&good)), (Some(true), "1 check".into()));
         assert_eq!(of(&[good.clone(), unknown.clone()]), (None, "memory: seen".into()));
         assert_eq!(of(&[good, unknown, bad]), (Some(false), "port: seen; memory: seen".into()));
     }

@@ -6,19 +6,21 @@ use crate::commands::values::ScenarioName;
 use crate::deploy::event::Finished;
 use crate::deploy::run::{Command, Request};
 use crate::deploy::session::Session;
+use crate::operations::planned::{self, Showing};
 use crate::operations::rollback::{self, Options};
 use crate::operations::with_data;
 use anyhow::Result;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// `cargo xtask rollback`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Examples:\n  cargo xtask rollback\n  cargo xtask rollback --plan\n  cargo xtask rollback --to previous\n  cargo xtask rollback --to HEAD~1\n  cargo xtask rollback --to previous --with-data\n  cargo xtask rollback --open"
+    after_help = "Examples:\n  cargo xtask rollback\n  cargo xtask rollback --plan\n  cargo xtask rollback --plan --out plan.json\n  cargo xtask rollback --plan-file plan.json\n  cargo xtask rollback --to previous\n  cargo xtask rollback --to HEAD~1\n  cargo xtask rollback --to previous --with-data\n  cargo xtask rollback --open"
 )]
 pub struct Args {
-    /// Release to go back to: r3 or `previous`; or a commit, or a label of known-good.toml, which is built
-    /// when no release was made from it [default: the last known-good]
+    /// Release to go back to: r3, a version (v1.0.0) or `previous`; or a commit, or a label of known-good.toml, which is
+    /// built when no release was made from it [default: the last known-good]
     #[arg(long, value_name = "RELEASE|REV")]
     to: Option<String>,
     /// Why, when you know better than the drift; can be given more than once
@@ -27,6 +29,15 @@ pub struct Args {
     /// Show what would be done and touch nothing
     #[arg(long)]
     plan: bool,
+    /// With --plan: exit code 10 if there is something to do, 0 if not
+    #[arg(long, requires = "plan")]
+    detailed_exitcode: bool,
+    /// With --plan: write the plan to this file, to be executed later with --plan-file
+    #[arg(long, requires = "plan", value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Execute the plan in this file, and refuse if what it was made from has changed since
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["plan", "to", "scenario", "with_data", "open"])]
+    plan_file: Option<PathBuf>,
     /// Time it may take [default: the budget in pilot.toml]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     budget: Option<Duration>,
@@ -57,8 +68,13 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     }
     if args.plan {
         let budget = args.budget.unwrap_or(session.pilot.manifest.limits.budget);
-        return rollback::show_plan(&request, session, Deadline::from(session.out.start(), budget));
+        let showing = Showing { save: args.out.as_deref(), by_exit_code: args.detailed_exitcode };
+        return planned::show(&request, &showing, session, Deadline::from(session.out.start(), budget));
+    }
+    let plan = args.plan_file.as_deref().map(|file| planned::read(file, session)).transpose()?;
+    if let Some(plan) = &plan {
+        request = plan.request.clone();
     }
     let Args { budget, checkout, abandon, .. } = *args;
-    rollback::run(&Options { request, budget, checkout, abandon }, yes, session)
+    rollback::run(&Options { request, budget, checkout, abandon, plan }, yes, session)
 }

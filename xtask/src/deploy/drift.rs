@@ -2,6 +2,7 @@
 //! changes nothing. It asks `secrets` which values may be shown. Called by `converge`, `look` and the
 //! commands.
 
+use crate::base::count::count;
 use crate::base::observed::Observed;
 use crate::deploy::difference::{Change, Difference, Scenario};
 use crate::deploy::observe::{Observation, TreeEnv};
@@ -71,7 +72,9 @@ pub fn drift(now: &Observation, release: &Release, wanted: &Wanted) -> Vec<Diffe
     match &now.tree_env {
         Observed::Known(TreeEnv::Fine(tree)) => {
             let changes = differing(tree, &wanted.file, true);
-            if !changes.is_empty() {
+            if tree.is_empty() && !changes.is_empty() {
+                found.push(whole(format!("it is empty: {} missing", are(changes.len()))));
+            } else if !changes.is_empty() {
                 found.push(env_file(changes, None));
             }
         }
@@ -189,6 +192,11 @@ fn differing(now: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>, 
     let changed = wanted.iter().filter(|(name, value)| now.get(*name) != Some(*value)).map(|(name, _)| name);
     let added = now.keys().filter(|name| extra && !wanted.contains_key(*name));
     changed.chain(added).map(|name| Change::new(name, now.get(name), wanted.get(name))).collect()
+}
+
+/// `1 setting is`, `35 settings are`.
+fn are(settings: usize) -> String {
+    format!("{} {}", count(settings, "setting"), if settings == 1 { "is" } else { "are" })
 }
 
 /// The scenarios that follow from the differences, each once, in the order of the runbook.

@@ -6,6 +6,7 @@
 use crate::base::files::{self, Mode};
 use crate::base::observed::Observed;
 use crate::deploy::difference::Scenario;
+use crate::deploy::event::{Finished, Outcome};
 use crate::deploy::gate;
 use crate::deploy::past::Past;
 use crate::stack::hold::{self, Hold};
@@ -17,6 +18,9 @@ use std::path::PathBuf;
 
 /// The format of `request.json`.
 const FORMAT: u32 = 2;
+
+/// How many runs say how long the public will be out.
+const MEASURED: usize = 5;
 
 /// The command that began a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,6 +239,14 @@ pub fn snapshot_before(state: &StateDir, run: &Run) -> Result<Option<PathBuf>> {
     let Some(past) = cut_off(dir)?.filter(left).map(|cut| cut.past) else { return Ok(None) };
     // If the snapshot is that of a still earlier run, the change was made there.
     Ok(past.snapshot.filter(|folder| past.changed || !folder.starts_with(dir.path())))
+}
+
+/// How long the public was out in the newest rollbacks that restored a release, in milliseconds.
+pub fn downtimes(state: &StateDir) -> Vec<u64> {
+    let runs = state.every_run().unwrap_or_default();
+    let ended = runs.iter().rev().filter_map(|(_, dir)| files::read_json::<Finished>(&dir.report()).ok());
+    let restored = ended.filter(|finished| finished.outcome == Some(Outcome::Restored));
+    restored.filter_map(|finished| finished.downtime_ms).take(MEASURED).collect()
 }
 
 /// Gives up an interrupted run: it is not continued, and no command names it again. Its backups stay.

@@ -143,6 +143,38 @@ impl Step {
     }
 }
 
+impl Step {
+    /// What happens if this step fails.
+    pub fn if_it_fails(&self) -> &'static str {
+        match self {
+            Self::CloseGate => "the gateway is stopped",
+            Self::StopGate { .. } | Self::StopGateway | Self::StopPublished { .. } => {
+                "the run ends, and says that the public may still be let in"
+            }
+            Self::FreeSpace | Self::Retag | Self::Watch => "a warning; the run goes on",
+            Self::Preserve { .. } => {
+                "missing evidence is a warning; without the backup the run ends, and nothing was changed"
+            }
+            Self::Snapshot { .. } => "the run ends, and nothing was changed",
+            Self::LoadImages { served: true, .. } => "the gate is closed, and they are loaded then",
+            Self::LoadImages { .. } => "the run ends, before anything is removed",
+            Self::AskEngine => "the run ends; what answers and is healthy keeps serving",
+            Self::TearDown | Self::RemoveData { .. } | Self::ReturnData { .. } | Self::RestoreData { .. } => {
+                "the run ends with the public shut out; the data is in the backup, which is named"
+            }
+            Self::RecordRelease
+            | Self::RestoreEnvFile
+            | Self::CloseGateOnDisk
+            | Self::RemoveServices { .. }
+            | Self::Apply { .. }
+            | Self::Seed
+            | Self::Verify => "the public stays shut out, and the next older known-good release is tried",
+            Self::OpenGate | Self::StartGate { .. } => "the gate is closed again",
+            Self::KeepClosed { .. } => "the run ends; what serves the public is stopped",
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

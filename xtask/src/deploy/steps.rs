@@ -1,6 +1,7 @@
 //! What each step does: one function for each step. What the plan could have decided is not decided here.
 //! Called only by `execute`.
 
+use crate::base::count::count;
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Mode};
@@ -302,7 +303,7 @@ impl Execution<'_> {
             Ok(freed) if freed.is_empty() => Ok(End::Skipped("there was nothing to free".into())),
             Ok(freed) => {
                 let bytes = freed.iter().map(|f| f.bytes).sum();
-                self.out.note(format!("freed {} in {} places", files::human(bytes), freed.len()));
+                self.out.note(format!("freed {} in {}", files::human(bytes), count(freed.len(), "place")));
                 Ok(End::Done)
             }
             Err(error) => Ok(End::Warned(format!("{error:#}"), None)),

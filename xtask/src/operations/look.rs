@@ -2,9 +2,10 @@
 //! see the same: the stack, how it differs from the target release, and what a rollback would do. Changes
 //! nothing.
 
+use crate::base::count::count;
 use crate::base::deadline::Deadline;
-use crate::base::failure::Exit;
-use crate::base::next::Next;
+use crate::base::failure::{Exit, fail};
+use crate::base::next::{Context as Whose, Next};
 use crate::base::observed::Observed;
 use crate::base::screen;
 use crate::base::secrets;
@@ -21,6 +22,7 @@ use crate::deploy::view::View;
 use crate::operations::target;
 use crate::release::description::Release;
 use crate::stack::manifest::SessionRule;
+use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -41,6 +43,30 @@ pub struct Look {
     pub sessions: Option<Observed<Value>>,
     /// The last log lines of each service, with secrets masked; empty if none were requested.
     pub logs: BTreeMap<String, Observed<Vec<String>>>,
+}
+
+/// Refuses (exit 2) a project of which nothing exists: its name is mistyped. Names those that there are.
+pub fn is_a_project(session: &Session) -> Result<()> {
+    let Session { pilot, engine, .. } = session;
+    let services = engine.services(Deadline::after(pilot.manifest.limits.engine));
+    // Of an engine that does not answer, nothing is known.
+    if pilot.state.path().exists() || services.map_or(true, |services| !services.is_empty()) {
+        return Ok(());
+    }
+    let what =
+        format!("there is no project {}: it has no state folder, and nothing of it runs", pilot.project);
+    let others = pilot.other_projects();
+    let nearest = others.iter().max_by(|a, b| likeness(a, pilot).total_cmp(&likeness(b, pilot)));
+    let next = match nearest {
+        Some(name) => Next::shell(Whose::new(Some(name), None, None).xtask("status"))
+            .so(format!("there are {}", others.join(", "))),
+        None => Next::xtask("up").so("makes it; there is no other project here"),
+    };
+    Err(fail(Exit::Usage, what, next))
+}
+
+fn likeness(name: &str, pilot: &Pilot) -> f64 {
+    strsim::jaro_winkler(name, &pilot.project)
 }
 
 /// Observes the pilot and reads this number of log lines of each service, which may be 0.
@@ -133,10 +159,7 @@ impl Look {
     /// The verdict, as a sentence.
     pub fn sentence(&self) -> String {
         let from = self.against().map_or("its release".into(), |release| format!("release {}", release.id));
-        let differences = match self.drift.len() {
-            1 => "1 difference".to_owned(),
-            n => format!("{n} differences"),
-        };
+        let differences = count(self.drift.len(), "difference");
         match (&self.now.stack, self.verdict().0) {
             (Observed::Unknown(why), _) => {
                 format!("the engine does not answer, so it is not known what runs: {why}")

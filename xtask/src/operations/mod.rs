@@ -3,10 +3,13 @@
 
 pub mod candidate;
 pub mod ending;
+pub mod forecast;
+pub mod foresee;
 #[cfg(test)]
 mod in_memory;
 pub mod init;
 pub mod look;
+pub mod planned;
 pub mod reopen;
 pub mod report;
 pub mod rollback;

@@ -12,17 +12,18 @@ use crate::deploy::difference::Scenario;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::execution::Measured;
 use crate::deploy::lockout;
-use crate::deploy::plan::{Data, Goal, Purpose};
 use crate::deploy::run::{self, Request, Run};
 use crate::deploy::session::Session;
 use crate::operations::candidate::{self, Source};
 use crate::operations::ending::{self, Ended};
+use crate::operations::foresee::goal;
+use crate::operations::planned::SavedPlan;
 use crate::operations::target::{self, Targets};
 use crate::operations::with_data;
 use crate::release::description::Release;
 use crate::release::source;
 use crate::stack::layout::Layout;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::time::{Duration, Instant};
 
 /// The options of a rollback or reset on the command line, besides its request.
@@ -36,11 +37,13 @@ pub struct Options {
     pub checkout: bool,
     /// Give up interrupted runs.
     pub abandon: bool,
+    /// The plan that was approved, if it was saved.
+    pub plan: Option<SavedPlan>,
 }
 
 /// A rollback or a reset from the command line.
 pub fn run(options: &Options, yes: bool, session: &Session) -> Result<Finished> {
-    let Options { request, budget, checkout, abandon } = options;
+    let Options { request, budget, checkout, abandon, plan } = options;
     let budget = match budget {
         Some(budget) => *budget,
         None => with_data::budget(session.pilot.manifest.limits.budget, request)?,
@@ -54,6 +57,9 @@ pub fn run(options: &Options, yes: bool, session: &Session) -> Result<Finished> 
     let waited = confirmed(request, yes, session, deadline)?;
     let deadline = Deadline::from(session.out.start(), budget + waited);
     let _lock = session.lock(request.command.as_str())?;
+    if let Some(plan) = plan {
+        plan.check(session, deadline)?;
+    }
     if *abandon {
         for cut in run::all_cut_off(&session.pilot.state, None)? {
             run::give_up(&cut)?;
@@ -261,55 +267,4 @@ fn try_release(
         ending::tell_of_old_data(session, run, &measured.past, whole);
     }
     Ok((Outcome::Restored, plan.scenarios))
-}
-
-fn goal<'a>(request: &'a Request, release: &'a Release, named: &'a [Scenario]) -> Goal<'a> {
-    Goal { named, data: data(request), lift: &request.lift, ..Goal::plain(release, Purpose::Rollback) }
-}
-
-fn data(request: &Request) -> Data {
-    match &request.backup {
-        Some((dir, services)) => Data::From(dir.clone(), services.clone()),
-        None if request.keep_data => Data::ThroughReset,
-        None => Data::AsFound,
-    }
-}
-
-/// Shows what would be done, and changes nothing.
-pub fn show_plan(request: &Request, session: &Session, deadline: Deadline) -> Result<Finished> {
-    let releases = match target::admitted(target::targets(request, session)?, session)? {
-        Targets::Releases(releases) => releases,
-        Targets::Commit(rev) => {
-            session.out.say(format!(
-                "close the gate, build {rev} in a separate worktree, then continue as with a release"
-            ));
-            return Ok(Finished { scenarios: vec![Scenario::Commit], ..Finished::plain(Exit::Ok) });
-        }
-    };
-    let release = releases.first().context("no release")?;
-    let named = target::named(request, session)?;
-    let preview = session.preview(&goal(request, release, &named), deadline)?.in_time(deadline)?;
-    session.out.event(&Event::Drift { release: &release.id, differences: &preview.drift });
-    let left_ms = deadline.left().as_millis() as u64;
-    session.out.event(&Event::Planned { plan: &preview.plan, left_ms });
-    for (n, step) in preview.plan.steps.iter().enumerate() {
-        session.out.say(format!("  {}. {step}", n + 1));
-    }
-    if preview.plan.steps.is_empty() {
-        session.out.say("  nothing to do");
-    }
-    if let Some(what) = with_data::told(request)? {
-        session.out.note(what);
-    }
-    let hold = preview.now.holds.held(&[]);
-    if let Some(hold) = &hold {
-        session.out.say(format!("  the gate is {hold}"));
-    }
-    Ok(Finished {
-        release: Some(release.id.clone()),
-        scenarios: preview.plan.scenarios,
-        held: hold.is_some(),
-        hold,
-        ..Finished::plain(Exit::Ok)
-    })
 }

@@ -42,12 +42,17 @@ pub fn targets(request: &Request, session: &Session) -> Result<Targets> {
     } else {
         match (session.store.named(to), source::commit_of(&session.pilot, to)) {
             (Ok(release), _) => release,
-            (Err(_), Ok(Some(commit))) => match good.into_iter().find(|r| r.is_of(&commit)) {
-                Some(release) => release,
-                None => return Ok(Targets::Commit(to.clone())),
-            },
-            (Err(unknown), Ok(None)) => return Err(unknown),
-            (Err(_), Err(error)) => return Err(error),
+            (Err(unknown), commit) => {
+                let of_commit = |r: &&Release| matches!(&commit, Ok(Some(commit)) if r.is_of(commit));
+                // A version, such as v1.0.0: of several releases, the one that was verified last.
+                let found = good.iter().find(of_commit).or_else(|| good.iter().find(|r| r.label == *to));
+                match (found, commit) {
+                    (Some(release), _) => release.clone(),
+                    (None, Ok(Some(_))) => return Ok(Targets::Commit(to.clone())),
+                    (None, Ok(None)) => return Err(unknown),
+                    (None, Err(error)) => return Err(error),
+                }
+            }
         }
     };
     if release.state != State::KnownGood && request.command != Command::Restore {
@@ -133,7 +138,7 @@ pub fn named(request: &Request, session: &Session) -> Result<Vec<Scenario>> {
     let mut named = request.scenarios.clone();
     if let Some(to) = &request.to
         && to != "previous"
-        && session.store.list()?.0.iter().all(|release| release.id != *to)
+        && session.store.list()?.0.iter().all(|release| release.id != *to && release.label != *to)
     {
         named.push(Scenario::Commit);
     }

@@ -34,6 +34,7 @@ pub fn of(exit: Exit, manifest: &Manifest) -> Escalation {
     let (level, why) = match exit {
         Exit::Ok => (1, "nothing to escalate"),
         Exit::RolledBack => (1, "the previous release serves again; the new one must be fixed"),
+        Exit::Changes => (1, "there is something to do; nothing was changed"),
         Exit::Held => (1, "verified; a person holds the gate closed"),
         Exit::Usage => (1, "the command or its input is wrong; nothing was begun"),
         Exit::Locked => (1, "another command is running"),
@@ -72,5 +73,10 @@ fn level_of(level: u8, why: &str, manifest: &Manifest) -> Escalation {
         (None, 2) => "technical lead".into(),
         (None, _) => "infrastructure".into(),
     };
-    Escalation { level, name, contact: known.map(|c| c.contact.clone()), why: why.into() }
+    Escalation {
+        level,
+        name,
+        contact: known.filter(|c| !c.is_nobody()).map(|c| c.contact.clone()),
+        why: why.into(),
+    }
 }

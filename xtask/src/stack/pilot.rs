@@ -218,6 +218,16 @@ impl Pilot {
         if is_env { env.to_owned() } else { self.pack.join(name) }
     }
 
+    /// The projects of this stack that have a state folder, and the one that is used if the user names none.
+    pub fn other_projects(&self) -> Vec<String> {
+        let folder = self.state.path().parent().unwrap_or(self.state.path());
+        let projects = StateDir::new(folder.parent().unwrap_or(folder)).projects();
+        let mut all = if projects == folder { files::names(folder).unwrap_or_default() } else { Vec::new() };
+        all.insert(0, self.default_project.clone());
+        all.retain(|name| *name != self.project);
+        all
+    }
+
     /// Is it the project that is used if the user names none?
     pub fn is_default(&self) -> bool {
         self.project == self.default_project

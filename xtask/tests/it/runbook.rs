@@ -39,6 +39,10 @@ fn ready(pilot: Pilot) -> Pilot {
 /// How a command has to end on a pilot that is well. Restarting Docker is asked for, and nobody answers; no snapshot was
 /// taken.
 fn expected(args: &[String]) -> i32 {
+    // Nobody to call is named in the manifest that is shipped.
+    if args[0] == "preflight" {
+        return 1;
+    }
     if args.iter().any(|arg| ["--restart-engine", "--with-data"].contains(&arg.as_str())) { 2 } else { 0 }
 }
 
@@ -98,7 +102,7 @@ fn every_heir_and_every_command_of_the_page_runs() {
 fn the_shims_pass_arguments_and_exit_codes_on() {
     // Cargo itself knows the command that they call.
     let known = Command::new("cargo").arg("--list").current_dir(workspace()).output().unwrap();
-    assert!(ran(known).out.contains("alias: run --quiet --package xtask --"));
+    assert!(ran(known).out.contains("alias: run --package xtask --"));
     let tools = Folder::new("shims");
     program(&tools.0.join("cargo"), "#!/bin/sh\nprintf '%s|' \"$PWD\" \"$@\"\nexit 7\n");
     let path = format!("{}:{}", tools.0.display(), std::env::var("PATH").unwrap());

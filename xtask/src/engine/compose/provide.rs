@@ -98,7 +98,7 @@ impl Compose {
                 Exit::OverBudget => error,
                 _ => {
                     let what = format!("Compose could not build {}: {error:#}", build.join(", "));
-                    fail(exit_of(&classify(error)), what, "fix what it says above; nothing was begun")
+                    fail(exit_of(&classify(error)), what, "fix what it says; nothing was begun")
                 }
             })?;
         }

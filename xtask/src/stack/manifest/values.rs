@@ -351,6 +351,16 @@ pub struct Contact {
     pub contact: String,
 }
 
+/// What the manifest that is shipped has instead of a person.
+const NOBODY: &str = "put a name and a number here";
+
+impl Contact {
+    /// Is nobody named yet?
+    pub fn is_nobody(&self) -> bool {
+        self.contact.trim().is_empty() || self.contact == NOBODY
+    }
+}
+
 /// Names of the files of every evidence bundle; with `SERVICE.` before them, of each service.
 pub const EVIDENCE_FILES: [&str; 10] = [
     "observation.json",

@@ -1,0 +1,106 @@
+//! Plans: what is shown, what the exit code says, and a plan that is saved and executed later; and what is said of mistakes.
+
+use crate::pilot::Engine::Process;
+use crate::pilot::{Pilot, on};
+use std::fs::File;
+use std::process::Stdio;
+
+#[test]
+fn a_saved_plan_is_executed_as_it_stands_and_refused_when_the_world_has_changed() {
+    on(&[Process], "planned", |pilot| {
+        let pilot = pilot.up();
+        let file = pilot.folder.0.join("plan.json").display().to_string();
+        let plan = |more: &[&str]| pilot.xtask(&[&["rollback", "--plan"], more].concat());
+        assert!(plan(&["--detailed-exitcode"]).expect(0).out.contains("nothing to do"));
+        pilot.edit_env("ENABLE_CACHE", "true");
+        pilot.edit_env("ADMIN_TOKEN", "s3cr3t-of-the-attacker");
+        let shown = plan(&["--detailed-exitcode", "--out", &file]).expect(10);
+        for words in [
+            "~ ENABLE_CACHE  true → false",
+            "~ ADMIN_TOKEN",
+            "if it fails: the gateway is stopped",
+            "--plan-file",
+        ] {
+            assert!(shown.all().contains(words), "no {words} in {}", shown.all());
+        }
+        let saved = std::fs::read_to_string(&file).unwrap();
+        assert!(!shown.all().contains("s3cr3t") && !saved.contains("s3cr3t"), "{saved}");
+        // It is not overwritten, and nothing was changed.
+        assert!(plan(&["--out", &file]).expect(2).err.contains("exists already"));
+        assert_eq!(pilot.setting("ENABLE_CACHE"), "true");
+        // The world changes by one setting.
+        pilot.edit_env("DEFAULT_SEED", "7");
+        let refused = pilot.xtask(&["rollback", "--plan-file", &file]).expect(2);
+        assert!(refused.err.contains("this has changed since: the env file"), "{}", refused.err);
+        assert_eq!((pilot.setting("ENABLE_CACHE"), pilot.runs().len()), ("true".to_owned(), 1));
+        pilot.edit_env("DEFAULT_SEED", "42");
+        pilot.xtask(&["kill-switch", "on", "--reason", "meanwhile"]).expect(0);
+        let refused = pilot.xtask(&["rollback", "--plan-file", &file]).expect(2);
+        assert!(refused.err.contains("the gate") && refused.err.contains("who holds"), "{}", refused.err);
+        pilot.xtask(&["kill-switch", "off"]).expect(0);
+        // As it was: it runs as it stands.
+        let done = pilot.json(&["rollback", "--plan-file", &file]).expect(0).finished();
+        assert_eq!(done["outcome"], "restored");
+        assert_eq!(pilot.setting("ENABLE_CACHE"), "false");
+        pilot.xtask(&["rollback", "--plan-file", &file]).expect(2);
+        // What is no plan, and another project's.
+        let other = pilot.folder.0.join("other.json").display().to_string();
+        std::fs::write(&other, saved.replace(&pilot.project, "another")).unwrap();
+        assert!(
+            pilot.xtask(&["rollback", "--plan-file", &other]).expect(2).err.contains("project \"another\"")
+        );
+        std::fs::write(&other, "{}").unwrap();
+        assert!(pilot.xtask(&["rollback", "--plan-file", &other]).expect(2).err.contains("it is no plan"));
+        // How long the public is out is known from the rollback before.
+        pilot.edit_env("ENABLE_CACHE", "true");
+        assert!(plan(&[]).expect(0).out.contains("in the rollback before"));
+    });
+}
+
+#[test]
+fn mistakes_are_told_with_what_there_is() {
+    on(&[Process], "mistakes", |pilot| {
+        let pilot = pilot.up();
+        mistyped_project(&pilot);
+        // Standard output that takes nothing.
+        let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
+        let code = |args: &[&str]| pilot.command(args).stdout(full()).output().unwrap().status.code();
+        assert_eq!(code(&["status"]), Some(4));
+        pilot.edit_env("ENABLE_CACHE", "true");
+        // The work was done all the same.
+        assert_eq!(code(&["rollback"]), Some(0));
+        assert_eq!(pilot.setting("ENABLE_CACHE"), "false");
+        // All settings are gone.
+        let good = pilot.env_text();
+        std::fs::write(pilot.env_path(), "").unwrap();
+        let plan = pilot.xtask(&["status"]).expect(1).out;
+        let settings = good.lines().filter(|line| line.contains('=') && !line.starts_with('#')).count();
+        assert!(plan.contains(&format!("it is empty: {settings} settings are missing")), "{plan}");
+        // A version is a target too; nobody is called for what went well.
+        let back = pilot.xtask(&["rollback", "--to", "v1.0.0"]).expect(0);
+        assert!(
+            back.out.contains("release r1 serves again") && !back.all().contains("Level"),
+            "{}",
+            back.all()
+        );
+        let table = pilot.xtask(&["backup", "list"]).expect(0).out;
+        assert!(table.lines().next().unwrap().contains("size") && table.contains(" KiB "), "{table}");
+        // The kill switch with nothing running: what it says and what it is asked later are the same.
+        pilot.xtask(&["down"]).expect(0);
+        pilot.xtask(&["kill-switch", "on", "--reason", "nothing runs"]).expect(0);
+        let asked = pilot.xtask(&["kill-switch", "status"]).expect(0);
+        assert!(asked.out.contains("shut out") && asked.out.contains("nothing runs"), "{}", asked.out);
+    });
+}
+
+fn mistyped_project(pilot: &Pilot) {
+    let mut command = pilot.command(&["status"]);
+    let state = pilot.folder.0.join("none");
+    let mistyped = command.env("PILOT_STATE_DIR", &state).output().unwrap();
+    let said = String::from_utf8_lossy(&mistyped.stderr).into_owned();
+    // The services of this project run, so it exists, wherever its state is.
+    if mistyped.status.code() == Some(2) {
+        assert!(said.contains("there is no project"), "{said}");
+    }
+    assert!(!state.exists());
+}
