@@ -14,6 +14,8 @@ use anyhow::{Result, ensure};
 use reading::Need;
 use std::collections::BTreeSet;
 use std::path::Path;
+#[cfg(test)]
+pub use values::Contact;
 pub use values::{
     DataRule, DataRules, Document, Dump, Flags, HealthRule, LoadRule, Manifest, MemoryRule, Remote, Service,
     SessionRule,
