@@ -6,8 +6,8 @@ use crate::base::next::Context;
 use crate::base::output::Format;
 use crate::commands::values::{EngineName, FormatName};
 use crate::commands::{
-    assess, backup, bench, ci, diagnose, down, drill, evidence, flags, host, init, kill_switch, observe,
-    preflight, releases, reset, rollback, seed, smoke, snapshot, status, up,
+    assess, backup, bench, ci, diagnose, down, drill, evidence, flags, history, host, init, kill_switch,
+    observe, preflight, releases, report, reset, rollback, seed, smoke, snapshot, status, up,
 };
 use crate::engine::roles::Kind;
 use crate::stack::pilot::By;
@@ -53,6 +53,10 @@ pub enum Command {
     Diagnose(diagnose::Args),
     /// Save the evidence, with secrets masked, as a folder and an archive
     Evidence(evidence::Args),
+    /// Show every rollback, deployment and reset: when, by whom, and how it ended
+    History(history::Args),
+    /// Show the report of a run; open its page
+    Report(report::Args),
     /// Run all checks against the running pilot
     Smoke(smoke::Args),
     /// Say whether the pilot is ready for a demo: go or no-go
