@@ -7,8 +7,8 @@ use crate::base::output::{Format, Loudness, Style};
 use crate::base::screen;
 use crate::commands::values::{ColorName, EngineName, FormatName};
 use crate::commands::{
-    assess, backup, bench, ci, diagnose, down, drill, evidence, flags, host, init, kill_switch, observe,
-    preflight, releases, reset, rollback, seed, smoke, snapshot, status, up,
+    assess, backup, bench, ci, diagnose, down, drill, evidence, flags, history, host, init, kill_switch,
+    observe, preflight, releases, report, reset, rollback, seed, smoke, snapshot, status, up,
 };
 use crate::engine::roles::Kind;
 use crate::stack::pilot::By;
@@ -63,6 +63,10 @@ pub enum Command {
     Diagnose(diagnose::Args),
     /// Save the evidence, with secrets masked, as a folder and an archive
     Evidence(evidence::Args),
+    /// Show every rollback, deployment and reset: when, by whom, and how it ended
+    History(history::Args),
+    /// Show the report of a run; open its page
+    Report(report::Args),
     /// Run all checks against the running pilot
     Smoke(smoke::Args),
     /// Say whether the pilot is ready for a demo: go or no-go

@@ -118,6 +118,8 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
         Command::Ci(_) => return ci::run(&pilot),
         Command::Drill(args) => return drill::run(args, cli.engine(), &pilot, out),
         Command::Bench(args) => return bench::run(args, &pilot, &out),
+        Command::History(_) => return commands::history::run(&pilot, &out),
+        Command::Report(args) => return commands::report::run(args, &pilot, &out),
         Command::Backup(args) => {
             if let Some(finished) = commands::backup::run_remote(args, &pilot, &out) {
                 return finished;
@@ -178,6 +180,8 @@ fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
         Command::Ci(_)
         | Command::Drill(_)
         | Command::Bench(_)
+        | Command::History(_)
+        | Command::Report(_)
         | Command::Supervise { .. }
         | Command::Unpause { .. } => Ok(Finished::plain(Exit::Ok)),
     }

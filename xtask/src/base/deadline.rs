@@ -98,8 +98,12 @@ pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
-/// A moment in words: `2026-11-26T02:19:25Z`. From Unix milliseconds.
+/// A Unix time in milliseconds as people read it, in UTC: `2026-11-26T02:11:22Z`.
 pub fn utc(ms: u64) -> String {
+    // A file may have any number, and this form of a time ends with the year 9999.
+    if ms > 253_402_300_799_000 {
+        return "an unknown time".into();
+    }
     humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_millis(ms)).to_string()
 }
 

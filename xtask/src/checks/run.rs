@@ -12,7 +12,7 @@ use crate::checks::target::Target;
 use crate::stack::call::Call;
 use crate::stack::check::{Cancel, Check, Exchange, Kind};
 use anyhow::{Context, Error, Result, bail, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ const ACCEPTED: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Median and worst of several measurements, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// The median.
     pub median_ms: f64,

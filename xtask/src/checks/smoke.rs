@@ -11,15 +11,16 @@ use crate::checks::run::{Latency, run};
 use crate::checks::target::Target;
 use crate::stack::check::{Check, FLAGS, HEALTHY, Metric};
 use anyhow::{Result, anyhow};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 /// How often, in all, a latency is measured that is over its limit.
 const MEASUREMENTS: usize = 3;
 
 /// One check and its result.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Checked {
     /// Name of the check.
     pub name: String,
@@ -31,6 +32,9 @@ pub struct Checked {
     pub measured: Option<Latency>,
     /// How long it may take, in milliseconds; none if there is no limit.
     pub limit_ms: Option<f64>,
+    /// How long the check took, with its preparation, in milliseconds; none if it was not timed, as in older versions.
+    #[serde(default)]
+    pub took_ms: Option<f64>,
     /// Was it made at all?
     #[serde(skip)]
     pub made: bool,
@@ -98,9 +102,9 @@ pub fn verify_for_snapshot(target: &Target<'_>, ready: Deadline) -> Smoke {
 }
 
 fn checked(target: &Target<'_>, ready: Deadline, wanted: impl Fn(&Check) -> bool) -> Smoke {
-    let health = wait_healthy(target, ready);
-    let healthy = health.is_ok();
-    let mut checks = vec![plain(HEALTHY, health)];
+    let health = timed(|| plain(HEALTHY, wait_healthy(target, ready)));
+    let healthy = health.ok;
+    let mut checks = vec![health];
     let own: Vec<&Check> = target.checks.iter().filter(|check| wanted(check)).collect();
     let has_flags = target.pilot.manifest.flags.is_some();
     if healthy {
@@ -118,11 +122,11 @@ fn checked(target: &Target<'_>, ready: Deadline, wanted: impl Fn(&Check) -> bool
 /// Checks what runs behind a gate that has stopped these services: everything is healthy, and the checks of services that
 /// run. What needs the others is checked when they were started.
 pub fn verify_behind(target: &Target<'_>, stopped: &BTreeSet<String>, ready: Deadline) -> Smoke {
-    let health = wait_behind(target, stopped, ready);
+    let health = timed(|| plain(BEHIND, wait_behind(target, stopped, ready)));
     let runs = |check: &&Check| check.service().is_some_and(|service| !stopped.contains(service));
-    let own = target.checks.iter().filter(|check| !check.snapshot_only && health.is_ok()).filter(runs);
+    let own = target.checks.iter().filter(|check| !check.snapshot_only && health.ok).filter(runs);
     let own: Vec<&Check> = own.collect();
-    let mut checks = vec![plain(BEHIND, health)];
+    let mut checks = vec![health];
     checks.extend(side_by_side(target, &own, false, ready));
     Smoke { passed: checks.iter().all(|check| check.ok), checks }
 }
@@ -133,7 +137,7 @@ fn plain(name: &str, outcome: Result<String>) -> Checked {
         Ok(detail) => (true, detail),
         Err(error) => (false, format!("{error:#}")),
     };
-    Checked { name: name.to_owned(), ok, detail, measured: None, limit_ms: None, made: true }
+    Checked { name: name.to_owned(), ok, detail, measured: None, limit_ms: None, took_ms: None, made: true }
 }
 
 /// All checks at the same time. A latency over its limit is measured again after that, alone: a host that was busy for a
@@ -146,12 +150,12 @@ fn side_by_side(target: &Target<'_>, own: &[&Check], has_flags: bool, ready: Dea
     let (mut all, flags) = std::thread::scope(|scope| {
         let others: Vec<_> =
             others.iter().map(|check| scope.spawn(|| Ok(once(target, check, ready)))).collect();
-        let flags = has_flags.then(|| scope.spawn(|| flags::hold(target)));
+        let flags = has_flags.then(|| scope.spawn(|| Ok(timed(|| plain(FLAGS, flags::hold(target))))));
         let mut all: Vec<Checked> = first.map(|check| once(target, check, ready)).into_iter().collect();
         for (job, check) in others.into_iter().zip(own.iter().skip(1)) {
             all.push(joined(job).unwrap_or_else(|error| plain(&check.name, Err(error))));
         }
-        (all, flags.map(|flags| plain(FLAGS, joined(flags))))
+        (all, flags.map(|flags| joined(flags).unwrap_or_else(|error| plain(FLAGS, Err(error)))))
     });
     for (result, check) in all.iter_mut().zip(own) {
         again(result, || once(target, check, ready));
@@ -174,7 +178,15 @@ fn again(result: &mut Checked, measure: impl Fn() -> Checked) {
 
 fn once(target: &Target<'_>, check: &Check, ready: Deadline) -> Checked {
     let limit = check.limit(&target.values(""));
-    judged(check, limit.map(|limit| limit.map(|limit| limit.as_secs_f64() * 1e3)), run(target, check, ready))
+    let limit = limit.map(|limit| limit.map(|limit| limit.as_secs_f64() * 1e3));
+    timed(|| judged(check, limit, run(target, check, ready)))
+}
+
+/// A check with the time that it took.
+fn timed(check: impl FnOnce() -> Checked) -> Checked {
+    let begun = Instant::now();
+    let result = check();
+    Checked { took_ms: Some(begun.elapsed().as_secs_f64() * 1e3), ..result }
 }
 
 /// The load of this machine at this moment.
@@ -206,7 +218,7 @@ fn judged(check: &Check, limit: Result<Option<f64>>, measured: Result<(Latency, 
     let name = check.name.clone();
     // Whoever reads it should see whether the machine was busy with something else.
     let detail = if ok { times } else { format!("{times}; {}", busy()) };
-    Checked { name, ok, detail, measured: Some(latency), limit_ms: limit, made: true }
+    Checked { name, ok, detail, measured: Some(latency), limit_ms: limit, took_ms: None, made: true }
 }
 
 /// The values and limits that a snapshot has under names of their own.

@@ -17,7 +17,7 @@ use crate::deploy::session::Session;
 use crate::host;
 use crate::host::HostCheck;
 use crate::operations::look::{Look, look};
-use crate::stack::manifest::Manifest;
+use crate::stack::manifest::Contact;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::json;
@@ -89,18 +89,18 @@ fn rows(session: &Session, look: &Look) -> Vec<Row> {
         row("the data is backed up", backed_up(session), "backup create"),
         Row {
             fix: "put names and numbers into [[escalation]] of pilot.toml, then: ".to_owned() + &up,
-            ..row("it is known who to call", people(&session.pilot.manifest), "up")
+            ..row("it is known who to call", people(&session.pilot.manifest.escalation), "up")
         },
         host(session),
     ]
 }
 
 /// Who is called when a rollback does not help. A stack need not name anybody, but what is to be filled in must be.
-fn people(manifest: &Manifest) -> Result<String> {
+fn people(contacts: &[Contact]) -> Result<String> {
     let open: Vec<&str> =
-        manifest.escalation.iter().filter(|contact| contact.is_nobody()).map(|c| c.name.as_str()).collect();
+        contacts.iter().filter(|contact| contact.is_nobody()).map(|c| c.name.as_str()).collect();
     ensure!(open.is_empty(), "nobody is named as {}", open.join(", "));
-    Ok(count(manifest.escalation.len(), "contact"))
+    Ok(count(contacts.len(), "contact"))
 }
 
 fn engine(session: &Session, look: &Look) -> Result<String> {
@@ -189,18 +189,12 @@ fn way_back(session: &Session) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stack::manifest::Contact;
 
     #[test]
     fn who_is_called_must_be_filled_in() {
         let contact =
             |contact: &str| Contact { level: 2, name: "technical lead".into(), contact: contact.into() };
-        let of = |all: &[&str]| {
-            people(&Manifest {
-                escalation: all.iter().map(|one| contact(one)).collect(),
-                ..Manifest::default()
-            })
-        };
+        let of = |all: &[&str]| people(&all.iter().map(|one| contact(one)).collect::<Vec<_>>());
         assert_eq!(of(&["A. Person, 555"]).unwrap(), "1 contact");
         assert_eq!(of(&[]).unwrap(), "0 contacts");
         let missing = of(&["put a name and a number here", "A. Person"]).unwrap_err().to_string();

@@ -326,6 +326,12 @@ pub fn retain(state: &StateDir, keep: usize, releases: &BTreeSet<String>) -> Res
     Ok(freed)
 }
 
+/// The folders of the backups that retention does not keep. If one cannot be read, it is kept.
+pub fn not_kept(state: &StateDir, keep: usize, releases: &BTreeSet<String>) -> Result<BTreeSet<PathBuf>> {
+    let (all, _) = list(state)?;
+    Ok(surplus(all, keep, releases).into_iter().map(|kept| kept.dir).collect())
+}
+
 /// The backups past the newest `keep` of each kind: of runs or made by a user, with data or without; and the snapshots
 /// of each release that is kept. The kinds are counted separately, so a backup without data never displaces one with
 /// data. The backups of an interrupted run stay: they may be the only copies of data that it removed. The list is

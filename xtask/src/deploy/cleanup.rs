@@ -4,17 +4,20 @@
 use crate::base::deadline::Deadline;
 use crate::base::files::{self, Freed};
 use crate::deploy::backup;
+use crate::deploy::old_runs;
 use crate::engine::roles::Images;
 use crate::release::source;
 use crate::release::store::Store;
 use crate::stack::pilot::Pilot;
 use anyhow::Result;
 
-/// Removes images and builds that no release names, one-off containers that have ended, old backups, and
+/// Removes images and builds that no release names, one-off containers that have ended, old backups and runs, and
 /// files that an interrupted command left incomplete.
 pub fn free(pilot: &Pilot, images: &dyn Images, store: &Store, deadline: Deadline) -> Result<Vec<Freed>> {
     let mut freed = store.remove_unfinished()?;
-    freed.extend(backup::retain(&pilot.state, pilot.manifest.limits.keep_backups, &store.ids()?)?);
+    let (limits, releases) = (&pilot.manifest.limits, store.ids()?);
+    freed.extend(backup::retain(&pilot.state, limits.keep_backups, &releases)?);
+    freed.extend(old_runs::retain(&pilot.state, limits, &releases)?);
     freed.extend(source::remove_worktrees(pilot)?);
     let other_commits = source::target_dir(pilot).join(source::OTHER_COMMITS);
     if pilot.is_default() && other_commits.exists() {

@@ -13,6 +13,7 @@ use crate::deploy::execute::execute;
 use crate::deploy::execution::{Execution, Measured, Stale, Stance, Unrecorded};
 use crate::deploy::gate::{self, Closer, Gate};
 use crate::deploy::observe::Observation;
+use crate::deploy::old_runs;
 use crate::deploy::plan::{self, Goal, Plan, Purpose, Rules};
 use crate::deploy::run::Run;
 use crate::deploy::session::Session;
@@ -167,8 +168,11 @@ impl Session {
             scenarios.sort_unstable();
             scenarios.dedup();
             plan.scenarios = scenarios.clone();
-            if goal.purpose == Purpose::Rollback {
-                self.out.event(&Event::Drift { release: &goal.release.id, differences: &drift });
+            let found = Event::Drift { release: &goal.release.id, differences: &drift };
+            match goal.purpose {
+                Purpose::Rollback => self.out.event(&found),
+                // A deployment is meant to differ; its report shows how.
+                Purpose::Deploy => drop(self.out.record(&found)),
             }
             if plan.steps.is_empty() {
                 measured.held = now.holds.held(&[]);
@@ -271,6 +275,10 @@ impl Session {
         }
         if let Err(error) = self.store.retain(limits.keep_releases) {
             self.out.note(format!("old releases were not removed: {error:#}"));
+        }
+        let releases = self.store.ids();
+        if let Err(error) = releases.and_then(|ids| old_runs::retain(&self.pilot.state, limits, &ids)) {
+            self.out.note(format!("old runs were not removed: {error:#}"));
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::deploy::difference::{Difference, Scenario};
 use crate::deploy::lockout::Public;
 use crate::deploy::plan::Plan;
 use crate::deploy::step::Step;
+use crate::release::description::Release;
 use crate::stack::escalation::Escalation;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -36,6 +37,46 @@ pub enum Outcome {
     RolledBack,
 }
 
+impl Outcome {
+    /// In words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Restored => "restored",
+            Self::NotRestored => "not restored",
+            Self::NothingToDo => "nothing to do",
+            Self::Refused => "refused",
+            Self::Deployed => "deployed",
+            Self::RolledBack => "rolled back",
+        }
+    }
+}
+
+/// A release, in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brief {
+    /// Its id.
+    pub id: String,
+    /// The version that its services report.
+    pub label: String,
+    /// The commit that it was made from.
+    pub commit: Option<String>,
+}
+
+impl From<&Release> for Brief {
+    fn from(release: &Release) -> Self {
+        Self { id: release.id.clone(), label: release.label.clone(), commit: release.commit.clone() }
+    }
+}
+
+/// Something that a person can do next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoOn {
+    /// A command that can be pasted.
+    pub command: String,
+    /// What it is for.
+    pub why: String,
+}
+
 /// The state of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -46,7 +87,8 @@ pub enum Progress {
     Done,
     /// It failed, so the run failed.
     Failed,
-    /// It ended, but something harmless went wrong.
+    /// It ended, but something harmless went wrong. Older versions wrote `missed`.
+    #[serde(alias = "missed")]
     Warned,
     /// There was nothing to do.
     Skipped,
@@ -72,6 +114,16 @@ pub enum Event<'a> {
         at_ms: u64,
         /// Does it continue an interrupted run?
         resumed: bool,
+        /// Milliseconds since the command began.
+        since_ms: u64,
+        /// The person who began it.
+        who: String,
+        /// The machine on which it runs.
+        host: String,
+        /// Version of this program.
+        xtask: &'a str,
+        /// The release that was running.
+        running: Option<Brief>,
     },
     /// The releases that a run may go to, the best first.
     Targets {
@@ -131,6 +183,19 @@ pub enum Event<'a> {
     Result {
         /// As JSON.
         value: &'a Value,
+    },
+    /// A run has ended: what its report needs besides `finished`, which follows. Only in the journal.
+    Ended {
+        /// Unix milliseconds.
+        at_ms: u64,
+        /// Milliseconds since the command began.
+        since_ms: u64,
+        /// The engine, with its version.
+        engine: String,
+        /// The release that it went to.
+        release: Option<Brief>,
+        /// What to do next, the most useful first.
+        go_on: Vec<GoOn>,
     },
     /// The last line; every command writes it.
     Finished(&'a Finished),
@@ -220,6 +285,11 @@ impl Finished {
         }
     }
 
+    /// A run that has not ended: no outcome.
+    pub fn unended() -> Self {
+        Self::plain(Exit::Interrupted)
+    }
+
     /// A signal interrupted the command.
     pub fn interrupted() -> Self {
         Self {
@@ -304,9 +374,11 @@ impl Tell for Event<'_> {
                 }
                 lines.join("\n")
             }
-            Self::Targets { .. } | Self::Result { .. } | Self::Finished(_) | Self::Bytes { .. } => {
-                return None;
-            }
+            Self::Targets { .. }
+            | Self::Result { .. }
+            | Self::Ended { .. }
+            | Self::Finished(_)
+            | Self::Bytes { .. } => return None,
         })
     }
 

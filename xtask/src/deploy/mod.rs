@@ -18,6 +18,7 @@ pub mod gate;
 pub mod invariants;
 pub mod lockout;
 pub mod observe;
+pub mod old_runs;
 pub mod past;
 pub mod paused;
 pub mod plan;

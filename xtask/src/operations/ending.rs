@@ -2,9 +2,8 @@
 //! public is shut out), evidence is collected if there is none yet, and the last event and the report are
 //! written. Also the end of a command that cannot begin because no release can be deployed.
 
-use crate::base::deadline::Deadline;
+use crate::base::deadline::{Deadline, now_ms};
 use crate::base::failure::{Exit, exit_of, fail, next_of};
-use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::observed::Observed;
 use crate::checks::smoke::{verify, verify_behind};
@@ -12,7 +11,7 @@ use crate::checks::target::Target;
 use crate::deploy::backup;
 use crate::deploy::difference::Scenario;
 use crate::deploy::drift::{self, Wanted};
-use crate::deploy::event::{Event, Finished, Outcome};
+use crate::deploy::event::{Brief, Event, Finished, GoOn, Outcome};
 use crate::deploy::evidence;
 use crate::deploy::execution::{Measured, Stance};
 use crate::deploy::gate::Gate;
@@ -23,12 +22,12 @@ use crate::deploy::run::{self, CutOff, Run};
 use crate::deploy::session::Session;
 use crate::deploy::step::Step;
 use crate::deploy::view::View;
+use crate::operations::beginning::started;
 use crate::operations::report;
 use crate::stack::envfile::EnvFile;
 use crate::stack::escalation;
 use crate::stack::hold;
 use crate::stack::model::Health;
-use crate::stack::state_dir::RunDir;
 use anyhow::{Result, bail, ensure};
 
 /// The result of a run.
@@ -101,19 +100,58 @@ pub fn conclude(session: &Session, run: &Run, ended: Ended, measured: &Measured)
     finished.escalation = Some(level(finished.exit, &session.pilot.manifest));
     finished.report = Some(run.dir.page().display().to_string());
     finished = finished.masked();
+    session.out.record(&ended_event(session, &finished));
     // `main` shows it to the user at the very end; the journal has it now.
     session.out.record(&Event::Finished(&finished));
     // The work was done, even if the report cannot be written.
-    if let Err(error) = write(&run.dir, &finished) {
+    if let Err(error) = report::write(&run.dir, &finished) {
         session.out.note(format!("no report: {error:#}"));
         finished.report = None;
     }
     finished
 }
 
-fn write(dir: &RunDir, finished: &Finished) -> Result<()> {
-    files::write_json(&dir.report(), finished, Mode::Plain)?;
-    report::write(dir, finished)
+/// What the report needs besides `finished`. By now nobody waits for the public to be served.
+fn ended_event(session: &Session, finished: &Finished) -> Event<'static> {
+    let limit = Deadline::after(session.pilot.manifest.limits.engine);
+    let release = finished.release.as_ref().and_then(|id| session.store.named(id).ok());
+    let go_on = go_on(finished)
+        .into_iter()
+        .map(|(words, why)| GoOn { command: session.out.xtask(words), why: why.into() });
+    let first = finished.next.iter().map(|command| GoOn {
+        command: command.clone(),
+        why: finished.advice.clone().unwrap_or_else(|| "the next command to run".into()),
+    });
+    Event::Ended {
+        at_ms: now_ms(),
+        since_ms: session.out.elapsed_ms(),
+        engine: session.engine.describe(limit),
+        release: release.as_ref().map(Brief::from),
+        go_on: first.chain(go_on).collect(),
+    }
+}
+
+/// What a person can do next, besides the next command: words of this program, and what they are for.
+fn go_on(finished: &Finished) -> Vec<(&'static str, &'static str)> {
+    match finished.outcome {
+        _ if finished.held => {
+            vec![("kill-switch off", "checks everything, lifts the hold and opens the gate")]
+        }
+        Some(Outcome::Restored) => vec![
+            ("releases list", "what differs between the releases: look for the cause there"),
+            ("up", "deploys again, once the cause is fixed"),
+        ],
+        Some(Outcome::Deployed | Outcome::NothingToDo) => {
+            vec![(
+                "rollback --to previous",
+                "goes back to the release before, if something is wrong after all",
+            )]
+        }
+        _ => vec![
+            ("diagnose", "a full examination, with a fix for each finding"),
+            ("rollback --plan", "what a rollback would do now; it changes nothing"),
+        ],
+    }
 }
 
 /// The end of a run that failed. If the stack is wrong or its state is unknown, the public is shut out
@@ -139,8 +177,12 @@ fn secure(session: &Session, run: &Run, measured: &Measured) -> Result<Public> {
             Err(error) => Public::Unknown(format!("{error:#}")),
         };
     }
-    let to = run.dir.evidence();
-    if !to.join(evidence::INDEX).exists() {
+    // The evidence is of what there was before the run changed anything. A failed run needs its own end too.
+    let to = match run.dir.evidence().join(evidence::INDEX).exists() {
+        false => Some(run.dir.evidence()),
+        true => measured.past.changed.then(|| run.dir.evidence_of_the_end()),
+    };
+    if let Some(to) = to {
         let limit = Deadline::after(limits.evidence);
         let items = evidence::items(&view.pilot, view.engine.as_ref(), &now, limit);
         if let Err(error) = evidence::gather(&view.pilot, items, &to) {
@@ -177,6 +219,8 @@ pub fn nowhere_to_go(session: &Session, request: &run::Request, error: anyhow::E
     if let Err(error) = session.out.open_journal(&run.dir.journal()) {
         session.out.note(format!("no journal: {error:#}"));
     }
+    let engine = session.engine.kind().as_str();
+    session.out.record(&started(session, request.command, engine, Some(&run)));
     session.out.note(format!("what runs is not well, and there is no release to go back to: {wrong:#}"));
     let exit = match exit_of(&error) {
         _ if matches!(now.stack, Observed::Unknown(_)) => Exit::Host,
@@ -288,7 +332,7 @@ fn write_down(session: &Session, cut: &CutOff) -> Result<()> {
         hold: held,
         ..Finished::plain(exit)
     };
-    write(&cut.dir, &finished.masked()).or_else(|error| {
+    report::write(&cut.dir, &finished.masked()).or_else(|error| {
         session.out.note(format!("cannot write the report of run {}: {error:#}", cut.id));
         Ok(())
     })

@@ -1,10 +1,12 @@
 //! Complete stories, each readable from top to bottom: deploy a release, roll back, and how a run ends. How a
 //! stack is brought to a release is in `deploy`. Called by `commands`.
 
+mod beginning;
 pub mod candidate;
 pub mod ending;
 pub mod forecast;
 pub mod foresee;
+pub mod history;
 #[cfg(test)]
 mod in_memory;
 pub mod init;

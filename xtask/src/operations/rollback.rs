@@ -14,6 +14,7 @@ use crate::deploy::execution::Measured;
 use crate::deploy::lockout;
 use crate::deploy::run::{self, Request, Run};
 use crate::deploy::session::Session;
+use crate::operations::beginning::started;
 use crate::operations::candidate::{self, Source};
 use crate::operations::ending::{self, Ended};
 use crate::operations::foresee::goal;
@@ -153,15 +154,8 @@ fn begin(run: &Run, session: &Session) {
         let earlier = now_ms().saturating_sub(began).saturating_sub(session.out.elapsed_ms());
         session.out.shift(i64::try_from(earlier).unwrap_or(0));
     }
-    session.out.event(&Event::Started {
-        version: 1,
-        command: run.request.command.as_str(),
-        rollback: Some(&run.id),
-        project: &session.pilot.project,
-        engine: session.engine.kind().as_str(),
-        at_ms: now_ms(),
-        resumed: run.resumed(),
-    });
+    let engine = session.engine.kind().as_str();
+    session.out.event(&started(session, run.request.command, engine, Some(run)));
     ending::tell_of_cut_off(session, run);
 }
 

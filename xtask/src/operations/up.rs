@@ -2,14 +2,14 @@
 //! start it behind the closed gate, verify it, and promote it to known-good or mark it as failed. Called by
 //! the command `up`.
 
-use crate::base::deadline::{Deadline, for_bytes, now_ms};
+use crate::base::deadline::{Deadline, for_bytes};
 use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::files;
 use crate::base::machine;
 use crate::base::next::Next;
 use crate::deploy::backup;
 use crate::deploy::converge::Preview;
-use crate::deploy::event::{Event, Finished, Outcome};
+use crate::deploy::event::{Finished, Outcome};
 use crate::deploy::execution::{Measured, Stance, Unrecorded};
 use crate::deploy::gate::Gate;
 use crate::deploy::lockout::{Lift, Opened};
@@ -20,6 +20,7 @@ use crate::deploy::run::{self, Command, Request, Run};
 use crate::deploy::session::Session;
 use crate::deploy::step::Step;
 use crate::deploy::view::View;
+use crate::operations::beginning::started;
 use crate::operations::candidate::Source;
 use crate::operations::ending::Ended;
 use crate::operations::reopen::reopen;
@@ -70,7 +71,7 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
         check_ports(&candidate.pilot, session)?;
     }
     let engine = session.engine.describe(Deadline::after(pilot.manifest.limits.engine));
-    session.out.event(&started(session, &engine, None));
+    session.out.event(&started(session, Command::Up, &engine, None));
     let release = candidate.release()?;
     drop(chosen);
     session.out.say(format!("  release {} ({})", release.id, release.label));
@@ -149,18 +150,6 @@ fn ensure_room(data: &[String], target: &View, session: &Session) -> Result<u64>
     Err(fail(Exit::Host, what, Next::xtask("host --free")))
 }
 
-fn started<'a>(session: &'a Session, engine: &'a str, run: Option<&'a Run>) -> Event<'a> {
-    Event::Started {
-        version: 1,
-        command: Command::Up.as_str(),
-        rollback: run.map(|run| run.id.as_str()),
-        project: &session.pilot.project,
-        engine,
-        at_ms: now_ms(),
-        resumed: run.is_some_and(Run::resumed),
-    }
-}
-
 fn nothing_changed(release: &Release, preview: &Preview, measured: &Measured) -> Result<Finished> {
     let hold = preview.now.holds.held(&[]);
     let held = hold.is_some();
@@ -192,7 +181,7 @@ pub fn deploy(
     if let Err(error) = session.out.open_journal(&run.dir.journal()) {
         session.out.note(format!("no journal: {error:#}"));
     }
-    session.out.record(&started(session, engine, Some(&run)));
+    session.out.record(&started(session, Command::Up, engine, Some(&run)));
     let mut measured = Measured { past: run.past.clone().unwrap_or_default(), ..Measured::default() };
     take_over_snapshot(session, &run, &mut measured.past);
     ending::tell_of_cut_off(session, &run);

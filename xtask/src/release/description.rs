@@ -71,6 +71,17 @@ impl Image {
     }
 }
 
+/// What a person wrote about a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// The text.
+    pub text: String,
+    /// Who wrote it, as `user@host`.
+    pub who: String,
+    /// When, in Unix milliseconds.
+    pub at_ms: u64,
+}
+
 /// `release.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Release {
@@ -112,6 +123,12 @@ pub struct Release {
     pub xtask: String,
     /// The engine's digest of each service's settings, as they were deployed.
     pub settings: BTreeMap<String, String>,
+    /// The newest note about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Note>,
+    /// A person wants to keep it: retention never removes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
 }
 
 impl Release {
@@ -135,6 +152,8 @@ impl Release {
             files: BTreeMap::new(),
             xtask: String::new(),
             settings: BTreeMap::new(),
+            note: None,
+            pinned: false,
         }
     }
 

@@ -163,8 +163,8 @@ fn pack(to: &Path, index: &Index, paths: &[(String, PathBuf)], deadline: Deadlin
 }
 
 /// Imports a release and gives it a new id. If the store has a release with the same content, that
-/// one is returned. Errors: exit 1 if the archive is refused or there is no space, exit 2 if it
-/// belongs to another project.
+/// one is returned. Errors: exit 1 if the archive is refused or there is no space, exit 2 if the file is no
+/// archive of a release, or if it belongs to another project.
 pub fn import(pilot: &Pilot, store: &Store, from: &Path) -> Result<Release> {
     let _shown = screen::doing(format!("read {}", from.display()));
     store.remove_cut_off_imports()?;
@@ -174,7 +174,30 @@ pub fn import(pilot: &Pilot, store: &Store, from: &Path) -> Result<Release> {
     taken
 }
 
+/// Why this file cannot be an archive of a release; nothing if it begins as one does.
+fn no_archive(path: &Path) -> Option<String> {
+    let begins = || -> Result<bool> {
+        let mut file = files::open_regular(path)?;
+        let mut head = [0; 512];
+        Ok(file.read_exact(&mut head).is_ok() && head[257..262] == *b"ustar")
+    };
+    match begins() {
+        Ok(true) => None,
+        Ok(false) => Some("it does not begin as a tar archive does".into()),
+        Err(error) => Some(format!("{error:#}")),
+    }
+}
+
 fn take_in(pilot: &Pilot, store: &Store, from: &Path, scratch: &Path) -> Result<Release> {
+    let wrong = |why: String| {
+        let what = format!("cannot import {}, which is no archive of a release: {why}", from.display());
+        let next = Next::xtask("releases export RELEASE")
+            .so("on the host that has the release, then import the file that it names");
+        fail(Exit::Usage, what, next)
+    };
+    if let Some(why) = no_archive(from) {
+        return Err(wrong(why));
+    }
     let refused = |error: anyhow::Error| {
         let what = format!("cannot import {}: {error:#}", from.display());
         fail(
@@ -185,6 +208,9 @@ fn take_in(pilot: &Pilot, store: &Store, from: &Path, scratch: &Path) -> Result<
         )
     };
     let archive = Archive::open(from, Deadline::after(LIMIT)).map_err(refused)?;
+    if !archive.sizes().contains_key(INDEX) {
+        return Err(wrong(format!("it has no {INDEX}")));
+    }
     let index = index(&archive).map_err(refused)?;
     if index.project != pilot.project {
         let what = format!("cannot import {}: it belongs to project {:?}", from.display(), index.project);
@@ -291,9 +317,10 @@ fn publish(store: &Store, packed: &Store, mut release: Release) -> Result<Releas
     }
     move_to(&packed.xtask(&release.xtask), &store.xtask(&release.xtask))?;
     release.id = store.free_id()?;
-    // These two values are only valid on the host that made them.
+    // These values are only valid on the host that made them.
     release.inputs = None;
     release.verified_run = None;
+    release.pinned = false;
     files::write_json(&old.join(DESCRIPTION), &release, Mode::Plain)?;
     move_to(&old, &store.dir(&release.id))?;
     Ok(release)

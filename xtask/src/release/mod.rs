@@ -1,8 +1,9 @@
 //! Releases: restore points that never change and that need nothing else. What a release is (`description`,
-//! `form`), what it is made from (`source`), the store on disk (`store`, `images`, `blobs`), retention, and export to
-//! another host. Nothing here deploys.
+//! `form`), what differs between two (`changes`), what it is made from (`source`), the store on disk (`store`, `images`,
+//! `blobs`), retention, and export to another host. Nothing here deploys.
 
 pub mod blobs;
+pub mod changes;
 pub mod description;
 pub mod export;
 pub mod form;

@@ -1,5 +1,5 @@
-//! Which releases are removed: old ones, and unfinished ones. The running release and the last known-good one
-//! always stay. Called after a deployment, by `releases prune` and by `host --free`.
+//! Which releases are removed: old ones, and unfinished ones. The running release, the last known-good one and those
+//! that a person has pinned always stay. Called after a deployment, by `releases prune` and by `host --free`.
 
 use crate::base::files::{self, Freed};
 use crate::release::description::Release;
@@ -123,9 +123,10 @@ struct Prune {
 }
 
 /// Keeps the `keep` known-good releases that were verified last and as many others, those of the same content
-/// counted once; never removes the one that runs, nor what a release that stays needs.
+/// counted once; never removes the one that runs, a pinned one (these are not counted), nor what a release that stays
+/// needs.
 fn prune(all: &[Release], current: Option<&str>, keep: usize) -> Prune {
-    let mut newest_first: Vec<&Release> = all.iter().collect();
+    let mut newest_first: Vec<&Release> = all.iter().filter(|r| !r.pinned).collect();
     newest_first.sort_by_key(|r| std::cmp::Reverse((r.verified(), number(&r.id))));
     let (good, other): (Vec<_>, Vec<_>) = newest_first.into_iter().partition(|r| r.is_known_good());
     let surplus = [surplus(&good, keep), surplus(&other, keep)].concat();
@@ -195,6 +196,23 @@ mod tests {
         std::fs::write(f.store.file("r3", "release.json"), "noise").unwrap();
         f.store.retain(1).unwrap();
         assert!(f.store.dir("r1").exists() && f.store.dir("r3").exists());
+    }
+
+    #[test]
+    fn a_pinned_release_stays_beside_those_that_are_counted() {
+        let f = fixture();
+        for word in ["one", "two", "three", "four"] {
+            let release = make_of(&f, word);
+            f.store.promote(&release.id, BTreeMap::new(), number(&release.id)).unwrap();
+        }
+        f.store.pin("r1", true).unwrap();
+        f.store.set_current("r4").unwrap();
+        f.store.retain(2).unwrap();
+        assert_eq!(ids(&f.store.list().unwrap().0), ["r1", "r3", "r4"]);
+        assert!(f.store.is_whole(&f.store.named("r1").unwrap().images["gateway"]));
+        f.store.pin("r1", false).unwrap();
+        f.store.retain(2).unwrap();
+        assert_eq!(ids(&f.store.list().unwrap().0), ["r3", "r4"]);
     }
 
     #[test]

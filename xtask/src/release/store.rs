@@ -5,7 +5,7 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
 use crate::base::machine;
 use crate::base::next::Next;
-use crate::release::description::{ENVIRONMENT_FILE, Image, Parts, Release, State, mode_of};
+use crate::release::description::{ENVIRONMENT_FILE, Image, Note, Parts, Release, State, mode_of};
 use crate::release::form::{DESCRIPTION, is_release_id};
 use crate::stack::definition::{Definition, Environment, Resolved};
 use crate::stack::envfile::EnvFile;
@@ -262,6 +262,16 @@ impl Store {
         self.change(id, |release| release.same_commits.push(commit.to_owned()))
     }
 
+    /// Replaces the note about it; an empty text removes the note.
+    pub fn annotate(&self, id: &str, note: Note) -> Result<()> {
+        self.change(id, |release| release.note = Some(note).filter(|note| !note.text.is_empty()))
+    }
+
+    /// From now on retention never removes it, or may remove it again.
+    pub fn pin(&self, id: &str, pinned: bool) -> Result<()> {
+        self.change(id, |release| release.pinned = pinned)
+    }
+
     /// Marks it as failed. Only a candidate can fail; a release that was known-good may be tried again.
     pub fn mark_failed(&self, id: &str, reason: &str) -> Result<()> {
         self.change(id, |release| {
@@ -291,10 +301,11 @@ pub(super) fn number(id: &str) -> u64 {
     id.strip_prefix('r').and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-/// The name that is most similar to `name`, with at most two different characters.
+/// The name that is most similar to `name`: one character is wrong, missing or too many. The names are short, so with
+/// two almost every name would be similar.
 fn nearest<'a>(name: &str, all: &[&'a str]) -> Option<&'a str> {
     let near = all.iter().rev().map(|other| (strsim::levenshtein(name, other), *other));
-    near.min_by_key(|(distance, _)| *distance).filter(|(distance, _)| *distance <= 2).map(|(_, other)| other)
+    near.min_by_key(|(distance, _)| *distance).filter(|(distance, _)| *distance <= 1).map(|(_, other)| other)
 }
 
 #[cfg(test)]
@@ -411,6 +422,8 @@ pub(super) mod tests {
         make(&f);
         let error = f.store.named("r11").unwrap_err().to_string();
         assert!(error.contains("there are r1") && error.contains("did you mean r1"), "{error}");
+        let error = f.store.named("r99").unwrap_err().to_string();
+        assert!(error.contains("there are r1") && !error.contains("did you mean"), "{error}");
         let path = f.store.file("r1", "release.json");
         let text = std::fs::read_to_string(&path).unwrap().replace("\"version\": 3", "\"version\": 4");
         std::fs::write(&path, text).unwrap();

@@ -3,14 +3,13 @@
 //! gate closed. A hold that cannot be read still stands. The `ledger` keeps the records. Nothing here talks
 //! to a gateway.
 
-use crate::base::deadline::now_ms;
+use crate::base::deadline::{now_ms, utc};
 use crate::base::machine;
 use crate::base::observed::Observed;
 use crate::stack::ledger::{Ledger, Record};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::time::{Duration, UNIX_EPOCH};
 
 const FORMAT: u32 = 1;
 
@@ -37,19 +36,14 @@ pub struct Hold {
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { user, host, at_ms, reason, .. } = self;
-        // The file may contain any number, and this form of a time ends with the year 9999.
-        if *at_ms > 253_402_300_799_000 {
-            return write!(f, "held by {user}@{host} since an unknown time: {reason}");
-        }
-        let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(*at_ms));
-        write!(f, "held by {user}@{host} since {at}: {reason}")
+        write!(f, "held by {user}@{host} since {}: {reason}", utc(*at_ms))
     }
 }
 
 impl Hold {
     /// A hold by the user of this program.
     pub fn mine(reason: &str) -> Self {
-        Self::by(&user(), reason)
+        Self::by(&machine::person(), reason)
     }
 
     /// A hold by somebody who closed the gate without this program. The reason is the
@@ -102,12 +96,6 @@ impl Hold {
     pub fn lift(&self, ledger: &Ledger) -> Result<()> {
         ledger.remove(if self.id == FENCE { Record::Fence } else { Record::Hold(&self.id) })
     }
-}
-
-/// The user of this program. Under sudo, the user who called sudo.
-fn user() -> String {
-    let typed = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
-    typed.unwrap_or_else(machine::user_name)
 }
 
 /// Id of the hold that older versions kept in a separate file.

@@ -361,6 +361,11 @@ impl RunDir {
         self.0.join("evidence")
     }
 
+    /// The evidence of a run that failed after it had changed something: what there was at its end.
+    pub fn evidence_of_the_end(&self) -> PathBuf {
+        self.0.join("evidence-at-the-end")
+    }
+
     /// Marks a failed run whose backups may have the only copy of some data.
     pub fn owes(&self) -> PathBuf {
         self.0.join("owes-data")

@@ -126,7 +126,50 @@ fn pruning_keeps_the_way_back() {
         let ids: Vec<&Value> = left["releases"].as_array().unwrap().iter().map(|r| &r["id"]).collect();
         // r2 runs, and was verified last.
         assert_eq!(ids, [&json!("r2")]);
+        let refused = pilot.xtask(&["releases", "prune", "--keep", "0"]).expect(2);
+        assert!(refused.err.contains("no release to go back to"), "{}", refused.err);
         pilot.xtask(&["rollback"]).expect(0);
+    });
+}
+
+#[test]
+fn a_release_has_a_note_and_a_pinned_one_stays() {
+    on(&[Process], "pinned", |pilot| {
+        let pilot = pilot.up();
+        pilot.edit_env("DEFAULT_SEED", "7");
+        pilot.xtask(&["up"]).expect(0);
+        pilot.xtask(&["releases", "annotate", "r1", "before the  new\nseed"]).expect(0);
+        pilot.xtask(&["releases", "annotate", "r1", &"x".repeat(501)]).expect(2);
+        pilot.xtask(&["releases", "pin", "r1"]).expect(0);
+        pilot.xtask(&["releases", "pin", "r7"]).expect(2);
+        let list = pilot.xtask(&["releases", "list"]).expect(0).out;
+        assert!(list.contains("pinned; before the new seed") && list.contains("1 setting"), "{list}");
+        assert!(pilot.xtask(&["releases", "show", "r1"]).expect(0).out.contains("before the new seed"));
+        let told = pilot.told(&["releases", "list"], 0);
+        assert_eq!(told["differs"]["r2"], json!({"images": [], "settings": 1, "files": []}), "{told}");
+        pilot.xtask(&["releases", "verify"]).expect(0);
+        let ids = || -> Vec<Value> {
+            let told = pilot.told(&["releases", "list"], 0)["releases"].clone();
+            told.as_array().unwrap().iter().map(|release| release["id"].clone()).collect()
+        };
+        pilot.xtask(&["releases", "prune", "--keep", "1"]).expect(0);
+        assert_eq!(ids(), ["r1", "r2"]);
+        pilot.xtask(&["releases", "unpin", "r1"]).expect(0);
+        pilot.xtask(&["releases", "prune", "--keep", "1"]).expect(0);
+        assert_eq!(ids(), ["r2"]);
+    });
+}
+
+#[test]
+fn what_is_no_archive_is_said_to_be_none() {
+    on(&[Process], "no-archive", |pilot| {
+        let path = pilot.folder.0.join("notes.txt");
+        std::fs::write(&path, "these are notes\n".repeat(100)).unwrap();
+        for file in [path.as_path(), &pilot.folder.0, std::path::Path::new("/no/such/file")] {
+            let refused = pilot.xtask(&["releases", "import", &file.display().to_string()]).expect(2);
+            assert!(refused.err.contains("which is no archive of a release"), "{}", refused.err);
+            assert!(refused.err.contains(&file.display().to_string()), "{}", refused.err);
+        }
     });
 }
 

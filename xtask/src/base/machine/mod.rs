@@ -143,6 +143,12 @@ pub fn user_name() -> String {
     named.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }
 
+/// The person who runs this program: the user; under sudo, the user who called sudo.
+pub fn person() -> String {
+    let typed = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
+    typed.unwrap_or_else(user_name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

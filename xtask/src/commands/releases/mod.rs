@@ -1,25 +1,28 @@
-//! `releases`: lists, shows, compares, checks, exports, imports and removes the releases that a rollback can
-//! go to.
+//! `releases`: lists, shows, annotates, pins, compares, checks, exports, imports and removes the releases that a
+//! rollback can go to.
 
 mod diff;
+mod list;
 
-use crate::base::failure::Exit;
+use crate::base::deadline::now_ms;
+use crate::base::failure::{Exit, fail};
 use crate::base::files;
+use crate::base::machine;
 use crate::base::next::Next;
+use crate::base::secrets;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::session::Session;
-use crate::operations::with_data;
+use crate::release::description::Note;
 use crate::release::{export, source};
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
 
 /// `cargo xtask releases`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Examples:\n  cargo xtask releases list\n  cargo xtask releases diff r1 running\n  cargo xtask releases verify\n  cargo xtask releases export r1"
+    after_help = "Examples:\n  cargo xtask releases list\n  cargo xtask releases diff r1 running\n  cargo xtask releases verify\n  cargo xtask releases annotate r1 \"before the new cache\"\n  cargo xtask releases pin r1\n  cargo xtask releases export r1"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -28,11 +31,28 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List every release, oldest first
+    /// List every release, oldest first, with what differs from the one before, and notes
     List,
     /// Show one release: images, files, when it was made and verified
     Show {
         /// Its id, as `releases list` shows it
+        release: String,
+    },
+    /// Write a note about a release; `list` and `show` have it. An empty text removes it
+    Annotate {
+        /// Id of the release
+        release: String,
+        /// The note; secrets in it are masked
+        text: String,
+    },
+    /// Never remove this release, however many newer ones there are
+    Pin {
+        /// Id of the release
+        release: String,
+    },
+    /// Let retention remove this release again
+    Unpin {
+        /// Id of the release
         release: String,
     },
     /// Compare two: settings (secrets masked), images, compose file, seed
@@ -60,9 +80,9 @@ enum Command {
         /// Path of the archive
         file: PathBuf,
     },
-    /// Remove old releases; the running one and the last known-good one always stay
+    /// Remove old releases; the running one, the last known-good one and pinned ones always stay
     Prune {
-        /// How many known-good releases to keep [default: keep_releases in pilot.toml]
+        /// How many known-good releases to keep, at least 1 [default: keep_releases in pilot.toml]
         #[arg(long)]
         keep: Option<usize>,
     },
@@ -71,8 +91,11 @@ enum Command {
 /// Runs the subcommand.
 pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     match &args.command {
-        Command::List => list(session)?,
-        Command::Show { release } => show(session, release)?,
+        Command::List => list::all(session)?,
+        Command::Show { release } => list::one(session, release)?,
+        Command::Annotate { release, text } => annotate(session, release, text)?,
+        Command::Pin { release } => pin(session, release, true)?,
+        Command::Unpin { release } => pin(session, release, false)?,
         Command::Diff { a, b } => diff::run(session, a, b)?,
         Command::Verify { release } => return verify(session, release.as_deref()),
         Command::Export { release, output } => export(session, release, output.as_deref())?,
@@ -149,7 +172,45 @@ fn import(session: &Session, file: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The most characters of a note: it stands on one line of a list.
+const LONGEST_NOTE: usize = 500;
+
+fn annotate(session: &Session, id: &str, text: &str) -> Result<()> {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if text.chars().count() > LONGEST_NOTE {
+        let what = format!("the note has more than {LONGEST_NOTE} characters");
+        return Err(fail(Exit::Usage, what, "write a shorter one, with a link to the rest"));
+    }
+    let _lock = session.lock("releases annotate")?;
+    let release = session.store.named(id)?;
+    let who = format!("{}@{}", machine::person(), machine::host_name());
+    let note = Note { text: secrets::mask(&text), who, at_ms: now_ms() };
+    session.store.annotate(&release.id, note)?;
+    told(session, &release.id)
+}
+
+fn pin(session: &Session, id: &str, pinned: bool) -> Result<()> {
+    let _lock = session.lock(if pinned { "releases pin" } else { "releases unpin" })?;
+    let release = session.store.named(id)?;
+    session.store.pin(&release.id, pinned)?;
+    told(session, &release.id)
+}
+
+/// What is written about it now.
+fn told(session: &Session, id: &str) -> Result<()> {
+    let release = session.store.named(id)?;
+    session.out.event(&Event::Result { value: &json!(release) });
+    let pinned = if release.pinned { "pinned: it is never removed" } else { "not pinned" };
+    let note = release.note.as_ref().map_or_else(|| "no note".into(), |note| format!("note: {}", note.text));
+    session.out.say(format!("release {id}: {pinned}; {note}"));
+    Ok(())
+}
+
 fn prune(session: &Session, keep: Option<usize>) -> Result<()> {
+    if keep == Some(0) {
+        let what = "with --keep 0 there would be no release to go back to; nothing was removed";
+        return Err(fail(Exit::Usage, what, Next::xtask("releases prune --keep 1")));
+    }
     let _lock = session.lock("releases prune")?;
     let keep = keep.unwrap_or(session.pilot.manifest.limits.keep_releases);
     let freed = session.store.retain(keep)?;
@@ -162,65 +223,4 @@ fn prune(session: &Session, keep: Option<usize>) -> Result<()> {
         session.out.xtask("host --free")
     ));
     Ok(())
-}
-
-fn list(session: &Session) -> Result<()> {
-    let out = &session.out;
-    let (releases, broken) = session.store.list()?;
-    let current = session.store.current().ok().flatten().map(|r| r.id);
-    out.event(&Event::Result { value: &json!({"releases": releases, "current": current, "broken": broken}) });
-    if releases.is_empty() {
-        out.say(format!("there are no releases yet; to make one: {}", out.xtask("up")));
-    } else {
-        out.say("  release  state       version   commit         made");
-    }
-    for release in &releases {
-        let running = if current.as_ref() == Some(&release.id) { "*" } else { " " };
-        let commit: String = match &release.commit {
-            Some(commit) if commit.ends_with("-dirty") => format!("{}-dirty", &commit[..7.min(commit.len())]),
-            Some(commit) => commit.chars().take(12).collect(),
-            None => "none".into(),
-        };
-        let word = release.state.as_str();
-        let made = time(release.created_ms);
-        out.say(format!(
-            "{running} {:<7}  {word:<10}  {:<8}  {commit:<13}  {made}",
-            release.id, release.label
-        ));
-    }
-    broken.iter().for_each(|error| out.say(format!("{} {error}", out.mark(Some(false)))));
-    Ok(())
-}
-
-fn show(session: &Session, id: &str) -> Result<()> {
-    let out = &session.out;
-    let release = session.store.named(id)?;
-    out.event(&Event::Result { value: &json!(release) });
-    let reason = release.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
-    out.say(format!("release  {} ({}), {}{reason}", release.id, release.label, release.state.as_str()));
-    out.say(format!("made     {} on {}", time(release.created_ms), release.engine));
-    out.say(format!("verified {}", release.verified_ms.map_or("never".into(), time)));
-    out.say(format!("commit   {}", release.commit.as_deref().unwrap_or("none")));
-    for (service, image) in &release.images {
-        let kept = if session.store.has(image) { "kept" } else { "not kept" };
-        let short: String = image.id.chars().take(19).collect();
-        out.say(format!("image    {service:<8} {short}  {kept}"));
-    }
-    let sound = session.store.check_files(&release);
-    out.say(match &sound {
-        Ok(()) => format!("files    {}, unchanged", release.files.len()),
-        Err(error) => format!("files    {error:#}"),
-    });
-    out.say(format!("folder   {}", session.store.dir(&release.id).display()));
-    if let Some(kept) = with_data::of_release(&session.pilot.state, &release.id)? {
-        let (data, made) = (kept.backup.data().join(", "), time(kept.backup.made_ms));
-        out.say(format!("snapshot {} of {data}, as it was left at {made}", kept.id));
-        let back = out.xtask(&format!("rollback --to {} --with-data", release.id));
-        out.say(format!("         to go back with it: {back}"));
-    }
-    Ok(())
-}
-
-fn time(ms: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
 }

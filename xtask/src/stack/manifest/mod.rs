@@ -14,11 +14,9 @@ use anyhow::{Result, ensure};
 use reading::Need;
 use std::collections::BTreeSet;
 use std::path::Path;
-#[cfg(test)]
-pub use values::Contact;
 pub use values::{
-    DataRule, DataRules, Document, Dump, Flags, HealthRule, LoadRule, Manifest, MemoryRule, Remote, Service,
-    SessionRule,
+    Contact, DataRule, DataRules, Document, Dump, Flags, HealthRule, Limits, LoadRule, Manifest, MemoryRule,
+    Remote, Service, SessionRule,
 };
 
 /// What manifests of version 1 do not say, because this program knew it.

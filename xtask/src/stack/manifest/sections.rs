@@ -286,6 +286,7 @@ fn limits(value: &Value<'_>) -> Option<Limits> {
         evidence: time("evidence", other.evidence),
         keep_releases: kept("keep_releases", other.keep_releases),
         keep_backups: kept("keep_backups", other.keep_backups),
+        keep_runs: kept("keep_runs", other.keep_runs),
     };
     table.close();
     Some(read)

@@ -250,6 +250,8 @@ pub struct Limits {
     pub keep_releases: usize,
     /// How many backups retention keeps.
     pub keep_backups: usize,
+    /// How many runs, with their evidence, retention keeps.
+    pub keep_runs: usize,
 }
 
 impl Default for Limits {
@@ -264,6 +266,7 @@ impl Default for Limits {
             evidence: seconds(5),
             keep_releases: 5,
             keep_backups: 5,
+            keep_runs: 50,
         }
     }
 }
