@@ -91,6 +91,9 @@ pub enum Command {
         /// Path of its `service.json`
         file: PathBuf,
     },
+    /// Delivers messages to receivers outside
+    #[command(hide = true)]
+    Deliver,
     /// Undoes a pause when the process that began it has ended
     #[command(hide = true)]
     Unpause {
@@ -124,6 +127,37 @@ impl Cli {
 }
 
 impl Command {
+    /// What a command is called that changes something; nothing for one that only looks.
+    pub fn changes(&self) -> Option<&'static str> {
+        match self {
+            Self::Rollback(args) => args.changes(),
+            Self::KillSwitch(args) => args.changes(),
+            Self::Backup(args) => args.changes(),
+            Self::Host(args) => args.changes(),
+            Self::Releases(args) => args.changes(),
+            Self::Up(_) => Some("up"),
+            Self::Reset(_) => Some("reset"),
+            Self::Down(_) => Some("down"),
+            Self::Seed(_) => Some("seed"),
+            Self::Observe(_) => Some("observe"),
+            Self::Init(_) => Some("init"),
+            Self::Drill(_) => Some("drill"),
+            Self::Bench(_) => Some("bench"),
+            Self::Status(_)
+            | Self::Assess(_)
+            | Self::Diagnose(_)
+            | Self::Evidence(_)
+            | Self::Smoke(_)
+            | Self::Preflight(_)
+            | Self::Flags(_)
+            | Self::Snapshot(_)
+            | Self::Ci(_)
+            | Self::Supervise { .. }
+            | Self::Deliver
+            | Self::Unpause { .. } => None,
+        }
+    }
+
     /// Which manifest the command uses.
     pub fn by(&self) -> By {
         match self {

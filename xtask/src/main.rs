@@ -16,6 +16,7 @@ mod rehearsal;
 mod release;
 mod stack;
 
+use crate::base::courier::{self, Courier};
 use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::next::{Context, Next};
 use crate::base::output::{Format, Output};
@@ -23,6 +24,7 @@ use crate::base::signals;
 use crate::base::stderr;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::session::Session;
+use crate::operations::{notify, register};
 use crate::release::store::Store;
 use crate::stack::escalation;
 use crate::stack::pilot::Pilot;
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Unpause { file, limit_ms } => {
             Some(engine::pause::help(file, Duration::from_millis(*limit_ms)))
         }
+        Command::Deliver => Some(courier::help()),
         _ => None,
     };
     if let Some(ended) = helper {
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         .unwrap_or_else(|error| Finished::refused(&error, &context))
         .masked();
     signals::over();
+    register::end(&finished, &out);
     conclude(&out, &finished, matches!(cli.command, Command::Drill(_)));
     ExitCode::from(u8::from(finished.exit))
 }
@@ -90,6 +94,7 @@ fn listen(format: Format, start: Instant) -> Result<()> {
     signals::listen(Exit::Interrupted as i32, move || {
         let out = Output::new(format, start, Context::default());
         let finished = Finished::interrupted();
+        register::end(&finished, &out);
         out.event(&Event::Finished(&finished));
         if let (Some(error), false) = (&finished.error, out.is_json()) {
             stderr::line(format!("\n{} {error}", out.mark(Some(false))));
@@ -100,6 +105,10 @@ fn listen(format: Format, start: Instant) -> Result<()> {
 fn run(cli: &Cli, start: Instant) -> Result<Finished> {
     let pilot = Pilot::find(cli.stack.as_deref(), cli.project.as_deref(), cli.command.by())?;
     let out = Output::new(cli.format(), start, cli.context());
+    let changes = cli.command.changes();
+    if let Some(command) = changes {
+        register::begin(&pilot, command);
+    }
     match &cli.command {
         Command::Ci(_) => return ci::run(&pilot),
         Command::Drill(args) => return drill::run(args, cli.engine(), &pilot, out),
@@ -114,7 +123,7 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
     let (pilot, engine) =
         engine::open(pilot, cli.engine(), cli.command.by()).map_err(|error| nothing_done(cli, error))?;
     let store = Store::new(&pilot.state);
-    let session = Session { pilot, engine, store, out };
+    let session = Session { pilot, engine, store, out, courier: Courier::default() };
     let manifest = session.pilot.manifest.clone();
     let mut finished =
         dispatch(cli, &session).unwrap_or_else(|error| Finished::refused(&error, session.out.context()));
@@ -124,6 +133,9 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
         _ => None,
     };
     finished.escalation = finished.escalation.or(level);
+    if let Some(command) = changes {
+        notify::ends(&session, command, &finished);
+    }
     Ok(finished)
 }
 
@@ -162,6 +174,7 @@ fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
         | Command::Drill(_)
         | Command::Bench(_)
         | Command::Supervise { .. }
+        | Command::Deliver
         | Command::Unpause { .. } => Ok(Finished::plain(Exit::Ok)),
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod archive;
 pub mod ask;
+pub mod courier;
 pub mod deadline;
 pub mod failure;
 pub mod files;

@@ -34,6 +34,20 @@ pub enum Outcome {
     RolledBack,
 }
 
+impl Outcome {
+    /// The word in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Restored => "restored",
+            Self::NotRestored => "not-restored",
+            Self::NothingToDo => "nothing-to-do",
+            Self::Refused => "refused",
+            Self::Deployed => "deployed",
+            Self::RolledBack => "rolled-back",
+        }
+    }
+}
+
 /// The state of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

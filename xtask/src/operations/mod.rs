@@ -1,12 +1,16 @@
 //! Complete stories, each readable from top to bottom: deploy a release, roll back, and how a run ends. How a
 //! stack is brought to a release is in `deploy`. Called by `commands`.
 
+mod audit;
 pub mod candidate;
 pub mod ending;
 #[cfg(test)]
 mod in_memory;
 pub mod init;
 pub mod look;
+mod metrics;
+pub mod notify;
+pub mod register;
 pub mod reopen;
 pub mod report;
 pub mod rollback;

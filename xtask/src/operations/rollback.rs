@@ -17,6 +17,7 @@ use crate::deploy::run::{self, Request, Run};
 use crate::deploy::session::Session;
 use crate::operations::candidate::{self, Source};
 use crate::operations::ending::{self, Ended};
+use crate::operations::notify;
 use crate::operations::target::{self, Targets};
 use crate::operations::with_data;
 use crate::release::description::Release;
@@ -112,6 +113,7 @@ pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Resul
     };
     let run = run::begin(&session.pilot.state, request)?;
     begin(&run, session);
+    notify::begins(session, &run);
     let targets = target::as_begun(targets, &run, session);
     if let Targets::Releases(releases) = &targets {
         let ids: Vec<String> = releases.iter().map(|release| release.id.clone()).collect();

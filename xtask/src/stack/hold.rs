@@ -49,7 +49,7 @@ impl fmt::Display for Hold {
 impl Hold {
     /// A hold by the user of this program.
     pub fn mine(reason: &str) -> Self {
-        Self::by(&user(), reason)
+        Self::by(&machine::operator(), reason)
     }
 
     /// A hold by somebody who closed the gate without this program. The reason is the
@@ -102,12 +102,6 @@ impl Hold {
     pub fn lift(&self, ledger: &Ledger) -> Result<()> {
         ledger.remove(if self.id == FENCE { Record::Fence } else { Record::Hold(&self.id) })
     }
-}
-
-/// The user of this program. Under sudo, the user who called sudo.
-fn user() -> String {
-    let typed = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
-    typed.unwrap_or_else(machine::user_name)
 }
 
 /// Id of the hold that older versions kept in a separate file.

@@ -30,6 +30,7 @@ mod look;
 mod migration;
 mod model;
 mod notes;
+mod notify;
 mod observability;
 mod operator;
 mod pilot;

@@ -136,6 +136,12 @@ pub fn kernel() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
+/// The person who uses this program: under sudo, the user who called sudo.
+pub fn operator() -> String {
+    let typed = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
+    typed.unwrap_or_else(user_name)
+}
+
 /// The user of this program, as id(1) names it; else the user id.
 pub fn user_name() -> String {
     let named = cmd("id", &["-un"]).run(Deadline::after(Duration::from_secs(2)));

@@ -3,6 +3,7 @@
 //! of the manifest.
 
 mod gate;
+mod outward;
 mod reading;
 mod requests;
 mod sections;
@@ -15,8 +16,8 @@ use reading::Need;
 use std::collections::BTreeSet;
 use std::path::Path;
 pub use values::{
-    DataRule, DataRules, Document, Dump, Flags, HealthRule, LoadRule, Manifest, MemoryRule, Remote, Service,
-    SessionRule,
+    DataRule, DataRules, Document, Dump, Flags, HealthRule, LoadRule, Manifest, MemoryRule, Metrics, Notify,
+    Occasion, Remote, Service, SessionRule,
 };
 
 /// What manifests of version 1 do not say, because this program knew it.
