@@ -29,16 +29,19 @@ use crate::release::store::Store;
 use crate::stack::escalation;
 use crate::stack::pilot::Pilot;
 use anyhow::Result;
-use clap::Parser;
 use cli::{Cli, Command};
-use commands::{assess, diagnose, flags, preflight, seed, snapshot};
+use commands::{assess, completions, diagnose, flags, man, preflight, seed, snapshot};
 use commands::{bench, ci, down, drill, kill_switch, releases, reset, rollback, smoke, status, up};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
     let start = Instant::now();
-    let cli = match Cli::try_parse() {
+    if std::env::args_os().len() == 1 {
+        Output::new(Format::Text, start, Context::default()).say(Cli::overview());
+        return ExitCode::SUCCESS;
+    }
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => return mistyped(&error, start),
     };
@@ -103,8 +106,13 @@ fn listen(format: Format, start: Instant) -> Result<()> {
 }
 
 fn run(cli: &Cli, start: Instant) -> Result<Finished> {
+    match &cli.command {
+        Command::Completions(args) => return completions::run(args, Cli::described(), &output(cli, start)),
+        Command::Man(args) => return man::run(args, Cli::described(), &output(cli, start)),
+        _ => {}
+    }
     let pilot = Pilot::find(cli.stack.as_deref(), cli.project.as_deref(), cli.command.by())?;
-    let out = Output::new(cli.format(), start, cli.context());
+    let out = output(cli, start);
     let changes = cli.command.changes();
     if let Some(command) = changes {
         register::begin(&pilot, command);
@@ -137,6 +145,10 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
         notify::ends(&session, command, &finished);
     }
     Ok(finished)
+}
+
+fn output(cli: &Cli, start: Instant) -> Output {
+    Output::new(cli.format(), start, cli.context())
 }
 
 /// Without an engine, a rollback can neither check nor close anything; the error says so.
@@ -173,6 +185,8 @@ fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
         Command::Ci(_)
         | Command::Drill(_)
         | Command::Bench(_)
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::Supervise { .. }
         | Command::Deliver
         | Command::Unpause { .. } => Ok(Finished::plain(Exit::Ok)),

@@ -47,6 +47,7 @@ mod scenarios;
 mod schema;
 mod secrets;
 mod services;
+mod shell;
 mod stopped;
 mod tidy;
 mod truths;
