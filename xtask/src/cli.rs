@@ -7,17 +7,18 @@ use crate::base::output::{Format, Loudness, Style};
 use crate::base::screen;
 use crate::commands::values::{ColorName, EngineName, FormatName};
 use crate::commands::{
-    assess, backup, bench, ci, diagnose, down, drill, evidence, flags, history, host, init, kill_switch,
-    observe, preflight, releases, report, reset, rollback, seed, smoke, snapshot, status, up,
+    assess, backup, bench, ci, completions, diagnose, down, drill, evidence, flags, guide, history, host,
+    init, kill_switch, man, observe, preflight, releases, report, reset, rollback, seed, smoke, snapshot,
+    status, up,
 };
 use crate::engine::roles::Kind;
 use crate::stack::pilot::By;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Brings a broken pilot back to its last known-good release, checks that it works, and keeps the evidence.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXIT_TABLE, disable_version_flag = true)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXIT_TABLE, version)]
 pub struct Cli {
     /// Folder of the stack [default: pilot-deploy of this repository, else the nearest folder with a compose file]
     #[arg(long, global = true, value_name = "DIR")]
@@ -99,12 +100,19 @@ pub enum Command {
     Bench(bench::Args),
     /// Check the format, run the lints and the tests
     Ci(ci::Args),
+    /// Print what makes a shell complete these commands
+    Completions(completions::Args),
+    /// Print or write the manual pages
+    Man(man::Args),
     /// Keeps one service of the process engine running
     #[command(hide = true)]
     Supervise {
         /// Path of its `service.json`
         file: PathBuf,
     },
+    /// Delivers messages to receivers outside
+    #[command(hide = true)]
+    Deliver,
     /// Undoes a pause when the process that began it has ended
     #[command(hide = true)]
     Unpause {
@@ -116,6 +124,21 @@ pub enum Command {
 }
 
 impl Cli {
+    /// Reads the command line of this process.
+    pub fn read() -> Result<Self, clap::Error> {
+        Self::described().try_get_matches().and_then(|matches| Self::from_arg_matches(&matches))
+    }
+
+    /// The command line, with all that its help says.
+    pub fn described() -> clap::Command {
+        guide::described(Self::command())
+    }
+
+    /// What is shown if no command is given.
+    pub fn overview() -> String {
+        guide::overview(&Self::command(), Context::new(None, None, None).xtask("").trim_end())
+    }
+
     /// What runs the services, where the user says so.
     pub fn engine(&self) -> Option<Kind> {
         self.engine.map(Kind::from)
@@ -154,6 +177,41 @@ impl Cli {
 }
 
 impl Command {
+    /// What a command is called that changes something; nothing for one that only looks.
+    pub fn changes(&self) -> Option<&'static str> {
+        match self {
+            Self::Rollback(args) => args.changes(),
+            Self::KillSwitch(args) => args.changes(),
+            Self::Backup(args) => args.changes(),
+            Self::Host(args) => args.changes(),
+            Self::Releases(args) => args.changes(),
+            Self::Up(_) => Some("up"),
+            Self::Reset(_) => Some("reset"),
+            Self::Down(_) => Some("down"),
+            Self::Seed(_) => Some("seed"),
+            Self::Observe(_) => Some("observe"),
+            Self::Init(_) => Some("init"),
+            Self::Drill(_) => Some("drill"),
+            Self::Bench(_) => Some("bench"),
+            Self::Status(_)
+            | Self::Assess(_)
+            | Self::Diagnose(_)
+            | Self::Evidence(_)
+            | Self::Smoke(_)
+            | Self::Preflight(_)
+            | Self::Flags(_)
+            | Self::Snapshot(_)
+            | Self::History(_)
+            | Self::Report(_)
+            | Self::Ci(_)
+            | Self::Completions(_)
+            | Self::Man(_)
+            | Self::Supervise { .. }
+            | Self::Deliver
+            | Self::Unpause { .. } => None,
+        }
+    }
+
     /// Which manifest the command uses.
     pub fn by(&self) -> By {
         match self {
@@ -162,6 +220,22 @@ impl Command {
                 By::Any
             }
             _ => By::Running,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_in_one_situation_and_says_what_it_touches() {
+        let overview = Cli::overview();
+        for command in Cli::described().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let (name, help) = (command.get_name(), command.get_after_help().unwrap().to_string());
+            let lines = overview.lines().filter(|line| line.split_whitespace().any(|word| word == name));
+            assert!(lines.count() >= 1, "{name} is in no situation");
+            assert!(help.contains("Touches: ") && help.contains("Exit codes:\n  0 "), "{name}: {help}");
         }
     }
 }

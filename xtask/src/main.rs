@@ -16,6 +16,7 @@ mod rehearsal;
 mod release;
 mod stack;
 
+use crate::base::courier::{self, Courier};
 use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::next::{Context, Next};
 use crate::base::output::{Format, Loudness, Output, Style};
@@ -25,20 +26,24 @@ use crate::base::stderr;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::session::Session;
 use crate::operations::look::is_a_project;
+use crate::operations::{notify, register};
 use crate::release::store::Store;
 use crate::stack::escalation;
 use crate::stack::pilot::{By, Pilot};
 use anyhow::Result;
-use clap::Parser;
 use cli::{Cli, Command};
-use commands::{assess, diagnose, flags, preflight, seed, snapshot};
+use commands::{assess, completions, diagnose, flags, man, preflight, seed, snapshot};
 use commands::{bench, ci, down, drill, kill_switch, releases, reset, rollback, smoke, status, up};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
     let start = Instant::now();
-    let cli = match Cli::try_parse() {
+    if std::env::args_os().len() == 1 {
+        Output::new(Style::PLAIN, start, Context::default()).say(Cli::overview());
+        return ExitCode::SUCCESS;
+    }
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => return mistyped(&error, start),
     };
@@ -47,6 +52,7 @@ fn main() -> ExitCode {
         Command::Unpause { file, limit_ms } => {
             Some(engine::pause::help(file, Duration::from_millis(*limit_ms)))
         }
+        Command::Deliver => Some(courier::help()),
         _ => None,
     };
     if let Some(ended) = helper {
@@ -68,6 +74,7 @@ fn main() -> ExitCode {
         .masked();
     signals::over();
     screen::end();
+    register::end(&finished, &out);
     conclude(&out, &finished, &cli.command);
     if let Some(why) = screen::lost() {
         stderr::line(format!("{} standard output could not be written: {why}", out.mark(Some(false))));
@@ -93,8 +100,8 @@ fn mistyped(error: &clap::Error, start: Instant) -> ExitCode {
     let text = text.trim().trim_start_matches("error: ");
     let context = Context::default();
     let finished = Finished::refused(&fail(Exit::Usage, text, Next::xtask("--help")), &context);
-    let style = Style { format: Format::Json, color: false, loudness: Loudness::Normal };
-    Output::new(style, start, context).event(&Event::Finished(&finished));
+    Output::new(Style { format: Format::Json, ..Style::PLAIN }, start, context)
+        .event(&Event::Finished(&finished));
     ExitCode::from(u8::from(finished.exit))
 }
 
@@ -104,6 +111,7 @@ fn listen(style: Style, start: Instant) -> Result<()> {
         screen::end();
         let out = Output::new(style, start, Context::default());
         let finished = Finished::interrupted();
+        register::end(&finished, &out);
         out.event(&Event::Finished(&finished));
         if let (Some(error), false) = (&finished.error, out.is_json()) {
             stderr::line(format!("\n{} {error}", out.mark(Some(false))));
@@ -112,8 +120,17 @@ fn listen(style: Style, start: Instant) -> Result<()> {
 }
 
 fn run(cli: &Cli, start: Instant) -> Result<Finished> {
+    match &cli.command {
+        Command::Completions(args) => return completions::run(args, Cli::described(), &output(cli, start)),
+        Command::Man(args) => return man::run(args, Cli::described(), &output(cli, start)),
+        _ => {}
+    }
     let pilot = Pilot::find(cli.stack.as_deref(), cli.project.as_deref(), cli.command.by())?;
-    let out = Output::new(cli.style(), start, cli.context());
+    let out = output(cli, start);
+    let changes = cli.command.changes();
+    if let Some(command) = changes {
+        register::begin(&pilot, command);
+    }
     match &cli.command {
         Command::Ci(_) => return ci::run(&pilot),
         Command::Drill(args) => return drill::run(args, cli.engine(), &pilot, out),
@@ -130,7 +147,7 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
     let (pilot, engine) =
         engine::open(pilot, cli.engine(), cli.command.by()).map_err(|error| nothing_done(cli, error))?;
     let store = Store::new(&pilot.state);
-    let session = Session { pilot, engine, store, out };
+    let session = Session { pilot, engine, store, out, courier: Courier::default() };
     if cli.project.is_some() && cli.command.by() != By::Tree {
         is_a_project(&session)?;
     }
@@ -143,7 +160,14 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
         _ => None,
     };
     finished.escalation = finished.escalation.or(level);
+    if let Some(command) = changes {
+        notify::ends(&session, command, &finished);
+    }
     Ok(finished)
+}
+
+fn output(cli: &Cli, start: Instant) -> Output {
+    Output::new(cli.style(), start, cli.context())
 }
 
 /// Without an engine, a rollback can neither check nor close anything; the error says so.
@@ -182,7 +206,10 @@ fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
         | Command::Bench(_)
         | Command::History(_)
         | Command::Report(_)
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::Supervise { .. }
+        | Command::Deliver
         | Command::Unpause { .. } => Ok(Finished::plain(Exit::Ok)),
     }
 }

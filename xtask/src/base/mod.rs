@@ -5,6 +5,7 @@ pub mod archive;
 pub mod ask;
 pub mod board;
 pub mod count;
+pub mod courier;
 pub mod deadline;
 pub mod failure;
 pub mod files;

@@ -77,6 +77,9 @@ pub struct Style {
 }
 
 impl Style {
+    /// Text without colours.
+    pub const PLAIN: Self = Self { format: Format::Text, color: false, loudness: Loudness::Normal };
+
     /// Prints nothing.
     const SILENT: Self = Self { format: Format::Silent, color: false, loudness: Loudness::Quiet };
 }

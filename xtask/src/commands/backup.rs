@@ -43,6 +43,19 @@ pub struct Args {
     command: Command,
 }
 
+impl Args {
+    /// What it is called if it changes something.
+    pub fn changes(&self) -> Option<&'static str> {
+        match self.command {
+            Command::Create => Some("backup create"),
+            Command::Push { .. } => Some("backup push"),
+            Command::Pull { .. } => Some("backup pull"),
+            Command::Restore { .. } => Some("backup restore"),
+            Command::List { .. } => None,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Back up env file, compose file, seed, logs and data

@@ -39,6 +39,17 @@ pub struct Args {
     restart_engine: bool,
 }
 
+impl Args {
+    /// What it is called if it changes something.
+    pub fn changes(&self) -> Option<&'static str> {
+        match (self.free, self.restart_engine) {
+            (_, true) => Some("host --restart-engine"),
+            (true, false) => Some("host --free"),
+            (false, false) => None,
+        }
+    }
+}
+
 /// Exit 0 if everything is within its limits, else 4.
 pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     let pilot = &session.pilot;

@@ -38,6 +38,17 @@ pub struct Args {
     reason: String,
 }
 
+impl Args {
+    /// What it is called if it changes something.
+    pub fn changes(&self) -> Option<&'static str> {
+        match self.action {
+            Action::On => Some("kill-switch on"),
+            Action::Off => Some("kill-switch off"),
+            Action::Status => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Action {
     /// Close the gate: only health, metrics and admin requests are answered

@@ -56,6 +56,13 @@ pub struct Args {
     abandon: bool,
 }
 
+impl Args {
+    /// What it is called if it changes something.
+    pub fn changes(&self) -> Option<&'static str> {
+        (!self.plan).then_some("rollback")
+    }
+}
+
 /// Shows the plan, or executes it.
 pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     let scenarios = args.scenario.iter().map(|name| (*name).into()).collect();

@@ -38,16 +38,21 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// In words.
+    /// The word in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Restored => "restored",
-            Self::NotRestored => "not restored",
-            Self::NothingToDo => "nothing to do",
+            Self::NotRestored => "not-restored",
+            Self::NothingToDo => "nothing-to-do",
             Self::Refused => "refused",
             Self::Deployed => "deployed",
-            Self::RolledBack => "rolled back",
+            Self::RolledBack => "rolled-back",
         }
+    }
+
+    /// The same for people.
+    pub fn words(self) -> String {
+        self.as_str().replace('-', " ")
     }
 }
 

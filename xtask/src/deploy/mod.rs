@@ -26,6 +26,8 @@ mod progress;
 pub mod remote;
 mod restoring;
 pub mod run;
+#[cfg(test)]
+mod schema;
 pub mod session;
 pub mod step;
 mod steps;

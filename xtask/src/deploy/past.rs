@@ -199,4 +199,22 @@ mod tests {
         let cut = past(&[step(&Step::OpenGate, "started", None), "{\"cut o".into()]);
         assert!(cut.opening && cut.last.is_none());
     }
+
+    /// As a version of before wrote it: `missed` for `warned`, `point-tags` for `retag`, `replace` for `apply`.
+    #[test]
+    fn a_journal_of_before_is_read() {
+        let lines: Vec<String> =
+            include_str!("captured/journal_1.jsonl").lines().map(str::to_owned).collect();
+        let past = past(&lines);
+        assert_eq!(
+            (past.began_ms, past.targets.as_slice()),
+            (Some(1_795_570_212_345), &["r2", "r1"].map(str::to_owned)[..])
+        );
+        let copies: Vec<_> =
+            past.copies.iter().map(|(data, folder)| (data.as_str(), folder.display().to_string())).collect();
+        assert_eq!(copies, [("gateway", "backup".to_owned()), ("jobs", "backup".to_owned())]);
+        assert_eq!(past.gone.len(), 2, "{past:?}");
+        assert_eq!(past.at.as_deref(), Some("apply the release"));
+        assert!(past.changed && !past.opening);
+    }
 }

@@ -1,6 +1,7 @@
 //! What a command works with: the stack, its engine, its releases, and the output; and which manifest counts
 //! for what. Made by `main`, used by every command that needs a stack.
 
+use crate::base::courier::Courier;
 use crate::base::deadline::Deadline;
 use crate::base::lock::Lock;
 use crate::base::output::Output;
@@ -23,6 +24,8 @@ pub struct Session {
     pub store: Store,
     /// Where events go.
     pub out: Output,
+    /// Carries messages to receivers outside.
+    pub courier: Courier,
 }
 
 impl Session {

@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(
             said(data(&steps, &BTreeMap::from([("jobs".into(), 2_000_000)]))),
             [
-                "- jobs: a verified copy of 2.0 MB is made, then it is removed",
+                "- jobs: a verified copy of 1.9 MiB is made, then it is removed",
                 "~ db: a verified copy is made, then it is replaced by what the backup has",
             ]
         );

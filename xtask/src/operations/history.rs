@@ -62,7 +62,7 @@ fn entry(dir: &RunDir) -> Entry {
     let text = |key: &str| begun.as_ref().and_then(|event| event[key].as_str()).map(str::to_owned);
     let finished = dir.report().exists().then(|| files::read_json::<Finished>(&dir.report()));
     let outcome = match &finished {
-        Some(Ok(finished)) => finished.outcome.map_or("unknown", Outcome::as_str).to_owned(),
+        Some(Ok(finished)) => finished.outcome.map_or("unknown".into(), Outcome::words),
         Some(Err(_)) => "its report cannot be read".into(),
         None if dir.given_up().exists() => "given up".into(),
         None => CUT_OFF.into(),

@@ -1,6 +1,7 @@
 //! Complete stories, each readable from top to bottom: deploy a release, roll back, and how a run ends. How a
 //! stack is brought to a release is in `deploy`. Called by `commands`.
 
+mod audit;
 mod beginning;
 pub mod candidate;
 pub mod ending;
@@ -11,7 +12,10 @@ pub mod history;
 mod in_memory;
 pub mod init;
 pub mod look;
+mod metrics;
+pub mod notify;
 pub mod planned;
+pub mod register;
 pub mod reopen;
 pub mod report;
 pub mod rollback;

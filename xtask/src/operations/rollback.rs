@@ -18,6 +18,7 @@ use crate::operations::beginning::started;
 use crate::operations::candidate::{self, Source};
 use crate::operations::ending::{self, Ended};
 use crate::operations::foresee::goal;
+use crate::operations::notify;
 use crate::operations::planned::SavedPlan;
 use crate::operations::target::{self, Targets};
 use crate::operations::with_data;
@@ -119,6 +120,7 @@ pub fn locked(request: &Request, session: &Session, deadline: Deadline) -> Resul
     };
     let run = run::begin(&session.pilot.state, request)?;
     begin(&run, session);
+    notify::begins(session, &run);
     let targets = target::as_begun(targets, &run, session);
     if let Targets::Releases(releases) = &targets {
         let ids: Vec<String> = releases.iter().map(|release| release.id.clone()).collect();

@@ -24,7 +24,7 @@ use crate::operations::beginning::started;
 use crate::operations::candidate::Source;
 use crate::operations::ending::Ended;
 use crate::operations::reopen::reopen;
-use crate::operations::{candidate, ending, init, rollback, with_data};
+use crate::operations::{candidate, ending, init, notify, rollback, with_data};
 use crate::release::description::Release;
 use crate::stack::escalation;
 use crate::stack::manifest::MANIFEST_FILE;
@@ -182,6 +182,7 @@ pub fn deploy(
         session.out.note(format!("no journal: {error:#}"));
     }
     session.out.record(&started(session, Command::Up, engine, Some(&run)));
+    notify::begins(session, &run);
     let mut measured = Measured { past: run.past.clone().unwrap_or_default(), ..Measured::default() };
     take_over_snapshot(session, &run, &mut measured.past);
     ending::tell_of_cut_off(session, &run);

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod drill;
 mod separate;
 
+use crate::base::courier::Courier;
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
@@ -145,7 +146,7 @@ impl Rehearsal {
         let whose = Whose::new(Some(&pilot.project), Some(pilot.state.path()), word);
         let out = out.of(whose.in_stack(Some(pilot.pack.clone())));
         let store = Store::new(&pilot.state);
-        let session = Session { pilot, engine, store, out };
+        let session = Session { pilot, engine, store, out, courier: Courier::default() };
         let rehearsal = Self { session, source: real.clone(), keep, _alive: alive };
         if let Some(original) = &original {
             original.name_images(rehearsal.session.engine.as_ref())?;

@@ -7,7 +7,7 @@ use crate::base::files;
 use crate::base::next::Next;
 use crate::base::secrets;
 use crate::base::stderr;
-use crate::stack::call::filled;
+use crate::stack::call::{filled, names};
 use crate::stack::definition::{self, Definition, Mount, Port, Resource, Source};
 use crate::stack::envfile::EnvFile;
 use crate::stack::hiding;
@@ -193,7 +193,7 @@ impl Pilot {
         let pilot =
             Self { root, pack, project, default_project, state, env_path, manifest, layout, definition };
         let words: Vec<String> = pilot.every_service().map(str::to_owned).collect();
-        secrets::follow(&pilot.manifest.secrets, words.into_iter().chain([pilot.project.clone()]));
+        secrets::follow(&pilot.manifest.secret_rules(), words.into_iter().chain([pilot.project.clone()]));
         pilot.learn_secrets();
         Ok(pilot)
     }
@@ -209,6 +209,12 @@ impl Pilot {
                 file.take(LONGEST_ENV).read_to_end(&mut bytes).ok();
                 hiding::learn(&String::from_utf8_lossy(&bytes));
             }
+        }
+        if let Some(webhook) = self.manifest.notify.as_ref().and_then(|notify| notify.webhook.as_ref()) {
+            let own = names(webhook).unwrap_or_default();
+            let whole = own.is_empty().then(|| ("WEBHOOK".to_owned(), webhook.clone()));
+            let set = own.into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
+            secrets::learn(&set.chain(whole).collect());
         }
     }
 

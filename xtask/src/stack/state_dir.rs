@@ -193,6 +193,16 @@ impl StateDir {
         self.0.join("pilot-metrics.json")
     }
 
+    /// What was done to the stack, one line for each command; and the lines before that, once it is full.
+    pub fn audit(&self) -> [PathBuf; 2] {
+        ["audit.log", "audit.log.1"].map(|name| self.0.join(name))
+    }
+
+    /// What is counted for Prometheus, and the file that is locked meanwhile.
+    pub fn counts(&self) -> [PathBuf; 2] {
+        ["counts.json", "counts.lock"].map(|name| self.0.join(name))
+    }
+
     /// State folders of drills.
     pub fn drills(&self) -> PathBuf {
         self.0.join("drills")

@@ -1,13 +1,15 @@
 //! Prometheus for real: the very config, rules and dashboard of the pack, scraped from a running pilot.
 //! Grafana cannot be pulled here; its dashboard's expressions are asked of prometheus one by one.
 
-use crate::http::http;
+use crate::http::{http, try_http};
 use crate::pilot::Engine::{Compose1, Compose2, Process};
 use crate::pilot::{Folder, Pilot, docker, on, skip, workspace};
 use serde_json::Value;
 use std::cell::OnceCell;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 fn program(name: &str) -> Option<PathBuf> {
@@ -37,8 +39,7 @@ fn accepts(promtool: &Path, args: &[&str], input: Option<&str>) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.unwrap_or_default().as_bytes())
-        .unwrap();
+    Write::write_all(&mut child.stdin.take().unwrap(), input.unwrap_or_default().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -160,7 +161,7 @@ fn targets_are_up_rules_are_loaded_and_every_panel_has_data() {
             }
             let rules = api(port, "/api/v1/rules");
             let rules = rules["data"]["groups"][0]["rules"].as_array().unwrap();
-            assert_eq!(rules.len(), 6);
+            assert_eq!(rules.len(), 8);
             assert!(rules.iter().all(|rule| rule["health"] != "err"), "{rules:?}");
             // What prometheus makes of it is no matter of the Compose that started it.
             if pilot.engine == Compose1 {
@@ -176,8 +177,12 @@ fn targets_are_up_rules_are_loaded_and_every_panel_has_data() {
             for target in
                 dashboard["panels"].as_array().unwrap().iter().flat_map(|p| p["targets"].as_array().unwrap())
             {
-                gives_data(port, target["expr"].as_str().unwrap());
-                count += 1;
+                let expression = target["expr"].as_str().unwrap();
+                // node_exporter tells of these, below.
+                if !expression.contains("pilot_") {
+                    gives_data(port, expression);
+                    count += 1;
+                }
             }
             assert!(count >= 15, "only {count} expressions");
             let said = pilot.xtask(&["diagnose"]).expect(0).out;
@@ -190,6 +195,192 @@ fn targets_are_up_rules_are_loaded_and_every_panel_has_data() {
             let volumes = docker(&["volume", "ls", "--quiet"]);
             assert!(!volumes.contains(&format!("{}_prometheus_data", pilot.project)), "{volumes}");
         });
+    });
+}
+
+/// Serves a file over HTTP, as node_exporter serves what is in its folder. Ends with the test process.
+fn serve(path: PathBuf) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            let mut head = [0; 4096];
+            assert!(socket.read(&mut head).unwrap() > 0);
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\nconnection: close";
+            write!(socket, "{head}\r\ncontent-length: {}\r\n\r\n{text}", text.len()).ok();
+        }
+    });
+    port
+}
+
+/// A prometheus of this machine, ended when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn commands_are_counted_for_prometheus() {
+    with_prometheus("metrics", |prometheus, promtool| {
+        on(&[Process], "metrics", |pilot| {
+            let folder = Folder::new("textfile");
+            let tree = Folder::new("metrics-tree");
+            let manifest = std::fs::read_to_string(workspace().join("pilot-deploy/pilot.toml")).unwrap();
+            let metrics = format!("[metrics]\ntextfile = \"{}\"\n", folder.0.display());
+            // The whole source: a drill builds it.
+            copy_of_the_source(&tree.0);
+            std::fs::write(tree.0.join("pilot-deploy/pilot.toml"), format!("{manifest}\n{metrics}")).unwrap();
+            let mut pilot = pilot;
+            pilot.root = tree.0.clone();
+            pilot.set("CARGO_TARGET_DIR", &workspace().join("target").display().to_string());
+            let pilot = pilot.up();
+            let path = folder.0.join(format!("pilot-{}.prom", pilot.project));
+            let figure = |name: &str| {
+                let text = std::fs::read_to_string(&path).unwrap();
+                accepts(promtool, &["check", "metrics"], Some(&text));
+                let line = text.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+                line.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            };
+            let project = format!("project=\"{}\"", pilot.project);
+            let runs = |command: &str, outcome: &str| {
+                figure(&format!("pilot_runs_total{{{project},command=\"{command}\",outcome=\"{outcome}\"}}"))
+            };
+            assert_eq!((runs("up", "deployed"), figure("pilot_gate_closed")), (Some(1.0), Some(0.0)));
+            assert_eq!((figure("pilot_drill_"), figure("pilot_backup_")), (None, None));
+            pilot.xtask(&["kill-switch", "on"]).expect(0);
+            assert_eq!(figure("pilot_gate_closed"), Some(1.0));
+            for _ in 0..2 {
+                pilot.edit_env("ENABLE_CACHE", "true");
+                pilot.xtask(&["rollback", "--open"]).expect(0);
+            }
+            assert_eq!((runs("rollback", "restored"), figure("pilot_gate_closed")), (Some(2.0), Some(0.0)));
+            pilot.xtask(&["backup", "create"]).expect(0);
+            let now =
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+            let recent = |name: &str| figure(name).is_some_and(|at| (now - 120.0..now + 120.0).contains(&at));
+            assert!(recent("pilot_backup_timestamp_seconds"));
+            // A drill counts for the real stack, and its own stack has no file.
+            pilot.xtask(&["drill"]).expect(0);
+            assert!(recent("pilot_drill_success_timestamp_seconds"));
+            assert_eq!((runs("drill", "restored"), figure("pilot_gate_closed")), (Some(1.0), Some(0.0)));
+            let names: Vec<_> = std::fs::read_dir(&folder.0).unwrap().flatten().map(|e| e.path()).collect();
+            assert_eq!(names, std::slice::from_ref(&path));
+            // A folder that is gone is a remark.
+            let away = folder.0.with_extension("away");
+            std::fs::rename(&folder.0, &away).unwrap();
+            let told = pilot.xtask(&["seed"]).expect(0).out;
+            std::fs::rename(&away, &folder.0).unwrap();
+            assert!(told.contains("[metrics]: no figures for Prometheus: there is no folder"), "{told}");
+            every_panel_about_commands_has_data(prometheus, &path);
+        });
+    });
+}
+
+/// Links to everything that cargo needs, but for the folder whose files a test changes.
+fn copy_of_the_source(to: &Path) {
+    let link = |name: &str| {
+        std::os::unix::fs::symlink(workspace().join(name), to.join(name)).unwrap();
+    };
+    std::fs::create_dir_all(to.join("pilot-deploy")).unwrap();
+    ["Cargo.toml", "Cargo.lock", "xtask"].into_iter().for_each(link);
+    for entry in std::fs::read_dir(workspace().join("pilot-deploy")).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name != "pilot.toml" {
+            link(&format!("pilot-deploy/{name}"));
+        }
+    }
+}
+
+fn every_panel_about_commands_has_data(prometheus: &Path, file: &Path) {
+    let folder = Folder::new("prometheus-data");
+    let config = folder.0.join("prometheus.yml");
+    let target = serve(file.to_owned());
+    let text = format!(
+        "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [{:?}]\nscrape_configs:\n  - job_name: \
+         host\n    static_configs: [{{ targets: [\"127.0.0.1:{target}\"] }}]\n",
+        pack("rules.yml").display().to_string()
+    );
+    std::fs::write(&config, text).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let child = Command::new(prometheus)
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!("--storage.tsdb.path={}", folder.0.join("data").display()))
+        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _running = Running(child);
+    let limit = Instant::now() + Duration::from_secs(30);
+    while !try_http("GET", port, "/-/ready", &[], None).is_ok_and(|answer| answer.status == 200) {
+        assert!(Instant::now() < limit, "prometheus does not become ready");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let text = std::fs::read_to_string(pack("grafana/pilot.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let targets =
+        dashboard["panels"].as_array().unwrap().iter().flat_map(|p| p["targets"].as_array().unwrap());
+    let mine = targets.map(|target| target["expr"].as_str().unwrap()).filter(|expr| expr.contains("pilot_"));
+    let mine: Vec<&str> = mine.collect();
+    assert_eq!(mine.len(), 4);
+    mine.into_iter().for_each(|expression| gives_data(port, expression));
+}
+
+/// The alerts about drills, on figures of three weeks that promtool makes up.
+#[test]
+fn a_drill_that_is_long_ago_is_an_alert() {
+    with_prometheus("alerts", |_, promtool| {
+        let folder = Folder::new("alerts");
+        let rules = pack("rules.yml").display().to_string();
+        let deployed = "pilot_last_run_timestamp_seconds{project=\"shop\",command=\"up\"}";
+        let alert = |at: &str, name: &str, labels: &str| {
+            let expected =
+                if labels.is_empty() { "[]".to_owned() } else { format!("[{{ exp_labels: {labels} }}]") };
+            format!("    - {{ eval_time: {at}, alertname: {name}, exp_alerts: {expected} }}\n")
+        };
+        let series = |rows: &[(&str, &str)]| -> String {
+            let row =
+                |(name, values): &(&str, &str)| format!("    - {{ series: '{name}', values: '{values}' }}\n");
+            rows.iter().map(row).collect()
+        };
+        let test = |rows: &[(&str, &str)], alerts: &[String]| {
+            format!(
+                "- interval: 1h\n  input_series:\n{}  alert_rule_test:\n{}",
+                series(rows).replace("    -", "  -"),
+                alerts.concat().replace("    -", "  -")
+            )
+        };
+        let drill = "pilot_drill_success_timestamp_seconds{project=\"shop\"}";
+        let old = "{ severity: ticket, project: shop }, exp_annotations: { fix: cargo xtask drill, summary: no successful \
+                   drill of shop for 15d 0h 0m 0s }";
+        let never = "{ severity: ticket, project: shop, command: up }, exp_annotations: { fix: cargo xtask drill, summary: \
+                     \"shop has been deployed, and no drill of it has ever succeeded\" }";
+        let tests = [
+            test(
+                &[(drill, "0x600"), (deployed, "0x600")],
+                &[
+                    alert("13d", "PilotNoDrill", ""),
+                    alert("15d", "PilotNoDrill", old),
+                    alert("20d", "PilotNeverDrilled", ""),
+                ],
+            ),
+            test(
+                &[(deployed, "0x600")],
+                &[alert("13d", "PilotNeverDrilled", ""), alert("15d", "PilotNeverDrilled", never)],
+            ),
+        ];
+        let path = folder.0.join("test.yml");
+        let text = format!("rule_files: [{rules:?}]\nevaluation_interval: 1h\ntests:\n{}", tests.concat());
+        std::fs::write(&path, &text).unwrap();
+        let output = Command::new(promtool).args(["test", "rules"]).arg(&path).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&said));
     });
 }
 

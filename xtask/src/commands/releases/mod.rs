@@ -29,6 +29,17 @@ pub struct Args {
     command: Command,
 }
 
+impl Args {
+    /// What it is called if it changes something.
+    pub fn changes(&self) -> Option<&'static str> {
+        match self.command {
+            Command::Import { .. } => Some("releases import"),
+            Command::Prune { .. } => Some("releases prune"),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List every release, oldest first, with what differs from the one before, and notes

@@ -13,6 +13,7 @@ mod pauses;
 
 use self::everywhere::{everywhere, prepared};
 use self::gates::with_gate;
+use crate::base::courier::Courier;
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
 use crate::base::files::{self, Mode};
@@ -199,7 +200,8 @@ impl Scene {
     fn run(&self, what: &dyn Fn(&Session) -> Result<Finished>) -> Ran {
         let out = Output::silent(Instant::now()).of(Context::new(Some("memory"), None, None));
         let engine = Box::new(self.world.engine(&self.pilot));
-        let session = Session { pilot: self.pilot.clone(), engine, store: self.store(), out };
+        let (pilot, store, courier) = (self.pilot.clone(), self.store(), Courier::default());
+        let session = Session { pilot, engine, store, out, courier };
         // As every command does that takes the lock.
         let begins = || {
             paused::undo_all(session.engine.as_ref(), &session.pilot.state, &session.out);

@@ -83,7 +83,7 @@ fn suite(story: &Story, name: &str, cases: &[Case]) -> String {
         attribute("hostname", story.host.clone()),
     );
     let properties = [
-        ("outcome", Some(story.outcome().to_owned())),
+        ("outcome", Some(story.outcome())),
         ("release", story.finished.release.clone()),
         ("commit", story.went_to.as_ref().and_then(|release| release.commit.clone())),
         ("project", story.project.clone()),

@@ -180,8 +180,8 @@ impl Story {
     }
 
     /// How it ended, in a word.
-    pub fn outcome(&self) -> &'static str {
-        self.finished.outcome.map_or("not ended", Outcome::as_str)
+    pub fn outcome(&self) -> String {
+        self.finished.outcome.map_or("not ended".into(), Outcome::words)
     }
 
     /// Why it was done: the scenarios.

@@ -3,6 +3,7 @@
 //! of the manifest.
 
 mod gate;
+mod outward;
 mod reading;
 mod requests;
 mod sections;
@@ -16,7 +17,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 pub use values::{
     Contact, DataRule, DataRules, Document, Dump, Flags, HealthRule, Limits, LoadRule, Manifest, MemoryRule,
-    Remote, Service, SessionRule,
+    Metrics, Notify, Occasion, Remote, Service, SessionRule,
 };
 
 /// What manifests of version 1 do not say, because this program knew it.

@@ -2,6 +2,7 @@
 //! by `Manifest::parse`.
 
 use super::gate::{command, gate};
+use super::outward;
 use super::reading::{Need, Table, Value};
 use super::requests::{Scope, names_fit, one_of, pointed, pointer};
 use super::values::{
@@ -62,6 +63,8 @@ pub fn manifest(top: &Table<'_>) -> Option<Manifest> {
         criteria,
         evidence,
         drill: top.or("drill", Drill::default(), drill),
+        notify: top.get("notify", outward::notify),
+        metrics: top.get("metrics", outward::metrics),
         folder: None,
         needs: Vec::new(),
     };

@@ -219,7 +219,8 @@ fn every_example_of_the_page_about_the_manifest_is_read() {
 
 #[test]
 fn every_key_is_on_the_page_about_the_manifest() {
-    let code = [include_str!("sections.rs"), include_str!("requests.rs")].concat();
+    let code =
+        [include_str!("sections.rs"), include_str!("requests.rs"), include_str!("outward.rs")].concat();
     let mut count = 0;
     for word in [".need(\"", ".get(\"", ".or(\"", ".each(\"", "time(\"", "kept(\"", "number(\"", "call(\""] {
         for key in code.split(word).skip(1).filter_map(|rest| rest.split('"').next()) {

@@ -3,9 +3,10 @@
 use super::reading::Needs;
 use crate::base::http::Pass;
 use crate::base::secrets;
-use crate::stack::call::Line;
+use crate::stack::call::{Line, names};
 use crate::stack::check::{Check, Criterion};
 use crate::stack::gate_rule::{Command, GateRule};
+use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -70,6 +71,10 @@ pub struct Manifest {
     pub folder: Option<PathBuf>,
     /// What lets a drill break the stack by its settings.
     pub drill: Drill,
+    /// Who is told of what is done, if anybody is.
+    pub notify: Option<Notify>,
+    /// Where figures are written for Prometheus, if they are.
+    pub metrics: Option<Metrics>,
     /// What its requests and limits need, each with its place.
     pub(super) needs: Needs,
 }
@@ -135,6 +140,16 @@ pub struct Auth {
     pub header: Option<String>,
     /// The header that carries the name of the project, so that the service of another project refuses.
     pub project: Option<String>,
+}
+
+impl Manifest {
+    /// The rules by which secrets are known. What the URL of a webhook is made of is secret too.
+    pub fn secret_rules(&self) -> secrets::Rules {
+        let mut rules = self.secrets.clone();
+        let webhook = self.notify.iter().filter_map(|notify| notify.webhook.as_deref());
+        rules.variables.extend(webhook.flat_map(|url| names(url).unwrap_or_default()).map(str::to_owned));
+        rules
+    }
 }
 
 impl Drill {
@@ -341,6 +356,47 @@ impl Default for Host {
             clock_skew: Duration::from_secs(2),
         }
     }
+}
+
+/// The `[notify]` part: receivers outside of the stack, and what they are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notify {
+    /// A URL, with `${NAME}` for variables of the environment or of the env file. It is a secret.
+    pub webhook: Option<String>,
+    /// A program with its arguments.
+    pub command: Option<Command>,
+    /// When.
+    pub on: Vec<Occasion>,
+    /// How long one receiver may take.
+    pub limit: Duration,
+}
+
+/// When somebody is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Occasion {
+    /// A run begins.
+    Start,
+    /// It has ended.
+    End,
+    /// Somebody must be called: Level 2 or 3.
+    Escalation,
+    /// A person has closed the gate, or opens it; or a run leaves it closed because of that.
+    Hold,
+}
+
+impl Occasion {
+    /// All, by their words in the manifest.
+    pub const ALL: [(&str, Self); 4] =
+        [("start", Self::Start), ("end", Self::End), ("escalation", Self::Escalation), ("hold", Self::Hold)];
+}
+
+/// The `[metrics]` part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// The folder that the textfile collector of node_exporter reads; a path from the folder of the stack, if it is not
+    /// absolute.
+    pub textfile: PathBuf,
 }
 
 /// One `[[escalation]]`.
