@@ -66,7 +66,7 @@ fn pages_tell(pilot: &Pilot, restored: &Path, held: &Path, failed: &Path) {
     assert!(page.contains("the gate is held closed") && page.contains("bad &lt;answers&gt;"), "{page}");
     assert!(page.contains("kill-switch off"), "{page}");
     let page = text(failed, "report.html");
-    for words in ["Not deployed", "✗ failed", "around the failure", "USE_SIMULATION", "rollback"] {
+    for words in ["Not deployed", "✗</span>verify", "around the failure", "USE_SIMULATION", "rollback"] {
         assert!(page.contains(words), "no {words:?} in {page}");
     }
     // The log is that of what failed, not of what ran before.
@@ -173,6 +173,29 @@ fn in_a_browser(pages: &[(&str, &Path)]) {
         assert!(pdf.starts_with(b"%PDF-") && pdf.len() > 10_000, "{name}: {} bytes", pdf.len());
         std::fs::write(pictures.join(format!("{name}.pdf")), pdf).unwrap();
     }
+}
+
+#[test]
+fn a_rollback_that_fails_shows_the_logs_of_its_end_and_is_not_called_restored() {
+    on(&[Process], "report-failed", |pilot| {
+        let pilot = pilot.up();
+        let port = pilot.port("jobs");
+        pilot.xtask(&["down"]).expect(0);
+        // Somebody else listens where a service must.
+        let taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        pilot.xtask(&["rollback"]).expect(4);
+        drop(taken);
+        let dir = pilot.runs().pop().unwrap();
+        let page = text(&dir, "report.html");
+        for words in
+            ["Not restored", "How to go on", "end that process", "Level 3", "evidence-at-the-end/gateway.log"]
+        {
+            assert!(page.contains(words), "no {words:?} in {page}");
+        }
+        links_lead_somewhere(&dir);
+        is_junit(&dir.join("report.xml"));
+        in_a_browser(&[("not-restored", &dir)]);
+    });
 }
 
 #[test]

@@ -35,7 +35,10 @@ impl Args {
         match self.command {
             Command::Import { .. } => Some("releases import"),
             Command::Prune { .. } => Some("releases prune"),
-            _ => None,
+            Command::Annotate { .. } => Some("releases annotate"),
+            Command::Pin { .. } => Some("releases pin"),
+            Command::Unpin { .. } => Some("releases unpin"),
+            Command::List | Command::Show { .. } | Command::Diff { .. } | Command::Verify { .. } | Command::Export { .. } => None,
         }
     }
 }

@@ -68,7 +68,8 @@ fn suite(story: &Story, name: &str, cases: &[Case]) -> String {
     let failures = count(|end| matches!(end, End::Failure(_)));
     let errors = count(|end| matches!(end, End::Error(_)));
     let skipped = count(|end| matches!(end, End::Skipped(_)));
-    let ms: f64 = cases.iter().map(|case| case.ms).sum();
+    // Not `sum`: that of nothing is -0.
+    let ms = cases.iter().fold(0.0, |ms, case| ms + case.ms);
     // The format has no zone; it is UTC, as a property says.
     let began = story.began_ms.map(|ms| utc(ms).trim_end_matches('Z').to_owned());
     let attribute = |key: &str, value: Option<String>| {

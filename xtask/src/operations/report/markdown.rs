@@ -74,6 +74,7 @@ fn facts(page: &mut String, story: &Story) -> Result {
         writeln!(page, "- {what}: {}", one_line(&value))?;
     }
     story.gate().iter().try_for_each(|line| writeln!(page, "- {}", one_line(line)))?;
+    story.advice().iter().try_for_each(|advice| writeln!(page, "- {}", one_line(advice)))?;
     finished.escalation.iter().try_for_each(|escalation| writeln!(page, "- {escalation}"))
 }
 

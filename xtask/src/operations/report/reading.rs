@@ -129,8 +129,8 @@ fn is_change(difference: &Difference) -> bool {
 fn links(dir: &RunDir) -> Vec<Link> {
     let backups = dir.backups().unwrap_or_default().into_iter().map(|(_, path)| (path, "verified backup"));
     let all = [
-        (dir.evidence(), "evidence: what there was before the run changed anything"),
-        (dir.evidence_of_the_end(), "evidence: what there was when the run failed"),
+        (dir.evidence(), "evidence: logs, states, metrics and settings"),
+        (dir.evidence_of_the_end(), "evidence: the same when the run failed"),
     ];
     let files = [
         (dir.journal(), "journal: each event, one a line"),

@@ -171,6 +171,12 @@ impl Story {
         }
     }
 
+    /// What to do next, where that is no command.
+    pub fn advice(&self) -> Option<String> {
+        let Finished { next, advice, .. } = &self.finished;
+        advice.as_ref().filter(|_| next.is_none()).map(|advice| format!("next: {advice}"))
+    }
+
     /// The heading of `restored`.
     pub fn restored_title(&self) -> &'static str {
         match self.command.as_deref() {

@@ -72,7 +72,7 @@ fn head(page: &mut String, story: &Story) -> Result {
     writeln!(page, "<p class=what>{title}{began}</p>")?;
     writeln!(page, "<h1><span class=mark aria-hidden=true>{mark}</span>{verdict}</h1>")?;
     for line in lead(story) {
-        writeln!(page, "<p class=lead>{}</p>", escape(&line))?;
+        writeln!(page, "<p class=lead>{}</p>", escape(&sentence(&line)))?;
     }
     writeln!(page, "</div></header>")
 }
@@ -80,6 +80,12 @@ fn head(page: &mut String, story: &Story) -> Result {
 /// A time with its zone, for people: `2026-11-26 02:11:22 UTC`.
 fn day(ms: u64) -> String {
     utc(ms).replace('T', " ").replace('Z', " UTC")
+}
+
+/// Begins with a capital letter: errors are fragments.
+fn sentence(text: &str) -> String {
+    let mut rest = text.chars();
+    rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
 }
 
 /// The sentences below the verdict.
@@ -101,6 +107,7 @@ fn lead(story: &Story) -> Vec<String> {
     if let (false, Some(escalation)) = (story.mood() == Mood::Good, escalation) {
         lines.push(escalation.to_string());
     }
+    lines.extend(story.advice());
     lines
 }
 
@@ -150,11 +157,9 @@ fn figures(page: &mut String, story: &Story) -> Result {
         ("without service", downtime),
         ("checks passed", checks),
         ("release", finished.release.clone().unwrap_or_else(|| "none".into())),
-        ("scenario", story.scenarios()),
     ];
     writeln!(page, "<dl class=figures>")?;
-    // A deployment has no scenario.
-    for (what, value) in rows.into_iter().filter(|(what, value)| *what != "scenario" || value != "none") {
+    for (what, value) in rows {
         let class = if value == UNMEASURED { " class=none" } else { "" };
         writeln!(page, "<div><dt>{what}</dt><dd{class}>{}</dd></div>", escape(&value))?;
     }
@@ -278,6 +283,7 @@ fn about(page: &mut String, story: &Story) -> Result {
         ("project", story.project.clone()),
         ("ran before", story.left.as_ref().map(brief)),
         ("went to", story.went_to.as_ref().map(brief)),
+        ("scenario", Some(story.scenarios()).filter(|scenarios| scenarios != "none")),
         ("engine", story.engine.clone()),
         ("xtask", story.xtask.clone()),
         ("continued", again),

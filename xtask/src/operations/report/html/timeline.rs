@@ -155,18 +155,20 @@ fn tick(ms: u64) -> String {
 }
 
 fn row(page: &mut String, step: &Stepped, scale: Scale) -> Result {
-    let (class, mark, state) = match step.progress {
-        Progress::Done => ("done", "ok", "✓ done"),
-        Progress::Skipped => ("skipped", "so", "– skipped"),
-        Progress::Warned => ("warned", "so", "! warning"),
-        Progress::Failed => ("failed", "no", "✗ failed"),
-        Progress::Started => ("failed", "no", "✗ cut off"),
+    // That a step was done is the rule, so only the mark is shown; a screen reader says the word.
+    let (class, colour, mark, word) = match step.progress {
+        Progress::Done => ("done", "ok", "✓", "<span class=vh>done</span>"),
+        Progress::Skipped => ("skipped", "so", "–", "skipped"),
+        Progress::Warned => ("warned", "so", "!", "warning"),
+        Progress::Failed => ("failed", "no", "✗", "failed"),
+        Progress::Started => ("failed", "no", "✗", "cut off"),
     };
     let to = step.took_ms.map_or(scale.to, |took| step.from_ms + took);
     let took = step.took_ms.map_or_else(|| "did not end".to_owned(), lasted);
     let (at, width) = (scale.at(step.from_ms), scale.width(step.from_ms, to));
-    write!(page, "<li class=\"row {class}\"><div class=name>{}", escape(&step.step))?;
-    write!(page, " <span class=\"state {mark}\">{state}</span>")?;
+    write!(page, "<li class=\"row {class}\"><div class=name>")?;
+    write!(page, "<span class=\"mark {colour}\" aria-hidden=true>{mark}</span>{}", escape(&step.step))?;
+    write!(page, " <span class=\"state {colour}\">{word}</span>")?;
     if let Some(detail) = &step.detail {
         let detail = detail.strip_prefix("skipped: ").unwrap_or(detail);
         write!(page, "<p class=detail>{}</p>", escape(detail))?;
