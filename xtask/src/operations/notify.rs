@@ -47,26 +47,19 @@ pub struct Notice<'a> {
 
 /// A run begins. If it is killed, the receivers are told that too.
 pub fn begins(session: &Session, run: &Run) {
-    let command = run.request.command.as_str();
-    let id = Some(run.id.as_str());
-    let whose = || format!("{command} {} of {} on {}", run.id, session.pilot.project, machine::host_name());
-    let again = if run.resumed() { "goes on" } else { "begins" };
+    let (command, id) = (run.request.command.as_str(), run.id.as_str());
     tell(session, "the beginning", |rule| {
-        if wants(rule, &[Occasion::Start]) {
-            let text = format!("{} {again}", whose());
-            session.courier.send(&letters(
-                session,
-                rule,
-                &notice(session, command, id, &[Occasion::Start], text, None),
-            )?)?;
+        let again = if run.resumed() { "goes on" } else { "begins" };
+        let whose = format!("{command} {id} of {} on {}", session.pilot.project, machine::host_name());
+        let begun = format!("{whose} {again}");
+        let mut notice = notice(session, command, Some(id), &[Occasion::Start], begun, None);
+        if wants(rule, &notice.about) {
+            session.courier.send(&letters(session, rule, &notice)?)?;
         }
-        if wants(rule, &[Occasion::End]) {
-            let text = format!("✗ {} was cut off; the same command continues it", whose());
-            session.courier.will(&letters(
-                session,
-                rule,
-                &notice(session, command, id, &[Occasion::End], text, None),
-            )?)?;
+        notice.about = vec![Occasion::End];
+        notice.text = format!("✗ {whose} was cut off; the same command continues it");
+        if wants(rule, &notice.about) {
+            session.courier.will(&letters(session, rule, &notice)?)?;
         }
         Ok(())
     });

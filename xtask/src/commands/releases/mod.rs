@@ -38,7 +38,11 @@ impl Args {
             Command::Annotate { .. } => Some("releases annotate"),
             Command::Pin { .. } => Some("releases pin"),
             Command::Unpin { .. } => Some("releases unpin"),
-            Command::List | Command::Show { .. } | Command::Diff { .. } | Command::Verify { .. } | Command::Export { .. } => None,
+            Command::List
+            | Command::Show { .. }
+            | Command::Diff { .. }
+            | Command::Verify { .. }
+            | Command::Export { .. } => None,
         }
     }
 }

@@ -8,6 +8,7 @@ mod floor;
 mod large;
 mod load;
 mod many;
+mod receiver;
 mod row;
 
 use crate::base::deadline::Deadline;
@@ -55,6 +56,9 @@ pub fn run(rounds: usize, large: Option<u64>, pilot: &Pilot, out: &Output) -> Re
     part("30 services on Docker", &|rows| many::measure(pilot, rounds, quiet(), rows))?;
     part("1,000 streams on local processes", &|rows| {
         load::measure(&Rehearsal::begin(pilot, Some(Kind::Process), quiet(), false)?, rows)
+    })?;
+    part("a receiver that hangs, on local processes", &|rows| {
+        receiver::measure(pilot, rounds, quiet(), rows)
     })?;
     part("xtask itself", &|rows| itself(pilot, rounds, rows))?;
     Ok(Finished::plain(if reached { Exit::Ok } else { Exit::NotRestored }))

@@ -1,0 +1,66 @@
+//! What a receiver of `[notify]` costs that hangs: a rollback with one, against the same rollback without any. Called by
+//! `bench`.
+
+use crate::base::files::{self, Mode};
+use crate::base::output::Output;
+use crate::engine::roles::Kind;
+use crate::operations::candidate::Source;
+use crate::operations::{notify, up};
+use crate::rehearsal::Rehearsal;
+use crate::rehearsal::bench::by_hand::{Figures, broken, median, timed};
+use crate::rehearsal::bench::row::Row;
+use crate::stack::manifest::MANIFEST_FILE;
+use crate::stack::pilot::Pilot;
+use anyhow::{Context, Result, ensure};
+use std::net::TcpListener;
+
+/// The version of the release.
+const GOOD: &str = "v1.0.0";
+
+/// A rollback takes less than a second here, and what is measured is a few milliseconds.
+const OFTENER: usize = 5;
+
+/// Adds the row. The time is that of the whole process.
+pub fn measure(real: &Pilot, rounds: usize, out: Output, rows: &mut Vec<Row>) -> Result<()> {
+    let tree = files::Scratch::new("receiver")?;
+    // Connections are made, and nobody ever answers.
+    let receiver = TcpListener::bind("127.0.0.1:0").context("no port is free")?;
+    let pack = tree.path().join("pilot-deploy");
+    let example = real.manifest.env_example.iter();
+    for name in real
+        .layout
+        .compose
+        .iter()
+        .chain(&real.manifest.extra_files)
+        .chain(&real.manifest.seed_file)
+        .chain(example)
+    {
+        files::copy(&real.pack.join(name), &pack.join(name), Mode::Plain)?;
+    }
+    let text = files::read_text(&real.pack.join(MANIFEST_FILE))?;
+    let port = receiver.local_addr()?.port();
+    let text = format!("{text}\n[notify]\nwebhook = \"http://127.0.0.1:{port}/\"\n");
+    files::write(&pack.join(MANIFEST_FILE), text.as_bytes(), Mode::Plain)?;
+    let rehearsal = Rehearsal::prepare(real, &pack, Some(Kind::Process), out, false)?;
+    rehearsal.images(GOOD, "")?;
+    rehearsal.deploy(&up::Options { source: Source::Tag(GOOD), ..up::Options::default() })?;
+    let good = rehearsal.session.store.current()?.context("the good release is not recorded")?;
+    let bad = rehearsal.session.pilot.manifest.drill.pairs();
+    ensure!(!bad.is_empty(), "pilot.toml has no settings in [drill]");
+    let (mut with, mut without) = (Figures::new(), Figures::new());
+    for _ in 0..rounds * OFTENER {
+        broken(&rehearsal, good.images.clone(), &bad)?;
+        with.push(timed(rehearsal.command(&["rollback"])?.env(notify::REHEARSED, "1"))?);
+        broken(&rehearsal, good.images.clone(), &bad)?;
+        without.push(timed(rehearsal.command(&["rollback"])?)?);
+    }
+    let against = Some(("the same without a receiver", median(without)?));
+    rows.push(Row {
+        what: "rollback A, a receiver hangs",
+        ours: median(with)?,
+        unit: "ms",
+        against,
+        reach: Some(1.1),
+    });
+    Ok(())
+}
