@@ -148,7 +148,7 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
         engine::open(pilot, cli.engine(), cli.command.by()).map_err(|error| nothing_done(cli, error))?;
     let store = Store::new(&pilot.state);
     let session = Session { pilot, engine, store, out, courier: Courier::default() };
-    if cli.project.is_some() && cli.command.by() != By::Tree {
+    if cli.project.is_some() && cli.command.by() != By::Tree && changes.is_none() {
         is_a_project(&session)?;
     }
     let manifest = session.pilot.manifest.clone();

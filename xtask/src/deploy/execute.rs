@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) -> Result<()> {
     for step in &plan.steps {
         let begun = Instant::now();
-        let limit = execution.limit(step).map(|limit| execution.deadline.within(limit).longest());
+        let limit = execution.limit(step).map(|limit| limit.min(execution.deadline.longest()));
         let say = |progress, detail: Option<String>, folder: Option<&Path>| {
             execution.out.event(&Event::Step {
                 action: step,
