@@ -216,9 +216,13 @@ impl Command {
     pub fn by(&self) -> By {
         match self {
             Self::Up(_) | Self::Drill(_) | Self::Bench(_) | Self::Ci(_) | Self::Init(_) => By::Tree,
-            Self::Rollback(_) | Self::Reset(_) | Self::KillSwitch(_) | Self::Evidence(_) | Self::Down(_) => {
-                By::Any
-            }
+            Self::Rollback(_)
+            | Self::Reset(_)
+            | Self::KillSwitch(_)
+            | Self::Evidence(_)
+            | Self::Down(_)
+            | Self::History(_)
+            | Self::Report(_) => By::Any,
             _ => By::Running,
         }
     }

@@ -52,7 +52,7 @@ pub fn run(args: &Args, pilot: &Pilot, out: &Output) -> Result<Finished> {
     if args.open {
         open(&page)?;
     }
-    Ok(Finished { report: None, ..Finished::plain(Exit::Ok) })
+    Ok(Finished::plain(Exit::Ok))
 }
 
 /// By the program that opens files on this system.

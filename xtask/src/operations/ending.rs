@@ -29,6 +29,7 @@ use crate::stack::escalation;
 use crate::stack::hold;
 use crate::stack::model::Health;
 use anyhow::{Result, bail, ensure};
+use std::time::Duration;
 
 /// The result of a run.
 pub struct Ended {
@@ -111,9 +112,12 @@ pub fn conclude(session: &Session, run: &Run, ended: Ended, measured: &Measured)
     finished
 }
 
+/// How long the engine may take to tell its version.
+const VERSION: Duration = Duration::from_secs(2);
+
 /// What the report needs besides `finished`. By now nobody waits for the public to be served.
 fn ended_event(session: &Session, finished: &Finished) -> Event<'static> {
-    let limit = Deadline::after(session.pilot.manifest.limits.engine);
+    let limit = Deadline::after(VERSION);
     let release = finished.release.as_ref().and_then(|id| session.store.named(id).ok());
     let go_on = go_on(finished)
         .into_iter()
@@ -134,7 +138,7 @@ fn ended_event(session: &Session, finished: &Finished) -> Event<'static> {
 /// What a person can do next, besides the next command: words of this program, and what they are for.
 fn go_on(finished: &Finished) -> Vec<(&'static str, &'static str)> {
     match finished.outcome {
-        _ if finished.held => {
+        Some(Outcome::Restored | Outcome::Deployed | Outcome::NothingToDo) if finished.held => {
             vec![("kill-switch off", "checks everything, lifts the hold and opens the gate")]
         }
         Some(Outcome::Restored) => vec![

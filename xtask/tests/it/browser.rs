@@ -157,7 +157,13 @@ impl Browser {
 }
 
 impl Drop for Browser {
+    /// Asked first: a browser that is killed leaves processes which still write to its folder.
     fn drop(&mut self) {
+        self.to.write_all(b"{\"id\":0,\"method\":\"Browser.close\"}\0").ok();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(10) && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         self.child.kill().ok();
         self.child.wait().ok();
     }

@@ -50,12 +50,19 @@ fn newest(path: &Path) -> Option<Vec<String>> {
     Some(all[all.len().saturating_sub(LINES)..].iter().map(|line| shown(line)).collect())
 }
 
-/// A line that is a JSON object, as people read it: time, level, message, and the rest as `key=value`.
+/// A line that is a JSON object, as people read it: time, level, message, and the rest as `key=value`. Docker writes a
+/// time before each line, which is left out if the object has one.
 fn of_json(line: &str) -> Option<String> {
-    let mut fields: Map<String, Value> = serde_json::from_str(line).ok()?;
+    let stamped = line.split_once(' ').filter(|(stamp, _)| humantime::parse_rfc3339(stamp).is_ok());
+    let (stamp, object) = stamped.map_or((None, line), |(stamp, object)| (Some(stamp.to_owned()), object));
+    let mut fields: Map<String, Value> = serde_json::from_str(object).ok()?;
     let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut take = |names: &[&str]| names.iter().find_map(|name| fields.remove(*name)).map(text);
-    let first = [take(&["timestamp", "time", "ts"]), take(&["level", "severity"]), take(&["message", "msg"])];
+    let first = [
+        take(&["timestamp", "time", "ts"]).or(stamp),
+        take(&["level", "severity"]),
+        take(&["message", "msg"]),
+    ];
     let rest = fields.into_iter().map(|(key, value)| format!("{key}={}", text(value)));
     Some(first.into_iter().flatten().chain(rest).collect::<Vec<_>>().join(" "))
 }
@@ -63,7 +70,8 @@ fn of_json(line: &str) -> Option<String> {
 /// Masked before it is cut: half a secret would not be recognised. Colours of a terminal are left out.
 fn shown(line: &str) -> String {
     let masked = secrets::mask(line);
-    let masked = of_json(&masked).unwrap_or(masked);
+    // Once more, because another form may show what the first one hid.
+    let masked = of_json(&masked).map_or(masked, |text| secrets::mask(&text));
     let mut plain = String::new();
     let mut rest = masked.as_str();
     while let Some((text, more)) = rest.split_once('\u{1b}') {
@@ -87,6 +95,9 @@ mod tests {
         assert_eq!(shown("\u{1b}[31mbad\u{1b}[0m\tanswer"), "bad answer");
         let json = "{\"level\":\"INFO\",\"message\":\"request\",\"status\":503,\"timestamp\":\"12:00\"}";
         assert_eq!(shown(json), "12:00 INFO request status=503");
+        assert_eq!(shown(&format!("2026-11-26T03:12:40.042836898Z {json}")), "12:00 INFO request status=503");
+        let untimed = "2026-11-26T03:12:40.042836898Z {\"msg\":\"up\"}";
+        assert_eq!(shown(untimed), "2026-11-26T03:12:40.042836898Z up");
         assert_eq!(shown("{\"half"), "{\"half");
         assert_eq!(shown(&"x".repeat(500)).chars().count(), WIDTH + 1);
     }

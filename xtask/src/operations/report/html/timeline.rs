@@ -3,6 +3,7 @@
 
 use crate::deploy::event::Progress;
 use crate::deploy::lockout::Public;
+use crate::deploy::step::Step;
 use crate::operations::report::story::{Stepped, Story};
 use crate::operations::report::words::{escape, lasted, seconds};
 use std::fmt::{Result, Write};
@@ -59,7 +60,7 @@ struct Span {
     to: u64,
 }
 
-/// What the gate was, in order. Before the run closed it, it was open, unless the run found it closed.
+/// What the gate was, in order.
 fn gate(story: &Story, scale: Scale) -> Vec<Span> {
     let span = |class, from, to| Span { class, from, to };
     let finished = &story.finished;
@@ -72,22 +73,26 @@ fn gate(story: &Story, scale: Scale) -> Vec<Span> {
         };
         return vec![span(class, scale.from, scale.to)];
     };
-    let before = if was_closed(&story.steps) { "closed" } else { "open" };
     let after = match (finished.restored_ms, &finished.public) {
         (Some(opened), None | Some(Public::Served)) => Some((opened, "open")),
         (_, Some(Public::Unknown(_))) => Some((scale.to, "unknown")),
         _ => None,
     };
     let end = after.map_or(scale.to, |(at, _)| at);
-    let mut all = vec![span(before, scale.from, closed), span("closed", closed, end)];
+    let mut all = vec![span(before(&story.steps), scale.from, closed), span("closed", closed, end)];
     all.extend(after.map(|(at, class)| span(class, at, scale.to)));
     all.retain(|span| span.from < span.to);
     all
 }
 
-fn was_closed(steps: &[Stepped]) -> bool {
-    let skipped = |step: &Stepped| step.progress == Progress::Skipped && step.step.contains("close the gate");
-    steps.iter().any(skipped)
+/// What the gate was before the run closed it: the step that closed it has seen that.
+fn before(steps: &[Stepped]) -> &'static str {
+    let closing = |step: &&Stepped| matches!(step.action, Some(Step::CloseGate | Step::StopGate { .. }));
+    match steps.iter().find(closing).map(|step| step.progress) {
+        Some(Progress::Done | Progress::Warned) => "open",
+        Some(Progress::Skipped) => "closed",
+        _ => "unknown",
+    }
 }
 
 /// The same in words.
@@ -122,7 +127,8 @@ pub fn write(page: &mut String, story: &Story) -> Result {
     writeln!(page, "<div class=line style=\"{style}\">")?;
     write!(page, "<div class=\"row gate\"><div class=name><b>Gate</b> <span class=words>")?;
     write!(page, "{}</span></div><div></div><div class=track aria-hidden=true>", gate_in_words(story))?;
-    for Span { class, from, to } in gate(story, scale) {
+    let spans = gate(story, scale);
+    for Span { class, from, to } in spans.iter().copied() {
         let (at, width) = (scale.at(from), scale.width(from, to));
         write!(page, "<i class={class} style=\"left:{at:.2}%;width:{width:.2}%\"></i>")?;
     }
@@ -135,11 +141,12 @@ pub fn write(page: &mut String, story: &Story) -> Result {
         write!(page, "<span{class} style=\"left:{at:.2}%\">{}</span>", tick(ms))?;
     }
     writeln!(page, "</div></div></div>")?;
-    write!(
-        page,
-        "<p class=key aria-hidden=true><span><i style=\"background:var(--open)\"></i>gate open</span>"
-    )?;
-    write!(page, "<span><i style=\"background:var(--closed)\"></i>gate closed</span>")?;
+    write!(page, "<p class=key aria-hidden=true>")?;
+    for class in ["open", "closed", "unknown"] {
+        if spans.iter().any(|span| span.class == class) {
+            write!(page, "<span><i class={class}></i>gate {class}</span>")?;
+        }
+    }
     if story.finished.restored_ms.is_some() {
         write!(page, "<span><i class=first></i>first public request served</span>")?;
     }
@@ -181,6 +188,23 @@ fn row(page: &mut String, step: &Stepped, scale: Scale) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_gate_was_before_is_what_a_step_has_seen() {
+        let step = |action: Step, progress| Stepped {
+            step: action.to_string(),
+            action: Some(action),
+            progress,
+            from_ms: 0,
+            took_ms: Some(1),
+            detail: None,
+            folder: None,
+        };
+        assert_eq!(before(&[step(Step::CloseGate, Progress::Done)]), "open");
+        assert_eq!(before(&[step(Step::CloseGate, Progress::Skipped)]), "closed");
+        assert_eq!(before(&[step(Step::CloseGate, Progress::Failed)]), "unknown");
+        assert_eq!(before(&[step(Step::CloseGateOnDisk, Progress::Done)]), "unknown");
+    }
 
     #[test]
     fn the_scale_has_a_few_round_moments() {
