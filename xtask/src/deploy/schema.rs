@@ -232,7 +232,7 @@ fn lines() -> Vec<Value> {
         xtask: "0.1.0",
         running: resumed.then(brief),
     };
-    let go_on = || vec![GoOn { command: text(), why: text() }];
+    let go_on = || vec![GoOn { command: "text".into(), why: "text".into() }];
     let ended =
         |release| Event::Ended { at_ms: 1, since_ms: 1, engine: "compose".into(), release, go_on: go_on() };
     let step = |action, progress, folder: Option<&'static str>| Event::Step {
