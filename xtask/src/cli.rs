@@ -8,8 +8,8 @@ use crate::base::screen;
 use crate::commands::values::{ColorName, EngineName, FormatName};
 use crate::commands::{
     assess, backup, bench, ci, completions, diagnose, down, drill, evidence, flags, guide, history, host,
-    init, kill_switch, man, observe, preflight, releases, report, reset, rollback, seed, smoke, snapshot,
-    status, up,
+    init, kill_switch, logs, man, observe, preflight, releases, report, reset, rollback, seed, smoke,
+    snapshot, status, up,
 };
 use crate::engine::roles::Kind;
 use crate::stack::pilot::By;
@@ -60,6 +60,8 @@ pub enum Command {
     Status(status::Args),
     /// 60-second overview: status, sessions, errors, and what a rollback would do
     Assess(assess::Args),
+    /// Show the newest log lines of the services
+    Logs(logs::Args),
     /// Full examination: also resources, logs, networks, volumes, host, and a fix for each finding
     Diagnose(diagnose::Args),
     /// Save the evidence, with secrets masked, as a folder and an archive
@@ -195,6 +197,7 @@ impl Command {
             Self::Bench(_) => Some("bench"),
             Self::Status(_)
             | Self::Assess(_)
+            | Self::Logs(_)
             | Self::Diagnose(_)
             | Self::Evidence(_)
             | Self::Smoke(_)

@@ -68,7 +68,8 @@ fn main() -> ExitCode {
     let style = cli.style();
     let out = Output::new(style, start, context.clone());
     screen::begin(cli.screen(), style.loudness == Loudness::Verbose, signals::stopped);
-    let finished = listen(style, start)
+    let watches = matches!(&cli.command, Command::Status(args) if args.watches());
+    let finished = listen(style, start, watches)
         .and_then(|()| run(&cli, start))
         .unwrap_or_else(|error| Finished::refused(&error, &context))
         .masked();
@@ -105,10 +106,15 @@ fn mistyped(error: &clap::Error, start: Instant) -> ExitCode {
     ExitCode::from(u8::from(finished.exit))
 }
 
-/// From here on, a signal ends this command as interrupted.
-fn listen(style: Style, start: Instant) -> Result<()> {
-    signals::listen(Exit::Interrupted as i32, move || {
+/// From here on, a signal ends this command: as interrupted, but for one that only `watches` until then.
+fn listen(style: Style, start: Instant, watches: bool) -> Result<()> {
+    // Whoever watches has seen enough.
+    let code = if watches { Exit::Ok } else { Exit::Interrupted };
+    signals::listen(code as i32, move || {
         screen::end();
+        if watches {
+            return;
+        }
         let out = Output::new(style, start, Context::default());
         let finished = Finished::interrupted();
         register::end(&finished, &out);
@@ -195,7 +201,8 @@ fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
         Command::Host(args) => commands::host::run(args, cli.yes, session),
         Command::Observe(args) => commands::observe::run(args, session),
         Command::KillSwitch(args) => kill_switch::run(args, session),
-        Command::Status(_) => status::run(session),
+        Command::Status(args) => status::run(args, session),
+        Command::Logs(args) => commands::logs::run(args, session),
         Command::Smoke(_) => smoke::run(session),
         Command::Up(args) => up::run(args, session),
         Command::Down(_) => down::run(session),

@@ -121,6 +121,18 @@ struct Holder {
     process: Option<Process>,
 }
 
+/// Who has the lock at this moment, in words; none if nobody has.
+pub fn holder(state: &Path, file: &Path) -> Option<String> {
+    let folder = File::open(state).ok().filter(machine::is_locked)?;
+    let note = files::open_regular(file).ok();
+    let holder = Holder::of(&folder, note.as_ref());
+    Some(match holder.process {
+        Some(_) if holder.is_known() => holder.note,
+        Some(process) => described(process),
+        None => "a process that this user cannot see".into(),
+    })
+}
+
 impl Holder {
     fn of(locked: &File, note: Option<&File>) -> Self {
         let mut bytes = [0; NOTE];

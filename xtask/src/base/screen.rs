@@ -148,6 +148,13 @@ pub fn print(line: &str, stopped: fn() -> bool) -> bool {
     true
 }
 
+/// Makes the terminal empty; nothing where there is none.
+pub fn wipe() {
+    if let Some(Screen { kind: Kind::Terminal { .. }, .. }) = &*screen() {
+        write_raw("\x1b[H\x1b[2J");
+    }
+}
+
 /// Why something could not be printed, if that is so.
 pub fn lost() -> Option<String> {
     LOST.lock().unwrap_or_else(PoisonError::into_inner).clone()

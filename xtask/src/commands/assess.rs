@@ -6,8 +6,10 @@ use crate::base::count::count;
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
 use crate::base::observed::Observed;
+use crate::base::output::Output;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::session::Session;
+use crate::operations::findings::{self, Finding};
 use crate::operations::look::{Look, look};
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -69,24 +71,25 @@ pub fn run(session: &Session) -> Result<Finished> {
             }
         }
     }
+    for finding in findings::of(&look, is_error, out.context()) {
+        show_finding(out, &finding);
+    }
     if look.target.is_none() {
         out.say("\na rollback is not possible: there is no known-good release");
-    }
-    for (scenario, why) in look.reasons().into_iter().filter(|_| look.target.is_some()) {
-        let why = if why.is_empty() {
-            "nothing differs from the release, but a service is unhealthy"
-        } else {
-            &why
-        };
-        let to = look.target.as_ref().map_or("none", |release| &release.id);
-        out.say(format!(
-            "\na rollback would go to release {to}, with the scenario `{}`: {why}",
-            scenario.as_str()
-        ));
+    } else if let (Some(to), [_, ..]) = (&look.target, look.reasons().as_slice()) {
+        let words: Vec<&str> = look.reasons().iter().map(|(scenario, _)| scenario.as_str()).collect();
+        out.say(format!("\na rollback would go to release {} (scenario {})", to.id, words.join(" + ")));
     }
     let (exit, next) = look.verdict();
     out.verdict(format!("\n{}", out.marked(Some(exit == Exit::Ok), &look.sentence())));
     Ok(Finished::plain(exit).then(next.as_ref(), out.context()))
+}
+
+/// Prints what is wrong, why, and what to do.
+pub fn show_finding(out: &Output, finding: &Finding) {
+    out.say(format!("\n{}", out.marked(Some(false), &finding.what)));
+    finding.why.iter().for_each(|why| out.say(format!("    why: {why}")));
+    out.say(format!("    do:  {}", finding.fix));
 }
 
 /// Prints how many sessions run, if the manifest says how to ask.

@@ -11,16 +11,14 @@ use crate::base::http::{Client, Pass};
 use crate::base::next::Next;
 use crate::base::observed::Observed;
 use crate::deploy::backup;
-use crate::deploy::difference::Difference;
 use crate::deploy::event::{Event, Finished};
-use crate::deploy::gate::Gate;
 use crate::deploy::session::Session;
 use crate::engine::roles::Usage;
 use crate::host;
 use crate::host::HostCheck;
+use crate::operations::findings::{self, Finding};
 use crate::operations::look::{Look, look};
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,15 +30,6 @@ const LINES: usize = 100;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  cargo xtask diagnose")]
 pub struct Args {}
-
-/// Something that is wrong, and the command that fixes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Finding {
-    what: String,
-    #[serde(skip)]
-    next: Next,
-    fix: String,
-}
 
 /// Examines everything. Exit codes as for `status`; also 4 if the host is over a limit.
 pub fn run(session: &Session) -> Result<Finished> {
@@ -68,18 +57,18 @@ pub fn run(session: &Session) -> Result<Finished> {
         )
     });
     let look = look?;
-    let findings = findings(session, &look, &host, &targets);
+    let found = findings_of(session, &look, &host, &targets);
     let more = json!({
         "sessions": look.sessions, "logs": look.logs, "usage": usage, "networks_and_volumes": around, "host": host,
-        "prometheus": targets, "findings": findings,
+        "prometheus": targets, "findings": found,
     });
     session.out.event(&Event::Result { value: &look.told(more) });
     show(session, &look, &usage, &around, &host, &targets);
-    show_findings(session, &findings);
+    show_findings(session, &found);
     let (exit, next) = look.verdict();
     let short = host.iter().any(|check| check.ok == Some(false));
     let exit = if exit == Exit::Ok && short { Exit::Host } else { exit };
-    let next = next.or_else(|| findings.first().map(|finding| finding.next.clone()));
+    let next = next.or_else(|| found.first().map(|finding| finding.next.clone()));
     Ok(Finished::plain(exit).then(next.as_ref(), session.out.context()))
 }
 
@@ -178,35 +167,18 @@ fn prometheus_targets(session: &Session) -> Result<Vec<(String, String)>> {
     Ok(all.iter().map(|target| (text(target, "/labels/instance"), text(target, "/health"))).collect())
 }
 
-fn findings(
+fn findings_of(
     session: &Session,
     look: &Look,
     host: &[HostCheck],
     targets: &Observed<Vec<(String, String)>>,
 ) -> Vec<Finding> {
-    let repair = if look.target.is_some() { Next::xtask("rollback") } else { Next::xtask("up") };
-    let then = format!("then {}", session.out.context().line(&repair));
-    let mut found = Vec::new();
     let context = session.out.context();
-    let mut add = |what: String, next: Next| {
-        found.push(Finding { what, fix: context.line(&next), next });
-    };
-    for difference in look.drift.iter().filter(|d| **d != Difference::ComposeFile) {
-        let fix = match difference {
-            Difference::Unknown { .. } => Next::xtask("host"),
-            Difference::Shortage { fix, .. } => fix.clone(),
-            _ => repair.clone(),
-        };
-        add(difference.to_string(), fix);
-    }
-    match &look.now.gate {
-        Gate::Open => {}
-        Gate::Closed(reason) => add(format!("the gate is closed: {reason}"), Next::xtask("kill-switch off")),
-        Gate::Unknown(why) => add(format!("the gate: {why}"), Next::xtask("kill-switch on").so(then.clone())),
-    }
+    let mut found = findings::of(look, is_error, context);
+    let mut add = |what: String, next: Next| found.push(Finding::new(what, None, next, context));
     for (name, lines) in &look.logs {
         if let Some(bad) = lines.known().and_then(|lines| lines.iter().rev().find(|line| is_error(line))) {
-            add(format!("{name} logged an error: {bad}"), Next::xtask("evidence").so(then.clone()));
+            add(format!("{name} logged an error: {bad}"), Next::xtask(&format!("logs {name}")));
         }
     }
     for check in host.iter().filter(|check| check.ok == Some(false)) {
@@ -235,8 +207,5 @@ fn findings(
 fn show_findings(session: &Session, findings: &[Finding]) {
     let out = &session.out;
     out.verdict(format!("\n{} {}", out.mark(Some(findings.is_empty())), count(findings.len(), "finding")));
-    for finding in findings {
-        out.say(out.marked(Some(false), &finding.what));
-        out.say(format!("    fix: {}", finding.fix));
-    }
+    findings.iter().for_each(|finding| assess::show_finding(out, finding));
 }

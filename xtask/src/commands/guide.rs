@@ -46,6 +46,7 @@ const COMMANDS: &[Entry] = &[
     ("kill-switch", When::Broken, "the gate; with `status` nothing", &[0, 1, 2, 4, 5, 9, 130]),
     ("assess", When::Broken, NOTHING, LOOKS),
     ("status", When::Broken, NOTHING, LOOKS),
+    ("logs", When::Broken, NOTHING, LOOKS),
     ("diagnose", When::Broken, NOTHING, LOOKS),
     ("history", When::Broken, NOTHING, LOOKS),
     ("report", When::Broken, NOTHING, LOOKS),

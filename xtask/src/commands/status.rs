@@ -1,6 +1,7 @@
 //! `status`: what runs, whether the gate is open, and how the pilot differs from the release, on one screen.
 //! Read-only.
 
+use super::watch;
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
 use crate::base::observed::Observed;
@@ -12,21 +13,46 @@ use crate::operations::look::{Look, look};
 use crate::stack::model::Health;
 use anyhow::Result;
 use serde_json::json;
+use std::time::Duration;
 
 /// `cargo xtask status`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  cargo xtask status")]
-pub struct Args {}
+#[command(
+    after_help = "Examples:\n  cargo xtask status\n  cargo xtask status --watch\n  cargo xtask status --watch 10s --times 6"
+)]
+pub struct Args {
+    /// Look again and again, until Ctrl-C; every 2 s, or as often as this says
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "2s", value_parser = humantime::parse_duration)]
+    watch: Option<Duration>,
+    /// With --watch: end after so many looks
+    #[arg(long, value_name = "N", requires = "watch")]
+    times: Option<u32>,
+}
+
+impl Args {
+    /// Does it go on until somebody ends it?
+    pub fn watches(&self) -> bool {
+        self.watch.is_some()
+    }
+}
 
 /// Exit 0 if everything is fine, 1 if not, 4 if the engine does not answer.
-pub fn run(session: &Session) -> Result<Finished> {
+pub fn run(args: &Args, session: &Session) -> Result<Finished> {
+    if let Some(pause) = args.watch {
+        return watch::run(pause, args.times, session);
+    }
     let look = look(session, 0, Deadline::after(session.pilot.manifest.limits.ready))?;
     session.out.event(&Event::Result { value: &look.told(json!({})) });
     show(session, &look);
+    Ok(verdict(session, &look))
+}
+
+/// Says in a line whether all is well.
+pub fn verdict(session: &Session, look: &Look) -> Finished {
     let (exit, next) = look.verdict();
     session.out.verdict(format!("\n{}", session.out.marked(Some(exit == Exit::Ok), &look.sentence())));
-    let release = look.current.map(|release| release.id);
-    Ok(Finished { release, ..Finished::plain(exit) }.then(next.as_ref(), session.out.context()))
+    let release = look.current.as_ref().map(|release| release.id.clone());
+    Finished { release, ..Finished::plain(exit) }.then(next.as_ref(), session.out.context())
 }
 
 /// Prints the screen: what is deployed, what runs, and how it differs from the release

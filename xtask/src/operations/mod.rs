@@ -5,6 +5,7 @@ mod audit;
 mod beginning;
 pub mod candidate;
 pub mod ending;
+pub mod findings;
 pub mod forecast;
 pub mod foresee;
 pub mod history;

@@ -52,6 +52,11 @@ impl Ledger {
         lock::take(self.state.path(), &self.state.lock(), command)
     }
 
+    /// Which command is changing the stack at this moment, in words; none if there is none.
+    pub fn holder(&self) -> Option<String> {
+        lock::holder(self.state.path(), &self.state.lock())
+    }
+
     /// Is a command changing the stack at this moment?
     pub fn is_locked(&self) -> bool {
         lock::is_held(self.state.path())
