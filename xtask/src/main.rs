@@ -28,7 +28,8 @@ use crate::deploy::session::Session;
 use crate::operations::look::is_a_project;
 use crate::operations::{notify, register};
 use crate::release::store::Store;
-use crate::stack::escalation;
+use crate::stack::escalation::{self, Escalation};
+use crate::stack::manifest::Manifest;
 use crate::stack::pilot::{By, Pilot};
 use anyhow::Result;
 use cli::{Cli, Command};
@@ -150,26 +151,41 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
         }
         _ => {}
     }
-    let (pilot, engine) =
-        engine::open(pilot, cli.engine(), cli.command.by()).map_err(|error| nothing_done(cli, error))?;
+    let courier = Courier::default();
+    let (pilot, engine) = match engine::open(pilot.clone(), cli.engine(), cli.command.by()) {
+        Ok(opened) => opened,
+        Err(error) => {
+            let mut finished = Finished::refused(&nothing_done(cli, error), out.context());
+            finished.escalation = level(cli, finished.exit, &pilot.manifest);
+            if let Some(command) = changes {
+                let by = notify::Teller { pilot: &pilot, courier: &courier, out: &out };
+                notify::ends(by, command, &finished);
+            }
+            return Ok(finished);
+        }
+    };
     let store = Store::new(&pilot.state);
-    let session = Session { pilot, engine, store, out, courier: Courier::default() };
+    let session = Session { pilot, engine, store, out, courier };
     if cli.project.is_some() && cli.command.by() != By::Tree && changes.is_none() {
         is_a_project(&session)?;
     }
     let manifest = session.pilot.manifest.clone();
     let mut finished =
         dispatch(cli, &session).unwrap_or_else(|error| Finished::refused(&error, session.out.context()));
-    let level = match cli.command {
-        Command::Rollback(_) | Command::Reset(_) => Some(escalation::of(finished.exit, &manifest)),
-        Command::Diagnose(_) => Some(escalation::of_a_look(finished.exit, &manifest)),
-        _ => None,
-    };
-    finished.escalation = finished.escalation.or(level);
+    finished.escalation = finished.escalation.or_else(|| level(cli, finished.exit, &manifest));
     if let Some(command) = changes {
-        notify::ends(&session, command, &finished);
+        notify::ends(notify::Teller::from(&session), command, &finished);
     }
     Ok(finished)
+}
+
+/// Who is called, for the commands that say it.
+fn level(cli: &Cli, exit: Exit, manifest: &Manifest) -> Option<Escalation> {
+    match cli.command {
+        Command::Rollback(_) | Command::Reset(_) => Some(escalation::of(exit, manifest)),
+        Command::Diagnose(_) => Some(escalation::of_a_look(exit, manifest)),
+        _ => None,
+    }
 }
 
 fn output(cli: &Cli, start: Instant) -> Output {

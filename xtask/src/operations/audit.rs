@@ -63,7 +63,6 @@ pub fn write(pilot: &Pilot, command: &str, finished: &Finished) -> Result<()> {
 
 fn append(state: &StateDir, line: &str, full: u64) -> Result<()> {
     let [log, before] = state.audit();
-    files::make_folder(state.path())?;
     put_aside(&log, &before, full)?;
     let what = || format!("cannot write to {}", log.display());
     files::append(&log).and_then(|mut file| file.write_all(line.as_bytes())).with_context(what)

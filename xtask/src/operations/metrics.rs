@@ -54,7 +54,6 @@ pub fn write(pilot: &Pilot, rule: &Metrics, command: &str, finished: &Finished, 
         folder.display()
     );
     let [path, lock] = pilot.state.counts();
-    files::make_folder(pilot.state.path())?;
     let lock = File::options()
         .create(true)
         .append(true)

@@ -3,15 +3,17 @@
 //! is a remark. A rehearsal tells nobody, or everybody would take it for the real stack. Called by `rollback` and `up`
 //! when a run begins, and by `main` when a command has ended.
 
-use crate::base::courier::{Letter, To};
+use crate::base::courier::{Courier, Letter, To};
+use crate::base::failure::Exit;
 use crate::base::machine;
+use crate::base::output::Output;
 use crate::base::secrets;
 use crate::deploy::event::{Finished, Outcome};
 use crate::deploy::run::Run;
 use crate::deploy::session::Session;
 use crate::stack::call::{filled, names};
 use crate::stack::manifest::{Notify, Occasion};
-use crate::stack::pilot::REHEARSALS;
+use crate::stack::pilot::{Pilot, REHEARSALS};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::json;
@@ -45,65 +47,81 @@ pub struct Notice<'a> {
     finished: Option<&'a Finished>,
 }
 
+/// What is needed to tell anybody: there may be no engine.
+#[derive(Clone, Copy)]
+pub struct Teller<'a> {
+    /// The stack, whose manifest counts.
+    pub pilot: &'a Pilot,
+    /// Carries what is told.
+    pub courier: &'a Courier,
+    /// Where remarks go.
+    pub out: &'a Output,
+}
+
+impl<'a> From<&'a Session> for Teller<'a> {
+    fn from(session: &'a Session) -> Self {
+        let Session { pilot, courier, out, .. } = session;
+        Self { pilot, courier, out }
+    }
+}
+
 /// A run begins. If it is killed, the receivers are told that too.
 pub fn begins(session: &Session, run: &Run) {
+    let by = Teller::from(session);
     let (command, id) = (run.request.command.as_str(), run.id.as_str());
-    tell(session, "the beginning", |rule| {
+    tell(by, "the beginning", |rule| {
         let again = if run.resumed() { "goes on" } else { "begins" };
-        let whose = format!("{command} {id} of {} on {}", session.pilot.project, machine::host_name());
+        let whose = format!("{command} {id} of {} on {}", by.pilot.project, machine::host_name());
         let begun = format!("{whose} {again}");
-        let mut notice = notice(session, command, Some(id), &[Occasion::Start], begun, None);
+        let mut notice = notice(by, command, Some(id), &[Occasion::Start], begun, None);
         if wants(rule, &notice.about) {
-            session.courier.send(&letters(session, rule, &notice)?)?;
+            by.courier.send(&letters(by, rule, &notice)?)?;
         }
         notice.about = vec![Occasion::End];
         notice.text = format!("✗ {whose} was cut off; the same command continues it");
         if wants(rule, &notice.about) {
-            session.courier.will(&letters(session, rule, &notice)?)?;
+            by.courier.will(&letters(by, rule, &notice)?)?;
         }
         Ok(())
     });
 }
 
 /// A command has ended that changes something. Says what could not be told.
-pub fn ends(session: &Session, command: &str, finished: &Finished) {
+pub fn ends(by: Teller<'_>, command: &str, finished: &Finished) {
     let about = occasions(command, finished);
     if !about.is_empty() {
-        let text = sentence(&session.pilot.project, command, finished);
+        let text = sentence(&by.pilot.project, command, finished);
         let run = finished.rollback.as_deref();
-        tell(session, "the end", |rule| {
+        tell(by, "the end", |rule| {
             if !wants(rule, &about) {
                 return Ok(());
             }
             let masked = finished.clone().masked();
-            session.courier.send(&letters(
-                session,
-                rule,
-                &notice(session, command, run, &about, text, Some(&masked)),
-            )?)
+            by.courier.send(&letters(by, rule, &notice(by, command, run, &about, text, Some(&masked)))?)
         });
     }
-    for wrong in session.courier.over() {
-        session.out.note(format!("[notify]: {wrong}"));
+    for wrong in by.courier.over() {
+        by.out.note(format!("[notify]: {wrong}"));
     }
 }
 
-fn tell(session: &Session, what: &str, told: impl FnOnce(&Notify) -> Result<()>) {
-    let rehearsal = session.pilot.project.starts_with(REHEARSALS) && std::env::var_os(REHEARSED).is_none();
-    let Some(rule) = session.pilot.manifest.notify.as_ref().filter(|_| !rehearsal) else { return };
+fn tell(by: Teller<'_>, what: &str, told: impl FnOnce(&Notify) -> Result<()>) {
+    let rehearsal = by.pilot.project.starts_with(REHEARSALS) && std::env::var_os(REHEARSED).is_none();
+    let Some(rule) = by.pilot.manifest.notify.as_ref().filter(|_| !rehearsal) else { return };
     if let Err(error) = told(rule) {
-        session.out.note(format!("[notify]: nobody was told of {what}: {error:#}"));
+        by.out.note(format!("[notify]: nobody was told of {what}: {error:#}"));
     }
 }
 
 /// Why somebody may want to know of this end: a run has ended, or a person has closed or opened the gate. Nothing for
-/// other commands.
+/// other commands, unless the host has failed.
 fn occasions(command: &str, finished: &Finished) -> Vec<Occasion> {
     let switched = command.starts_with("kill-switch");
-    if finished.rollback.is_none() && !switched {
-        return Vec::new();
-    }
     let calls = finished.escalation.as_ref().is_some_and(|escalation| escalation.level > 1);
+    if finished.rollback.is_none() && !switched {
+        // Nothing was begun. Only if the host is the reason, somebody must know: the stack may be broken.
+        return Vec::from_iter((calls && finished.exit == Exit::Host).then_some(Occasion::Escalation));
+    }
     let all =
         [(true, Occasion::End), (calls, Occasion::Escalation), (switched || finished.held, Occasion::Hold)];
     all.into_iter().filter(|(is, _)| *is).map(|(_, occasion)| occasion).collect()
@@ -141,7 +159,7 @@ fn sentence(project: &str, command: &str, finished: &Finished) -> String {
 }
 
 fn notice<'a>(
-    session: &'a Session,
+    by: Teller<'a>,
     command: &'a str,
     run: Option<&'a str>,
     about: &[Occasion],
@@ -153,7 +171,7 @@ fn notice<'a>(
         about: about.to_vec(),
         at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
         command,
-        project: &session.pilot.project,
+        project: &by.pilot.project,
         host: machine::host_name(),
         user: machine::person(),
         run,
@@ -163,32 +181,36 @@ fn notice<'a>(
 }
 
 /// One for each receiver. A webhook gets the sentence alone: some chats refuse a key that they do not know.
-fn letters(session: &Session, rule: &Notify, notice: &Notice<'_>) -> Result<Vec<Letter>> {
+fn letters(by: Teller<'_>, rule: &Notify, notice: &Notice<'_>) -> Result<Vec<Letter>> {
     let limit_ms = rule.limit.as_millis() as u64;
     let mut all = Vec::new();
     if let Some(url) = &rule.webhook {
-        let body = json!({"text": notice.text}).to_string();
-        all.push(Letter { to: To::Webhook(whole(url, session)?), body, limit_ms });
+        let body = json!({"text": secrets::mask(&notice.text)}).to_string();
+        all.push(Letter { to: To::Webhook(whole(url, by.pilot)?), body, limit_ms });
     }
     if let Some(command) = &rule.command {
         let mut words = command.0.clone();
         if let Some(program) = words.first_mut().filter(|program| program.contains('/')) {
-            *program = session.pilot.pack.join(&*program).display().to_string();
+            *program = by.pilot.pack.join(&*program).display().to_string();
         }
-        all.push(Letter { to: To::Command(words), body: serde_json::to_string(notice)?, limit_ms });
+        all.push(Letter {
+            to: To::Command(words),
+            body: secrets::mask_document(&serde_json::to_string(notice)?),
+            limit_ms,
+        });
     }
     Ok(all)
 }
 
 /// The URL with its variables: those of the environment, else those of the env file. The values are secrets from now on.
-fn whole(url: &str, session: &Session) -> Result<String> {
+fn whole(url: &str, pilot: &Pilot) -> Result<String> {
     let mut values = Vec::new();
     for name in names(url)? {
         let own = std::env::var(name).ok().filter(|value| !value.is_empty());
         let value = match own {
             Some(value) => value,
             None => {
-                let env = session.pilot.env()?;
+                let env = pilot.env()?;
                 let value = env.get(name).filter(|value| !value.is_empty());
                 value
                     .with_context(|| format!("{name} is set neither in the environment nor in the env file"))?
@@ -204,7 +226,6 @@ fn whole(url: &str, session: &Session) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::failure::Exit;
     use crate::stack::escalation::Escalation;
 
     #[test]
@@ -237,6 +258,8 @@ mod tests {
         );
         // A command that began no run tells nobody, but for the kill switch.
         assert_eq!(occasions("rollback", &Finished::plain(Exit::Usage)), []);
+        let host = Finished { rollback: None, exit: Exit::Host, ..bad };
+        assert_eq!(occasions("rollback", &host), [Occasion::Escalation]);
         assert_eq!(occasions("kill-switch off", &Finished::plain(Exit::Ok)), [Occasion::End, Occasion::Hold]);
     }
 }

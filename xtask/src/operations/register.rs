@@ -18,6 +18,10 @@ pub fn begin(pilot: &Pilot, command: &str) {
 /// It has ended. It is written down once, whoever calls this first. What cannot be written is a remark.
 pub fn end(finished: &Finished, out: &Output) {
     let Some((pilot, command)) = OPEN.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    // A command that was refused leaves nothing behind where there was nothing.
+    if !pilot.state.path().is_dir() {
+        return;
+    }
     if let Err(error) = audit::write(&pilot, &command, finished) {
         out.note(format!("no line in the audit log: {error:#}"));
     }

@@ -1,7 +1,7 @@
 //! Receivers outside of the stack: what arrives, and that none of them is ever in the way.
 
 use crate::pilot::Engine::Process;
-use crate::pilot::{Folder, Pilot, copy_of_the_tree, on, program};
+use crate::pilot::{Folder, Pilot, copy_of_the_tree, on, program, ran, source_that_says_more, workspace};
 use crate::schema::Schema;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -186,7 +186,7 @@ fn a_receiver_that_fails_hangs_or_is_gone_costs_nothing_but_a_remark() {
         let hanging = Server::new(None);
         pilot.set("CHAT", &url(hanging.port));
         let (took, said) = rollback(&pilot);
-        assert!(said.contains("no answer yet"), "{said}");
+        assert!(said.contains("have no answer yet"), "{said}");
         assert!(took < Duration::from_secs(25), "{took:?}");
         // The secret is in nothing that is kept, but for the env file of nobody here.
         assert!(!texts_below(&pilot.state()).contains(SECRET));
@@ -232,6 +232,37 @@ fn a_run_that_is_killed_is_told_too() {
         assert!(text(&server.next()).ends_with(" goes on"));
         assert!(text(&server.next()).contains("serves again"));
         server.hears_nothing_more();
+    });
+}
+
+#[test]
+fn nobody_is_told_of_a_drill_but_of_an_engine_that_is_gone() {
+    on(&[Process], "notify-drill", |mut pilot| {
+        let server = Server::new(Some(200));
+        let more = format!("[notify]\nwebhook = \"http://127.0.0.1:{}/{SECRET}\"\n", server.port);
+        let tree = source_that_says_more("notify-tree", &more);
+        pilot.root = tree.0.clone();
+        pilot.set("CARGO_TARGET_DIR", &workspace().join("target").display().to_string());
+        pilot.xtask(&["drill"]).expect(0);
+        server.hears_nothing_more();
+        // No Docker client: nothing can be begun, so no run has an end. The last option counts.
+        let mut command = pilot.command(&[]);
+        let gone = Folder::new("no-docker");
+        let path = format!("{}:/usr/bin:/bin", gone.0.display());
+        let without = gone.0.join("docker");
+        program(&without, "#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2\nexit 1\n");
+        command.args(["rollback"]).env("PATH", path);
+        let words: Vec<_> =
+            command.get_args().map(|word| word.to_string_lossy().replace("process", "compose")).collect();
+        let mut again = std::process::Command::new(command.get_program());
+        let set = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        again.args(words).envs(set).current_dir(&tree.0);
+        let refused = ran(again.output().unwrap()).expect(4);
+        assert!(!refused.all().contains(SECRET), "{}", refused.all());
+        let (_, body) = server.next();
+        let text = body["text"].as_str().unwrap();
+        assert!(text.contains("✗ not done: ") && text.contains("Level 3, infrastructure"), "{text}");
+        assert!(!text.contains(SECRET), "{text}");
     });
 }
 

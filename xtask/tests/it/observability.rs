@@ -3,7 +3,7 @@
 
 use crate::http::{http, try_http};
 use crate::pilot::Engine::{Compose1, Compose2, Process};
-use crate::pilot::{Folder, Pilot, docker, on, skip, workspace};
+use crate::pilot::{Folder, Pilot, docker, on, skip, source_that_says_more, workspace};
 use serde_json::Value;
 use std::cell::OnceCell;
 use std::io::{Read, Write};
@@ -230,12 +230,8 @@ fn commands_are_counted_for_prometheus() {
     with_prometheus("metrics", |prometheus, promtool| {
         on(&[Process], "metrics", |pilot| {
             let folder = Folder::new("textfile");
-            let tree = Folder::new("metrics-tree");
-            let manifest = std::fs::read_to_string(workspace().join("pilot-deploy/pilot.toml")).unwrap();
             let metrics = format!("[metrics]\ntextfile = \"{}\"\n", folder.0.display());
-            // The whole source: a drill builds it.
-            copy_of_the_source(&tree.0);
-            std::fs::write(tree.0.join("pilot-deploy/pilot.toml"), format!("{manifest}\n{metrics}")).unwrap();
+            let tree = source_that_says_more("metrics-tree", &metrics);
             let mut pilot = pilot;
             pilot.root = tree.0.clone();
             pilot.set("CARGO_TARGET_DIR", &workspace().join("target").display().to_string());
@@ -280,21 +276,6 @@ fn commands_are_counted_for_prometheus() {
             every_panel_about_commands_has_data(prometheus, &path);
         });
     });
-}
-
-/// Links to everything that cargo needs, but for the folder whose files a test changes.
-fn copy_of_the_source(to: &Path) {
-    let link = |name: &str| {
-        std::os::unix::fs::symlink(workspace().join(name), to.join(name)).unwrap();
-    };
-    std::fs::create_dir_all(to.join("pilot-deploy")).unwrap();
-    ["Cargo.toml", "Cargo.lock", "xtask"].into_iter().for_each(link);
-    for entry in std::fs::read_dir(workspace().join("pilot-deploy")).unwrap().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name != "pilot.toml" {
-            link(&format!("pilot-deploy/{name}"));
-        }
-    }
 }
 
 fn every_panel_about_commands_has_data(prometheus: &Path, file: &Path) {

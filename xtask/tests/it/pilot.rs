@@ -144,6 +144,23 @@ pub fn copy_of_the_tree(name: &str) -> Folder {
     tree
 }
 
+/// The whole source, which can be built, with more in the manifest. All but the manifest are links.
+pub fn source_that_says_more(name: &str, more: &str) -> Folder {
+    let tree = Folder::new(name);
+    let link = |name: &str| std::os::unix::fs::symlink(workspace().join(name), tree.0.join(name)).unwrap();
+    std::fs::create_dir_all(tree.0.join("pilot-deploy")).unwrap();
+    ["Cargo.toml", "Cargo.lock", "xtask"].into_iter().for_each(link);
+    for entry in std::fs::read_dir(workspace().join("pilot-deploy")).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name != "pilot.toml" {
+            link(&format!("pilot-deploy/{name}"));
+        }
+    }
+    let manifest = std::fs::read_to_string(workspace().join("pilot-deploy/pilot.toml")).unwrap();
+    std::fs::write(tree.0.join("pilot-deploy/pilot.toml"), format!("{manifest}\n{more}")).unwrap();
+    tree
+}
+
 /// Writes a script that stands in for a program, for a test of how that is called.
 pub fn program(path: &Path, script: &str) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
