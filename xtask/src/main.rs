@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     let style = cli.style();
     let out = Output::new(style, start, context.clone());
     screen::begin(cli.screen(), style.loudness == Loudness::Verbose, signals::stopped);
-    let watches = matches!(&cli.command, Command::Status(args) if args.watches());
+    let watches = matches!(&cli.command, Command::Status(args) if args.watch.is_some());
     let finished = listen(style, start, watches)
         .and_then(|()| run(&cli, start))
         .unwrap_or_else(|error| Finished::refused(&error, &context))
@@ -217,7 +217,10 @@ fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
         Command::Host(args) => commands::host::run(args, cli.yes, session),
         Command::Observe(args) => commands::observe::run(args, session),
         Command::KillSwitch(args) => kill_switch::run(args, session),
-        Command::Status(args) => status::run(args, session),
+        Command::Status(status::Args { watch: Some(pause), times }) => {
+            commands::watch::run(*pause, *times, session)
+        }
+        Command::Status(_) => status::run(session),
         Command::Logs(args) => commands::logs::run(args, session),
         Command::Smoke(_) => smoke::run(session),
         Command::Up(args) => up::run(args, session),

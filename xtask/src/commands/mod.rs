@@ -30,4 +30,4 @@ pub mod snapshot;
 pub mod status;
 pub mod up;
 pub mod values;
-mod watch;
+pub mod watch;

@@ -1,7 +1,6 @@
 //! `status`: what runs, whether the gate is open, and how the pilot differs from the release, on one screen.
 //! Read-only.
 
-use super::watch;
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
 use crate::base::observed::Observed;
@@ -23,24 +22,14 @@ use std::time::Duration;
 pub struct Args {
     /// Look again and again, until Ctrl-C; every 2 s, or as often as this says
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "2s", value_parser = humantime::parse_duration)]
-    watch: Option<Duration>,
+    pub watch: Option<Duration>,
     /// With --watch: end after so many looks
     #[arg(long, value_name = "N", requires = "watch")]
-    times: Option<u32>,
-}
-
-impl Args {
-    /// Does it go on until somebody ends it?
-    pub fn watches(&self) -> bool {
-        self.watch.is_some()
-    }
+    pub times: Option<u32>,
 }
 
 /// Exit 0 if everything is fine, 1 if not, 4 if the engine does not answer.
-pub fn run(args: &Args, session: &Session) -> Result<Finished> {
-    if let Some(pause) = args.watch {
-        return watch::run(pause, args.times, session);
-    }
+pub fn run(session: &Session) -> Result<Finished> {
     let look = look(session, 0, Deadline::after(session.pilot.manifest.limits.ready))?;
     session.out.event(&Event::Result { value: &look.told(json!({})) });
     show(session, &look);

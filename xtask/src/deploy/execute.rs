@@ -89,6 +89,7 @@ impl Execution<'_> {
             Step::FreeSpace | Step::TearDown | Step::CloseGateOnDisk | Step::Apply { .. } => {
                 Some(limits.deploy)
             }
+            Step::Settle => Some(limits.ready),
             _ => None,
         }
     }
@@ -114,6 +115,7 @@ impl Execution<'_> {
             Step::CloseGateOnDisk => self.close_gate_on_disk(limit, measured),
             Step::RemoveServices { services } => self.remove_services(services, limit),
             Step::Apply { force, held_back, .. } => self.apply(force, held_back, limit),
+            Step::Settle => self.settle(limit),
             Step::Seed => self.seed(),
             Step::Watch => self.watch(limit),
             Step::Verify => self.verify(measured),

@@ -113,6 +113,7 @@ impl Past {
             | Step::AskEngine
             | Step::CloseGateOnDisk
             | Step::Snapshot { .. }
+            | Step::Settle
             | Step::Seed
             | Step::Watch
             | Step::Verify => {}

@@ -238,7 +238,7 @@ impl Way<'_> {
         // Always load the scenario: if a rollback was interrupted after it removed a store, the new, empty
         // store looks like any other. A gate that stops its services loads it when they are started.
         let seeded = self.goal.release.layout.seed.is_some() && !gate.stops();
-        let mut steps = Vec::from_iter(seeded.then_some(Step::Seed));
+        let mut steps = if seeded { vec![Step::Settle, Step::Seed] } else { Vec::new() };
         steps.extend(self.names(Scenario::Host).then_some(Step::Watch));
         steps.push(Step::Verify);
         let not_closed = gate.not_closed(self.now.stack.known().map(|stack| &stack.services));

@@ -47,6 +47,7 @@ fn steps() -> Vec<Step> {
         | Step::CloseGateOnDisk
         | Step::RemoveServices { .. }
         | Step::Apply { .. }
+        | Step::Settle
         | Step::Seed
         | Step::Watch
         | Step::Verify
@@ -76,6 +77,7 @@ fn steps() -> Vec<Step> {
         Step::RemoveServices { services: names() },
         Step::Apply { services: names(), force: names(), held_back: Vec::new() },
         Step::Apply { services: names(), force: names(), held_back: names() },
+        Step::Settle,
         Step::Seed,
         Step::Watch,
         Step::Verify,

@@ -96,6 +96,8 @@ pub enum Step {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         held_back: Vec<String>,
     },
+    /// Wait until every service is healthy, as far as it is started.
+    Settle,
     /// Load the demo scenario of the release. This changes nothing unless the store is new.
     Seed,
     /// Watch restarts, memory and the host until they are steady.
@@ -167,6 +169,7 @@ impl Step {
             | Self::CloseGateOnDisk
             | Self::RemoveServices { .. }
             | Self::Apply { .. }
+            | Self::Settle
             | Self::Seed
             | Self::Verify => "the public stays shut out, and the next older known-good release is tried",
             Self::OpenGate | Self::StartGate { .. } => "the gate is closed again",
@@ -236,6 +239,7 @@ impl fmt::Display for Step {
                 };
                 write!(f, "{what}{held}")
             }
+            Self::Settle => write!(f, "wait until the services are healthy"),
             Self::Seed => write!(f, "load the demo scenario"),
             Self::Verify => write!(f, "verify behind the closed gate"),
             Self::OpenGate => write!(f, "open the gate, first public token"),

@@ -172,12 +172,15 @@ impl Execution<'_> {
         Ok(End::Done)
     }
 
-    pub(super) fn seed(&self) -> Result<End> {
+    pub(super) fn settle(&self, deadline: Deadline) -> Result<End> {
         self.wait_for_gateway()?;
-        let limits = &self.target.pilot.manifest.limits;
-        let healthy = wait_healthy(&self.target.target()?, self.deadline.within(limits.ready));
         // Before it was started, the service could not report that its store is corrupt.
-        healthy.map_err(|e| if e.is::<StoreCorrupt>() { Stale(e.to_string()).into() } else { e })?;
+        let corrupt = |e: anyhow::Error| if e.is::<StoreCorrupt>() { Stale(e.to_string()).into() } else { e };
+        wait_healthy(&self.target.target()?, deadline).map_err(corrupt)?;
+        Ok(End::Done)
+    }
+
+    pub(super) fn seed(&self) -> Result<End> {
         edge::seed(self.target, self.store, &self.release.id)?;
         Ok(End::Done)
     }

@@ -104,3 +104,39 @@ fn mistyped_project(pilot: &Pilot) {
     }
     assert!(!state.exists());
 }
+
+#[test]
+fn looks_go_on_and_say_why_and_what_to_do() {
+    on(&[Process], "watch", |pilot| {
+        let pilot = pilot.up();
+        pilot.edit_env("ENABLE_CACHE", "true");
+        // Each look is an event, and the last one ends the command.
+        let watched = pilot.json(&["status", "--watch", "100ms", "--times", "3"]).expect(1);
+        let looks: Vec<_> = watched.events().into_iter().filter(|event| event["event"] == "result").collect();
+        assert_eq!(looks.len(), 3);
+        assert!(
+            looks.iter().all(|look| look["value"]["latency_ms"].as_f64().is_some_and(|ms| ms > 0.0)),
+            "{looks:?}"
+        );
+        let shown = pilot.xtask(&["status", "--watch", "100ms", "--times", "2"]).expect(1).out;
+        for words in
+            ["answers in", "uses", "last runs", "up  deployed", "at work: nobody", "1 difference from"]
+        {
+            assert!(shown.contains(words), "no {words} in {shown}");
+        }
+        pilot.xtask(&["status", "--times", "2"]).expect(2);
+        let said = pilot.xtask(&["assess"]).expect(1).out;
+        for words in
+            ["✗ env file: ENABLE_CACHE is true", "why: the env file was edited", "do:  PILOT_STATE_DIR="]
+        {
+            assert!(said.contains(words), "no {words} in {said}");
+        }
+        // Newest last, and the logs of one service alone.
+        let logs = pilot.xtask(&["logs", "engine", "--lines", "3"]).expect(0).out;
+        assert_eq!(logs.lines().filter(|line| line.starts_with("engine  ")).count(), 3, "{logs}");
+        assert!(pilot.xtask(&["logs"]).expect(0).out.contains("\njobs  "));
+        let none = pilot.xtask(&["logs", "nothing"]).expect(2);
+        assert!(none.err.contains("there are engine, gateway, jobs"), "{}", none.err);
+        pilot.xtask(&["logs", "--lines", "0"]).expect(2);
+    });
+}
