@@ -46,7 +46,9 @@ fn lost_images_are_loaded_while_what_runs_is_served_if_it_passes_its_checks() {
     let finished = scene.finishes(&back_to_r1);
     scene.hold(Some(&finished));
     assert_eq!(finished.outcome, Some(Outcome::Restored), "{finished:?}");
-    scene.went_as_planned("load-images close-gate preserve record-release apply seed verify open-gate retag");
+    scene.went_as_planned(
+        "load-images close-gate preserve record-release apply settle seed verify open-gate retag",
+    );
     let scene = Scene::new();
     scene.break_version(Defect::Errors);
     lose(&scene);

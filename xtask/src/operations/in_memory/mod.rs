@@ -307,7 +307,7 @@ fn a_rollback_in_memory_is_what_was_planned_and_what_is_said() {
     assert_eq!(finished.scenarios, [Scenario::Config, Scenario::Version]);
     scene.went_as_planned(
         "close-gate preserve record-release restore-env-file apply \
-                seed verify open-gate retag",
+                settle seed verify open-gate retag",
     );
     assert_eq!(scene.env_text(), good);
     // Run again: there is nothing to do.
@@ -323,7 +323,7 @@ fn a_reset_in_memory_is_what_was_planned_and_brings_the_data_back() {
     scene.hold(Some(&finished));
     scene.went_as_planned(
         "close-gate preserve tear-down record-release return-data close-gate-on-disk \
-                apply seed verify open-gate retag",
+                apply settle seed verify open-gate retag",
     );
     let data: BTreeMap<String, String> = DATA.map(|(name, data)| (name.into(), data.into())).into();
     assert_eq!(scene.world.things().volumes, data);
@@ -337,7 +337,7 @@ fn a_deployment_in_memory_is_what_was_planned_and_is_promoted() {
     let finished = scene.finishes(&deploy);
     scene.hold(Some(&finished));
     assert_eq!((finished.outcome, finished.exit), (Some(Outcome::Deployed), Exit::Ok));
-    scene.went_as_planned("close-gate record-release apply seed verify open-gate retag");
+    scene.went_as_planned("close-gate record-release apply settle seed verify open-gate retag");
     assert_eq!(scene.store().named("r2").unwrap().state, State::KnownGood);
 }
 

@@ -42,7 +42,7 @@ fn a_deployment_takes_a_snapshot_and_the_way_back_restores_it() {
     newer(&scene);
     scene.world.begin(None, None);
     assert_eq!(scene.finishes(&deploy).exit, Exit::Ok);
-    scene.went_as_planned("close-gate snapshot record-release apply seed verify open-gate retag");
+    scene.went_as_planned("close-gate snapshot record-release apply settle seed verify open-gate retag");
     has(&scene, &NEWER);
     // The code alone goes back by default.
     let request = Request { to: Some("r1".into()), ..Request::by(Command::Rollback) };
@@ -51,8 +51,9 @@ fn a_deployment_takes_a_snapshot_and_the_way_back_restores_it() {
     has(&scene, &NEWER);
     let finished = scene.finishes(&with_data);
     assert_eq!(finished.exit, Exit::Ok, "{finished:?}");
-    scene
-        .went_as_planned("close-gate preserve record-release restore-data apply seed verify open-gate retag");
+    scene.went_as_planned(
+        "close-gate preserve record-release restore-data apply settle seed verify open-gate retag",
+    );
     has(&scene, &DATA);
     scene.hold_with(&NEWER, Some(&finished));
     // The snapshot of a release that is kept is no surplus, however many backups there are.
