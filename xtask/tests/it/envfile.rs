@@ -337,7 +337,7 @@ fn a_file_with_quotes_variables_and_comments_is_deployed_and_restored_byte_for_b
         let edited = text.replace("# one", "# two") + "ENABLE_CACHE=\"true\" # for a test\n";
         std::fs::write(pilot.env_path(), edited).unwrap();
         let plan = pilot.xtask(&["rollback", "--plan"]).expect(0).all();
-        assert!(plan.contains("ENABLE_CACHE is true, release r2 has false"), "{plan}");
+        assert!(plan.contains("~ ENABLE_CACHE  true → false"), "{plan}");
         assert!(!plan.contains("CORS_ORIGINS"), "{plan}");
         let said = plan + &pilot.json(&["rollback"]).expect(0).all() + &pilot.xtask(&["assess"]).all();
         assert_eq!(pilot.env_text(), text);

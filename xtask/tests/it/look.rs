@@ -170,7 +170,7 @@ fn errors_in_the_logs_are_shown() {
         pilot.xtask(&["up"]).expect(1);
         let shown = pilot.xtask(&["assess"]).expect(1).out;
         assert!(
-            shown.contains("LOG_LEVEL=loud") && shown.contains("to release r1, with the scenario `config`"),
+            shown.contains("LOG_LEVEL=loud") && shown.contains("to release r1 (scenario config)"),
             "{shown}"
         );
         let deep = pilot.told(&["diagnose"], 1);

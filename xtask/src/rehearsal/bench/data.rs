@@ -86,7 +86,7 @@ impl Much<'_> {
         self.log(mb)?;
         for (((what, _), ours), short) in commands.into_iter().zip(all()?).zip(short) {
             let against = Some(("the same with a log of 1 MB", short));
-            rows.push(Row { what, ours, unit: "ms", against, reach: Some(2.0) });
+            rows.push(Row { what, ours, unit: "ms", against, reach: Some(1.2) });
         }
         Ok(())
     }
@@ -142,8 +142,8 @@ impl Much<'_> {
             Row { what, ours, unit: "ms", against, reach: Some(reach) }
         };
         let name = "docker cp | zstd, not read back";
-        rows.push(row("backup of a large volume", median(ours)?, name, median(packed)?, 2.0));
-        rows.push(row("its longest stall of a client", stall, "docker cp to a file", median(copies)?, 2.0));
+        rows.push(row("backup of a large volume", median(ours)?, name, median(packed)?, 1.5));
+        rows.push(row("its longest stall of a client", stall, "docker cp to a file", median(copies)?, 1.0));
         rows.push(Row::plain("its memory, resident at most", peak, "MiB", 64.0));
         Ok(())
     }
