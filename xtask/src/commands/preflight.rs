@@ -38,6 +38,10 @@ struct Row {
     /// None: unknown.
     go: Option<bool>,
     detail: String,
+    /// What to do.
+    #[serde(skip)]
+    next: Next,
+    /// The same as a line that can be pasted.
     fix: String,
 }
 
@@ -65,20 +69,20 @@ pub fn run(session: &Session) -> Result<Finished> {
         Observed::Known(_) if go => Exit::Ok,
         Observed::Known(_) => Exit::NotRestored,
     };
-    let next = rows.iter().find(|row| row.go == Some(false)).map(|row| row.fix.clone());
-    Ok(Finished { next, ..Finished::plain(exit) })
+    let next = rows.iter().find(|row| row.go == Some(false)).map(|row| &row.next);
+    Ok(Finished::plain(exit).then(next, out.context()))
 }
 
 fn rows(session: &Session, look: &Look) -> Vec<Row> {
     let context = session.out.context();
-    let row = |name, outcome: Result<String>, fix: &str| {
+    let row_of = |name, outcome: Result<String>, next: Next| {
         let (go, detail) = match outcome {
             Ok(detail) => (Some(true), detail),
             Err(error) => (Some(false), format!("{error:#}")),
         };
-        Row { name, go, detail, fix: context.line(&Next::xtask(fix)) }
+        Row { name, go, detail, fix: context.line(&next), next }
     };
-    let up = context.line(&Next::xtask("up"));
+    let row = |name, outcome, fix: &str| row_of(name, outcome, Next::xtask(fix));
     vec![
         row("the engine answers", engine(session, look), "host"),
         row("a known-good release is deployed", deployed(look), "up"),
@@ -87,10 +91,11 @@ fn rows(session: &Session, look: &Look) -> Vec<Row> {
         row("all smoke checks pass", smoke(session), "smoke"),
         row("there is a way back", way_back(session), "releases verify"),
         row("the data is backed up", backed_up(session), "backup create"),
-        Row {
-            fix: "put names and numbers into [[escalation]] of pilot.toml, then: ".to_owned() + &up,
-            ..row("it is known who to call", people(&session.pilot.manifest.escalation), "up")
-        },
+        row_of(
+            "it is known who to call",
+            people(&session.pilot.manifest.escalation),
+            Next::xtask("up").so("after you have put names and numbers into [[escalation]] of pilot.toml"),
+        ),
         host(session),
     ]
 }
@@ -147,8 +152,8 @@ fn host(session: &Session) -> Row {
     let checks =
         host::checks(pilot, engine, pilot.env().ok().as_ref(), Deadline::after(pilot.manifest.limits.ready));
     let (go, detail) = within_limits(&checks);
-    let fix = session.out.context().line(&Next::xtask("host"));
-    Row { name: "the host is within its limits", go, detail, fix }
+    let next = Next::xtask("host");
+    Row { name: "the host is within its limits", go, detail, fix: session.out.context().line(&next), next }
 }
 
 /// Is every check within its limit? None if none is over it and some are unknown.

@@ -206,7 +206,7 @@ fn a_plan_touches_nothing_and_what_it_says_is_done_while_two_hundred_streams_end
             let ends: Vec<String> = streams.into_iter().map(|s| s.join().unwrap()).collect();
             (executed, ends)
         });
-        assert_eq!(planned(&shown), planned(&executed));
+        assert_eq!(planned(&shown)["plan"], planned(&executed)["plan"]);
         assert_eq!(ends.len(), 200);
         assert!(ends.iter().all(|end| end == "cancelled" || end == "503"), "{ends:?}");
     });
@@ -225,9 +225,10 @@ fn secrets_are_in_no_output_journal_evidence_or_report() {
         said += &pilot.json(&["status"]).expect(0).all();
         said += &pilot.json(&["releases", "show", "r1"]).expect(0).all();
         said += &pilot.json(&["smoke"]).expect(0).all();
-        for command in ["assess", "diagnose", "flags", "preflight", "host"] {
-            said += &pilot.json(&[command]).expect(0).all();
-            said += &pilot.xtask(&[command]).expect(0).all();
+        // Nobody to call is named in the manifest that is shipped, so it is no-go.
+        for (command, code) in [("assess", 0), ("diagnose", 0), ("flags", 0), ("preflight", 1), ("host", 0)] {
+            said += &pilot.json(&[command]).expect(code).all();
+            said += &pilot.xtask(&[command]).expect(code).all();
         }
         let place = the_only_rollback(&pilot);
         for path in files(&place) {
