@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Every file of the state folder with the time it was written, but for the lock, which every command that
-/// may change something writes, and what the services themselves write.
+/// Every file of the state folder with the time it was written, but for the lock and the audit log, which every command
+/// that may change something writes, and what the services themselves write.
 fn state_files(pilot: &Pilot) -> BTreeMap<PathBuf, SystemTime> {
     fn walk(folder: &Path, found: &mut BTreeMap<PathBuf, SystemTime>) {
         for entry in std::fs::read_dir(folder).unwrap().flatten() {
@@ -18,7 +18,9 @@ fn state_files(pilot: &Pilot) -> BTreeMap<PathBuf, SystemTime> {
             let services_own = path.ends_with("process/services") || path.ends_with("process/volumes");
             if data.is_dir() && !services_own {
                 walk(&path, found);
-            } else if !data.is_dir() && !path.ends_with("state/lock") {
+            } else if !data.is_dir()
+                && !["lock", "audit.log"].iter().any(|name| path.ends_with(Path::new("state").join(name)))
+            {
                 found.insert(path, data.modified().unwrap());
             }
         }
