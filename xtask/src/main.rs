@@ -26,7 +26,7 @@ use crate::base::stderr;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::session::Session;
 use crate::operations::look::is_a_project;
-use crate::operations::{notify, register};
+use crate::operations::{notify, pipeline, register};
 use crate::release::store::Store;
 use crate::stack::escalation::{self, Escalation};
 use crate::stack::manifest::Manifest;
@@ -77,6 +77,7 @@ fn main() -> ExitCode {
     signals::over();
     screen::end();
     register::end(&finished, &out);
+    pipeline::tell(verdict(&finished, &cli.command), &finished, &out);
     conclude(&out, &finished, &cli.command);
     if let Some(why) = screen::lost() {
         stderr::line(format!("{} standard output could not be written: {why}", out.mark(Some(false))));
@@ -119,6 +120,7 @@ fn listen(style: Style, start: Instant, watches: bool) -> Result<()> {
         let out = Output::new(style, start, Context::default());
         let finished = Finished::interrupted();
         register::end(&finished, &out);
+        pipeline::tell("interrupted", &finished, &out);
         out.event(&Event::Finished(&finished));
         if let (Some(error), false) = (&finished.error, out.is_json()) {
             stderr::line(format!("\n{} {error}", out.mark(Some(false))));
@@ -251,6 +253,19 @@ fn behind(finished: &Finished, release: &str) -> String {
     )
 }
 
+/// What failed, in a word or two.
+fn verdict(finished: &Finished, command: &Command) -> &'static str {
+    match finished.exit {
+        Exit::RolledBack => "NOT DEPLOYED",
+        Exit::NotRestored if matches!(command, Command::Up(_)) => "NOT DEPLOYED",
+        Exit::NotRestored | Exit::OverBudget | Exit::NoRelease if finished.rollback.is_some() => {
+            "NOT RESTORED"
+        }
+        Exit::Host => "HOST OR ENGINE FAILURE (Level 3, infrastructure)",
+        _ => "error",
+    }
+}
+
 /// The last line: an event, or a summary for people.
 fn conclude(out: &Output, finished: &Finished, command: &Command) {
     out.event(&Event::Finished(finished));
@@ -305,16 +320,8 @@ fn conclude(out: &Output, finished: &Finished, command: &Command) {
         out.verdict(format!("  report {report}"));
     }
     if let (Some(error), false) = (&finished.error, out.is_json()) {
-        let head = match finished.exit {
-            Exit::RolledBack => "NOT DEPLOYED: ",
-            Exit::NotRestored if matches!(command, Command::Up(_)) => "NOT DEPLOYED: ",
-            Exit::NotRestored | Exit::OverBudget | Exit::NoRelease if finished.rollback.is_some() => {
-                "NOT RESTORED: "
-            }
-            Exit::Host => "HOST OR ENGINE FAILURE (Level 3, infrastructure): ",
-            _ => "error: ",
-        };
-        stderr::line(format!("{} {head}{error}", out.mark(Some(false))));
+        let head = verdict(finished, command);
+        stderr::line(format!("{} {head}: {error}", out.mark(Some(false))));
     }
     // Nobody is called for what went well, or for what was mistyped.
     let calls = matches!(

@@ -67,8 +67,14 @@ fn bits(mode: Mode) -> u32 {
     }
 }
 
-fn publish(path: &Path, mode: Mode, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
+/// The folder that a file is in; the current one, if the path is only a name.
+fn folder_of(path: &Path) -> Result<&Path> {
     let folder = path.parent().context("a file needs a folder")?;
+    Ok(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
+}
+
+fn publish(path: &Path, mode: Mode, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
+    let folder = folder_of(path)?;
     make_folder(folder)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.{}.new", random()?));
@@ -90,7 +96,7 @@ fn publish(path: &Path, mode: Mode, fill: impl FnOnce(&mut File) -> std::io::Res
 /// Replaces `to` with a copy of `from` in one atomic exchange (renameat2(2)), and returns the bytes that `to`
 /// had at that moment. On a file system without exchange, `to` is read just before it is replaced.
 pub fn exchange(from: &Path, to: &Path, mode: Mode) -> Result<Option<Vec<u8>>> {
-    let folder = to.parent().context("a file needs a folder")?;
+    let folder = folder_of(to)?;
     let beside = folder.join(format!(".{}.new", random()?));
     copy(from, &beside, mode)?;
     let old = match swap(&beside, to) {
@@ -443,6 +449,12 @@ impl Drop for Scratch {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_path_that_is_only_a_name_is_in_the_current_folder() {
+        assert_eq!(folder_of(Path::new("plan.json")).unwrap(), Path::new("."));
+        assert_eq!(folder_of(Path::new("a/plan.json")).unwrap(), Path::new("a"));
+    }
 
     #[test]
     fn a_shorter_text_leaves_nothing_of_the_longer_and_secrets_are_private() {

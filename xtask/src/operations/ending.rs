@@ -23,7 +23,7 @@ use crate::deploy::session::Session;
 use crate::deploy::step::Step;
 use crate::deploy::view::View;
 use crate::operations::beginning::started;
-use crate::operations::report;
+use crate::operations::{pipeline, report};
 use crate::stack::envfile::EnvFile;
 use crate::stack::escalation;
 use crate::stack::hold;
@@ -105,9 +105,12 @@ pub fn conclude(session: &Session, run: &Run, ended: Ended, measured: &Measured)
     // `main` shows it to the user at the very end; the journal has it now.
     session.out.record(&Event::Finished(&finished));
     // The work was done, even if the report cannot be written.
-    if let Err(error) = report::write(&run.dir, &finished) {
-        session.out.note(format!("no report: {error:#}"));
-        finished.report = None;
+    match report::write(&run.dir, &finished) {
+        Ok(()) => pipeline::ended(&session.pilot.project, &run.dir),
+        Err(error) => {
+            session.out.note(format!("no report: {error:#}"));
+            finished.report = None;
+        }
     }
     finished
 }

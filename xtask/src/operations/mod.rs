@@ -15,6 +15,7 @@ pub mod init;
 pub mod look;
 mod metrics;
 pub mod notify;
+pub mod pipeline;
 pub mod planned;
 pub mod register;
 pub mod reopen;

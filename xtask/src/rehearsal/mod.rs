@@ -24,7 +24,7 @@ use crate::deploy::event::Finished;
 use crate::deploy::session::Session;
 use crate::engine;
 use crate::engine::roles::{Build, Engine, Extent, Kind};
-use crate::operations::{candidate, up};
+use crate::operations::{candidate, pipeline, up};
 use crate::rehearsal::separate::Original;
 use crate::release::description::{Image, Release, mode_of};
 use crate::release::source;
@@ -193,6 +193,8 @@ impl Rehearsal {
             .args(["--format", format])
             .args(words)
             .dir(&pilot.root)
+            // This process tells the pipeline how the drill ended.
+            .env_remove(pipeline::VARIABLES.map(str::to_owned))
             .env("PILOT_STATE_DIR", &pilot.state.path().display().to_string()))
     }
 

@@ -321,7 +321,6 @@ pub struct RunDir(PathBuf);
 
 impl RunDir {
     /// The run in this folder.
-    #[cfg(test)]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self(dir.into())
     }

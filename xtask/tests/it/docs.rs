@@ -1,9 +1,11 @@
-//! Every command that `README.md` and `docs/` show is one that there is: each is taken apart by the
-//! real program, and those that only look are run. Links and the exit table are checked too.
+//! Every command that `README.md` and `docs/` show is one that there is, also in the jobs of pipelines: each is taken
+//! apart by the real program, and those of daily use, of the tutorial and of the jobs are run. Links and the exit table
+//! are checked too.
 
 use crate::pilot::Engine::Process;
 use crate::pilot::{on, workspace};
 use std::process::Command;
+use yaml_rust2::{Yaml, YamlLoader};
 
 fn pages() -> Vec<(String, String)> {
     let root = workspace();
@@ -32,6 +34,28 @@ pub fn commands(page: &str, spans: bool) -> Vec<Vec<String>> {
     found.into_iter().map(words).collect()
 }
 
+/// The commands in the YAML blocks of a page: those under `run`, `script` and `before_script`, as they are written.
+fn jobs(page: &str) -> Vec<String> {
+    fn walk(value: &Yaml, within: bool, all: &mut Vec<String>) {
+        match value {
+            Yaml::String(text) if within => all.extend(text.lines().map(str::to_owned)),
+            Yaml::Array(list) => list.iter().for_each(|one| walk(one, within, all)),
+            Yaml::Hash(map) => map.iter().for_each(|(key, value)| {
+                let runs = matches!(key.as_str(), Some("run" | "script" | "before_script"));
+                walk(value, runs, all);
+            }),
+            _ => {}
+        }
+    }
+    let mut all = Vec::new();
+    for block in page.split("```yaml\n").skip(1) {
+        let text = block.split("\n```").next().unwrap();
+        let read = YamlLoader::load_from_str(text).unwrap_or_else(|error| panic!("{error} in {text}"));
+        read.iter().for_each(|document| walk(document, false, &mut all));
+    }
+    all
+}
+
 /// As the shell takes it apart, quotes included, without the program. Placeholders become an example.
 pub fn words(command: &str) -> Vec<String> {
     let command = command.strip_prefix("cargo ").unwrap_or(command);
@@ -57,7 +81,8 @@ pub fn words(command: &str) -> Vec<String> {
 fn every_command_in_the_docs_is_one_that_there_is() {
     let mut count = 0;
     for (name, text) in pages() {
-        for words in commands(&text, true) {
+        let in_jobs = jobs(&text).into_iter().filter(|line| line.contains("xtask "));
+        for words in commands(&text, true).into_iter().chain(in_jobs.map(|line| words(&line))) {
             count += 1;
             // `--help` behind the rest: clap takes everything before it apart and does nothing.
             let output =
@@ -86,6 +111,82 @@ fn the_daily_commands_of_the_readme_run() {
             let expected = if args.contains(&"previous") { 6 } else { i32::from(refused) * 2 + refused_look };
             pilot.xtask(&args).expect(expected);
         }
+    });
+}
+
+/// The tutorial, from its first `up` to its `down`: each command ends as the page says.
+#[test]
+fn the_tutorial_runs() {
+    let page = std::fs::read_to_string(workspace().join("docs/tutorial.md")).unwrap();
+    on(&[Process], "docs-tutorial", |pilot| {
+        let (mut count, mut sh) = (0, false);
+        for line in page.lines() {
+            if line.starts_with("```") {
+                sh = line == "```sh";
+            } else if sh && line.starts_with("sed ") {
+                // The setting that the reader breaks.
+                assert_eq!(
+                    line,
+                    "sed -i 's/^USE_SIMULATION=true/USE_SIMULATION=false/' pilot-deploy/.env.poc"
+                );
+                pilot.edit_env("USE_SIMULATION", "false");
+            } else if sh && line.starts_with("cargo xtask ") && !line.starts_with("cargo xtask completions") {
+                let words = words(line.split(" #").next().unwrap());
+                let args: Vec<&str> = words.iter().map(String::as_str).collect();
+                // Where the page says so in a comment, another code than 0.
+                let code = line.split("exit code ").nth(1).map_or(0, |code| code.trim().parse().unwrap());
+                let ran = pilot.xtask(&args).expect(code);
+                count += 1;
+                if args == ["status"] && pilot.setting("USE_SIMULATION") == "false" {
+                    assert!(ran.out.contains("USE_SIMULATION is false, release r1 has true"), "{}", ran.out);
+                }
+            }
+        }
+        assert!(count >= 14, "only {count} commands: is this still reading the tutorial?");
+    });
+}
+
+/// The jobs of `ci.md` on a pilot, each in a folder that has nothing but what the job itself makes.
+#[test]
+fn the_jobs_of_the_pipelines_run() {
+    let page = std::fs::read_to_string(workspace().join("docs/ci.md")).unwrap();
+    let all: Vec<String> = jobs(&page).into_iter().filter(|line| line.contains("xtask ")).collect();
+    assert_eq!(all.len(), 6, "deploy, plan and drill, of two services: {all:?}");
+    assert_eq!(all[..3], all[3..], "the two services do not run the same commands");
+    on(&[Process], "docs-ci", |mut pilot| {
+        pilot.set("PILOT_REPORTS", "reports");
+        pilot.root = pilot.folder.0.clone();
+        let stack = workspace().join("pilot-deploy").display().to_string();
+        let run = |line: &str| {
+            let words = words(line);
+            let args: Vec<&str> = words
+                .iter()
+                .map(|word| match word.as_str() {
+                    "." => stack.as_str(),
+                    // A service of the pilot.
+                    "api" => "engine",
+                    word => word,
+                })
+                .collect();
+            pilot.xtask(&args)
+        };
+        let [deploy, plan, drill] = [&all[0], &all[1], &all[2]];
+        run(deploy).expect(0);
+        assert!(run(plan).expect(0).out.contains("nothing to do"));
+        run(drill).expect(0);
+        let reports = std::fs::read_dir(pilot.root.join("reports")).unwrap().flatten();
+        let junit = reports.filter(|run| run.path().join("report.xml").exists()).count();
+        assert_eq!(junit, 2, "of the deployment and of the drill");
+
+        // The next night: a checkout removes what git does not track. Somebody has changed a setting by hand, and the plan
+        // is there to be executed.
+        std::fs::remove_file(pilot.root.join("plan.json")).unwrap();
+        pilot.edit_env("QUOTA_PER_RUN", "25");
+        run(plan).expect(10);
+        let agreed =
+            commands(&page, true).into_iter().find(|words| words.contains(&"--plan-file".to_owned()));
+        run(&format!("xtask {}", agreed.unwrap().join(" "))).expect(0);
+        assert_eq!(pilot.setting("QUOTA_PER_RUN"), "24");
     });
 }
 

@@ -36,6 +36,7 @@ mod observability;
 mod operator;
 mod pilot;
 mod pins;
+mod pipeline;
 mod planned;
 mod processes;
 mod promises;

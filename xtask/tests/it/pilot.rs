@@ -330,6 +330,10 @@ impl Pilot {
             // What a command that is killed leaves behind goes with the test.
             .env("TMPDIR", &self.folder.0)
             .stdin(Stdio::null());
+        // These tests may run in a job of a pipeline themselves.
+        for name in ["GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "PILOT_REPORTS"] {
+            command.env_remove(name);
+        }
         if self.engine == Engine::Compose1 {
             // Without its plugin folder the client has no Compose 2.
             command.env("DOCKER_CONFIG", &self.empty_docker_config.0);
