@@ -26,10 +26,10 @@ pub enum Exit {
     NoRelease = 6,
     /// The new release failed. The one before serves again, unless a hold keeps the gate closed.
     RolledBack = 7,
+    /// `--plan --detailed-exitcode`: there is something to do.
+    Changes = 8,
     /// Done and verified; a hold keeps the gate closed.
     Held = 9,
-    /// `--plan --detailed-exitcode`: there is something to do.
-    Changes = 10,
     /// Interrupted; the same command continues the run.
     Interrupted = 130,
 }
@@ -44,8 +44,8 @@ impl Exit {
         Self::Locked,
         Self::NoRelease,
         Self::RolledBack,
-        Self::Held,
         Self::Changes,
+        Self::Held,
         Self::Interrupted,
     ];
 
@@ -81,8 +81,8 @@ Exit codes:
   5    another command holds the lock
   6    no known-good release to go back to
   7    the new release failed; the previous one serves again (or is ready, but a hold keeps the gate closed)
+  8    with --plan --detailed-exitcode: there is something to do
   9    done and verified (restored or deployed); a hold keeps the gate closed
-  10   with --plan --detailed-exitcode: there is something to do
   130  interrupted; the same command continues it";
 
 /// A failure: the exit code, what happened, and what to do next.

@@ -161,11 +161,12 @@ impl Output {
             Format::Silent => {}
             Format::Json => self.print(line.trim_end()),
             Format::Text => {
-                if let Some(text) = event.sentence(self) {
-                    self.say(text);
-                }
+                // First, or what is drawn below the sentence would be older than it.
                 if let Some(change) = event.change() {
                     screen::change(change);
+                }
+                if let Some(text) = event.sentence(self) {
+                    self.say(text);
                 }
             }
         }

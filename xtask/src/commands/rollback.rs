@@ -29,7 +29,7 @@ pub struct Args {
     /// Show what would be done and touch nothing
     #[arg(long)]
     plan: bool,
-    /// With --plan: exit code 10 if there is something to do, 0 if not
+    /// With --plan: exit code 8 if there is something to do, 0 if not
     #[arg(long, requires = "plan")]
     detailed_exitcode: bool,
     /// With --plan: write the plan to this file, to be executed later with --plan-file

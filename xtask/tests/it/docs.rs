@@ -182,7 +182,7 @@ fn the_jobs_of_the_pipelines_run() {
         // is there to be executed.
         std::fs::remove_file(pilot.root.join("plan.json")).unwrap();
         pilot.edit_env("QUOTA_PER_RUN", "25");
-        run(plan).expect(10);
+        run(plan).expect(8);
         let agreed =
             commands(&page, true).into_iter().find(|words| words.contains(&"--plan-file".to_owned()));
         run(&format!("xtask {}", agreed.unwrap().join(" "))).expect(0);
