@@ -2,7 +2,7 @@
 
 use crate::notes::{self, Notes, Stack, within};
 use crate::pilot::Engine::{Compose1, Compose2, Process};
-use crate::pilot::{Pilot, Random, docker, on, tries};
+use crate::pilot::{Pilot, Random, docker, on, program, ran, tries};
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -131,6 +131,7 @@ fn pauses_have_a_limit_and_strangers_and_what_is_paused_by_hand_are_told() {
         docker(&["exec", &worker, "sh", "-c", &much]);
         let kept = notes.xtask(&["backup", "create"]).expect(0);
         assert!(kept.out.contains("of the log of worker"), "{}", kept.all());
+        a_pause_that_the_kernel_is_too_busy_for_is_tried_again(&notes);
         a_volume_of_a_stranger_is_refused(&notes);
         notes.xtask(&["kill-switch", "off"]).expect(0);
         // Paused by hand: a drift, which a rollback puts right.
@@ -147,6 +148,23 @@ fn pauses_have_a_limit_and_strangers_and_what_is_paused_by_hand_are_told() {
 }
 
 /// A container of another project that mounts a volume of this one.
+/// Docker as it answers when the kernel is too busy: the first pause fails, in the words of runc.
+fn a_pause_that_the_kernel_is_too_busy_for_is_tried_again(notes: &Notes) {
+    let bin = notes.dir().join("busy");
+    let real = std::env::var("PATH").unwrap();
+    let said = "Error response from daemon: Cannot pause container: OCI runtime pause failed: unable to freeze: unknown";
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = pause ] && mkdir '{0}/refused' 2>/dev/null; then echo '{said}' >&2; exit 1; fi\n\
+         PATH='{real}'; exec docker \"$@\"\n",
+        bin.display()
+    );
+    program(&bin.join("docker"), &script);
+    let path = format!("{}:{real}", bin.display());
+    let made = ran(notes.command(&["backup", "create"]).env("PATH", path).output().unwrap()).expect(0);
+    assert!(bin.join("refused").is_dir() && notes.paused().is_empty(), "{}", made.all());
+    std::fs::remove_dir_all(bin).unwrap();
+}
+
 fn a_volume_of_a_stranger_is_refused(notes: &Notes) {
     let stranger = format!("{}-stranger", notes.project);
     let mount = format!("{}-exports:/theirs", notes.project);

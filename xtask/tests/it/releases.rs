@@ -74,6 +74,8 @@ fn one_archive_brings_a_pilot_up_on_a_new_host() {
         let file = pilot.folder.0.join("carried.tar");
         let path = file.display().to_string();
         pilot.xtask(&["releases", "export", "r1", "--output", &path]).expect(0);
+        let again = pilot.xtask(&["releases", "export", "r1", "--output", &path]).expect(2);
+        assert!(again.err.contains("exists already"), "{}", again.err);
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         let images = (pilot.engine != Process).then(|| pilot.release_images("r1"));
         // A new host has none of it.

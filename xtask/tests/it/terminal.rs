@@ -126,7 +126,17 @@ fn a_run_is_calm_when_it_is_good_and_loud_when_it_is_bad() {
             is_as_kept(&format!("bad-{columns}"), &masked(&pilot, &bad.last));
             assert!(bad.still < Duration::from_secs(2), "nothing changed for {:?}", bad.still);
         }
-        pilot.xtask(&["rollback"]).expect(0);
+        // In a log, and on terminals that can do less, people read the same.
+        for env in [("TERM", "dumb"), ("NO_COLOR", "1")] {
+            pilot.xtask(&["rollback"]).expect(0);
+            pilot.edit_env("ENABLE_CACHE", "true");
+            let shown = seen(&pilot, 80, &[env], &["rollback"]);
+            assert_eq!(shown.code, 0, "{}", shown.last);
+            is_as_kept("good-80", &masked(&pilot, &shown.last));
+        }
+        pilot.edit_env("ENABLE_CACHE", "true");
+        let piped = pilot.xtask(&["rollback"]).expect(0);
+        is_as_kept("good-80", &masked(&pilot, &piped.all()));
         pilot.xtask(&["kill-switch", "on", "--reason", "bad answers"]).expect(0);
         for columns in [80, 200] {
             pilot.edit_env("ENABLE_CACHE", "true");
@@ -186,6 +196,11 @@ fn what_takes_long_shows_what_it_does() {
         assert!(frame.contains("build what is new") && frame.contains(" s\n"), "{frame}");
         assert!(!shown.last.contains("build what is new"), "{}", shown.last);
         is_as_kept("build-80", &masked(&pilot, &shown.last));
+        pilot.edit_env("DEFAULT_SEED", "6");
+        let wide = seen(&pilot, 200, &[], &["up"]);
+        assert_eq!(wide.code, 0, "{}", wide.last);
+        assert!(wide.still < Duration::from_secs(2), "nothing changed for {:?}", wide.still);
+        is_as_kept("build-200", &masked(&pilot, &wide.last));
         // A log gets a line instead, and no control codes.
         pilot.edit_env("DEFAULT_SEED", "7");
         let log = pilot.xtask(&["up"]).expect(0);

@@ -163,13 +163,20 @@ fn export(session: &Session, name: &str, output: Option<&Path>) -> Result<()> {
     let to = output.map_or_else(|| exports.join(format!("{}.release.tar", release.id)), Path::to_owned);
     let to = std::path::absolute(&to)
         .with_context(|| format!("cannot find the absolute path of {}", to.display()))?;
+    let there = to.symlink_metadata().is_ok();
     if output.is_none() {
         files::make_private_folder(&exports)?;
+    } else if there {
+        let what = format!("{} exists already, and nothing was written", to.display());
+        return Err(fail(Exit::Usage, what, "name another file with --output, or remove that one"));
     }
     export::export(&session.pilot, &session.store, &release, &to)?;
     let bytes = files::size(&to)?;
     session.out.event(&Event::Result { value: &json!({"release": release.id, "file": to, "bytes": bytes}) });
     session.out.say(format!("release {} is in {}, {}", release.id, to.display(), files::human(bytes)));
+    if there {
+        session.out.note("the export of before was replaced");
+    }
     session.out.say("  it contains the env file with its secrets; on another host: releases import FILE");
     if source::sees(&to) {
         let file = to.display();

@@ -16,7 +16,12 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
+use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
+use std::time::Duration;
+
+/// The time between two attempts to pause a container.
+const AGAIN: Duration = Duration::from_millis(200);
 
 impl Data for Compose {
     fn stored(&self, deadline: Deadline) -> Result<BTreeSet<String>> {
@@ -53,7 +58,17 @@ impl Data for Compose {
 
     fn pause(&self, handles: &[String], deadline: Deadline) -> Result<()> {
         self.wait_for_probes(handles, deadline)?;
-        self.each(&["pause"], handles, deadline).map(drop)
+        let mut open = handles.to_vec();
+        deadline.poll(AGAIN, || match self.each(&["pause"], &open, deadline) {
+            // The kernel can be too busy to stop all processes of a container at once. Then runc lets them run on.
+            Err(error) if format!("{error:#}").contains("unable to freeze") => {
+                let paused = ["ps", "--quiet", "--no-trunc", "--filter", "status=paused"];
+                let paused = self.listed(&paused, deadline).unwrap_or_default();
+                open.retain(|id| !paused.contains(id));
+                Continue(error)
+            }
+            ended => Break(ended.map(drop)),
+        })?
     }
 
     fn unpause(&self, handles: &[String], deadline: Deadline) -> Result<()> {
