@@ -17,6 +17,7 @@ use crate::base::files;
 use crate::base::machine;
 use crate::base::output::Output;
 use crate::base::proc::{Cmd, cmd};
+use crate::base::screen;
 use crate::deploy::event::Finished;
 use crate::deploy::session::Session;
 use crate::engine::roles::Kind;
@@ -38,6 +39,7 @@ pub fn run(rounds: usize, large: Option<u64>, pilot: &Pilot, out: &Output) -> Re
     // Each part takes minutes, so its rows are shown when it is over.
     let mut part = |name: &str, measure: &dyn Fn(&mut Vec<Row>) -> Result<()>| {
         out.say(format!("\n{name} …"));
+        let _shown = screen::doing(format!("measure {name}"));
         let mut rows = Vec::new();
         measure(&mut rows)?;
         reached &= show(out, &rows);
