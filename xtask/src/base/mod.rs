@@ -17,6 +17,7 @@ pub mod next;
 pub mod observed;
 pub mod output;
 pub mod packed;
+pub mod passing;
 pub mod pipe;
 pub mod proc;
 pub mod screen;

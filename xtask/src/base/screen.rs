@@ -6,10 +6,9 @@
 //! Called by `output`, `stderr`, `ask` and `proc`, and by whatever has something to show.
 
 use crate::base::board::{Board, Doing, Line};
-use crate::base::files::human;
 use crate::base::secrets;
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -188,35 +187,6 @@ pub fn doing(what: impl Into<String>) -> Doer {
 /// Says what the newest thing that is done waits for, or how far it is.
 pub fn detail(what: impl Into<String>) {
     change(Change::Detail(what.into()));
-}
-
-/// Says how many bytes of this stream have passed, and of how many.
-pub struct Passing<R> {
-    stream: R,
-    doer: Doer,
-    passed: u64,
-    all: Option<u64>,
-    told: Instant,
-}
-
-impl<R> Passing<R> {
-    /// `what` is done with this stream, which has `all` bytes if that is known.
-    pub fn new(stream: R, what: impl Into<String>, all: Option<u64>) -> Self {
-        Self { stream, doer: doing(what), passed: 0, all, told: Instant::now() }
-    }
-}
-
-impl<R: Read> Read for Passing<R> {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.stream.read(into)?;
-        self.passed += read as u64;
-        if self.told.elapsed() >= FRAME {
-            self.told = Instant::now();
-            let all = self.all.map(|all| format!(" of {}", human(all))).unwrap_or_default();
-            self.doer.detail(human(self.passed) + &all);
-        }
-        Ok(read)
-    }
 }
 
 /// Shows this change.

@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "2s", value_parser = humantime::parse_duration)]
     pub watch: Option<Duration>,
     /// With --watch: end after so many looks
-    #[arg(long, value_name = "N", requires = "watch")]
+    #[arg(long, value_name = "N", requires = "watch", value_parser = clap::value_parser!(u32).range(1..))]
     pub times: Option<u32>,
 }
 

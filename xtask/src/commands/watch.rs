@@ -5,6 +5,7 @@ use super::{assess, status};
 use crate::base::deadline::{Deadline, now_ms, utc};
 use crate::base::observed::Observed;
 use crate::base::screen;
+use crate::base::threads::joined;
 use crate::checks::health::health;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::session::Session;
@@ -39,7 +40,7 @@ pub fn run(pause: Duration, times: Option<u32>, session: &Session) -> Result<Fin
         let (looked, usage) = std::thread::scope(|scope| {
             let usage = scope.spawn(|| session.engine.usage(Deadline::after(limits.engine)));
             let looked = look(session, 0, Deadline::after(limits.ready));
-            (looked, usage.join().unwrap_or_else(|_| Ok(Vec::new())))
+            (looked, joined(usage))
         });
         last = Some(shown(session, looked?, &Observed::from(usage), &latencies));
     }
@@ -83,7 +84,11 @@ fn shown(
         }
     }
     out.say("\n  last runs");
-    for entry in history::all(&pilot.state).unwrap_or_default().into_iter().take(RUNS) {
+    let runs = history::all(&pilot.state).unwrap_or_else(|error| {
+        out.say(format!("    cannot tell: {error:#}"));
+        Vec::new()
+    });
+    for entry in runs.into_iter().take(RUNS) {
         let (when, command) = (entry.began_ms.map(utc), entry.command);
         let or = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         out.say(format!("    {}  {}  {}", or(when), or(command), entry.outcome));

@@ -2,7 +2,7 @@
 //! Called by `deploy`, `operations/candidate` and `rehearsal`.
 
 use crate::base::deadline::{Deadline, for_bytes};
-use crate::base::screen::Passing;
+use crate::base::passing::Passing;
 use crate::base::threads::side_by_side;
 use crate::engine::roles::Images;
 use crate::release::description::Image;

@@ -161,7 +161,8 @@ impl Forecast {
                 )
             }
             None => {
-                "\nhow long the public will be out is not known: no rollback was measured here yet".into()
+                "\nhow long the public will be out is not known: there is no rollback before to tell from"
+                    .into()
             }
         });
         lines

@@ -24,14 +24,22 @@ fn data(request: &Request) -> Data {
     }
 }
 
-/// The plan of the first attempt, and its release.
-pub fn foresee(request: &Request, session: &Session, deadline: Deadline) -> Result<(Preview, Release)> {
+/// What a request would lead to.
+pub enum Foreseen {
+    /// The plan of the first attempt, and its release.
+    Plan(Box<(Preview, Release)>),
+    /// The release is not built yet: of this commit.
+    Commit(String),
+}
+
+/// Looks ahead; changes nothing.
+pub fn foresee(request: &Request, session: &Session, deadline: Deadline) -> Result<Foreseen> {
     let releases = match target::admitted(target::targets(request, session)?, session)? {
         Targets::Releases(releases) => releases,
-        Targets::Commit(_) => Vec::new(),
+        Targets::Commit(rev) => return Ok(Foreseen::Commit(rev)),
     };
     let release = releases.into_iter().next().context("no release")?;
     let named = target::named(request, session)?;
     let preview = session.preview(&goal(request, &release, &named), deadline)?.in_time(deadline)?;
-    Ok((preview, release))
+    Ok(Foreseen::Plan(Box::new((preview, release))))
 }

@@ -15,8 +15,7 @@ use crate::deploy::run::{self, Request};
 use crate::deploy::session::Session;
 use crate::deploy::step::Step;
 use crate::operations::forecast::Forecast;
-use crate::operations::foresee::foresee;
-use crate::operations::target::{self, Targets};
+use crate::operations::foresee::{Foreseen, foresee};
 use crate::operations::with_data;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -31,7 +30,7 @@ const FORMAT: u32 = 1;
 type World = BTreeMap<String, String>;
 
 /// What is to be shown of a plan, and what is to be done with it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Showing<'a> {
     /// Write the plan to this file.
     pub save: Option<&'a Path>,
@@ -47,21 +46,20 @@ pub fn show(
     deadline: Deadline,
 ) -> Result<Finished> {
     let out = &session.out;
-    if let Some(rev) = commit_of(request, session)? {
-        if showing.save.is_some() {
+    let (preview, release) = match foresee(request, session, deadline)? {
+        Foreseen::Plan(plan) => *plan,
+        Foreseen::Commit(rev) if showing.save.is_some() => {
             let what = format!("a plan for {rev} cannot be saved, because its release is not built yet");
-            return Err(fail(
-                Exit::Usage,
-                what,
-                Next::xtask("releases list").so("names the releases that there are"),
-            ));
+            let next = Next::xtask("releases list").so("names the releases that there are");
+            return Err(fail(Exit::Usage, what, next));
         }
-        out.say(format!(
-            "close the gate, build {rev} in a separate worktree, then continue as with a release"
-        ));
-        return Ok(Finished { scenarios: vec![Scenario::Commit], ..Finished::plain(Exit::Ok) });
-    }
-    let (preview, release) = foresee(request, session, deadline)?;
+        Foreseen::Commit(rev) => {
+            out.say(format!(
+                "close the gate, build {rev} in a separate worktree, then continue as with a release"
+            ));
+            return Ok(Finished { scenarios: vec![Scenario::Commit], ..Finished::plain(Exit::Ok) });
+        }
+    };
     let limit = deadline.within(session.pilot.manifest.limits.engine);
     let forecast =
         Forecast::of(&preview, &release, &sizes(&preview, limit), run::downtimes(&session.pilot.state));
@@ -95,14 +93,6 @@ pub fn show(
         ..Finished::plain(exit)
     };
     Ok(finished.then(next.as_ref(), out.context()))
-}
-
-/// The commit that would be built; none if there is a release to go to.
-fn commit_of(request: &Request, session: &Session) -> Result<Option<String>> {
-    Ok(match target::admitted(target::targets(request, session)?, session)? {
-        Targets::Releases(_) => None,
-        Targets::Commit(rev) => Some(rev),
-    })
 }
 
 /// The bytes of the data that would be copied, as far as the engine tells.
@@ -171,7 +161,7 @@ fn world(preview: &Preview, release: &str, session: &Session) -> Result<World> {
 }
 
 /// Writes the plan. An existing file is not replaced.
-pub fn save(
+fn save(
     to: &Path,
     request: &Request,
     forecast: Forecast,
@@ -214,8 +204,11 @@ pub fn read(from: &Path, session: &Session) -> Result<SavedPlan> {
 impl SavedPlan {
     /// Refuses (exit 2) if the plan that would be made now is another one. The caller holds the lock.
     pub fn check(&self, session: &Session, deadline: Deadline) -> Result<()> {
-        let (preview, release) = foresee(&self.request, session, deadline)?;
-        let now = world(&preview, &release.id, session)?;
+        let now = match foresee(&self.request, session, deadline)? {
+            Foreseen::Plan(plan) => world(&plan.0, &plan.1.id, session)?,
+            // Its release is gone.
+            Foreseen::Commit(_) => World::new(),
+        };
         let changed: Vec<&str> = self
             .world
             .iter()

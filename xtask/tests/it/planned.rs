@@ -1,9 +1,9 @@
 //! Plans: what is shown, what the exit code says, and a plan that is saved and executed later; and what is said of mistakes.
 
 use crate::pilot::Engine::Process;
-use crate::pilot::{Pilot, on};
+use crate::pilot::{Pilot, on, ran};
 use std::fs::File;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 #[test]
 fn a_saved_plan_is_executed_as_it_stands_and_refused_when_the_world_has_changed() {
@@ -94,14 +94,18 @@ fn mistakes_are_told_with_what_there_is() {
 }
 
 fn mistyped_project(pilot: &Pilot) {
-    let mut command = pilot.command(&["status"]);
     let state = pilot.folder.0.join("none");
-    let mistyped = command.env("PILOT_STATE_DIR", &state).output().unwrap();
-    let said = String::from_utf8_lossy(&mistyped.stderr).into_owned();
-    // The services of this project run, so it exists, wherever its state is.
-    if mistyped.status.code() == Some(2) {
-        assert!(said.contains("there is no project"), "{said}");
-    }
+    let mistyped = format!("{}x", pilot.project);
+    let status = |project: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.args(["--project", project, "--engine", "process", "status"]).current_dir(&pilot.root);
+        ran(command.env("PILOT_STATE_DIR", &state).output().unwrap())
+    };
+    let said = status(&mistyped).expect(2).err;
+    assert!(
+        said.contains(&format!("there is no project {mistyped}")) && said.contains("pilot-deploy"),
+        "{said}"
+    );
     assert!(!state.exists());
 }
 
@@ -125,6 +129,7 @@ fn looks_go_on_and_say_why_and_what_to_do() {
             assert!(shown.contains(words), "no {words} in {shown}");
         }
         pilot.xtask(&["status", "--times", "2"]).expect(2);
+        pilot.xtask(&["status", "--watch", "1s", "--times", "0"]).expect(2);
         let said = pilot.xtask(&["assess"]).expect(1).out;
         for words in
             ["✗ env file: ENABLE_CACHE is true", "why: the env file was edited", "do:  PILOT_STATE_DIR="]

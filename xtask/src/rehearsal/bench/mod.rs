@@ -59,7 +59,7 @@ pub fn run(rounds: usize, large: Option<u64>, pilot: &Pilot, out: &Output) -> Re
     part("1,000 streams on local processes", &|rows| {
         load::measure(&Rehearsal::begin(pilot, Some(Kind::Process), quiet(), false)?, rows)
     })?;
-    part("a receiver that hangs, on local processes", &|rows| {
+    part("a receiver in trouble, on local processes", &|rows| {
         receiver::measure(pilot, rounds, quiet(), rows)
     })?;
     part("xtask itself", &|rows| itself(pilot, rounds, rows))?;

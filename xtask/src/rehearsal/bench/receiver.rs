@@ -1,4 +1,5 @@
-//! What a receiver of `[notify]` costs that hangs: a rollback with one, against the same rollback without any. Called by
+//! What a receiver of `[notify]` costs that hangs, answers 500 or is gone: a rollback with it, against the same rollback
+//! without any. Called by
 //! `bench`.
 
 use crate::base::files::{self, Mode};
@@ -12,7 +13,9 @@ use crate::rehearsal::bench::row::Row;
 use crate::stack::manifest::MANIFEST_FILE;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result, ensure};
-use std::net::TcpListener;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The version of the release.
 const GOOD: &str = "v1.0.0";
@@ -47,20 +50,40 @@ pub fn measure(real: &Pilot, rounds: usize, out: Output, rows: &mut Vec<Row>) ->
     let good = rehearsal.session.store.current()?.context("the good release is not recorded")?;
     let bad = rehearsal.session.pilot.manifest.drill.pairs();
     ensure!(!bad.is_empty(), "pilot.toml has no settings in [drill]");
-    let (mut with, mut without) = (Figures::new(), Figures::new());
-    for _ in 0..rounds * OFTENER {
-        broken(&rehearsal, good.images.clone(), &bad)?;
-        with.push(timed(rehearsal.command(&["rollback"])?.env(notify::REHEARSED, "1"))?);
-        broken(&rehearsal, good.images.clone(), &bad)?;
-        without.push(timed(rehearsal.command(&["rollback"])?)?);
+    let mut compare = |what| {
+        let (mut with, mut without) = (Figures::new(), Figures::new());
+        for _ in 0..rounds * OFTENER {
+            broken(&rehearsal, good.images.clone(), &bad)?;
+            with.push(timed(rehearsal.command(&["rollback"])?.env(notify::REHEARSED, "1"))?);
+            broken(&rehearsal, good.images.clone(), &bad)?;
+            without.push(timed(rehearsal.command(&["rollback"])?)?);
+        }
+        let against = Some(("the same without a receiver", median(without)?));
+        rows.push(Row { what, ours: median(with)?, unit: "ms", against, reach: Some(1.1) });
+        anyhow::Ok(())
+    };
+    compare("rollback A, a receiver hangs")?;
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| refuse(&receiver, &over));
+        let compared = compare("rollback A, it answers 500");
+        over.store(true, Ordering::SeqCst);
+        // Wakes it, so that it sees this.
+        TcpStream::connect(("127.0.0.1", port)).ok();
+        compared
+    })?;
+    drop(receiver);
+    compare("rollback A, it is gone")
+}
+
+/// Answers every request with 500 until it is over.
+fn refuse(receiver: &TcpListener, over: &AtomicBool) {
+    for stream in receiver.incoming() {
+        if over.load(Ordering::SeqCst) {
+            return;
+        }
+        // Whoever has given up meanwhile gets nothing.
+        let answer = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        stream.and_then(|mut stream| stream.write_all(answer)).ok();
     }
-    let against = Some(("the same without a receiver", median(without)?));
-    rows.push(Row {
-        what: "rollback A, a receiver hangs",
-        ours: median(with)?,
-        unit: "ms",
-        against,
-        reach: Some(1.1),
-    });
-    Ok(())
 }
