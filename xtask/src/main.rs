@@ -25,6 +25,7 @@ use crate::base::signals;
 use crate::base::stderr;
 use crate::deploy::event::{Event, Finished, Outcome};
 use crate::deploy::session::Session;
+use crate::engine::roles::Engine;
 use crate::operations::look::is_a_project;
 use crate::operations::{notify, pipeline, register};
 use crate::release::store::Store;
@@ -154,7 +155,7 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
         _ => {}
     }
     let courier = Courier::default();
-    let (pilot, engine) = match engine::open(pilot.clone(), cli.engine(), cli.command.by()) {
+    let (pilot, engine, store) = match open(cli, pilot.clone(), &out) {
         Ok(opened) => opened,
         Err(error) => {
             let mut finished = Finished::refused(&nothing_done(cli, error), out.context());
@@ -166,7 +167,6 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
             return Ok(finished);
         }
     };
-    let store = Store::new(&pilot.state);
     let session = Session { pilot, engine, store, out, courier };
     if cli.project.is_some() && cli.command.by() != By::Tree && changes.is_none() {
         is_a_project(&session)?;
@@ -179,6 +179,28 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
         notify::ends(notify::Teller::from(&session), command, &finished);
     }
     Ok(finished)
+}
+
+/// The stack, its engine, and its releases with what other clients have done. If one of them has deployed another release
+/// since, its manifest counts.
+fn open(cli: &Cli, pilot: Pilot, out: &Output) -> Result<(Pilot, Box<dyn Engine>, Store)> {
+    let by = cli.command.by();
+    let engine = engine::choose(&pilot, cli.engine())?;
+    let (store, folder) = (engine::store(&pilot, engine.as_ref()), Store::new(&pilot.state));
+    let runs = || folder.current().ok().flatten().map(|release| release.id);
+    let before = runs();
+    if let Err(error) = store.meet() {
+        out.note(format!("what other clients have done is not known: {error:#}"));
+    }
+    let (pilot, engine) = if before == runs() {
+        (pilot, engine)
+    } else {
+        let pilot = Pilot::find(cli.stack.as_deref(), cli.project.as_deref(), by)?;
+        let engine = engine::choose(&pilot, cli.engine())?;
+        (pilot, engine)
+    };
+    let (pilot, engine) = engine::open(pilot, engine, by)?;
+    Ok((pilot, engine, store))
 }
 
 /// Who is called, for the commands that say it.

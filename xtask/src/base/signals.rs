@@ -34,10 +34,16 @@ struct State {
     /// Process groups of the children that run now.
     groups: BTreeSet<i32>,
     clean_up: Option<Box<dyn FnOnce() + Send>>,
+    release: Option<Box<dyn FnOnce() + Send>>,
 }
 
-static STATE: Mutex<State> =
-    Mutex::new(State { stage: Stage::Running, over: false, groups: BTreeSet::new(), clean_up: None });
+static STATE: Mutex<State> = Mutex::new(State {
+    stage: Stage::Running,
+    over: false,
+    groups: BTreeSet::new(),
+    clean_up: None,
+    release: None,
+});
 
 fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -129,6 +135,16 @@ pub fn on_signal(clean_up: impl FnOnce() + Send + 'static) {
     state().clean_up = Some(Box::new(clean_up));
 }
 
+/// Sets what gives back the lock, after the clean-up: so nobody has to wait for an interrupted command.
+pub fn on_release(release: impl FnOnce() + Send + 'static) {
+    state().release = Some(Box::new(release));
+}
+
+/// There is no lock any more.
+pub fn forget_release() {
+    state().release = None;
+}
+
 /// Listens for signals. A signal ends the children, runs the clean-up and `last_word`, and then ends this
 /// process with `code`. The thread that calls this function must be the one that does the work.
 pub fn listen(code: i32, last_word: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -147,6 +163,8 @@ pub fn listen(code: i32, last_word: impl FnOnce() + Send + 'static) -> Result<()
             drop(state);
             end_children();
             clean_up(worker, me);
+            let release = crate::base::signals::state().release.take();
+            release.into_iter().for_each(|release| release());
             last_word();
             std::process::exit(code);
         }

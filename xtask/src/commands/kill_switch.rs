@@ -6,6 +6,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::next::Next;
+use crate::base::threads::joined;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::gate::{Gate, Switch};
 use crate::deploy::lockout::{self, Closed, Lift, Opened, Public};
@@ -108,8 +109,14 @@ fn status(session: &Session, deadline: Deadline) -> Result<Finished> {
 fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     let ledger = session.ledger();
     let mut hold = Hold::mine(reason);
-    let written = hold.place(&ledger);
-    let closed = close(session, reason, deadline).map_err(|error| {
+    let written = hold.place_here(&ledger);
+    // An engine that hangs must not delay the closing. Whoever looked for holds before it knew of this one is waited for.
+    let (closed, shared) = std::thread::scope(|scope| {
+        let shared = scope.spawn(|| hold.share(&ledger));
+        (close(session, reason, deadline), joined(shared))
+    });
+    let written = written.and(shared);
+    let closed = closed.map_err(|error| {
         let stands = if written.is_ok() { "; the hold stands, so no run opens the gate" } else { "" };
         fail(exit_of(&error), format!("{error:#}{stands}"), Next::xtask("kill-switch on"))
     })?;
@@ -119,7 +126,11 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     {
         hold.note_stopped(&ledger, services.clone())?;
     }
-    let others = ledger.opening(Deadline::after(lockout::OTHERS));
+    let limit = Deadline::after(lockout::OTHERS);
+    let others = ledger.opening(limit);
+    if let Some(who) = ledger.others_opened(limit) {
+        session.out.note(format!("another client works on this stack, and leaves the gate closed: {who}"));
+    }
     let limit = Deadline::after(session.pilot.manifest.limits.ready);
     let view = session.running(limit)?;
     let still = view.gate(lockout::REQUEST).is_ok_and(|gate| gate.prove_closed().is_ok())

@@ -252,6 +252,10 @@ impl Session {
     /// only warns: an error would make it go to an older release. A new release stays a candidate, and serves.
     fn record(&self, goal: &Goal<'_>, run: &Run, measured: &mut Measured) -> Result<()> {
         let limits = &self.pilot.manifest.limits;
+        if let Err(error) = self.ledger().keep(limits.deploy) {
+            measured.stance = Stance::LeftServed;
+            return Err(error.context(Unrecorded(goal.release.id.clone())));
+        }
         let open = goal.release.images.values().filter(|image| !image.is_saved()).count();
         let shown =
             (open > 0).then(|| screen::doing(format!("save what is new of release {}", goal.release.id)));

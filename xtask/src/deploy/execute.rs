@@ -35,8 +35,10 @@ pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) 
         let done = if execution.deadline.passed() {
             Err(over_budget().into())
         } else {
-            measured.past.begins(step);
-            execution.run(step, measured)
+            execution.keep_lock(step, limit).and_then(|()| {
+                measured.past.begins(step);
+                execution.run(step, measured)
+            })
         };
         match done {
             Ok(end) => {
@@ -67,10 +69,20 @@ impl Execution<'_> {
     /// budget stopped failed because of the budget.
     fn classify(&self, error: anyhow::Error) -> anyhow::Error {
         match exit_of(&error) {
-            Exit::Host | Exit::OverBudget => error,
+            Exit::Host | Exit::OverBudget | Exit::Locked => error,
             _ if self.deadline.passed() => error.context(over_budget()),
             Exit::NotRestored => error,
             _ => fail(Exit::NotRestored, format!("{error:#}"), next_of(&error).cloned().unwrap_or_default()),
+        }
+    }
+
+    /// No step begins without the lock, which must outlast it. While the engine does not answer, the public may be shut
+    /// out without it.
+    fn keep_lock(&self, step: &Step, limit: Option<Duration>) -> Result<()> {
+        let need = limit.unwrap_or_else(|| self.deadline.left());
+        match self.store.ledger().keep(need) {
+            Err(error) if exit_of(&error) == Exit::Host && step.shuts_out() => Ok(()),
+            kept => kept,
         }
     }
 

@@ -102,59 +102,66 @@ pub fn observe(
     runtime: &dyn Runtime,
     stored: &dyn Engine,
     env: Option<&EnvFile>,
+    ledger: &Ledger,
     position: Position<'_>,
     deadline: Deadline,
 ) -> Observation {
-    let mut stack = Observed::from(stack(runtime, stored, deadline.within(pilot.manifest.limits.engine)));
-    let endpoints: BTreeMap<String, Endpoint> = match &stack {
-        Observed::Known(stack) => {
-            let own =
-                |name: &str| Some((name.to_owned(), Endpoint::any_of(stack.services.get(name)?, pilot)?));
-            pilot.services().filter_map(own).collect()
-        }
-        Observed::Unknown(_) => env.and_then(|env| endpoints(pilot, env).ok()).unwrap_or_default(),
-    };
-    let seen = stack.clone();
-    let client = |endpoint: &Endpoint| runtime.reach(endpoint, pilot.manifest.limits.probe);
-    let mut unseen = BTreeMap::new();
-    let gate = std::thread::scope(|scope| {
-        let gate = scope.spawn(|| position(&seen, &endpoints));
-        match &mut stack {
-            Observed::Known(stack) => ask(pilot, stack, client),
-            Observed::Unknown(_) => {
-                let asked =
-                    pilot.manifest.health.iter().flat_map(|rule| endpoints.iter().map(move |e| (rule, e)));
-                let jobs: Vec<_> = asked
-                    .map(|(rule, (name, endpoint))| {
-                        let client = client(endpoint);
-                        (name, scope.spawn(move || health(&client, rule)))
-                    })
-                    .collect();
-                let told =
-                    jobs.into_iter().map(|(name, job)| (name.clone(), job.join().unwrap_or_else(lost)));
-                unseen = told.collect();
+    std::thread::scope(|scope| {
+        let holds = scope.spawn(|| hold::standing(ledger));
+        let mut stack = Observed::from(stack(runtime, stored, deadline.within(pilot.manifest.limits.engine)));
+        let endpoints: BTreeMap<String, Endpoint> = match &stack {
+            Observed::Known(stack) => {
+                let own =
+                    |name: &str| Some((name.to_owned(), Endpoint::any_of(stack.services.get(name)?, pilot)?));
+                pilot.services().filter_map(own).collect()
             }
+            Observed::Unknown(_) => env.and_then(|env| endpoints(pilot, env).ok()).unwrap_or_default(),
+        };
+        let seen = stack.clone();
+        let client = |endpoint: &Endpoint| runtime.reach(endpoint, pilot.manifest.limits.probe);
+        let mut unseen = BTreeMap::new();
+        let gate = std::thread::scope(|scope| {
+            let gate = scope.spawn(|| position(&seen, &endpoints));
+            match &mut stack {
+                Observed::Known(stack) => ask(pilot, stack, client),
+                Observed::Unknown(_) => {
+                    let asked = pilot
+                        .manifest
+                        .health
+                        .iter()
+                        .flat_map(|rule| endpoints.iter().map(move |e| (rule, e)));
+                    let jobs: Vec<_> = asked
+                        .map(|(rule, (name, endpoint))| {
+                            let client = client(endpoint);
+                            (name, scope.spawn(move || health(&client, rule)))
+                        })
+                        .collect();
+                    let told =
+                        jobs.into_iter().map(|(name, job)| (name.clone(), job.join().unwrap_or_else(lost)));
+                    unseen = told.collect();
+                }
+            }
+            gate.join().unwrap_or_else(|_| Gate::Unknown("the check of the gate panicked".into()))
+        });
+        let (tree_env, tree_compose) = (tree_env(pilot).into(), compose(pilot).into());
+        let mut shortages = host::quick(pilot);
+        shortages.retain(|check| check.ok == Some(false));
+        let holds = joined(holds).into();
+        let (not_closed, copied) = (Vec::new(), paused::services(&pilot.state));
+        Observation {
+            stack,
+            endpoints,
+            unseen,
+            gate,
+            not_closed,
+            holds,
+            tree_env,
+            tree_compose,
+            copied,
+            shortages,
+            passes: false,
         }
-        gate.join().unwrap_or_else(|_| Gate::Unknown("the check of the gate panicked".into()))
-    });
-    let (tree_env, tree_compose) = (tree_env(pilot).into(), compose(pilot).into());
-    let mut shortages = host::quick(pilot);
-    shortages.retain(|check| check.ok == Some(false));
-    let holds = hold::standing(&Ledger::new(&pilot.state)).into();
-    let (not_closed, copied) = (Vec::new(), paused::services(&pilot.state));
-    Observation {
-        stack,
-        endpoints,
-        unseen,
-        gate,
-        not_closed,
-        holds,
-        tree_env,
-        tree_compose,
-        copied,
-        shortages,
-        passes: false,
-    }
+    })
 }
 
 /// What the engine reports of the whole stack. The parts are asked at the same time.

@@ -3,16 +3,43 @@
 
 use crate::base::courier::Courier;
 use crate::base::deadline::Deadline;
-use crate::base::lock::Lock;
+use crate::base::failure::{Exit, exit_of};
 use crate::base::output::Output;
 use crate::deploy::paused;
 use crate::deploy::view::View;
 use crate::engine::roles::Engine;
 use crate::release::description::Release;
 use crate::release::store::Store;
-use crate::stack::ledger::Ledger;
+use crate::stack::lease;
+use crate::stack::ledger::{Ledger, Lock};
 use crate::stack::pilot::Pilot;
 use anyhow::{Result, ensure};
+use std::time::Duration;
+
+/// The lock of a stack, for one command. What the engine has lost of its records is put back before it is released.
+#[must_use]
+pub struct Locked<'a> {
+    session: &'a Session,
+    _lock: Lock,
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let Session { store, out, .. } = self.session;
+        if std::thread::panicking() || store.ledger().shared().is_none() || !store.ledger().has_lock() {
+            return;
+        }
+        let put = store.put_back().and_then(|releases| {
+            let releases = releases.into_iter().map(|id| format!("release {id}"));
+            Ok(releases.chain(store.ledger().put_back()?).collect::<Vec<_>>())
+        });
+        match put {
+            Ok(put) if put.is_empty() => {}
+            Ok(put) => out.note(format!("the engine knows now, for every client: {}", put.join(", "))),
+            Err(error) => out.note(format!("the engine does not know all that this folder has: {error:#}")),
+        }
+    }
+}
 
 /// What a command works with.
 pub struct Session {
@@ -35,11 +62,41 @@ impl Session {
     }
 
     /// Takes the lock of the stack for a command that changes it. What a copy that was cut off has left paused is
-    /// undone first. The error (exit 5) says who has the lock.
-    pub fn lock(&self, command: &str) -> Result<Lock> {
-        let lock = self.ledger().lock(command)?;
+    /// undone first, and what other clients have done is copied. The error (exit 5) says who has the lock.
+    pub fn lock(&self, command: &str) -> Result<Locked<'_>> {
+        let lock = self.ledger().lock(command, lease::USUAL)?;
+        self.locked(lock)
+    }
+
+    /// The same for a run, which may take as long as `need`. If the engine does not answer, it may still shut the public
+    /// out: it takes the lock before it does anything else.
+    pub fn lock_for(&self, command: &str, need: Duration) -> Result<Locked<'_>> {
+        let ledger = self.ledger();
+        let lock = ledger.lock(command, need).or_else(|error| match exit_of(&error) {
+            Exit::Host => {
+                self.out.note(format!("{error:#}; so the lock is taken when it answers"));
+                ledger.lock_later(command, need)
+            }
+            _ => Err(error),
+        })?;
+        self.locked(lock)
+    }
+
+    fn locked(&self, lock: Lock) -> Result<Locked<'_>> {
+        if let Some(over) = &lock.over {
+            self.out.note(over);
+        }
         paused::undo_all(self.engine.as_ref(), &self.pilot.state, &self.out);
-        Ok(lock)
+        if self.ledger().has_lock() {
+            self.ledger().look()?;
+            self.store.agree()?.into_iter().for_each(|told| self.out.note(told));
+        }
+        Ok(Locked { session: self, _lock: lock })
+    }
+
+    /// Copies what other clients have done, as far as this needs no lock.
+    pub fn meet(&self) -> Result<()> {
+        self.store.meet()
     }
 
     /// The stack by the manifest of the release that runs.

@@ -258,6 +258,21 @@ impl fmt::Display for Step {
     }
 }
 
+impl Step {
+    /// Does it only shut the public out, or ask whether the engine answers? That is allowed while nobody can be asked for
+    /// the lock.
+    pub fn shuts_out(&self) -> bool {
+        matches!(
+            self,
+            Self::CloseGate
+                | Self::StopGate { .. }
+                | Self::StopGateway
+                | Self::StopPublished { .. }
+                | Self::AskEngine
+        )
+    }
+}
+
 /// What stays published, to be added to a sentence.
 pub fn left_open(not_closed: &[String]) -> String {
     if not_closed.is_empty() { String::new() } else { format!("; not closed: {}", not_closed.join(", ")) }

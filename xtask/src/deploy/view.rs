@@ -42,6 +42,8 @@ pub struct View {
     pub env: Option<EnvFile>,
     /// The environment of each service of that release; none if it is not known.
     pub environment: Option<Environment>,
+    /// The records of the stack.
+    ledger: Ledger,
 }
 
 impl View {
@@ -53,13 +55,21 @@ impl View {
         let pilot = Pilot { manifest, layout, definition, ..pilot.clone() };
         let engine = engine.for_stack(&pilot)?;
         let (env, environment) = (store.settings(release)?, store.environment(release)?);
-        Ok(Self { pilot, engine, release: Some(release.clone()), env: Some(env), environment })
+        let ledger = store.ledger();
+        Ok(Self { pilot, engine, release: Some(release.clone()), env: Some(env), environment, ledger })
     }
 
     /// By the manifest of the source, or its substitute.
-    pub fn tree(pilot: &Pilot, engine: &dyn Engine) -> Result<Self> {
+    pub fn tree(pilot: &Pilot, engine: &dyn Engine, store: &Store) -> Result<Self> {
         let (engine, env) = (engine.for_stack(pilot)?, pilot.env().ok());
-        Ok(Self { pilot: pilot.clone(), engine, release: None, env, environment: None })
+        Ok(Self {
+            pilot: pilot.clone(),
+            engine,
+            release: None,
+            env,
+            environment: None,
+            ledger: store.ledger(),
+        })
     }
 
     /// By the manifest of the release that runs: the one that is recorded, or the one whose images run. If
@@ -73,7 +83,7 @@ impl View {
         let services = engine.services(limit).unwrap_or_default();
         let releases = store.list().map(|(all, _)| all).unwrap_or_default();
         let found = releases.iter().rev().filter(|release| runs(&services, release)).find_map(by);
-        found.map_or_else(|| Self::tree(pilot, engine), Ok)
+        found.map_or_else(|| Self::tree(pilot, engine, store), Ok)
     }
 
     /// The settings. It is an error if they could not be read.
@@ -149,7 +159,7 @@ impl View {
 
     /// The gate by its kind. `client` reaches its service.
     fn gate_over(&self, client: impl FnOnce() -> Result<Client>) -> Result<Box<dyn Switch + '_>> {
-        let (ledger, limits) = (Ledger::new(&self.pilot.state), &self.pilot.manifest.limits);
+        let (ledger, limits) = (self.ledger.clone(), &self.pilot.manifest.limits);
         Ok(match &self.pilot.manifest.gate {
             GateRule::Http(rule) => Box::new(Http { client: client()?, rule: rule.as_ref().clone() }),
             GateRule::Exec(rule) => {
@@ -166,7 +176,7 @@ impl View {
             runtime: self.engine.as_ref(),
             cover: self.cover()?,
             policies: self.definition().as_ref().map(stop::policies).unwrap_or_default(),
-            ledger: Ledger::new(&self.pilot.state),
+            ledger: self.ledger.clone(),
             limit: limits.engine,
             start: limits.deploy,
             ready: limits.ready,
@@ -207,6 +217,7 @@ impl View {
             self.engine.as_ref(),
             stored,
             self.env.as_ref(),
+            &self.ledger,
             position,
             deadline,
         );

@@ -1,11 +1,11 @@
 //! Carries images between the store and an engine: several at a time, within a time that grows with their size.
-//! Called by `deploy`, `operations/candidate` and `rehearsal`.
+//! Called by `deploy`, `operations/candidate`, `rehearsal` and the command `releases pull`.
 
 use crate::base::deadline::{Deadline, for_bytes};
 use crate::base::passing::Passing;
 use crate::base::threads::side_by_side;
 use crate::engine::roles::Images;
-use crate::release::description::Image;
+use crate::release::description::{Image, Release};
 use crate::release::store::Store;
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -35,13 +35,25 @@ pub fn load<'a>(
 
 /// Saves the images of a release that are not saved yet, and records them. `limit` is for an empty image.
 pub fn save(release: &str, engine: &dyn Images, store: &Store, limit: Duration) -> Result<()> {
-    let most = engine.at_a_time();
-    store.save_images(release, most, &|image, take| {
-        // The others may slow it down as if it were so many times as large.
-        let bytes = engine.size(image, Deadline::after(limit))?.saturating_mul(most as u64);
-        let mut counted = |from: &mut dyn Read| {
-            take(&mut Passing::new(from, format!("save image {}", image.tag), Some(bytes / most as u64)))
-        };
-        engine.save(image, &mut counted, Deadline::after(for_bytes(limit, bytes)))
-    })
+    store.save_images(release, engine.at_a_time(), &|image, take| saved(image, engine, limit, take))
+}
+
+/// Saves the images of a release that only another client has saved, and returns how many there were.
+pub fn pull(release: &Release, engine: &dyn Images, store: &Store, limit: Duration) -> Result<usize> {
+    store.pull_images(release, engine.at_a_time(), &|image, take| saved(image, engine, limit, take))
+}
+
+fn saved(
+    image: &Image,
+    engine: &dyn Images,
+    limit: Duration,
+    take: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+) -> Result<()> {
+    let most = engine.at_a_time() as u64;
+    // The others may slow it down as if it were so many times as large.
+    let bytes = engine.size(image, Deadline::after(limit))?.saturating_mul(most);
+    let mut counted = |from: &mut dyn Read| {
+        take(&mut Passing::new(from, format!("save image {}", image.tag), Some(bytes / most)))
+    };
+    engine.save(image, &mut counted, Deadline::after(for_bytes(limit, bytes)))
 }

@@ -21,17 +21,17 @@ use crate::base::screen;
 use crate::base::stderr;
 use crate::engine::roles::{Engine, Kind};
 use crate::release::store::Store;
+use crate::stack::ledger::Ledger;
 use crate::stack::pilot::{By, Pilot};
 use anyhow::Result;
 
 pub use process::supervise::supervise;
 
-/// The engine for a stack, and the stack as the engine knows it: if no release says what it is, Compose is asked. What
+/// The stack as its engine knows it, and the engine for it: if no release says what it is, Compose is asked. What
 /// Compose does not understand is an error (exit 2) for a command that looks at what runs (`By::Running`). For one that
 /// must always work it stays unknown, with a warning; one that uses the source reports it when it does.
-pub fn open(mut pilot: Pilot, asked: Option<Kind>, by: By) -> Result<(Pilot, Box<dyn Engine>)> {
+pub fn open(mut pilot: Pilot, engine: Box<dyn Engine>, by: By) -> Result<(Pilot, Box<dyn Engine>)> {
     let _shown = screen::doing("ask the engine");
-    let engine = choose(&pilot, asked)?;
     // Without Compose, the manifest says it.
     if pilot.definition.is_some() || engine.kind() != Kind::Compose {
         return Ok((pilot, engine));
@@ -49,6 +49,12 @@ pub fn open(mut pilot: Pilot, asked: Option<Kind>, by: By) -> Result<(Pilot, Box
     }
     let engine = engine.for_stack(&pilot)?;
     Ok((pilot, engine))
+}
+
+/// The releases of a stack, with the records that its engine keeps for every client.
+pub fn store(pilot: &Pilot, engine: &dyn Engine) -> Store {
+    let ledger = Ledger::of(&pilot.state, engine.shelf(), pilot.manifest.limits.engine);
+    Store::of(&pilot.state, ledger)
 }
 
 /// The address of the Docker daemon that the client talks to; none if there is no client, or if it is not a daemon

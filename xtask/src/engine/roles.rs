@@ -1,4 +1,4 @@
-//! What an engine does, as four small roles: a caller asks only for those that it needs. They use the words
+//! What an engine does, as five small roles: a caller asks only for those that it needs. They use the words
 //! stack and data, not containers, so that a third engine (a swarm) is possible. An engine decides nothing.
 //! `compose`, `process` and `fake` implement the roles.
 
@@ -13,6 +13,7 @@ use crate::stack::endpoint::Endpoint;
 use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
+use crate::stack::shelf::Shelf;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -376,7 +377,15 @@ pub trait Inspect: Sync {
     fn host(&self, deadline: Deadline) -> Result<EngineHost>;
 }
 
-/// All four roles. Code that needs only one or two asks only for those.
-pub trait Engine: Runtime + Images + Data + Inspect {}
+/// Keeps records for every client of the engine.
+pub trait Ledger: Sync {
+    /// Where it keeps them; none if the state folder is all there is.
+    fn shelf(&self) -> Option<Box<dyn Shelf>> {
+        None
+    }
+}
 
-impl<T: Runtime + Images + Data + Inspect> Engine for T {}
+/// All five roles. Code that needs only one or two asks only for those.
+pub trait Engine: Runtime + Images + Data + Inspect + Ledger {}
+
+impl<T: Runtime + Images + Data + Inspect + Ledger> Engine for T {}

@@ -80,8 +80,10 @@ pub fn conclude(session: &Session, run: &Run, ended: Ended, measured: &Measured)
         finished.error = Some(format!("{error:#}"));
         let next = next_of(error).cloned().unwrap_or_else(|| Next::xtask("diagnose"));
         finished = finished.then(Some(&next), session.out.context());
-        finished.public =
-            Some(secure(session, run, measured).unwrap_or_else(|e| Public::Unknown(format!("{e:#}"))));
+        finished.public = Some(
+            secure(session, run, measured, exit == Exit::Locked)
+                .unwrap_or_else(|e| Public::Unknown(format!("{e:#}"))),
+        );
         finished.hold = Observed::from(hold::standing(&session.ledger())).held(&[]);
         match run.owes(&measured.past) {
             Ok(Some(cut)) => tell_where_data_is(session, &cut),
@@ -163,14 +165,17 @@ fn go_on(finished: &Finished) -> Vec<(&'static str, &'static str)> {
 
 /// The end of a run that failed. If the stack is wrong or its state is unknown, the public is shut out
 /// (unless it already is), and evidence is collected if there is none. A stack that was not changed and is
-/// healthy keeps serving the public.
-fn secure(session: &Session, run: &Run, measured: &Measured) -> Result<Public> {
+/// healthy keeps serving the public. If the lock was `lost`, somebody else works on the stack: nothing is done.
+fn secure(session: &Session, run: &Run, measured: &Measured, lost: bool) -> Result<Public> {
     // Do this even if the budget is used up: the public must not get bad answers.
     let limits = &session.pilot.manifest.limits;
     let limit = || Deadline::after(limits.engine);
     let view = &session.running(limit())?;
     let now = view.observe(view.engine.as_ref(), limit());
     let mut public = lockout::seen(view, &now);
+    if lost {
+        return Ok(public);
+    }
     let untouched = measured.stance == Stance::Open && measured.gate_closed_ms.is_none();
     if measured.stance == Stance::LeftServed || untouched && judge(session, view, &now, limit()).is_ok() {
         return Ok(public);

@@ -78,7 +78,7 @@ pub fn look(session: &Session, lines: usize, deadline: Deadline) -> Result<Look>
     let (now, mut drift, plan) = match preview {
         Some(Ok(Preview { now, drift, plan, .. })) => (now, drift, target.is_some().then_some(plan)),
         other => {
-            let tree = View::tree(&session.pilot, session.engine.as_ref())?;
+            let tree = View::tree(&session.pilot, session.engine.as_ref(), &session.store)?;
             let now = tree.observe(session.engine.as_ref(), deadline);
             let why = other.and_then(Result::err).map(|error| cannot_tell("what the release has", &error));
             (now, why.into_iter().collect(), None)

@@ -58,7 +58,7 @@ pub fn run(options: &Options, yes: bool, session: &Session) -> Result<Finished> 
     with_data::confirm(request, yes)?;
     let waited = confirmed(request, yes, session, deadline)?;
     let deadline = Deadline::from(session.out.start(), budget + waited);
-    let _lock = session.lock(request.command.as_str())?;
+    let _lock = session.lock_for(request.command.as_str(), deadline.left())?;
     if let Some(plan) = plan {
         plan.check(session, deadline)?;
     }
@@ -231,7 +231,7 @@ fn try_releases(
         match try_release(session, run, release, &named, deadline, measured) {
             Ok((outcome, scenarios)) => return Ended { release: last, scenarios, result: Ok(outcome) },
             // Another release does not fix the host, and after the budget there is no time for one.
-            Err(error) if matches!(exit_of(&error), Exit::Host | Exit::OverBudget) => {
+            Err(error) if matches!(exit_of(&error), Exit::Host | Exit::OverBudget | Exit::Locked) => {
                 return Ended { release: last, ..Ended::failed(error) };
             }
             Err(error) => {

@@ -46,7 +46,8 @@ pub enum Fault {
 
 /// Runs the drill with this fault. Returns the result of the way back.
 pub fn run(fault: &Fault, keep: bool, asked: Option<Kind>, real: &Pilot, out: Output) -> Result<Finished> {
-    let (real, engine) = engine::open(real.clone(), asked, By::Tree)?;
+    let engine = engine::choose(real, asked)?;
+    let (real, engine) = engine::open(real.clone(), engine, By::Tree)?;
     check(fault, &real, engine.as_ref())?;
     out.say("1. deploy a good release in a separate project");
     let rehearsal = Rehearsal::begin(&real, asked, out, keep)?;

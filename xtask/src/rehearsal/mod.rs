@@ -14,7 +14,6 @@ use crate::base::courier::Courier;
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::{self, Mode};
-use crate::base::lock::Lock;
 use crate::base::machine;
 use crate::base::next::{Context as Whose, Next};
 use crate::base::output::Output;
@@ -28,9 +27,8 @@ use crate::operations::{candidate, pipeline, up};
 use crate::rehearsal::separate::Original;
 use crate::release::description::{Image, Release, mode_of};
 use crate::release::source;
-use crate::release::store::Store;
 use crate::stack::envfile::with_value;
-use crate::stack::ledger::Ledger;
+use crate::stack::ledger::{Ledger, Lock};
 use crate::stack::pilot::{By, Pilot, REHEARSALS};
 use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result};
@@ -125,13 +123,14 @@ impl Rehearsal {
         let own_values = !real.manifest.projects.variables.is_empty();
         let original = if own_values { None } else { Some(Original::of(real)?) };
         clear_old(real)?;
-        let alive = Ledger::new(&state.drill()).lock("drill")?;
+        let alive = Ledger::new(&state.drill()).lock_folder("drill")?;
         let (pack, ports) = match &original {
             None => (pack.to_owned(), Vec::new()),
             Some(original) => (state.drill_stack(), original.write(&project, &state.drill_stack())?),
         };
         let pilot = Pilot::at(&pack, &project, state, By::Tree)?;
-        let (pilot, engine) = engine::open(pilot, asked, By::Tree)?;
+        let engine = engine::choose(&pilot, asked)?;
+        let (pilot, engine) = engine::open(pilot, engine, By::Tree)?;
         if let Some(original) = &original {
             let own = pilot.definition.as_ref();
             original.check_apart(own.context("the engine does not understand the separate stack")?)?;
@@ -145,7 +144,7 @@ impl Rehearsal {
         let word = Some(engine.kind().as_str());
         let whose = Whose::new(Some(&pilot.project), Some(pilot.state.path()), word);
         let out = out.of(whose.in_stack(Some(pilot.pack.clone())));
-        let store = Store::new(&pilot.state);
+        let store = engine::store(&pilot, engine.as_ref());
         let session = Session { pilot, engine, store, out, courier: Courier::default() };
         let rehearsal = Self { session, source: real.clone(), keep, _alive: alive };
         if let Some(original) = &original {
@@ -201,7 +200,9 @@ impl Rehearsal {
     /// Runs a command in a separate process, as an operator does. With `show`, the user sees its output.
     pub fn operate(&self, words: &[&str], show: bool) -> Result<String> {
         let command = self.command(words)?;
-        if show { command.show() } else { command }.run(Deadline::after(PART))
+        let ran = if show { command.show() } else { command }.run(Deadline::after(PART));
+        self.session.meet()?;
+        ran
     }
 
     /// Runs a command that goes back to a release. Its last event is read from its report.
@@ -248,7 +249,7 @@ fn clear_old(real: &Pilot) -> Result<()> {
         let state = StateDir::new(&path);
         if state.drill().path().exists() {
             // A drill uses it now, or the user kept it.
-            let Ok(_dead) = Ledger::new(&state.drill()).lock("drill") else { continue };
+            let Ok(_dead) = Ledger::new(&state.drill()).lock_folder("drill") else { continue };
             if state.drill_kept().exists() {
                 continue;
             }
@@ -257,7 +258,8 @@ fn clear_old(real: &Pilot) -> Result<()> {
             let Some(kind) = Kind::named(&word) else { continue };
             let own = Some(state.drill_stack()).filter(|pack| pack.is_dir());
             let left = Pilot::at(own.as_deref().unwrap_or(&real.pack), &project, state, By::Any)?;
-            if let Ok((left, engine)) = engine::open(left, Some(kind), By::Tree) {
+            let chosen = engine::choose(&left, Some(kind));
+            if let Ok((left, engine)) = chosen.and_then(|engine| engine::open(left, engine, By::Tree)) {
                 tear_down(&left, engine.as_ref());
             }
         }

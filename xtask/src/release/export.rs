@@ -323,6 +323,7 @@ fn publish(store: &Store, packed: &Store, mut release: Release) -> Result<Releas
     release.verified_run = None;
     release.pinned = false;
     files::write_json(&old.join(DESCRIPTION), &release, Mode::Plain)?;
+    store.share(&release, &old)?;
     move_to(&old, &store.dir(&release.id))?;
     Ok(release)
 }

@@ -49,7 +49,7 @@ impl Store {
             return Ok(None);
         };
         let path = self.state.blob(sum);
-        let index = read(&path)?;
+        let index = read(&path).with_context(|| format!("image {} is not saved in this folder", image.id))?;
         ensure!(
             files::sha256_bytes(&index) == *sum,
             "{} was altered: its checksum is not its name",
@@ -127,11 +127,39 @@ impl Store {
         let mut all: Vec<Needed> = own.collect();
         // Only what a rollback can go to needs its images.
         let unneeded = |image: &&Image| !release.is_known_good() && !image.is_saved();
+        let fetched = self.is_fetched(&release.id);
         for image in release.images.values().filter(|image| !unneeded(image)) {
+            ensure!(
+                !fetched || self.has(image),
+                "image {} was saved by another client and not here: `releases pull` does it",
+                image.id
+            );
             all.extend(self.needed_by(image, files::read)?);
         }
-        all.push(Needed { path: self.xtask(&release.xtask), sum: release.xtask.clone() });
+        // That of a release of another client is with that client.
+        if !fetched {
+            all.push(Needed { path: self.xtask(&release.xtask), sum: release.xtask.clone() });
+        }
         Ok(all)
+    }
+
+    /// Saves the images of a release that another client has saved and that are not here, while the engine has them.
+    /// Returns how many there were.
+    pub fn pull_images(&self, release: &Release, most: usize, save: &Save<'_>) -> Result<usize> {
+        let missing = release.images.values().filter(|image| image.is_saved() && !self.has(image));
+        let missing: BTreeMap<&String, &Image> = missing.map(|image| (&image.id, image)).collect();
+        let missing: Vec<&Image> = missing.into_values().collect();
+        let saved = side_by_side(most, missing, |image| {
+            let saved = self.save_image(image, save)?;
+            ensure!(
+                saved.index == image.index,
+                "the engine gives image {} in another form than the one that it was saved in",
+                image.id
+            );
+            Ok(())
+        });
+        let saved = saved.into_iter().collect::<Result<Vec<()>>>()?;
+        Ok(saved.len())
     }
 
     /// Saves the images of a release that are not saved yet, `most` at a time, each once even if services share it.
@@ -200,6 +228,10 @@ impl Store {
             releases.iter().flat_map(|release| release.images.values()).filter(|image| image.index.is_some());
         let mut named = BTreeSet::new();
         for image in indexed {
+            // What another client has saved is not here.
+            if !image.index.as_ref().is_some_and(|sum| self.state.blob(sum).exists()) {
+                continue;
+            }
             named.extend(self.needed_by(image, files::read)?.into_iter().map(|needed| needed.sum));
         }
         let mut all = files::names(&self.state.blobs())?;

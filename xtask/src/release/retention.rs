@@ -71,7 +71,11 @@ impl Store {
         let Prune { releases, images, programs } = prune(&releases, current.as_deref(), keep);
         let mut freed = Vec::new();
         for id in releases {
+            self.unshare(&id)?;
             let path = self.dir(&id);
+            if !path.exists() {
+                continue;
+            }
             // Rename it first: then a removal that is cut off leaves no incomplete release in the list.
             let staging = self.dir(&format!(".{id}-old"));
             std::fs::rename(&path, &staging).with_context(|| format!("cannot remove {}", path.display()))?;

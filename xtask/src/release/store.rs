@@ -21,12 +21,18 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(super) state: StateDir,
+    pub(super) ledger: Ledger,
 }
 
 impl Store {
-    /// The store in a state folder. The folder need not exist yet.
+    /// The store in a state folder alone. The folder need not exist yet.
     pub fn new(state: &StateDir) -> Self {
-        Self { state: state.clone() }
+        Self::of(state, Ledger::new(state))
+    }
+
+    /// The store of a stack, with its records.
+    pub fn of(state: &StateDir, ledger: Ledger) -> Self {
+        Self { state: state.clone(), ledger }
     }
 
     /// The state folder.
@@ -52,11 +58,7 @@ impl Store {
     /// All releases that can be read, oldest first, and an error for each of the others.
     pub fn list(&self) -> Result<(Vec<Release>, Vec<String>)> {
         let (mut releases, mut broken) = (Vec::new(), Vec::new());
-        for name in files::names(&self.state.releases())? {
-            // A name that begins with a dot is an unpublished release.
-            if name.starts_with('.') {
-                continue;
-            }
+        for name in self.ids()? {
             match self.read(&name) {
                 Ok(release) => releases.push(release),
                 Err(error) => broken.push(format!("{error:#}")),
@@ -66,15 +68,26 @@ impl Store {
         Ok((releases, broken))
     }
 
-    /// The ids of all releases, also of those that cannot be read.
+    /// The ids of all releases, also of those that cannot be read: of every client.
     pub fn ids(&self) -> Result<BTreeSet<String>> {
-        Ok(files::names(&self.state.releases())?.into_iter().collect())
+        let mut all = self.ids_here()?;
+        all.extend(self.shared_ids()?);
+        Ok(all)
     }
 
-    fn read(&self, id: &str) -> Result<Release> {
+    /// What every client knows of a release counts, else what is in the folder.
+    pub(super) fn read(&self, id: &str) -> Result<Release> {
         if !is_release_id(id) {
             bail!("{id:?} in {} is not a release", self.state.releases().display());
         }
+        match self.shared(id) {
+            Some(shared) => shared.with_context(|| format!("cannot use release {id} at the engine")),
+            None => self.read_here(id),
+        }
+    }
+
+    /// A release as the folder has it.
+    pub(super) fn read_here(&self, id: &str) -> Result<Release> {
         let path = self.file(id, DESCRIPTION);
         let bytes = files::read(&path)?;
         let release = Release::parse(&bytes).with_context(|| format!("cannot use {}", path.display()))?;
@@ -124,7 +137,7 @@ impl Store {
 
     /// The records beside the releases.
     pub fn ledger(&self) -> Ledger {
-        Ledger::new(&self.state)
+        self.ledger.clone()
     }
 
     /// The release that the user named. An error (exit 2) lists the releases that exist.
@@ -176,9 +189,10 @@ impl Store {
 
     /// An id that no release has yet.
     pub fn free_id(&self) -> Result<String> {
-        let (releases, _) = self.list()?;
-        let next = releases.iter().map(|r| number(&r.id)).max().unwrap_or(0) + 1;
-        // A release that cannot be read may have this id.
+        let taken = self.ids()?;
+        let highest = taken.iter().map(|id| number(id)).max().unwrap_or(0);
+        // A client that has the files of a release that was removed must not take another one for it.
+        let next = highest.max(self.ledger.gone()?.highest()) + 1;
         let id = (next..).map(|n| format!("r{n}")).find(|id| !self.dir(id).exists());
         id.context("there is no free release id")
     }
@@ -215,6 +229,7 @@ impl Store {
         };
         let release = Release { id: id.clone(), ..release };
         files::write_json(&staging.join(DESCRIPTION), &release, Mode::Plain)?;
+        self.share(&release, &staging)?;
         std::fs::rename(&staging, self.dir(&id)).with_context(|| format!("cannot publish release {id}"))?;
         Ok(release)
     }
@@ -248,6 +263,9 @@ impl Store {
         let release = self.read(id)?;
         let open = release.images.iter().find(|(_, image)| !image.is_saved());
         ensure!(open.is_none(), "the image of {} is not saved", open.map_or("", |(service, _)| service));
+        // The numbers of runs belong to one folder. What another client has verified was verified before this.
+        let before = self.list()?.0.into_iter().filter_map(|release| release.verified_run).max();
+        let run = before.map_or(run, |before| run.max(before + 1));
         self.change(id, |release| {
             release.state = State::KnownGood;
             release.reason = None;
@@ -285,6 +303,7 @@ impl Store {
     pub(super) fn change(&self, id: &str, how: impl FnOnce(&mut Release)) -> Result<()> {
         let mut release = self.read(id)?;
         how(&mut release);
+        self.share_change(&release)?;
         files::write_json(&self.file(id, DESCRIPTION), &release, Mode::Plain)
     }
 }

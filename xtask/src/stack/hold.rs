@@ -80,7 +80,22 @@ impl Hold {
 
     /// Writes the hold to the ledger. Called before the gate is closed.
     pub fn place(&self, ledger: &Ledger) -> Result<()> {
-        if !ledger.put(Record::Hold(&self.id), &serde_json::to_vec(self)?)? {
+        self.place_here(ledger)?;
+        self.share(ledger)
+    }
+
+    /// Writes it into the state folder alone, which takes no time.
+    pub fn place_here(&self, ledger: &Ledger) -> Result<()> {
+        self.ensure_new(ledger.put_here(Record::Hold(&self.id), &serde_json::to_vec(self)?)?)
+    }
+
+    /// Puts it at the engine, for every client.
+    pub fn share(&self, ledger: &Ledger) -> Result<()> {
+        self.ensure_new(ledger.share(Record::Hold(&self.id), &serde_json::to_vec(self)?)?)
+    }
+
+    fn ensure_new(&self, is_new: bool) -> Result<()> {
+        if !is_new {
             bail!("cannot write hold {}: a hold with this id exists already", self.id);
         }
         Ok(())
@@ -163,8 +178,8 @@ mod tests {
         assert_eq!(standing(&ledger).unwrap(), std::slice::from_ref(&hold));
         let far = Hold { at_ms: u64::MAX, ..hold.clone() };
         assert!(far.to_string().contains("unknown time"), "{far}");
-        ledger.put(Record::Hold("noise"), b"\xff").unwrap();
-        ledger.put(Record::Fence, b"{}").unwrap();
+        ledger.put_here(Record::Hold("noise"), b"\xff").unwrap();
+        ledger.put_here(Record::Fence, b"{}").unwrap();
         let all = standing(&ledger).unwrap();
         assert_eq!(all.len(), 3);
         assert!(all.iter().any(|h| h.id == "noise" && h.reason.contains("cannot be read")), "{all:?}");

@@ -52,6 +52,11 @@ impl StateDir {
         self.0.join("closing")
     }
 
+    /// What was removed on purpose: lifted holds and old releases.
+    pub fn gone(&self) -> PathBuf {
+        self.0.join("gone.json")
+    }
+
     /// What is paused while its data is copied, a file for each copy.
     pub fn pauses(&self) -> PathBuf {
         self.0.join("pauses")

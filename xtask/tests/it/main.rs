@@ -13,6 +13,7 @@ mod bad_input;
 mod browser;
 mod canary;
 mod checks;
+mod clients;
 mod contract;
 mod cut_off;
 mod daemon;

@@ -536,6 +536,15 @@ impl Pilot {
         self.docker(&[&["rmi"], words(&self.image_tags()).as_slice()].concat());
     }
 
+    /// Removes the records that the engine keeps for every client, as `docker system prune` does.
+    pub fn lose_records(&self) {
+        let filter = format!("label=rollback.invalid/ledger={}", self.project);
+        remove(&["rm"], &self.docker(&["ps", "--all", "--quiet", "--filter", &filter]));
+        let images = format!("ledger.rollback.invalid/{}", self.project);
+        let tags = self.docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &images]);
+        remove(&["rmi"], &tags);
+    }
+
     /// Tags of the images that this pilot has, on Docker.
     fn image_tags(&self) -> Vec<String> {
         let mut list = vec!["images".to_owned(), "--format".into(), "{{.Repository}}:{{.Tag}}".into()];
@@ -567,6 +576,7 @@ impl Drop for Pilot {
         let filter = format!("label=com.docker.compose.project={}", self.project);
         let of_project = |list: &[&str]| docker(&[list, &["--quiet", "--filter", &filter]].concat());
         remove(&["rm", "--force"], &of_project(&["ps", "--all"]));
+        self.lose_records();
         remove(&["volume", "rm"], &of_project(&["volume", "ls"]));
         remove(&["network", "rm"], &of_project(&["network", "ls"]));
         // Docker loses hold of a layer that another test, which shares it, removes at this moment: then it says so,

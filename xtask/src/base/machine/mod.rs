@@ -14,7 +14,7 @@ use elsewhere as system;
 use linux as system;
 
 pub use system::{
-    BIND_TELLS, SHOWS_OPEN_FILES, all, available_memory, holder_of, is_locked, listener_on, load,
+    BIND_TELLS, SHOWS_OPEN_FILES, all, available_memory, holder_of, is_locked, listener_on, load, processes,
 };
 
 use crate::base::deadline::Deadline;
@@ -61,6 +61,11 @@ impl Process {
     pub fn is_there(self) -> bool {
         let Some(pid) = Pid::from_raw(self.0) else { return false };
         !matches!(test_kill_process(pid), Err(error) if error == rustix::io::Errno::SRCH)
+    }
+
+    /// Has it ended, whether or not its parent has noticed?
+    pub fn has_ended(self) -> bool {
+        !self.is_there() || self.stat().is_some_and(|stat| matches!(stat.state, 'Z' | 'X'))
     }
 
     /// Stops (SIGSTOP) or continues it, and with it everything in its process group if it leads one.

@@ -1,9 +1,10 @@
-//! `releases`: lists, shows, annotates, pins, compares, checks, exports, imports and removes the releases that a
+//! `releases`: lists, shows, annotates, pins, compares, checks, exports, imports, pulls and removes the releases that a
 //! rollback can go to.
 
 mod diff;
 mod list;
 
+use crate::base::count::count;
 use crate::base::deadline::now_ms;
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
@@ -12,6 +13,7 @@ use crate::base::next::Next;
 use crate::base::secrets;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::session::Session;
+use crate::engine::carry;
 use crate::release::description::Note;
 use crate::release::{export, source};
 use anyhow::{Context, Result};
@@ -34,6 +36,7 @@ impl Args {
     pub fn changes(&self) -> Option<&'static str> {
         match self.command {
             Command::Import { .. } => Some("releases import"),
+            Command::Pull { .. } => Some("releases pull"),
             Command::Prune { .. } => Some("releases prune"),
             Command::Annotate { .. } => Some("releases annotate"),
             Command::Pin { .. } => Some("releases pin"),
@@ -98,6 +101,11 @@ enum Command {
         /// Path of the archive
         file: PathBuf,
     },
+    /// Save the images of releases that other clients of the engine have made, so that this folder needs nobody else
+    Pull {
+        /// Only this release [default: all that a rollback can go to]
+        release: Option<String>,
+    },
     /// Remove old releases; the running one, the last known-good one and pinned ones always stay
     Prune {
         /// How many known-good releases to keep, at least 1 [default: keep_releases in pilot.toml]
@@ -118,6 +126,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         Command::Verify { release } => return verify(session, release.as_deref()),
         Command::Export { release, output } => export(session, release, output.as_deref())?,
         Command::Import { file } => import(session, file)?,
+        Command::Pull { release } => pull(session, release.as_deref())?,
         Command::Prune { keep } => prune(session, *keep)?,
     }
     Ok(Finished::plain(Exit::Ok))
@@ -194,6 +203,29 @@ fn import(session: &Session, file: &Path) -> Result<()> {
     let (id, state) = (&release.id, release.state.as_str());
     session.out.say(format!("{} is imported as release {id} ({}, {state})", file.display(), release.label));
     session.out.say(format!("  to deploy the last known-good release: {}", session.out.xtask("rollback")));
+    Ok(())
+}
+
+/// Their files are here already: every command fetches them.
+fn pull(session: &Session, one: Option<&str>) -> Result<()> {
+    let _lock = session.lock("releases pull")?;
+    let Session { store, engine, out, .. } = session;
+    let all = match one {
+        Some(name) => vec![store.named(name)?],
+        None => store.known_good()?,
+    };
+    let mut rows = Vec::new();
+    for release in &all {
+        let saved = carry::pull(release, engine.as_ref(), store, session.pilot.manifest.limits.deploy)?;
+        let what = match saved {
+            0 => "all of it was here".to_owned(),
+            saved => format!("{} saved", count(saved, "image")),
+        };
+        out.say(format!("  {:<5} {what}", release.id));
+        rows.push(json!({"release": release.id, "saved": saved}));
+    }
+    out.event(&Event::Result { value: &json!({"releases": rows}) });
+    out.say(format!("to check every byte: {}", out.xtask("releases verify")));
     Ok(())
 }
 

@@ -13,13 +13,12 @@ mod stored;
 
 use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::files::{self, Mode};
-use crate::base::lock::Lock;
 use crate::base::next::Next;
 use crate::base::output::Output;
 use crate::deploy::backup::{self, Backup, INDEX, Kept};
 use crate::deploy::remote::stored::{Age, age, is_id, name_apart, newest, surplus, tags};
 use crate::host::restic::Repository;
-use crate::stack::ledger::Ledger;
+use crate::stack::ledger::{Ledger, Lock};
 use crate::stack::manifest::{MANIFEST_FILE, Manifest, Remote};
 use crate::stack::pilot::Pilot;
 use crate::stack::state_dir::StateDir;
@@ -215,7 +214,7 @@ impl<'a> Place<'a> {
     }
 
     fn lock(&self, command: &str) -> Result<Lock> {
-        Ledger::new(&self.state.remote()).lock(command)
+        Ledger::new(&self.state.remote()).lock_folder(command)
     }
 
     /// The backups on this machine.

@@ -13,4 +13,5 @@ mod probes;
 mod provide;
 mod recorded;
 mod runtime;
+mod shelf;
 mod state;

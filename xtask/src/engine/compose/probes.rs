@@ -55,7 +55,7 @@ fn next(container: &Value) -> Option<(SystemTime, Duration)> {
 }
 
 /// A time as Docker writes it: with a fraction of a second, and in the zone of the daemon.
-fn time(text: &str) -> Option<SystemTime> {
+pub fn time(text: &str) -> Option<SystemTime> {
     let (seconds, rest) = text.split_at_checked("2026-11-25T22:27:55".len())?;
     let at = humantime::parse_rfc3339(&format!("{seconds}Z")).ok()?;
     let zone = rest.find(['Z', '+', '-'])?;

@@ -205,6 +205,7 @@ impl Runtime for Compose {
         if extent == Extent::Everything {
             let tags = self.own_tags(deadline)?.into_keys().chain(self.pins(deadline)?.into_keys());
             self.each(&["rmi"], &tags.collect::<Vec<_>>(), deadline)?;
+            self.shelf_of_project().remove_all(deadline)?;
         }
         Ok(())
     }

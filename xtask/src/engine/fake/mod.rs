@@ -4,4 +4,5 @@
 
 mod pilot;
 mod runtime;
+mod shelf;
 pub mod world;

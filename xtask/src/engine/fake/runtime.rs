@@ -8,7 +8,7 @@ use crate::engine::fake::pilot::Answers;
 use crate::engine::fake::world::{ALWAYS, Started, World};
 use crate::engine::helper::Helper;
 use crate::engine::roles::{
-    Build, Data, Engine, EngineHost, Extent, Images, Inspect, Kind, Log, Runtime, Usage, Use, User,
+    Build, Data, Engine, EngineHost, Extent, Images, Inspect, Kind, Ledger, Log, Runtime, Usage, Use, User,
 };
 use crate::release::description::{Image, Release};
 use crate::release::store::settings_in;
@@ -16,6 +16,7 @@ use crate::stack::definition::{Definition, Resolved};
 use crate::stack::endpoint::Endpoint;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
+use crate::stack::shelf::Shelf;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -421,5 +422,11 @@ impl Inspect for Fake {
             running: None,
             used: Observed::Known(Vec::new()),
         })
+    }
+}
+
+impl Ledger for Fake {
+    fn shelf(&self) -> Option<Box<dyn Shelf>> {
+        self.world.shelf()
     }
 }

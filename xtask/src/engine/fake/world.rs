@@ -2,10 +2,12 @@
 //! counts the operations, and makes one fail, or interrupts the run, when a test asks for it.
 
 use crate::stack::names::VERSION;
+use crate::stack::shelf::Kept;
 use anyhow::{Context, Result, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
+use std::time::Duration;
 
 /// What is wrong with the services of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,19 @@ pub const ALWAYS: &str = "always";
 /// What another process does before one operation of a run.
 pub type Meanwhile = (usize, Box<dyn FnOnce(&mut Things) + Send>);
 
+/// The records that the engine keeps for every client.
+#[derive(Clone, Default)]
+pub struct Records {
+    /// The records.
+    pub all: Vec<Kept>,
+    /// Archives of files by name.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// How old every record is.
+    pub age: Duration,
+    /// How many were ever put: each has a handle of its own.
+    pub put: u64,
+}
+
 /// Everything that exists.
 #[derive(Default)]
 pub struct Things {
@@ -70,6 +85,8 @@ pub struct Things {
     pub fail_at: Option<usize>,
     /// The run is interrupted before the operation with this number.
     pub kill_at: Option<usize>,
+    /// The records of this stack, for every client; none if the engine keeps none.
+    pub records: Option<Records>,
     /// What another process does before the operation with this number.
     pub meanwhile: Option<Meanwhile>,
     /// The thread whose operations are counted: the order of the other threads varies.

@@ -1,6 +1,7 @@
 //! The folders of the local processes of one pilot, and the description that a supervisor gets.
 
 use crate::base::files;
+use crate::engine::roles::Ledger;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -72,3 +73,6 @@ impl Processes {
         files::remove(&trash).map(drop)
     }
 }
+
+/// The state folder is all there is: it is on the machine that runs the processes.
+impl Ledger for Processes {}

@@ -5,6 +5,7 @@
 // If a helper panics, the test has failed, which is the purpose of the helper.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod clients;
 mod everywhere;
 mod gates;
 mod images;
@@ -22,10 +23,10 @@ use crate::base::output::Output;
 use crate::deploy::difference::Scenario;
 use crate::deploy::event::{Finished, Outcome};
 use crate::deploy::invariants::{Before, of_run};
-use crate::deploy::paused;
 use crate::deploy::plan::{Goal, Purpose};
 use crate::deploy::run::{self, Command, Request};
 use crate::deploy::session::Session;
+use crate::engine;
 use crate::engine::carry;
 use crate::engine::fake::world::{ALWAYS, CORRUPT, Defect, Killed, Things, World};
 use crate::engine::roles::Runtime;
@@ -136,7 +137,7 @@ impl Scene {
     }
 
     fn store(&self) -> Store {
-        Store::new(&self.pilot.state)
+        engine::store(&self.pilot, &self.world.engine(&self.pilot))
     }
 
     fn save(&self, id: &str) {
@@ -204,7 +205,7 @@ impl Scene {
         let session = Session { pilot, engine, store, out, courier };
         // As every command does that takes the lock.
         let begins = || {
-            paused::undo_all(session.engine.as_ref(), &session.pilot.state, &session.out);
+            let _lock = session.lock_for("test", Duration::from_secs(60))?;
             what(&session)
         };
         match std::panic::catch_unwind(AssertUnwindSafe(begins)) {

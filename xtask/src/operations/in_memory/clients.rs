@@ -1,0 +1,382 @@
+//! Several clients of one engine, which keeps records for all of them: what one does the others know, one works at a
+//! time, and what the engine or a folder has lost comes back.
+
+use super::*;
+use crate::base::failure::exit_of;
+use crate::engine::fake::world::Records;
+use crate::stack::hold;
+use crate::stack::lease::EngineLock;
+use crate::stack::ledger::Ledger;
+use crate::stack::shared::Shared;
+use crate::stack::shelf::{Kept, Shelf, Title};
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+impl Scene {
+    /// Its engine keeps records; it has those of release r1.
+    fn shared() -> Self {
+        let scene = Self::new();
+        scene.keeps_records();
+        scene.finishes(&|_| Ok(Finished::plain(Exit::Ok)));
+        scene
+    }
+
+    fn keeps_records(&self) {
+        self.world.things().records = Some(Records::default());
+    }
+
+    /// Another client of the same engine, whose folder is empty.
+    fn client(&self) -> Self {
+        let folder = Folder::new();
+        let state = StateDir::new(folder.0.join("state"));
+        let pilot = Pilot::at(&self.pilot.pack, "memory", state, By::Any).unwrap();
+        Self { _folder: folder, pilot, world: self.world.clone() }
+    }
+
+    /// What it knows without the lock.
+    fn met(&self) -> Store {
+        let store = self.store();
+        store.meet().unwrap();
+        store
+    }
+
+    fn records(&self) -> Vec<String> {
+        let mut all: Vec<String> = self
+            .world
+            .things()
+            .records
+            .iter()
+            .flat_map(|records| &records.all)
+            .map(|kept| kept.title.to_string())
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// The locks of those that were cut off have run out.
+    fn later(&self) {
+        self.world.things().records.as_mut().unwrap().age = Duration::from_secs(3600);
+    }
+}
+
+#[test]
+fn what_one_client_deployed_another_one_lists_and_goes_back_from() {
+    let one = Scene::shared();
+    one.release("r2", "v2.0.0", &one.env_text());
+    let finished = one.finishes(&deploy);
+    assert_eq!(finished.outcome, Some(Outcome::Deployed), "{finished:?}");
+    let other = one.client();
+    drop(one);
+    let store = other.met();
+    let good: Vec<String> = store.known_good().unwrap().into_iter().map(|release| release.id).collect();
+    assert_eq!((good, store.current().unwrap().unwrap().id), (vec!["r2".into(), "r1".into()], "r2".into()));
+    assert!(store.check_files(&store.named("r1").unwrap()).is_ok());
+    let back = Request { to: Some("r1".into()), ..Request::by(Command::Rollback) };
+    let finished = other.finishes(&|session| rollback::locked(&back, session, budget()));
+    assert_eq!((finished.outcome, finished.release.as_deref()), (Some(Outcome::Restored), Some("r1")));
+    assert_eq!(other.world.things().version("engine").unwrap(), "v1.0.0");
+    // The order of what was verified is one for all clients.
+    let third = other.client().met();
+    assert_eq!(third.known_good().unwrap()[0].id, "r1");
+    assert_eq!(third.current().unwrap().unwrap().id, "r1");
+    // The next id is none that any of them has given.
+    assert_eq!(third.free_id().unwrap(), "r3");
+}
+
+#[test]
+fn a_hold_is_kept_by_all_through_a_wiped_engine_and_a_deleted_folder() {
+    let one = Scene::shared();
+    let (two, three) = (one.client(), one.client());
+    Hold::mine("bad answers").place(&one.store().ledger()).unwrap();
+    one.break_version(Defect::Errors);
+    let finished = two.finishes(&roll_back);
+    assert!(finished.held && !one.world.things().is_open(), "{finished:?}");
+    // Docker is pruned: the records are gone. Any client that has the hold keeps it, and puts it back.
+    one.keeps_records();
+    assert!(two.finishes(&roll_back).held);
+    // The folders of both are deleted.
+    [&one, &two].into_iter().for_each(|client| std::fs::remove_dir_all(client.pilot.state.path()).unwrap());
+    assert_eq!(hold::standing(&three.met().ledger()).unwrap().len(), 1);
+    assert!(two.finishes(&roll_back).held);
+    // One lifts it, and it stays lifted, though others have a copy.
+    let holds = hold::standing(&two.met().ledger()).unwrap();
+    holds[0].lift(&two.store().ledger()).unwrap();
+    for client in [&one, &two, &three] {
+        assert_eq!(hold::standing(&client.met().ledger()).unwrap(), []);
+    }
+    one.finishes(&|_| Ok(Finished::plain(Exit::Ok)));
+    assert_eq!(hold::standing(&two.met().ledger()).unwrap(), []);
+}
+
+#[test]
+fn what_the_engine_has_lost_is_put_back_and_what_was_removed_is_not() {
+    let one = Scene::shared();
+    let env = one.env_text();
+    for id in ["r2", "r3"] {
+        one.release(id, "v1.0.0", &with_value(&env, "ENABLE_CACHE", id).unwrap());
+    }
+    one.finishes(&|_| Ok(Finished::plain(Exit::Ok)));
+    let two = one.client();
+    assert_eq!(two.met().ids().unwrap().len(), 3);
+    one.finishes(&|session| session.store.retain(1).map(|_| Finished::plain(Exit::Ok)));
+    let left = one.store().ids().unwrap();
+    assert!(left.len() < 3 && left.contains("r1"), "{left:?}");
+    // The other client still has its folder.
+    two.finishes(&|_| Ok(Finished::plain(Exit::Ok)));
+    assert_eq!((two.store().ids().unwrap(), one.met().ids().unwrap()), (left.clone(), left.clone()));
+    // Everything at the engine is lost, also that it was on purpose.
+    one.keeps_records();
+    two.finishes(&|_| Ok(Finished::plain(Exit::Ok)));
+    assert_eq!(one.client().met().ids().unwrap(), left);
+    assert!(one.records().contains(&"running.1".to_owned()), "{:?}", one.records());
+}
+
+#[test]
+fn two_clients_that_did_not_know_of_each_other_keep_both_releases() {
+    let one = Scene::new();
+    let two = one.client();
+    let mut other = one.release("r9", "v2.0.0", &one.env_text());
+    std::fs::remove_dir_all(one.pilot.state.release("r9")).unwrap();
+    other.id = "r1".into();
+    let from = one.pilot.state.release("r1");
+    for (name, sum) in &mut other.files {
+        *sum =
+            files::copy(&from.join(name), &two.pilot.state.release("r1").join(name), Mode::Private).unwrap();
+    }
+    files::write_json(&two.pilot.state.release("r1").join(DESCRIPTION), &other, Mode::Plain).unwrap();
+    one.keeps_records();
+    one.finishes(&|_| Ok(Finished::plain(Exit::Ok)));
+    two.finishes(&|_| Ok(Finished::plain(Exit::Ok)));
+    let store = one.met();
+    let labels: Vec<(String, String)> =
+        store.list().unwrap().0.into_iter().map(|release| (release.id, release.label)).collect();
+    assert_eq!(labels, [("r1".into(), "v1.0.0".into()), ("r2".into(), "v2.0.0".into())]);
+    assert!(store.list().unwrap().0.iter().all(|release| store.check_files(release).is_ok()));
+}
+
+/// A client is cut off before each operation of a run; another one, with a folder of its own, finishes.
+#[test]
+fn another_client_takes_over_wherever_the_first_is_cut_off() {
+    for what in [&roll_back as &dyn Fn(&Session) -> Result<Finished>, &reset, &deploy] {
+        let mut cuts = 0;
+        for at in 1.. {
+            let scene = Scene::shared();
+            scene.release("r2", "v2.0.0", &scene.env_text());
+            scene.finishes(&|_| Ok(Finished::plain(Exit::Ok)));
+            if std::ptr::eq(what, &roll_back as &dyn Fn(&Session) -> Result<Finished>) {
+                scene.break_version(Defect::Errors);
+            }
+            scene.world.begin(None, Some(at));
+            if !matches!(scene.run(what), Ran::CutOff) {
+                break;
+            }
+            cuts += 1;
+            scene.world.begin(None, None);
+            let other = scene.client();
+            // While its lock lasts, nobody else works.
+            if scene.records().iter().any(|title| title.starts_with("lock")) {
+                let Ran::Refused(error) = other.run(&roll_back) else { panic!("cut {at}: two at once") };
+                assert_eq!(exit_of(&error), Exit::Locked, "cut {at}: {error:#}");
+            }
+            scene.later();
+            let finished = other.finishes(&roll_back);
+            assert!(finished.exit.is_good() && scene.world.things().is_open(), "cut {at}: {finished:?}");
+            assert!(scene.world.things().is_well() && scene.world.things().let_in_to_bad == 0, "cut {at}");
+            // And the first one again.
+            let finished = scene.finishes(&roll_back);
+            assert!(finished.exit.is_good(), "cut {at}: {finished:?}");
+            assert!(!scene.records().iter().any(|title| title.starts_with("lock")), "{:?}", scene.records());
+        }
+        assert!(cuts > 20, "{cuts}");
+    }
+}
+
+/// Whatever fails of the records, the run ends as it must, and the next one restores.
+#[test]
+fn a_record_that_cannot_be_kept_never_lets_the_public_in_to_what_is_bad() {
+    let mut failed = 0;
+    for at in 1.. {
+        let scene = Scene::shared();
+        scene.break_version(Defect::Errors);
+        scene.world.begin(Some(at), None);
+        let ran = scene.run(&roll_back);
+        let done = scene.world.things().done.len();
+        if done < at {
+            break;
+        }
+        failed += 1;
+        if let Ran::Finished(finished) = &ran
+            && finished.exit.is_good()
+        {
+            assert!(scene.world.things().is_well(), "failure {at}");
+        }
+        assert_eq!(scene.world.things().let_in_to_bad, 0, "failure {at}");
+        scene.world.begin(None, None);
+        scene.later();
+        assert!(scene.client().finishes(&roll_back).exit.is_good(), "failure {at}");
+    }
+    assert!(failed > 20, "{failed}");
+}
+
+/// Somebody takes the lock over before each operation of a run: it ends before its next step, and leaves the gate.
+#[test]
+fn a_run_that_lost_its_lock_does_nothing_more() {
+    let taken_over = |things: &mut Things| {
+        let records = &mut things.records.as_mut().unwrap().all;
+        let Some(at) = records.iter().position(|kept| kept.title.name == "lock") else { return };
+        let old = records.remove(at);
+        let text = old.text.replace("\"test\"", "\"up\"");
+        records.push(Kept { title: old.title.next(), text, handle: "other".into() });
+    };
+    let (mut lost, mut named) = (0, 0);
+    for at in 1.. {
+        let scene = Scene::shared();
+        scene.break_version(Defect::Errors);
+        scene.world.begin(None, None);
+        scene.world.things().meanwhile = Some((at, Box::new(taken_over)));
+        let ran = scene.run(&roll_back);
+        if scene.world.things().meanwhile.is_some() {
+            break;
+        }
+        assert_eq!(scene.world.things().let_in_to_bad, 0, "before {at}");
+        let Ran::Finished(finished) = ran else { continue };
+        if finished.exit != Exit::Locked {
+            continue;
+        }
+        lost += 1;
+        let error = finished.error.unwrap();
+        assert!(error.contains("has lost the lock of the stack to "), "{error}");
+        named += usize::from(error.contains("xtask up`"));
+        let journal = scene.journal();
+        // The step that noticed is the last; or it was noticed when the result was to be recorded.
+        let failed = journal.iter().position(|(_, ended)| ended == "failed");
+        assert!(failed.is_none_or(|at| at + 1 == journal.len()), "before {at}: {journal:?}");
+        // It was never its own to give back.
+        let records = scene.world.things().records.clone().unwrap().all;
+        assert!(records.iter().any(|kept| kept.handle == "other"), "before {at}: {records:?}");
+    }
+    assert!(lost > 10 && named > 5, "{lost} {named}");
+}
+
+/// A shelf on which another client acts right before one of this client's operations.
+struct Between {
+    shelf: Box<dyn Shelf>,
+    left: AtomicUsize,
+    act: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Between {
+    fn pass(&self) -> &dyn Shelf {
+        if self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            (self.act)();
+        }
+        self.shelf.as_ref()
+    }
+}
+
+impl Shelf for Between {
+    fn all(&self, deadline: Deadline) -> Result<Vec<Kept>> {
+        self.pass().all(deadline)
+    }
+    fn put(&self, title: &Title, text: &str, files: bool, deadline: Deadline) -> Result<Option<String>> {
+        self.pass().put(title, text, files, deadline)
+    }
+    fn remove(&self, kept: &[Kept], deadline: Deadline) -> Result<()> {
+        self.pass().remove(kept, deadline)
+    }
+    fn store(&self, name: &str, folder: &Path, deadline: Deadline) -> Result<()> {
+        self.pass().store(name, folder, deadline)
+    }
+    fn fetch(
+        &self,
+        kept: &Kept,
+        take: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+        deadline: Deadline,
+    ) -> Result<()> {
+        self.pass().fetch(kept, take, deadline)
+    }
+    fn forget(&self, name: &str, deadline: Deadline) -> Result<()> {
+        self.pass().forget(name, deadline)
+    }
+    fn age(&self, kept: &Kept, deadline: Deadline) -> Result<Duration> {
+        self.pass().age(kept, deadline)
+    }
+    fn by_hand(&self, kept: &Kept) -> String {
+        self.shelf.by_hand(kept)
+    }
+}
+
+fn lock_on(shelf: Box<dyn Shelf>) -> EngineLock {
+    EngineLock::new(Arc::new(Shared::new(shelf, Duration::from_secs(1))))
+}
+
+/// One client asks for the lock; another one does so, and renews it or gives it back, between any two of its
+/// operations. Never do both have it.
+#[test]
+fn in_whichever_order_two_clients_ask_one_has_the_lock() {
+    let long = Duration::from_secs(600);
+    let (mut both_tried, mut refused) = (0, 0);
+    for before in ["free", "run out"] {
+        for then in ["keeps it", "renews it", "gives it back", "gives it back and takes it again"] {
+            for at in 1..12 {
+                let world = World::default();
+                world.things().records = Some(Records::default());
+                if before == "run out" {
+                    lock_on(world.shelf().unwrap()).acquire("up", Duration::ZERO).unwrap();
+                    world.things().records.as_mut().unwrap().age = long;
+                }
+                let other = Arc::new(lock_on(world.shelf().unwrap()));
+                let (acts, its_world) = (other.clone(), world.clone());
+                let act = move || {
+                    // Whoever holds the lock by now holds a fresh one, but for the one that had run out.
+                    let took = acts.acquire("rollback", Duration::ZERO);
+                    its_world.things().records.as_mut().unwrap().age = Duration::ZERO;
+                    if took.is_ok() {
+                        match then {
+                            "renews it" => acts.keep(long).unwrap(),
+                            "gives it back" => acts.release().unwrap(),
+                            "gives it back and takes it again" => {
+                                acts.release().unwrap();
+                                acts.acquire("rollback", Duration::ZERO).unwrap();
+                            }
+                            _ => {}
+                        }
+                    }
+                };
+                let left = AtomicUsize::new(at);
+                let one =
+                    lock_on(Box::new(Between { shelf: world.shelf().unwrap(), left, act: Box::new(act) }));
+                let took = one.acquire("reset", Duration::ZERO);
+                // Asking for more time than is left makes each of them prove that it has it.
+                let (has, others) = (one.keep(long).is_ok(), other.keep(long).is_ok());
+                let case = format!("{before}, the other {then} before operation {at}: {has} {others}");
+                assert!(!(has && others), "both have it: {case}");
+                assert!(has || others || then == "gives it back", "nobody has it: {case}");
+                both_tried += usize::from(others);
+                refused += usize::from(took.is_err());
+            }
+        }
+    }
+    assert!(both_tried > 0 && refused > 0);
+}
+
+#[test]
+fn a_lock_that_ran_out_is_taken_over_and_its_holder_knows() {
+    let world = World::default();
+    world.things().records = Some(Records::default());
+    let [one, two] = [(), ()].map(|()| lock_on(world.shelf().unwrap()));
+    one.acquire("up", Duration::ZERO).unwrap();
+    let error = two.acquire("rollback", Duration::ZERO).unwrap_err();
+    assert!(exit_of(&error) == Exit::Locked && error.to_string().contains("locked by xtask up`"), "{error}");
+    world.things().records.as_mut().unwrap().age = Duration::from_secs(3600);
+    let over = two.acquire("rollback", Duration::ZERO).unwrap().unwrap();
+    assert!(over.contains("xtask up`") && over.contains("not renewed"), "{over}");
+    let error = one.keep(Duration::from_secs(1)).unwrap_err();
+    assert!(exit_of(&error) == Exit::Locked && error.to_string().contains("lost the lock"), "{error}");
+    two.keep(Duration::from_secs(1)).unwrap();
+    // Removed by hand, while nobody else has taken it: it is taken again.
+    world.things().records.as_mut().unwrap().all.clear();
+    two.keep(Duration::from_secs(600)).unwrap();
+    assert!(Ledger::of(&StateDir::new("/nowhere"), world.shelf(), Duration::from_secs(1)).holder().is_some());
+}
