@@ -156,7 +156,9 @@ impl Shared {
             let text = how(now.as_ref().map(|kept| kept.text.as_str()))?;
             let title = now.as_ref().map_or_else(|| Title::first(name), |kept| kept.title.next());
             if self.put(&title, &text, with_files)?.is_some() {
-                self.known().replaced.extend(every);
+                let mut known = self.known();
+                let new = every.into_iter().filter(|kept| !known.replaced.contains(kept)).collect::<Vec<_>>();
+                known.replaced.extend(new);
                 return Ok(());
             }
             self.look()?;
@@ -175,6 +177,7 @@ impl Shared {
     /// Removes these records, and what was replaced.
     pub fn take_away(&self, gone: &[Kept]) -> Result<()> {
         let mut all = std::mem::take(&mut self.known().replaced);
+        all.retain(|kept| !gone.contains(kept));
         all.extend(gone.iter().cloned());
         if all.is_empty() {
             return Ok(());

@@ -1,9 +1,11 @@
 //! Several clients of one engine: clones with state folders of their own, and a user with another home who reaches the
 //! engine through a Docker context. What one does the others know, and one of them works at a time.
 
+use crate::docs::commands;
 use crate::holds::shut_out;
+use crate::http::try_http;
 use crate::pilot::Engine::Compose2;
-use crate::pilot::{Folder, Pilot, Ran, docker, on, program, ran};
+use crate::pilot::{Folder, Pilot, Ran, docker, lose_records, on, program, ran, workspace};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -96,6 +98,17 @@ fn records(pilot: &Pilot) -> Vec<String> {
     told.lines().map(str::to_owned).collect()
 }
 
+/// Ids of the containers of the stack.
+fn ids(pilot: &Pilot) -> String {
+    docker(&[
+        "ps",
+        "--all",
+        "--quiet",
+        "--filter",
+        &format!("label=com.docker.compose.project={}", pilot.project),
+    ])
+}
+
 /// Two releases: r1, and r2 with another setting.
 fn two_releases(pilot: Pilot) -> Pilot {
     let pilot = pilot.up();
@@ -115,6 +128,16 @@ fn what_one_clone_deployed_another_one_and_another_home_go_back_from() {
         let pilot = two_releases(pilot);
         std::fs::remove_dir_all(pilot.state()).unwrap();
         let clone = Client::of(&pilot);
+        // Nothing but what the engine knows, and no images of its own.
+        let verify = clone.xtask(&["releases", "verify"]).expect(1).all();
+        assert!(verify.contains("releases pull"), "{verify}");
+        // The commands of the page, in their order.
+        let page = std::fs::read_to_string(workspace().join("docs/clients.md")).unwrap();
+        let commands = commands(&page, false);
+        assert!(commands.len() >= 5, "{commands:?}");
+        for words in &commands {
+            clone.xtask(&words.iter().map(String::as_str).collect::<Vec<_>>()).expect(0);
+        }
         let list = clone.xtask(&["releases", "list"]).expect(0).out;
         assert!(
             list.contains("  r1 ") && list.contains("* r2 ") && list.matches("known-good").count() == 2,
@@ -135,11 +158,11 @@ fn what_one_clone_deployed_another_one_and_another_home_go_back_from() {
         let env = std::fs::metadata(home.state().join("releases/r2/.env.poc")).unwrap();
         assert_eq!(std::os::unix::fs::PermissionsExt::mode(&env.permissions()) & 0o777, 0o600);
 
-        // Its images are saved here only when that is asked for; then it survives a wiped engine.
-        let verify = clone.xtask(&["releases", "verify"]).expect(1).all();
-        assert!(verify.contains("releases pull"), "{verify}");
-        clone.xtask(&["releases", "pull"]).expect(0);
-        clone.xtask(&["releases", "verify"]).expect(0);
+        // The images that the clone has saved survive a wiped engine.
+        pilot.docker(&[&["rm", "--force"], ids(&pilot).lines().collect::<Vec<_>>().as_slice()].concat());
+        pilot.lose_images();
+        let back = clone.xtask(&["rollback"]).expect(0).out;
+        assert!(back.contains("RESTORED: release r2 serves again"), "{back}");
         // The first clone has nothing left; what it makes gets an id of its own.
         pilot.xtask(&["up"]).expect(0);
         let list = clone.xtask(&["releases", "list"]).expect(0).out;
@@ -162,7 +185,7 @@ fn the_records_are_put_back_by_the_folder_that_still_has_them() {
         assert_eq!(before.1, "bad answers");
         // Everything at the engine is lost. The clone has the hold, the first folder only learned of it when it looked.
         pilot.xtask(&["status"]);
-        pilot.lose_records();
+        lose_records(&pilot.project);
         assert_eq!(known(&clone), before);
         let said = pilot.xtask(&["rollback"]).expect(9).all();
         assert!(
@@ -305,6 +328,65 @@ fn a_lock_of_another_machine_is_taken_over_when_its_time_is_up() {
             std::thread::sleep(Duration::from_millis(500));
         };
         assert!(refused > 0 && over.contains("was taken over: it was not renewed for "), "{over}");
+    });
+}
+
+/// Jobs of a pipeline, each on a fresh clone without a state folder: it has what the job before it has deployed.
+#[test]
+fn the_jobs_of_a_pipeline_need_no_state_of_their_own() {
+    on(&[Compose2], "clients-jobs", |pilot| {
+        let pilot = pilot.up();
+        let settings = pilot.env_text();
+        // As a job writes it, from a secret of the CI service.
+        let job = |quota: &str| {
+            let job = Client::of(&pilot);
+            let text = settings.lines().map(|line| match line.starts_with(QUOTA) {
+                true => format!("{QUOTA}={quota}\n"),
+                false => format!("{line}\n"),
+            });
+            std::fs::create_dir_all(job.state()).unwrap();
+            std::fs::write(job.state().join(".env.poc"), text.collect::<String>()).unwrap();
+            job
+        };
+        let up = ["up", "--rollback-on-failure"];
+        let plan = ["rollback", "--plan", "--detailed-exitcode"];
+        let old = pilot.running_values("gateway")[QUOTA].to_string();
+        job(&old).xtask(&plan).expect(0);
+        // One that is cancelled gives its lock back; the next one goes on where the stack is.
+        let cancelled = job("25");
+        let child = cancelled.at_work(&up);
+        assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+        assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+        assert!(!records(&pilot).iter().any(|name| name.starts_with("lock.")), "{:?}", records(&pilot));
+        job("25").xtask(&up).expect(0);
+        assert_eq!(pilot.running_values("gateway")[QUOTA], 25);
+        // Two at once: one works, the other one says so.
+        let (one, two) = (job("26"), job("26"));
+        let first = one.at_work(&up);
+        let refused = two.xtask(&up).expect(5);
+        assert!(refused.err.contains("locked by `cargo xtask up`"), "{}", refused.err);
+        assert_eq!(first.wait_with_output().unwrap().status.code(), Some(0));
+        // One that is killed in the middle, when the public is shut out.
+        let killed = job("27");
+        let mut child = killed.at_work(&up);
+        let limit = Instant::now() + Duration::from_secs(60);
+        let shut = |path: &str| {
+            try_http("GET", pilot.port("gateway"), path, &[], None).map_or(true, |a| a.status == 503)
+        };
+        while !shut("/stream?route=critique&seed=42") {
+            assert!(Instant::now() < limit, "the gate was never closed");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let next = job("27");
+        let said = next.xtask(&up).expect(0).all();
+        assert!(said.contains("was taken over: that process has ended"), "{said}");
+        assert_eq!(pilot.running_values("gateway")[QUOTA], 27);
+        assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
+        // A person rolls back from the first clone, which never saw any of this.
+        let back = pilot.xtask(&["rollback", "--to", "r1"]).expect(0).out;
+        assert!(back.contains("RESTORED: release r1 serves again"), "{back}");
+        job(&old).xtask(&plan).expect(0);
     });
 }
 

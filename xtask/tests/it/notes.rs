@@ -2,7 +2,7 @@
 //! the pilot. Each has a folder, a project, a port and images of its own, gone without a trace when dropped.
 
 use crate::http::{Answer, try_http};
-use crate::pilot::{Engine, Folder, Ran, available, docker, ran, remove, skip, workspace};
+use crate::pilot::{Engine, Folder, Ran, available, docker, lose_records, ran, remove, skip, workspace};
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -342,6 +342,7 @@ impl Drop for Stack {
         remove(&["rm", "--force", "--volumes"], &of_project(&["ps", "--all"]));
         remove(&["volume", "rm", "--force"], &of_project(&["volume", "ls"]));
         remove(&["network", "rm"], &of_project(&["network", "ls"]));
+        lose_records(&self.project);
         // Also the private tags of its releases.
         let project = &self.project;
         let own = [format!("reference={project}*"), format!("reference=rollback.invalid/{project}/*")];

@@ -536,15 +536,6 @@ impl Pilot {
         self.docker(&[&["rmi"], words(&self.image_tags()).as_slice()].concat());
     }
 
-    /// Removes the records that the engine keeps for every client, as `docker system prune` does.
-    pub fn lose_records(&self) {
-        let filter = format!("label=rollback.invalid/ledger={}", self.project);
-        remove(&["rm"], &self.docker(&["ps", "--all", "--quiet", "--filter", &filter]));
-        let images = format!("ledger.rollback.invalid/{}", self.project);
-        let tags = self.docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &images]);
-        remove(&["rmi"], &tags);
-    }
-
     /// Tags of the images that this pilot has, on Docker.
     fn image_tags(&self) -> Vec<String> {
         let mut list = vec!["images".to_owned(), "--format".into(), "{{.Repository}}:{{.Tag}}".into()];
@@ -576,7 +567,7 @@ impl Drop for Pilot {
         let filter = format!("label=com.docker.compose.project={}", self.project);
         let of_project = |list: &[&str]| docker(&[list, &["--quiet", "--filter", &filter]].concat());
         remove(&["rm", "--force"], &of_project(&["ps", "--all"]));
-        self.lose_records();
+        lose_records(&self.project);
         remove(&["volume", "rm"], &of_project(&["volume", "ls"]));
         remove(&["network", "rm"], &of_project(&["network", "ls"]));
         // Docker loses hold of a layer that another test, which shares it, removes at this moment: then it says so,
@@ -589,6 +580,14 @@ impl Drop for Pilot {
         }
         assert_eq!(self.image_tags(), [""; 0], "images are left");
     }
+}
+
+/// Removes the records of a project that the engine keeps for every client, as `docker system prune` does.
+pub fn lose_records(project: &str) {
+    let filter = format!("label=rollback.invalid/ledger={project}");
+    remove(&["rm"], &docker(&["ps", "--all", "--quiet", "--filter", &filter]));
+    let images = format!("ledger.rollback.invalid/{project}");
+    remove(&["rmi"], &docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &images]));
 }
 
 /// Removes all of these with one command, where there are any.

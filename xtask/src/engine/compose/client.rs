@@ -59,7 +59,7 @@ pub fn is_hung(error: &anyhow::Error) -> bool {
 }
 
 /// Does the engine say that the object does not exist?
-pub fn is_gone(error: &anyhow::Error) -> bool {
+fn is_gone(error: &anyhow::Error) -> bool {
     let said = format!("{error:#}").to_lowercase();
     ["no such container", "no such object", "no such volume", "no such network"]
         .iter()

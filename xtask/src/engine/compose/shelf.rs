@@ -6,7 +6,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::files;
 use crate::base::proc::cmd;
-use crate::engine::compose::client::{Compose, classify, is_gone};
+use crate::engine::compose::client::{Compose, classify};
 use crate::engine::compose::probes::time;
 use crate::engine::roles::Ledger;
 use crate::stack::shelf::{Kept, Shelf, Title};
@@ -124,10 +124,14 @@ impl Shelf for Containers {
     fn remove(&self, kept: &[Kept], deadline: Deadline) -> Result<()> {
         let handles = kept.iter().map(|kept| kept.handle.as_str());
         let args: Vec<&str> = ["rm"].into_iter().chain(handles).collect();
-        match self.docker(&args, deadline) {
-            Err(error) if !is_gone(&error) => Err(error),
-            _ => Ok(()),
-        }
+        self.docker(&args, deadline).map(drop).or_else(|error| {
+            let told = format!("{error:#}");
+            let mut each = told.lines().filter(|line| line.contains("Error")).peekable();
+            // Another client may have removed one, or be about to.
+            let harmless =
+                |line: &str| line.contains("No such container") || line.contains("already in progress");
+            if each.peek().is_some() && each.all(harmless) { Ok(()) } else { Err(error) }
+        })
     }
 
     fn store(&self, name: &str, folder: &Path, deadline: Deadline) -> Result<()> {

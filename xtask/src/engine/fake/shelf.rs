@@ -3,7 +3,7 @@
 use crate::base::deadline::Deadline;
 use crate::engine::fake::world::{Records, World};
 use crate::stack::shelf::{Kept, Shelf, Title};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
@@ -43,6 +43,9 @@ impl Shelf for InMemory {
     }
 
     fn remove(&self, kept: &[Kept], _: Deadline) -> Result<()> {
+        // Docker says so of one that is named twice.
+        let twice = (1..kept.len()).find(|at| kept[..*at].contains(&kept[*at]));
+        ensure!(twice.is_none(), "a record is removed twice: {kept:?}");
         // One after another, as docker does: it may be cut off in between.
         kept.iter().try_for_each(|one| {
             self.act("remove a record", |records| records.all.retain(|other| other.handle != one.handle))

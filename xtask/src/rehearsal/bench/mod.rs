@@ -27,9 +27,11 @@ use crate::rehearsal::bench::by_hand::{
 use crate::rehearsal::bench::row::{Row, show};
 use crate::rehearsal::{PART, Rehearsal};
 use crate::release::description::Release;
+use crate::stack::lease;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// Measures everything `rounds` times; exit code 1 if a goal is not reached. With `large`, only what depends on the size
 /// of images and of data, with so many MB of each.
@@ -128,11 +130,29 @@ fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<(
     rows.push(Row::plain("gate proved closed", median(gates)?, "ms", 50.0));
     rows.push(Row::plain("up with nothing changed", median(same)?, "ms", 300.0));
     let image = &good.images[session.pilot.gateway()].id;
+    rows.push(lock(session, image, rounds)?);
     let size = cmd("docker", &["image", "inspect", "--format", "{{.Size}}", image]);
     let size: f64 =
         size.run(Deadline::after(PART))?.trim().parse().context("docker does not say the size")?;
     rows.push(Row::plain("image of a service", size / 1e6, "MB", 15.0));
     Ok(())
+}
+
+/// What each command pays for the lock at the engine, which is in all the times above.
+fn lock(session: &Session, image: &str, rounds: usize) -> Result<Row> {
+    let (mut ours, mut bare) = (Figures::new(), Figures::new());
+    for _ in 0..rounds * 5 {
+        let begun = Instant::now();
+        drop(session.ledger().lock("bench", lease::USUAL)?);
+        ours.push(begun.elapsed().as_secs_f64() * 1e3);
+        let begun = Instant::now();
+        let create = cmd("docker", &["create", "--network", "none", image, "never-started"]);
+        let id = create.run(Deadline::after(PART))?;
+        cmd("docker", &["rm", id.trim()]).run(Deadline::after(PART))?;
+        bare.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    let against = Some(("docker create and docker rm", median(bare)?));
+    Ok(Row { what: "lock, taken and given back", ours: median(ours)?, unit: "ms", against, reach: None })
 }
 
 /// The env file of a release.
