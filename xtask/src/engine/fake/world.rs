@@ -16,6 +16,8 @@ pub enum Defect {
     FailsWhenOpen,
     /// The gateway says that its gate is closed, but lets everybody in.
     LyingGate,
+    /// It says that it is not healthy.
+    Unhealthy,
 }
 
 /// A service as it was started.
@@ -31,6 +33,8 @@ pub struct Started {
     pub runs: bool,
     /// Its restart policy: `ALWAYS`, or `no` while it is kept down.
     pub restart: &'static str,
+    /// How often the engine has restarted it.
+    pub restarts: u64,
 }
 
 /// The restart policy of every service in its release.
@@ -38,6 +42,9 @@ pub const ALWAYS: &str = "always";
 
 /// What another process does before one operation of a run.
 pub type Meanwhile = (usize, Box<dyn FnOnce(&mut Things) + Send>);
+
+/// What happens while a watch goes on, after so many looks.
+pub type InTime = Box<dyn FnOnce(&mut Things) + Send>;
 
 /// Everything that exists.
 #[derive(Default)]
@@ -72,11 +79,25 @@ pub struct Things {
     pub kill_at: Option<usize>,
     /// What another process does before the operation with this number.
     pub meanwhile: Option<Meanwhile>,
+    /// The engine does not say what runs.
+    pub is_silent: bool,
+    /// How often a watch has let time pass.
+    pub passed: usize,
+    /// What happens when time has passed so often.
+    pub in_time: BTreeMap<usize, InTime>,
     /// The thread whose operations are counted: the order of the other threads varies.
     counted: Option<ThreadId>,
 }
 
 impl Things {
+    /// Time passes.
+    pub fn pass(&mut self) {
+        self.passed += 1;
+        if let Some(happens) = self.in_time.remove(&self.passed) {
+            happens(self);
+        }
+    }
+
     /// The version of this service that runs.
     pub fn version(&self, service: &str) -> Option<&String> {
         self.services.get(service).and_then(|started| self.images.get(&started.image))

@@ -10,6 +10,7 @@ mod gates;
 mod images;
 mod newer_data;
 mod pauses;
+mod watch;
 
 use self::everywhere::{everywhere, prepared};
 use self::gates::with_gate;
@@ -44,6 +45,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 const SECRET: &str = "a-token-that-nobody-may-see";
@@ -108,7 +110,9 @@ impl Scene {
         let manifest = manifest.replace("ready = \"20s\"", "ready = \"150ms\"");
         std::fs::write(pack.join("pilot.toml"), change(manifest)).unwrap();
         let state = StateDir::new(folder.0.as_path().join("state"));
-        let pilot = Pilot::at(&pack, "memory", state, By::Tree).unwrap();
+        let mut pilot = Pilot::at(&pack, "memory", state, By::Tree).unwrap();
+        // The tests in `watch` watch.
+        pilot.watch = Some(Duration::ZERO);
         let scene = Self { _folder: folder, pilot, world: World::default() };
         scene.world.things().edge =
             scene.pilot.manifest.gate.named().into_iter().map(str::to_owned).collect();
@@ -141,7 +145,8 @@ impl Scene {
 
     fn save(&self, id: &str) {
         let limit = Duration::from_secs(1);
-        carry::save(id, &self.world.engine(&self.pilot), &self.store(), limit).unwrap();
+        let over = AtomicBool::new(false);
+        carry::save(id, &self.world.engine(&self.pilot), &self.store(), limit, &over).unwrap();
     }
 
     /// Starts something by hand, without this tool.
@@ -290,9 +295,10 @@ fn reset(session: &Session) -> Result<Finished> {
     rollback::locked(&request, session, budget())
 }
 
+/// Deploys r2. One that fails stays, to be looked at.
 fn deploy(session: &Session) -> Result<Finished> {
     let release = session.store.named("r2")?;
-    up::deploy(Goal::plain(&release, Purpose::Deploy), false, "in memory", session, budget())
+    up::deploy(Goal::plain(&release, Purpose::Deploy), true, "in memory", session, budget())
 }
 
 #[test]
