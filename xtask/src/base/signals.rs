@@ -31,13 +31,20 @@ struct State {
     stage: Stage,
     /// The command is over and will now report its result: a signal changes nothing any more.
     over: bool,
+    /// The command only looks: whoever ends it has seen enough.
+    looks: bool,
     /// Process groups of the children that run now.
     groups: BTreeSet<i32>,
     clean_up: Option<Box<dyn FnOnce() + Send>>,
 }
 
-static STATE: Mutex<State> =
-    Mutex::new(State { stage: Stage::Running, over: false, groups: BTreeSet::new(), clean_up: None });
+static STATE: Mutex<State> = Mutex::new(State {
+    stage: Stage::Running,
+    over: false,
+    looks: false,
+    groups: BTreeSet::new(),
+    clean_up: None,
+});
 
 fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -82,6 +89,12 @@ pub fn over() {
         wait_for_the_end();
     }
     state.over = true;
+}
+
+/// Says whether the command only looks from here on. A signal ends one that does as if it had come to its end; it interrupts
+/// any other.
+pub fn only_looks(looks: bool) {
+    state().looks = looks;
 }
 
 /// Starts a child and registers its process group. No signal is handled in between.
@@ -129,9 +142,10 @@ pub fn on_signal(clean_up: impl FnOnce() + Send + 'static) {
     state().clean_up = Some(Box::new(clean_up));
 }
 
-/// Listens for signals. A signal ends the children, runs the clean-up and `last_word`, and then ends this
-/// process with `code`. The thread that calls this function must be the one that does the work.
-pub fn listen(code: i32, last_word: impl FnOnce() + Send + 'static) -> Result<()> {
+/// Listens for signals. A signal ends the children, runs the clean-up and `last_word`, which is told whether the command only
+/// looked, and then ends this process with the code that it returns. The thread that calls this function must be the one
+/// that does the work.
+pub fn listen(last_word: impl FnOnce(bool) -> i32 + Send + 'static) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .context("cannot listen for signals")?;
@@ -144,11 +158,11 @@ pub fn listen(code: i32, last_word: impl FnOnce() + Send + 'static) -> Result<()
                 continue;
             }
             state.stage = Stage::Stopped(me);
+            let looks = state.looks;
             drop(state);
             end_children();
             clean_up(worker, me);
-            last_word();
-            std::process::exit(code);
+            std::process::exit(last_word(looks));
         }
     });
     Ok(())

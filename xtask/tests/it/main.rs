@@ -57,3 +57,4 @@ mod terminal;
 mod tidy;
 mod truths;
 mod unchanged;
+mod watch;

@@ -197,7 +197,7 @@ pub fn what_runs_is_compared(pilot: &mut Pilot) {
 }
 
 /// A bad version of all services as the release of a tag.
-fn tagged_bad_version(pilot: &Pilot, fault: &str, tag: &str) {
+pub fn tagged_bad_version(pilot: &Pilot, fault: &str, tag: &str) {
     pilot.build_bad_version(&format!("SCENARIO_FAULT={fault}"));
     for service in ["gateway", "engine", "jobs"] {
         let name = format!("{}-{service}", pilot.project);

@@ -42,7 +42,7 @@ impl Execution<'_> {
         let (pilot, runtime) = (&self.target.pilot, &self.target.engine);
         let rule = WatchRule { time, ..pilot.manifest.watch.clone() };
         let ready = pilot.manifest.limits.ready;
-        let (mut watch, mut at) = (Watch::new(&rule, ready, true), Duration::ZERO);
+        let (mut watch, mut at) = (Watch::new(rule.clone(), ready, true), Duration::ZERO);
         let told = humantime::format_duration(time);
         loop {
             let begun = Instant::now();

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Does a person hold the gate closed? What cannot be read counts as a hold.
-fn is_held(view: &View) -> bool {
+pub fn is_held(view: &View) -> bool {
     hold::standing(&Ledger::new(&view.pilot.state)).map_or(true, |holds| !holds.is_empty())
 }
 

@@ -57,8 +57,8 @@ pub enum Verdict {
 
 /// What the looks so far have shown, in little memory, however many there were.
 #[derive(Clone, Debug)]
-pub struct Watch<'a> {
-    rule: &'a WatchRule,
+pub struct Watch {
+    rule: WatchRule,
     /// How long a service may take to start.
     ready: Duration,
     /// Everything was verified just before, so nothing is on its way at the first look.
@@ -82,9 +82,9 @@ struct Course {
     ill: usize,
 }
 
-impl<'a> Watch<'a> {
+impl Watch {
     /// Nothing was seen yet. `verified`: everything was well a moment ago.
-    pub fn new(rule: &'a WatchRule, ready: Duration, verified: bool) -> Self {
+    pub fn new(rule: WatchRule, ready: Duration, verified: bool) -> Self {
         Self { rule, ready, verified, services: BTreeMap::new(), failed: BTreeMap::new() }
     }
 
@@ -106,7 +106,7 @@ impl<'a> Watch<'a> {
     }
 
     fn follow(&mut self, name: &str, seen: &Seen, at: Duration) -> Verdict {
-        let (verified, rule) = (self.verified, self.rule);
+        let (verified, rule) = (self.verified, &self.rule);
         let course = self.services.entry(name.to_owned()).or_insert_with(|| Course {
             handles: seen.handles.clone(),
             restarts: VecDeque::from([(at, seen.restarts)]),

@@ -3,7 +3,7 @@
 use super::*;
 use Verdict::{Bad, NotYet, Unseen, Well};
 
-static RULE: WatchRule = WatchRule {
+const RULE: WatchRule = WatchRule {
     time: Duration::from_secs(10),
     every: Duration::from_secs(1),
     checks: Vec::new(),
@@ -39,7 +39,7 @@ fn look(at: usize, sign: char) -> Look {
 
 /// What each look means, one a second; a service may take four to start.
 fn watched(signs: &str, verified: bool) -> Vec<Verdict> {
-    let mut watch = Watch::new(&RULE, Duration::from_secs(4), verified);
+    let mut watch = Watch::new(RULE, Duration::from_secs(4), verified);
     signs.chars().enumerate().map(|(at, sign)| watch.see(&look(at, sign))).collect()
 }
 
@@ -84,7 +84,7 @@ fn restarts_are_counted_within_the_time_of_the_watch() {
     // A crash loop that takes one down in between.
     assert_eq!(last("..1x2"), Bad("web was restarted 2 times within 10s".into()));
     // Long ago, and in one that is no longer there.
-    let mut watch = Watch::new(&RULE, Duration::from_secs(4), true);
+    let mut watch = Watch::new(RULE, Duration::from_secs(4), true);
     let mut see = |at, sign| watch.see(&look(at, sign));
     assert_eq!(see(0, '.'), Well);
     assert!(matches!(see(1, '1'), NotYet(_)));

@@ -7,6 +7,7 @@
 
 mod everywhere;
 mod gates;
+mod guard;
 mod images;
 mod newer_data;
 mod pauses;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// A stack that is watched for three seconds, at each of which there is one look.
-fn watching() -> Scene {
+pub fn watching() -> Scene {
     watching_with(&[])
 }
 
@@ -24,21 +24,21 @@ fn watching_with(settings: &[(&str, &str)]) -> Scene {
 }
 
 /// Deploys r2, and goes back if it fails.
-fn deploy_or_back(session: &Session) -> Result<Finished> {
+pub fn deploy_or_back(session: &Session) -> Result<Finished> {
     let release = session.store.named("r2")?;
     up::deploy(Goal::plain(&release, Purpose::Deploy), false, "in memory", session, budget())
 }
 
 impl Scene {
     /// What happens after so many looks.
-    fn after(&self, looks: usize, happens: impl FnOnce(&mut Things) + Send + 'static) {
+    pub fn after(&self, looks: usize, happens: impl FnOnce(&mut Things) + Send + 'static) {
         let mut things = self.world.things();
         let at = things.passed + looks;
         things.in_time.insert(at, Box::new(happens) as InTime);
     }
 
     /// Release r2 gets this defect after so many looks.
-    fn turns_bad(&self, looks: usize, defect: Defect) {
+    pub fn turns_bad(&self, looks: usize, defect: Defect) {
         let images = self.store().named("r2").unwrap().images;
         self.after(looks, move |things| {
             things.defects.extend(images.into_values().map(|image| (image.id, defect)));
@@ -49,7 +49,7 @@ impl Scene {
         self.store().named(release).unwrap().state
     }
 
-    fn runs(&self) -> usize {
+    pub fn runs(&self) -> usize {
         self.pilot.state.every_run().unwrap().len()
     }
 
