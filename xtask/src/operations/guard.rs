@@ -36,14 +36,26 @@ enum Turn {
     Seen(Verdict, Box<View>),
 }
 
-/// Guards what runs for so long; without a time, until a signal ends it.
+/// Guards what runs for so long; without a time, until a signal ends it. Errors (exit 6): there is no release that it could
+/// go back to.
 pub fn run(time: Option<Duration>, session: &Session) -> Result<Finished> {
+    if session.store.known_good()?.is_empty() {
+        return Err(target::no_release(session));
+    }
+    let ready = session.pilot.manifest.limits.ready;
     let shown = screen::doing("guard what runs");
     let (mut guarded, mut at) = (None, Duration::ZERO);
     loop {
         let begun = Instant::now();
         let turn = turn(&mut guarded, at, session);
         let is_over = time.is_some_and(|time| at >= time);
+        // What is not decided at the end is waited for, as long as a service may take to start.
+        let turn = match turn {
+            Ok(Turn::Seen(Verdict::NotYet(why), view)) if time.is_some_and(|time| at >= time + ready) => {
+                Ok(Turn::Seen(Verdict::Bad(why), view))
+            }
+            turn => turn,
+        };
         match turn {
             Ok(Turn::Seen(Verdict::Bad(why), view)) => {
                 match gone_back(&why, &view, &mut guarded, at, session)? {
@@ -53,7 +65,6 @@ pub fn run(time: Option<Duration>, session: &Session) -> Result<Finished> {
             }
             Ok(Turn::Seen(Verdict::Unseen(why), _)) if is_over => return Err(unseen(&why)),
             Err(error) if is_over => return Err(unseen(&format!("{error:#}"))),
-            // What is not decided yet is waited for.
             Ok(Turn::Seen(Verdict::NotYet(why) | Verdict::Unseen(why), _)) => shown.detail(why),
             Err(error) => shown.detail(format!("{error:#}")),
             Ok(Turn::Aside(why)) if is_over => return Ok(over(session, &why)),

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 impl Execution<'_> {
-    /// Watches for so long, and longer while something is not decided.
+    /// Watches for so long, and as long again as a service may take to start while something is not decided.
     pub(in crate::deploy) fn keep_watch(&self, time: Duration, measured: &mut Measured) -> Result<End> {
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -52,6 +52,7 @@ impl Execution<'_> {
                 Verdict::Bad(why) => return Err(self.turned_bad(why, measured)),
                 Verdict::Well if at >= time => break,
                 Verdict::Unseen(why) if at >= time + ready => return self.unseen(why, measured),
+                Verdict::NotYet(why) if at >= time + ready => return Err(self.turned_bad(why, measured)),
                 Verdict::Well => screen::detail(format!("{} s: all is well", at.as_secs())),
                 Verdict::NotYet(why) | Verdict::Unseen(why) => screen::detail(why.clone()),
             }

@@ -13,10 +13,16 @@ pub fn watching() -> Scene {
 
 /// The same with other settings.
 fn watching_with(settings: &[(&str, &str)]) -> Scene {
-    let own = [("for = \"10s\"", "for = \"3s\""), ("failures = 3", "failures = 2")];
-    let all = || own.iter().chain(settings);
-    let mut scene =
-        Scene::by(&|manifest| all().fold(manifest, |manifest, (old, new)| manifest.replace(old, new)));
+    watching_by(&|manifest| {
+        settings.iter().fold(manifest, |manifest, (old, new): &(&str, &str)| manifest.replace(old, new))
+    })
+}
+
+/// The same with another manifest.
+fn watching_by(change: &dyn Fn(String) -> String) -> Scene {
+    let mut scene = Scene::by(&|manifest| {
+        change(manifest.replace("for = \"10s\"", "for = \"3s\"").replace("failures = 3", "failures = 2"))
+    });
     scene.pilot.watch = None;
     scene.release("r2", "v2.0.0", &scene.env_text());
     scene.world.begin(None, None);
@@ -336,4 +342,44 @@ fn a_watched_rollback_that_fails_or_is_cut_off_anywhere_can_be_run_again() {
     };
     let points = everywhere(&broken, &[], &roll_back, &roll_back, &|_| ());
     assert!(points > 50, "only {points} points");
+}
+
+/// A gate without a switch, and one that is closed by commands.
+#[test]
+fn with_every_kind_of_gate_what_turns_bad_is_closed_and_a_hold_is_kept() {
+    for gate in [gates::STOP, gates::EXEC] {
+        let new = || watching_by(&|manifest| with_gate(&manifest, gate));
+        let scene = new();
+        scene.turns_bad(1, Defect::Unhealthy);
+        scene.went_back(&scene.finishes(&deploy_or_back), "out of sorts");
+        assert!(scene.world.things().is_open());
+        let scene = new();
+        scene.turns_bad(1, Defect::Unhealthy);
+        let finished = scene.finishes(&deploy);
+        assert_eq!(finished.exit, Exit::NotRestored, "{finished:?}");
+        assert!(!scene.world.things().is_open());
+        scene.hold(Some(&finished));
+        // Behind a gate that stops its services, the others are watched.
+        let scene = new();
+        Hold::mine("maintenance").place(&scene.store().ledger()).unwrap();
+        let finished = scene.finishes(&deploy_or_back);
+        assert_eq!((finished.exit, scene.state_of("r2")), (Exit::Held, State::KnownGood), "{finished:?}");
+        assert!(!scene.world.things().is_open());
+        scene.hold(Some(&finished));
+    }
+}
+
+#[test]
+fn a_watch_ends_also_where_nothing_is_ever_decided() {
+    let restarts = [("restarts = 0 ", "restarts = 900 "), ("ready = \"150ms\"", "ready = \"3s\"")];
+    let scene = watching_with(&restarts);
+    let slow = scene.store().named("r2").unwrap().images["jobs"].id.clone();
+    scene.after(1, |things| {
+        things.defects.insert(slow, Defect::Unhealthy);
+    });
+    for looks in 1..60 {
+        scene.after(looks + 1, |things| things.services.get_mut("jobs").unwrap().restarts += 1);
+    }
+    scene.went_back(&scene.finishes(&deploy_or_back), "it may still be starting");
+    assert!(scene.world.things().passed < 20);
 }
