@@ -9,14 +9,15 @@ use crate::base::observed::Observed;
 use crate::base::screen;
 use crate::base::threads::joined;
 use crate::deploy::execution::{End, Execution, Measured, Stance, TurnedBad, Unrecorded};
+use crate::deploy::gate::{self, Closer, Gate};
 use crate::deploy::lockout;
 use crate::deploy::run::Command;
 use crate::deploy::watch::look::look;
 use crate::deploy::watch::{Verdict, Watch};
 use crate::engine::carry;
-use crate::stack::hold;
+use crate::stack::hold::{self, Hold};
 use crate::stack::manifest::WatchRule;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -58,14 +59,29 @@ impl Execution<'_> {
             }
             at += runtime.pass(rule.every);
         }
-        let held = Observed::from(hold::standing(&self.store.ledger())).held(&[]);
+        let held = match self.held_by_now() {
+            Ok(held) => held,
+            Err(error) => return Err(self.turned_bad(&format!("{error:#}"), measured)),
+        };
         let behind = if held.is_some() { " behind the closed gate" } else { "" };
         self.out.note(format!("watched for {told}{behind}: steady"));
-        // Somebody may have closed the gate meanwhile.
         if held.is_some() && measured.held.is_none() {
             (measured.held, measured.stopped) = (held, self.target.cover()?.stopped());
         }
         Ok(End::Done)
+    }
+
+    /// Who holds the gate closed at the end: somebody may have closed it meanwhile, with this tool or without. An error if it
+    /// is closed and nobody holds it.
+    fn held_by_now(&self) -> Result<Option<String>> {
+        let ledger = self.store.ledger();
+        let standing = || Observed::from(hold::standing(&ledger)).held(&[]);
+        let gate = self.target.gate(lockout::REQUEST).map(|gate| gate.position());
+        let (Ok(Gate::Closed(reason)), None) = (gate, standing()) else { return Ok(standing()) };
+        let closer = gate::closer_by(&self.target.pilot.manifest.gate, &reason);
+        ensure!(closer == Closer::Person, "the gate was closed meanwhile: {reason}");
+        Hold::found(&reason).place(&ledger)?;
+        Ok(standing())
     }
 
     /// Shuts the public out at once. What could not be closed is closed again at the end of the run.

@@ -68,6 +68,8 @@ impl Scene {
         );
         let error = finished.error.clone().unwrap();
         assert!(error.contains("release r2 did not stay well") && error.contains(why), "{error}");
+        // It was proved closed at once.
+        assert!(!error.contains("MAY BE OPEN"), "{error}");
         // Once: a deployment and a rollback.
         assert_eq!(self.runs(), 2);
         assert_eq!((self.state_of("r1"), self.state_of("r2")), (State::KnownGood, State::Failed));
@@ -181,6 +183,19 @@ fn a_hold_that_is_placed_in_the_middle_is_kept_and_told() {
     let finished = scene.finishes(&deploy_or_back);
     assert_eq!((finished.outcome, finished.exit), (Some(Outcome::Deployed), Exit::Held), "{finished:?}");
     scene.hold(Some(&finished));
+}
+
+#[test]
+fn a_gate_that_is_closed_without_this_tool_in_the_middle_is_a_hold_and_one_that_closed_itself_is_bad() {
+    let scene = watching();
+    scene.after(1, |things| things.set_gate(Some("by hand".into())));
+    let finished = scene.finishes(&deploy_or_back);
+    assert_eq!((finished.outcome, finished.exit), (Some(Outcome::Deployed), Exit::Held), "{finished:?}");
+    assert!(finished.hold.as_ref().is_some_and(|hold| hold.contains("by hand")), "{finished:?}");
+    scene.hold(Some(&finished));
+    let scene = watching();
+    scene.after(1, |things| things.set_gate(Some("gate file unreadable".into())));
+    scene.went_back(&scene.finishes(&deploy_or_back), "the gate was closed meanwhile: gate file unreadable");
 }
 
 #[test]
