@@ -15,10 +15,9 @@ use crate::deploy::run::{Command, Request};
 use crate::deploy::session::Session;
 use crate::deploy::view::View;
 use crate::deploy::watch::look::{is_held, look};
-use crate::deploy::watch::{Look, Verdict, Watch};
+use crate::deploy::watch::{Look, Seen, Verdict, Watch};
 use crate::operations::{rollback, target};
 use crate::stack::manifest::WatchRule;
-use crate::stack::model::Service;
 use anyhow::Result;
 use std::time::{Duration, Instant};
 
@@ -134,14 +133,15 @@ fn gone_back(
         }
         Err(error) => return Err(error),
     };
-    let last = guarded.as_mut().map(|guarded| guarded.watch.see(&look(view, &rule(view), at)));
+    let looked = look(view, &rule(view), at);
+    let last = guarded.as_mut().map(|guarded| guarded.watch.see(&looked));
     let Some(Verdict::Bad(_)) = last else { return Ok(None) };
     // From here on a signal interrupts a rollback. Its times count from its own beginning.
     signals::only_looks(false);
     session.out.shift(-i64::try_from(session.out.elapsed_ms()).unwrap_or(0));
     let name = view.release.as_ref().map_or("what runs".into(), |release| format!("release {}", release.id));
     session.out.note(format!("{name} did not stay well: {why}; rolling back"));
-    let request = request(view, session);
+    let request = request(view, &looked, session);
     let deadline = Deadline::from(Instant::now(), session.pilot.manifest.limits.budget);
     let finished = rollback::locked(&request, session, deadline);
     drop(lock);
@@ -149,19 +149,18 @@ fn gone_back(
 }
 
 /// If it is the release itself that runs, and it does not stay well, the one before is gone to. What was changed by hand or
-/// is down is brought back by a rollback without a target.
-fn request(view: &View, session: &Session) -> Request {
+/// is gone is brought back by a rollback without a target.
+fn request(view: &View, looked: &Look, session: &Session) -> Request {
     let request = Request::by(Command::Rollback);
-    let itself = view.release.as_ref().filter(|release| {
+    let gone = |seen: &Seen| seen.ill.as_ref().is_some_and(|ill| ill.is_gone);
+    let is_gone = looked.services.known().is_none_or(|services| services.values().any(gone));
+    let is_itself = view.release.as_ref().is_some_and(|release| {
         let services = view.engine.services(Deadline::after(view.pilot.manifest.limits.engine));
-        services.is_ok_and(|services| {
-            services.values().all(Service::is_live)
-                && drift::applied(&services, release, &view.wanted()).is_empty()
-        })
+        services.is_ok_and(|services| drift::applied(&services, release, &view.wanted()).is_empty())
     });
     let previous = Request { to: Some("previous".into()), ..request.clone() };
     let has_one = target::targets(&previous, session).and_then(|targets| target::admitted(targets, session));
-    if itself.is_some() && has_one.is_ok() { previous } else { request }
+    if is_itself && !is_gone && has_one.is_ok() { previous } else { request }
 }
 
 fn over(session: &Session, how: &str) -> Finished {

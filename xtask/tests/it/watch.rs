@@ -198,6 +198,10 @@ fn under_a_hold_health_is_watched_behind_the_gate() {
         assert!(up.out.contains("watched for 1s behind the closed gate: steady"), "{}", up.out);
         assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "disabled");
         assert_eq!(state_of(&pilot, "r2"), "known-good");
+        pilot.set("PILOT_WATCH", "soon");
+        let refused = pilot.xtask(&["status"]).expect(2);
+        assert!(refused.err.contains("PILOT_WATCH=soon is no time"), "{}", refused.err);
+        pilot.set("PILOT_WATCH", "");
     });
 }
 

@@ -1,7 +1,7 @@
 //! Tests: `guard` looks at what runs until its time is over, or until that turns bad; then it goes back once. Time passes
 //! without waiting.
 
-use super::watch::{deploy_or_back, watching};
+use super::watch::{deploy_or_back, watching, watching_by};
 use super::*;
 use crate::base::failure::exit_of;
 use crate::operations::guard;
@@ -95,6 +95,16 @@ fn under_a_hold_nothing_opens() {
     scene.turns_bad(2, Defect::Unhealthy);
     let finished = scene.finishes(&guarded);
     assert_eq!((finished.outcome, finished.exit), (Some(Outcome::Restored), Exit::Held), "{finished:?}");
+    assert!(!scene.world.things().is_open());
+    scene.hold(Some(&finished));
+    // Where the hold keeps services down, these are not gone.
+    let scene = watching_by(&|manifest| with_gate(&manifest, gates::STOP));
+    Hold::mine("maintenance").place(&scene.store().ledger()).unwrap();
+    assert_eq!(scene.finishes(&deploy_or_back).exit, Exit::Held);
+    assert_eq!(scene.finishes(&guarded).exit, Exit::Ok);
+    scene.turns_bad(2, Defect::Unhealthy);
+    let finished = scene.finishes(&guarded);
+    assert_eq!((finished.exit, finished.release.as_deref()), (Exit::Held, Some("r1")), "{finished:?}");
     assert!(!scene.world.things().is_open());
     scene.hold(Some(&finished));
 }

@@ -19,7 +19,7 @@ fn watching_with(settings: &[(&str, &str)]) -> Scene {
 }
 
 /// The same with another manifest.
-fn watching_by(change: &dyn Fn(String) -> String) -> Scene {
+pub fn watching_by(change: &dyn Fn(String) -> String) -> Scene {
     let mut scene = Scene::by(&|manifest| {
         change(manifest.replace("for = \"10s\"", "for = \"3s\"").replace("failures = 3", "failures = 2"))
     });
