@@ -7,8 +7,8 @@ use crate::base::output::{Format, Loudness, Style};
 use crate::base::screen;
 use crate::commands::values::{ColorName, EngineName, FormatName};
 use crate::commands::{
-    assess, backup, bench, ci, completions, diagnose, down, drill, evidence, flags, guide, history, host,
-    init, kill_switch, logs, man, observe, preflight, releases, report, reset, rollback, seed, smoke,
+    assess, backup, bench, ci, completions, diagnose, down, drill, evidence, flags, guard, guide, history,
+    host, init, kill_switch, logs, man, observe, preflight, releases, report, reset, rollback, seed, smoke,
     snapshot, status, up,
 };
 use crate::engine::roles::Kind;
@@ -82,6 +82,8 @@ pub enum Command {
     Seed(seed::Args),
     /// Build the source code, start it, check it, and keep it as a release
     Up(up::Args),
+    /// Watch what runs, and go back once if it turns bad
+    Guard(guard::Args),
     /// Start clean: back up, delete everything, deploy the last known-good release
     Reset(reset::Args),
     /// Stop the services; data and releases stay
@@ -188,6 +190,7 @@ impl Command {
             Self::Host(args) => args.changes(),
             Self::Releases(args) => args.changes(),
             Self::Up(_) => Some("up"),
+            Self::Guard(_) => Some("guard"),
             Self::Reset(_) => Some("reset"),
             Self::Down(_) => Some("down"),
             Self::Seed(_) => Some("seed"),
@@ -222,6 +225,7 @@ impl Command {
             Self::Rollback(_)
             | Self::Reset(_)
             | Self::KillSwitch(_)
+            | Self::Guard(_)
             | Self::Evidence(_)
             | Self::Down(_)
             | Self::History(_)

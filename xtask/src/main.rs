@@ -35,7 +35,7 @@ use crate::stack::pilot::{By, Pilot};
 use anyhow::Result;
 use cli::{Cli, Command};
 use commands::{assess, completions, diagnose, flags, man, preflight, seed, snapshot};
-use commands::{bench, ci, down, drill, kill_switch, releases, reset, rollback, smoke, status, up};
+use commands::{bench, ci, down, drill, guard, kill_switch, releases, reset, rollback, smoke, status, up};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -70,8 +70,13 @@ fn main() -> ExitCode {
     let style = cli.style();
     let out = Output::new(style, start, context.clone());
     screen::begin(cli.screen(), style.loudness == Loudness::Verbose, signals::stopped);
-    let watches = matches!(&cli.command, Command::Status(args) if args.watch.is_some());
-    let finished = listen(style, start, watches)
+    // Whoever watches has seen enough when they end it.
+    signals::only_looks(match &cli.command {
+        Command::Status(args) => args.watch.is_some(),
+        Command::Guard(_) => true,
+        _ => false,
+    });
+    let finished = listen(style, start)
         .and_then(|()| run(&cli, start))
         .unwrap_or_else(|error| Finished::refused(&error, &context))
         .masked();
@@ -109,16 +114,15 @@ fn mistyped(error: &clap::Error, start: Instant) -> ExitCode {
     ExitCode::from(u8::from(finished.exit))
 }
 
-/// From here on, a signal ends this command: as interrupted, but for one that only `watches` until then.
-fn listen(style: Style, start: Instant, watches: bool) -> Result<()> {
-    // Whoever watches has seen enough.
-    let code = if watches { Exit::Ok } else { Exit::Interrupted };
-    signals::listen(code as i32, move || {
+/// From here on, a signal ends this command: as interrupted, but for one that only looks.
+fn listen(style: Style, start: Instant) -> Result<()> {
+    signals::listen(move |looks| {
         screen::end();
-        if watches {
-            return;
-        }
         let out = Output::new(style, start, Context::default());
+        if looks {
+            out.event(&Event::Finished(&Finished::plain(Exit::Ok)));
+            return Exit::Ok as i32;
+        }
         let finished = Finished::interrupted();
         register::end(&finished, &out);
         pipeline::tell("interrupted", &finished, &out);
@@ -126,6 +130,7 @@ fn listen(style: Style, start: Instant, watches: bool) -> Result<()> {
         if let (Some(error), false) = (&finished.error, out.is_json()) {
             stderr::line(format!("\n{} {error}", out.mark(Some(false))));
         }
+        Exit::Interrupted as i32
     })
 }
 
@@ -248,6 +253,7 @@ fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
         Command::Logs(args) => commands::logs::run(args, session),
         Command::Smoke(_) => smoke::run(session),
         Command::Up(args) => up::run(args, session),
+        Command::Guard(args) => guard::run(args, session),
         Command::Down(_) => down::run(session),
         Command::Releases(args) => releases::run(args, session),
         Command::Init(_) => commands::init::run(session),

@@ -30,6 +30,10 @@ pub enum Fault {
     LyingGate,
     /// Everything works behind the closed gate. Once the gate is open, the public gets 500.
     FailsWhenOpen,
+    /// Everything works until the gate has been open for five seconds. Then the gateway says that it is not healthy.
+    TurnsBad,
+    /// The service listens only seconds after its start; then everything works.
+    SlowStart,
 }
 
 impl Fault {
@@ -45,6 +49,8 @@ impl Fault {
             "corrupt-store" => Self::CorruptStore,
             "lying-gate" => Self::LyingGate,
             "fails-when-open" => Self::FailsWhenOpen,
+            "turns-bad" => Self::TurnsBad,
+            "slow-start" => Self::SlowStart,
             other => return Err(format!("SCENARIO_FAULT={other}: no such fault")),
         })
     }
@@ -52,8 +58,8 @@ impl Fault {
     /// The name that `/admin/config` shows; nothing if there is no fault to show.
     pub fn name(self) -> Option<&'static str> {
         match self {
-            // `fails-when-open` is hidden: the check of the flags would fail, and the gate would never open.
-            Self::None | Self::FailsWhenOpen => None,
+            // These are hidden: the check of the flags would fail, and the gate would never open.
+            Self::None | Self::FailsWhenOpen | Self::TurnsBad | Self::SlowStart => None,
             Self::IgnoreSigterm => Some("ignore-sigterm"),
             Self::CrashLoop => Some("crash-loop"),
             Self::SlowFirstToken => Some("slow-first-token"),
@@ -65,12 +71,27 @@ impl Fault {
     }
 }
 
+/// How long a service with `slow-start` takes to listen.
+const SLOW_START: Duration = Duration::from_secs(3);
+
+/// How long a gateway with `turns-bad` is well after its gate was opened.
+const WELL: Duration = Duration::from_secs(5);
+
+/// Is the gateway not healthy any more, whose gate is open since then (Unix milliseconds)?
+pub fn has_turned_bad(fault: Fault, open_since_ms: u64, now_ms: u64) -> bool {
+    fault == Fault::TurnsBad && u128::from(now_ms.saturating_sub(open_since_ms)) >= WELL.as_millis()
+}
+
 /// The defects that act before the service listens.
 pub fn at_start(fault: Fault, data: &Path) -> Result<(), String> {
     match fault {
         Fault::CrashLoop => {
             std::thread::sleep(Duration::from_millis(200));
             Err("fault crash-loop: giving up on purpose".into())
+        }
+        Fault::SlowStart => {
+            std::thread::sleep(SLOW_START);
+            Ok(())
         }
         Fault::CorruptStore => {
             for file in ["engine.db", "jobs.db"] {

@@ -100,15 +100,20 @@ async fn behind_gate(State(gateway): App, request: Request, next: Next) -> Respo
     }
 }
 
-async fn healthz(State(gateway): App) -> Json<Value> {
+async fn healthz(State(gateway): App) -> Response {
     let mut answer = healthy(&gateway.config);
     let position = gateway.gate.position();
+    if !position.closed && fault::has_turned_bad(gateway.config.fault, position.since_ms, http::now_ms()) {
+        answer["status"] = json!("unhealthy");
+        answer["reason"] = json!("out of sorts");
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(answer)).into_response();
+    }
     if position.closed {
         answer["status"] = json!("disabled");
         answer["reason"] = json!("Kill switch active");
         answer["detail"] = json!(position.reason);
     }
-    Json(answer)
+    Json(answer).into_response()
 }
 
 #[derive(Deserialize)]

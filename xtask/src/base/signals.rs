@@ -31,6 +31,8 @@ struct State {
     stage: Stage,
     /// The command is over and will now report its result: a signal changes nothing any more.
     over: bool,
+    /// The command only looks: whoever ends it has seen enough.
+    looks: bool,
     /// Process groups of the children that run now.
     groups: BTreeSet<i32>,
     clean_up: Option<Box<dyn FnOnce() + Send>>,
@@ -40,6 +42,7 @@ struct State {
 static STATE: Mutex<State> = Mutex::new(State {
     stage: Stage::Running,
     over: false,
+    looks: false,
     groups: BTreeSet::new(),
     clean_up: None,
     release: None,
@@ -88,6 +91,12 @@ pub fn over() {
         wait_for_the_end();
     }
     state.over = true;
+}
+
+/// Says whether the command only looks from here on. A signal ends one that does as if it had come to its end; it interrupts
+/// any other.
+pub fn only_looks(looks: bool) {
+    state().looks = looks;
 }
 
 /// Starts a child and registers its process group. No signal is handled in between.
@@ -145,9 +154,10 @@ pub fn forget_release() {
     state().release = None;
 }
 
-/// Listens for signals. A signal ends the children, runs the clean-up and `last_word`, and then ends this
-/// process with `code`. The thread that calls this function must be the one that does the work.
-pub fn listen(code: i32, last_word: impl FnOnce() + Send + 'static) -> Result<()> {
+/// Listens for signals. A signal ends the children, runs the clean-up and `last_word`, which is told whether the command only
+/// looked, and then ends this process with the code that it returns. The thread that calls this function must be the one
+/// that does the work.
+pub fn listen(last_word: impl FnOnce(bool) -> i32 + Send + 'static) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .context("cannot listen for signals")?;
@@ -160,13 +170,13 @@ pub fn listen(code: i32, last_word: impl FnOnce() + Send + 'static) -> Result<()
                 continue;
             }
             state.stage = Stage::Stopped(me);
+            let looks = state.looks;
             drop(state);
             end_children();
             clean_up(worker, me);
             let release = crate::base::signals::state().release.take();
             release.into_iter().for_each(|release| release());
-            last_word();
-            std::process::exit(code);
+            std::process::exit(last_word(looks));
         }
     });
     Ok(())

@@ -139,7 +139,8 @@ fn engine_says(target: &Target<'_>, own: &[&str], deadline: Deadline) -> Result<
     })
 }
 
-fn is_well(name: &str, seen: &Service) -> Result<()> {
+/// Does a service run, and is it healthy as far as its instances were asked? The error says why not.
+pub fn is_well(name: &str, seen: &Service) -> Result<()> {
     ensure!(seen.is_running(), "{name} is {}", seen.state());
     let bad = |instance: &Instance| match &instance.health {
         Some(Health::Unhealthy(why) | Health::Silent(why) | Health::StoreCorrupt(why)) => Some(why.clone()),

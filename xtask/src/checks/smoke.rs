@@ -14,7 +14,7 @@ use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How often, in all, a latency is measured that is over its limit.
 const MEASUREMENTS: usize = 3;
@@ -129,6 +129,12 @@ pub fn verify_behind(target: &Target<'_>, stopped: &BTreeSet<String>, ready: Dea
     let mut checks = vec![health];
     checks.extend(side_by_side(target, &own, false, ready));
     Smoke { passed: checks.iter().all(|check| check.ok), checks }
+}
+
+/// Makes the checks of these names, and no other. Nothing is on its way, so what does not answer has failed.
+pub fn named(target: &Target<'_>, names: &[String]) -> Vec<Checked> {
+    let own: Vec<&Check> = target.checks.iter().filter(|check| names.contains(&check.name)).collect();
+    side_by_side(target, &own, false, Deadline::after(Duration::ZERO))
 }
 
 /// A check without a limit.
@@ -249,7 +255,6 @@ mod tests {
     use super::*;
     use crate::checks::run::latency;
     use crate::stack::check::Kind;
-    use std::time::Duration;
 
     fn check(times: usize) -> Check {
         let kind = Kind::Healthy { service: "a".into() };

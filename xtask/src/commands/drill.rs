@@ -55,6 +55,10 @@ enum FaultName {
     LyingGate,
     /// All is well behind the closed gate; once it is open, the public gets 500
     FailsWhenOpen,
+    /// All is well until the gate has been open for five seconds; then the gateway is not healthy
+    TurnsBad,
+    /// The services take seconds to start, and all is well then
+    SlowStart,
 }
 
 impl FaultName {
@@ -68,6 +72,8 @@ impl FaultName {
             Self::CorruptStore => "corrupt-store",
             Self::LyingGate => "lying-gate",
             Self::FailsWhenOpen => "fails-when-open",
+            Self::TurnsBad => "turns-bad",
+            Self::SlowStart => "slow-start",
         }
     }
 }

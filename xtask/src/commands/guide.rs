@@ -57,6 +57,12 @@ const COMMANDS: &[Entry] = &[
         "the gate, images, containers; the env file if there is none. Data stays",
         &[0, 1, 2, 3, 4, 5, 7, 9, 130],
     ),
+    (
+        "guard",
+        When::Daily,
+        "nothing while all is well; then what `rollback` does, once",
+        &[0, 1, 2, 3, 4, 6, 9, 130],
+    ),
     ("smoke", When::Daily, "nothing but what the checks send", LOOKS),
     ("flags", When::Daily, NOTHING, LOOKS),
     ("seed", When::Daily, "the stored demo scenario", LOCKS),

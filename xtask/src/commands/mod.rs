@@ -11,6 +11,7 @@ pub mod down;
 pub mod drill;
 pub mod evidence;
 pub mod flags;
+pub mod guard;
 pub mod guide;
 pub mod history;
 pub mod host;

@@ -9,7 +9,7 @@ use anyhow::Result;
 /// `cargo xtask up`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Examples:\n  cargo xtask up\n  cargo xtask up --tag v1.1.0\n  cargo xtask up --from main~1 --rollback-on-failure"
+    after_help = "Examples:\n  cargo xtask up\n  cargo xtask up --tag v1.1.0\n  cargo xtask up --from main~1 --stay"
 )]
 pub struct Args {
     /// Use existing images with this tag instead of building the source
@@ -21,8 +21,12 @@ pub struct Args {
     /// Make a new env file from .env.poc.example; the old one is backed up
     #[arg(long)]
     defaults: bool,
-    /// Roll back to the last known-good release if this one fails its checks
+    /// If this release fails, leave it as it is behind the closed gate, to look at it; otherwise the release before is
+    /// brought back
     #[arg(long)]
+    stay: bool,
+    /// What `up` does by itself since it watches what it has deployed
+    #[arg(long, hide = true)]
     rollback_on_failure: bool,
 }
 
@@ -33,6 +37,6 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         (None, Some(rev)) => Source::Commit(rev),
         (None, None) => Source::Tree,
     };
-    let Args { defaults, rollback_on_failure, .. } = *args;
-    up::run(&Options { source, defaults, rollback_on_failure }, session)
+    let Args { defaults, stay, .. } = *args;
+    up::run(&Options { source, defaults, stay }, session)
 }

@@ -34,6 +34,8 @@ pub fn run(pause: Duration, times: Option<u32>, session: &Session) -> Result<Fin
         if last.is_some() {
             std::thread::sleep(pause);
         }
+        // If the engine does not tell, the look says so.
+        session.meet().ok();
         latencies.push(latency(session));
         latencies.drain(..latencies.len().saturating_sub(SHOWN));
         let limits = &session.pilot.manifest.limits;

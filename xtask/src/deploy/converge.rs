@@ -15,7 +15,7 @@ use crate::deploy::gate::{self, Closer, Gate};
 use crate::deploy::observe::Observation;
 use crate::deploy::old_runs;
 use crate::deploy::plan::{self, Goal, Plan, Purpose, Rules};
-use crate::deploy::run::Run;
+use crate::deploy::run::{self, Run};
 use crate::deploy::session::Session;
 use crate::deploy::view::View;
 use crate::engine::carry;
@@ -24,6 +24,7 @@ use crate::stack::cover::Cover;
 use crate::stack::hold::{self, Hold};
 use crate::stack::state_dir;
 use anyhow::Result;
+use std::sync::atomic::AtomicBool;
 
 /// How many plans are made for one release before the tool stops trying.
 const PLANS: usize = 3;
@@ -109,7 +110,8 @@ impl Session {
         let wanted =
             stored.iter().filter_map(|data| rule(&target, data)).filter(|(_, rule)| rule.before_deploy);
         let snapshots: Vec<String> = wanted.map(|(data, _)| data).collect();
-        let rules = Rules { running: of_running.as_ref(), release: &gate, snapshots: &snapshots };
+        let watch = target.pilot.watched_for();
+        let rules = Rules { running: of_running.as_ref(), release: &gate, snapshots: &snapshots, watch };
         let plan = plan::make(&now, &drift, goal, rules);
         Ok(Preview { now, drift, plan, running, target })
     }
@@ -124,6 +126,7 @@ impl Session {
         deadline: Deadline,
         measured: &mut Measured,
     ) -> Result<Plan> {
+        goal.opened = run::is_on_watch(&self.pilot.state, &run.request)?;
         let plan = self.plan_and_execute(goal, run, deadline, measured)?;
         if !plan.steps.is_empty() {
             return Ok(plan);
@@ -259,7 +262,13 @@ impl Session {
         let open = goal.release.images.values().filter(|image| !image.is_saved()).count();
         let shown =
             (open > 0).then(|| screen::doing(format!("save what is new of release {}", goal.release.id)));
-        let saved = carry::save(&goal.release.id, self.engine.as_ref(), &self.store, limits.deploy);
+        let saved = carry::save(
+            &goal.release.id,
+            self.engine.as_ref(),
+            &self.store,
+            limits.deploy,
+            &AtomicBool::new(false),
+        );
         drop(shown);
         let services = saved.and_then(|()| self.engine.services(Deadline::after(limits.engine)));
         let promoted = services.and_then(|services| {

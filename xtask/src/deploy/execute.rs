@@ -16,7 +16,10 @@ use std::time::{Duration, Instant};
 pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) -> Result<()> {
     for step in &plan.steps {
         let begun = Instant::now();
-        let limit = execution.limit(step).map(|limit| limit.min(execution.deadline.longest()));
+        let limit = execution.limit(step).map(|limit| match step.follows_the_opening() {
+            true => limit,
+            false => limit.min(execution.deadline.longest()),
+        });
         let say = |progress, detail: Option<String>, folder: Option<&Path>| {
             execution.out.event(&Event::Step {
                 action: step,
@@ -32,7 +35,7 @@ pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) 
             });
         };
         say(Progress::Started, None, None);
-        let done = if execution.deadline.passed() {
+        let done = if execution.deadline.passed() && !step.follows_the_opening() {
             Err(over_budget().into())
         } else {
             execution.keep_lock(step, limit).and_then(|()| {
@@ -57,7 +60,7 @@ pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) 
             }
             Err(error) => {
                 say(Progress::Failed, Some(format!("{error:#}")), None);
-                return Err(execution.classify(error));
+                return Err(if step.follows_the_opening() { error } else { execution.classify(error) });
             }
         }
     }
@@ -81,7 +84,7 @@ impl Execution<'_> {
     fn keep_lock(&self, step: &Step, limit: Option<Duration>) -> Result<()> {
         let need = limit.unwrap_or_else(|| self.deadline.left());
         match self.store.ledger().keep(need) {
-            Err(error) if exit_of(&error) == Exit::Host && step.shuts_out() => Ok(()),
+            Err(error) if exit_of(&error) == Exit::Host && step.needs_no_lock() => Ok(()),
             kept => kept,
         }
     }
@@ -96,12 +99,13 @@ impl Execution<'_> {
             | Step::StopPublished { .. }
             | Step::RemoveData { .. }
             | Step::RemoveServices { .. }
-            | Step::Watch
+            | Step::Steady
             | Step::Retag => Some(limits.engine),
             Step::FreeSpace | Step::TearDown | Step::CloseGateOnDisk | Step::Apply { .. } => {
                 Some(limits.deploy)
             }
             Step::Settle => Some(limits.ready),
+            Step::KeepWatch { for_ms } => Some(Duration::from_millis(*for_ms)),
             _ => None,
         }
     }
@@ -129,13 +133,14 @@ impl Execution<'_> {
             Step::Apply { force, held_back, .. } => self.apply(force, held_back, limit),
             Step::Settle => self.settle(limit),
             Step::Seed => self.seed(),
-            Step::Watch => self.watch(limit),
+            Step::Steady => self.steady(limit),
             Step::Verify => self.verify(measured),
             Step::OpenGate | Step::StartGate { .. } => self.open_gate(measured),
             Step::KeepClosed { hold, stopped, not_closed } => {
                 self.keep_closed(hold, stopped, not_closed, measured)
             }
             Step::Retag => self.retag(limit),
+            Step::KeepWatch { for_ms } => self.keep_watch(Duration::from_millis(*for_ms), measured),
         }
     }
 }

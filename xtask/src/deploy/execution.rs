@@ -107,6 +107,18 @@ impl fmt::Display for Unrecorded {
 
 impl std::error::Error for Unrecorded {}
 
+/// The release with this id was verified, and did not stay well while it was watched: it is shut out.
+#[derive(Debug)]
+pub struct TurnedBad(pub String);
+
+impl fmt::Display for TurnedBad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "release {} did not stay well", self.0)
+    }
+}
+
+impl std::error::Error for TurnedBad {}
+
 impl Execution<'_> {
     /// What the public is told: a person's reason for closing the gate; if there is none, what the run does.
     pub fn reason(&self) -> String {

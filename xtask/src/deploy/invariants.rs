@@ -18,7 +18,7 @@ use crate::deploy::step::Step;
 use crate::engine::fake::world::{ALWAYS, Things};
 use crate::release::store::Store;
 use crate::stack::ledger::Ledger;
-use crate::stack::state_dir::StateDir;
+use crate::stack::state_dir::{self, StateDir};
 
 /// Checks a plan, which was made from `now`.
 #[track_caller]
@@ -35,6 +35,14 @@ pub fn of_plan(plan: &Plan, now: &Observation, purpose: Purpose) {
     }
     // The gate opens once, at the end, right after the verification. Under a hold it stays closed. No tag
     // moves before that.
+    // What was opened is watched last, if it is watched at all. A run that was cut off there does only that.
+    let watch = at(&|s| matches!(s, Step::KeepWatch { .. }));
+    assert!(watch.is_none_or(|watch| watch == steps.len() - 1), "{steps:?}");
+    if let [Step::Retag, Step::KeepWatch { .. }] = steps.as_slice() {
+        let held = now.holds.held(&[]).is_some();
+        return assert!(matches!(now.gate, Gate::Open) != held, "{steps:?}: {:?}", now.gate);
+    }
+    let steps = &steps[..watch.unwrap_or(steps.len())];
     let Some(end) = steps.len().checked_sub(2) else { return assert!(steps.is_empty(), "{steps:?}") };
     assert_eq!(at(&|s| *s == Step::Retag), Some(end + 1), "{steps:?}");
     let ends = |s: &Step| matches!(s, Step::OpenGate | Step::StartGate { .. } | Step::KeepClosed { .. });
@@ -122,6 +130,7 @@ pub fn of_run(before: &Before<'_>, things: &Things, finished: Option<&Finished>)
             assert!(!text.contains(before.secret), "{} has a secret", path.display());
         }
     }
+    watched_before_known_good(before.state);
     // Nothing is paused that the next command would not find.
     let recorded = paused::services(before.state);
     assert!(things.paused.is_subset(&recorded), "paused without a record: {:?}", things.done);
@@ -130,6 +139,21 @@ pub fn of_run(before: &Before<'_>, things: &Things, finished: Option<&Finished>)
     }
     if let Some(finished) = finished {
         what_is_said_is_so(before, things, finished);
+    }
+}
+
+/// A run whose plan has a watch makes a release known-good only after that.
+#[track_caller]
+fn watched_before_known_good(state: &StateDir) {
+    for release in Store::new(state).list().unwrap().0 {
+        let runs = state.every_run().unwrap();
+        let verified =
+            runs.iter().find(|(_, run)| Some(state_dir::number(&run.id())) == release.verified_run);
+        let Some((_, run)) = verified else { continue };
+        let text = files::read_text(&run.journal()).unwrap();
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("\"keep-watch\"")).collect();
+        let over = |line: &&str| line.contains("\"progress\":\"done\"") || line.contains("\"warned\"");
+        assert!(lines.is_empty() || lines.iter().any(over), "{} is known-good unwatched: {text}", release.id);
     }
 }
 

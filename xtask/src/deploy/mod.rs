@@ -32,3 +32,4 @@ pub mod session;
 pub mod step;
 mod steps;
 pub mod view;
+pub mod watch;

@@ -3,7 +3,6 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
-use crate::base::http::Client;
 use crate::base::observed::Observed;
 use crate::base::threads::joined;
 use crate::checks::health::health;
@@ -123,7 +122,7 @@ pub fn observe(
         let gate = std::thread::scope(|scope| {
             let gate = scope.spawn(|| position(&seen, &endpoints));
             match &mut stack {
-                Observed::Known(stack) => ask(pilot, stack, client),
+                Observed::Known(stack) => ask_health(pilot, runtime, &mut stack.services),
                 Observed::Unknown(_) => {
                     let asked = pilot
                         .manifest
@@ -176,9 +175,10 @@ fn stack(runtime: &dyn Runtime, stored: &dyn Engine, deadline: Deadline) -> Resu
 
 /// Asks every instance of the stack's own services for its health, all at the same time. Without `[health]` the engine's
 /// word stays.
-fn ask(pilot: &Pilot, stack: &mut Stack, client: impl Fn(&Endpoint) -> Client + Sync) {
+pub fn ask_health(pilot: &Pilot, runtime: &dyn Runtime, services: &mut BTreeMap<String, Service>) {
     let Some(rule) = &pilot.manifest.health else { return };
-    let own = stack.services.iter_mut().filter(|(name, _)| pilot.services().any(|own| own == name.as_str()));
+    let client = |endpoint: &Endpoint| runtime.reach(endpoint, pilot.manifest.limits.probe);
+    let own = services.iter_mut().filter(|(name, _)| pilot.services().any(|own| own == name.as_str()));
     let instances = own.flat_map(|(_, service)| &mut service.0);
     let client = &client;
     std::thread::scope(|scope| {

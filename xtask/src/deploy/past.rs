@@ -18,6 +18,10 @@ pub struct Past {
     /// It had begun to open the gate, or to leave it closed under a hold. Everything before that was done, so
     /// the run is not continued.
     pub opening: bool,
+    /// It had let the public in, or left it shut out under a hold, and its watch was not over: nothing was recorded yet.
+    pub on_watch: bool,
+    /// Its plan ends with a watch.
+    watches: bool,
     /// The last step as it was planned, if it was done.
     pub last: Option<Step>,
     /// The releases that it could go to, the best first.
@@ -54,6 +58,12 @@ impl Past {
                 let ids = event["releases"].as_array().into_iter().flatten();
                 self.targets = ids.filter_map(Value::as_str).map(str::to_owned).collect();
             }
+            Some("planned") => {
+                let steps = event["plan"]["steps"].as_array().into_iter().flatten();
+                let mut steps = steps.filter_map(|step| serde_json::from_value::<Step>(step.clone()).ok());
+                self.watches = steps.any(|step| matches!(step, Step::KeepWatch { .. }));
+            }
+            Some("finished") => self.on_watch = false,
             Some("step") => {
                 let Ok(step) = serde_json::from_value::<Step>(event["action"].clone()) else { return };
                 match event["progress"].as_str() {
@@ -92,6 +102,8 @@ impl Past {
     pub fn begins(&mut self, step: &Step) {
         match step {
             Step::OpenGate | Step::StartGate { .. } | Step::KeepClosed { .. } => self.opening = true,
+            // The run before this one has opened the gate.
+            Step::KeepWatch { .. } => (self.opening, self.on_watch) = (true, true),
             Step::TearDown => self.touched.extend(self.copies.keys().cloned()),
             Step::RemoveData { services } => self.touched.extend(services.iter().cloned()),
             Step::ReturnData { .. } => self.gone.extend(self.copies.keys().cloned()),
@@ -115,7 +127,7 @@ impl Past {
             | Step::Snapshot { .. }
             | Step::Settle
             | Step::Seed
-            | Step::Watch
+            | Step::Steady
             | Step::Verify => {}
         }
     }
@@ -130,7 +142,8 @@ impl Past {
             }
             (Step::TearDown, _) => self.gone.extend(self.copies.keys().cloned()),
             (Step::OpenGate | Step::StartGate { .. } | Step::KeepClosed { .. }, _) => {
-                self.last = Some(step.clone())
+                self.last = Some(step.clone());
+                self.on_watch = self.watches;
             }
             (Step::RemoveData { services }, _) => self.gone.extend(services.iter().cloned()),
             (Step::ReturnData { .. }, _) => {
@@ -217,5 +230,33 @@ mod tests {
         assert_eq!(past.gone.len(), 2, "{past:?}");
         assert_eq!(past.at.as_deref(), Some("apply the release"));
         assert!(past.changed && !past.opening);
+    }
+
+    #[test]
+    fn what_was_called_watch_is_the_wait_before_the_gate_opens() {
+        let steady = json!({"event": "step", "action": {"step": "watch"}, "progress": "started"}).to_string();
+        let past = past(&[steady]);
+        assert_eq!(past.at, Some(Step::Steady.to_string()));
+        assert!(!past.opening);
+    }
+
+    #[test]
+    fn a_run_is_on_watch_from_its_opening_until_it_has_ended() {
+        let plan = |steps: &[Step]| {
+            json!({"event": "planned", "plan": {"release": "r2", "scenarios": [], "steps": steps}})
+                .to_string()
+        };
+        let watch = Step::KeepWatch { for_ms: 10_000 };
+        let planned = plan(&[Step::OpenGate, Step::Retag, watch.clone()]);
+        let opened = [planned, step(&Step::OpenGate, "done", None)];
+        let on_watch = |more: &[String]| past(&[&opened, more].concat()).on_watch;
+        assert!(!past(&opened[..1]).on_watch && on_watch(&[]));
+        assert!(on_watch(&[step(&watch, "started", None)]) && on_watch(&[step(&watch, "done", None)]));
+        assert!(!on_watch(&[json!({"event": "finished"}).to_string()]));
+        // Without a watch in its plan, a run is over when its gate is open.
+        assert!(!past(&[plan(&[Step::OpenGate, Step::Retag]), opened[1].clone()]).on_watch);
+        // It does nothing else.
+        let only = past(&[plan(std::slice::from_ref(&watch)), step(&watch, "started", None)]);
+        assert!(only.on_watch && only.opening && !only.changed);
     }
 }

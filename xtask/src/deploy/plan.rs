@@ -12,6 +12,7 @@ use crate::stack::gate_rule::Kind;
 use crate::stack::model::Health;
 use serde::Serialize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -59,12 +60,22 @@ pub struct Goal<'a> {
     pub lift: &'a [String],
     /// Differences that an observation does not show, such as failed checks.
     pub known: Vec<Difference>,
+    /// A run that asked for the same has opened the gate on this release, and was cut off before its watch was over.
+    pub opened: bool,
 }
 
 impl<'a> Goal<'a> {
     /// The plain goal: this release, for this purpose.
     pub fn plain(release: &'a Release, purpose: Purpose) -> Self {
-        Self { release, purpose, named: &[], data: Data::AsFound, lift: &[], known: Vec::new() }
+        Self {
+            release,
+            purpose,
+            named: &[],
+            data: Data::AsFound,
+            lift: &[],
+            known: Vec::new(),
+            opened: false,
+        }
     }
 }
 
@@ -77,6 +88,8 @@ pub struct Rules<'a> {
     pub release: &'a Cover,
     /// The data of which a snapshot is taken before a deployment changes anything.
     pub snapshots: &'a [String],
+    /// How long what runs is watched after the gate was opened; zero: it is not.
+    pub watch: Duration,
 }
 
 /// Plans how to get from `now` to the goal.
@@ -88,6 +101,7 @@ pub fn make(now: &Observation, drift: &[Difference], goal: &Goal<'_>, rules: Rul
     scenarios.dedup();
     let way = Way { now, drift, goal, rules, rollback };
     let steps = match &now.stack {
+        _ if way.only_watches() => [vec![Step::Retag], way.keep_watch()].concat(),
         _ if way.is_there() => Vec::new(),
         Observed::Unknown(_) => way.ask_the_engine(),
         Observed::Known(_) => {
@@ -122,19 +136,33 @@ impl Way<'_> {
 
     /// Is there nothing to do? A new release always has steps, because it was never verified.
     fn is_there(&self) -> bool {
-        let matters = |d: &&Difference| !matches!(d, Difference::ComposeFile);
         // A commit names the target; it is not a reason to roll back.
         let as_found = self.goal.named.iter().all(|s| *s == Scenario::Commit);
+        (self.rollback || self.goal.release.is_known_good())
+            && as_found
+            && self.goal.data == Data::AsFound
+            && self.is_as_wanted()
+    }
+
+    /// Does the release run without a difference, and is its gate as it has to be?
+    fn is_as_wanted(&self) -> bool {
+        let matters = |d: &&Difference| !matches!(d, Difference::ComposeFile);
         let gate_is_right = match &self.now.gate {
             Gate::Open => self.hold().is_none(),
             Gate::Closed(_) => self.hold().is_some(),
             Gate::Unknown(_) => false,
         };
-        (self.rollback || self.goal.release.is_known_good())
-            && self.drift.iter().find(matters).is_none()
-            && as_found
-            && self.goal.data == Data::AsFound
-            && gate_is_right
+        self.drift.iter().find(matters).is_none() && gate_is_right
+    }
+
+    /// A run that was cut off on its watch is taken up: it repeats no earlier step.
+    fn only_watches(&self) -> bool {
+        self.goal.opened && !self.rules.watch.is_zero() && self.is_as_wanted()
+    }
+
+    fn keep_watch(&self) -> Vec<Step> {
+        let for_ms = self.rules.watch.as_millis() as u64;
+        Vec::from_iter((for_ms > 0).then_some(Step::KeepWatch { for_ms }))
     }
 
     /// The plan if the engine does not answer. Services that answer and are healthy keep serving the public.
@@ -239,7 +267,7 @@ impl Way<'_> {
         // store looks like any other. A gate that stops its services loads it when they are started.
         let seeded = self.goal.release.layout.seed.is_some() && !gate.stops();
         let mut steps = if seeded { vec![Step::Settle, Step::Seed] } else { Vec::new() };
-        steps.extend(self.names(Scenario::Host).then_some(Step::Watch));
+        steps.extend(self.names(Scenario::Host).then_some(Step::Steady));
         steps.push(Step::Verify);
         let not_closed = gate.not_closed(self.now.stack.known().map(|stack| &stack.services));
         steps.push(match self.hold() {
@@ -248,6 +276,7 @@ impl Way<'_> {
             Some(hold) => Step::KeepClosed { hold, stopped: gate.stopped(), not_closed },
         });
         steps.push(Step::Retag);
+        steps.extend(self.keep_watch());
         steps
     }
 

@@ -84,6 +84,11 @@ impl Request {
         Self { version: FORMAT, command, ..Self::default() }
     }
 
+    /// A request to deploy this release.
+    pub fn to_deploy(release: &str) -> Self {
+        Self { to: Some(release.to_owned()), ..Self::by(Command::Up) }
+    }
+
     /// Do both requests ask for the same? `--open` is not compared.
     fn same(&self, other: &Self) -> bool {
         let asked = |request: &Self| Self { lift: Vec::new(), open: false, ..request.clone() };
@@ -167,6 +172,19 @@ pub fn begin(state: &StateDir, request: &Request) -> Result<Run> {
     }
     let dir = state.new_run(|run| files::write_json(&run.request(), request, Mode::Plain))?;
     Ok(Run { id: dir.id(), dir, request: request.clone(), past: None })
+}
+
+/// Was the newest run that has done anything cut off while it watched what it had opened, and did it have this request?
+/// Then there is nothing to do but to watch, unless something has changed since.
+pub fn is_on_watch(state: &StateDir, request: &Request) -> Result<bool> {
+    for (_, dir) in state.every_run()?.into_iter().rev() {
+        let past = Past::read(&dir)?;
+        if past.at.is_some() {
+            let same = files::read_json::<Request>(&dir.request()).is_ok_and(|own| own.same(request));
+            return Ok(past.on_watch && same && !dir.given_up().exists());
+        }
+    }
+    Ok(false)
 }
 
 impl Run {

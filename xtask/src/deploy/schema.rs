@@ -49,12 +49,13 @@ fn steps() -> Vec<Step> {
         | Step::Apply { .. }
         | Step::Settle
         | Step::Seed
-        | Step::Watch
+        | Step::Steady
         | Step::Verify
         | Step::OpenGate
         | Step::StartGate { .. }
         | Step::KeepClosed { .. }
-        | Step::Retag => {}
+        | Step::Retag
+        | Step::KeepWatch { .. } => {}
     }
     vec![
         Step::CloseGate,
@@ -79,13 +80,14 @@ fn steps() -> Vec<Step> {
         Step::Apply { services: names(), force: names(), held_back: names() },
         Step::Settle,
         Step::Seed,
-        Step::Watch,
+        Step::Steady,
         Step::Verify,
         Step::OpenGate,
         Step::StartGate { services: names() },
         Step::KeepClosed { hold: "held".into(), stopped: Vec::new(), not_closed: Vec::new() },
         Step::KeepClosed { hold: "held".into(), stopped: names(), not_closed: names() },
         Step::Retag,
+        Step::KeepWatch { for_ms: 10_000 },
     ]
 }
 

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,8 +101,9 @@ pub enum Step {
     Settle,
     /// Load the demo scenario of the release. This changes nothing unless the store is new.
     Seed,
-    /// Watch restarts, memory and the host until they are steady.
-    Watch,
+    /// Wait until restarts, memory and the host are steady. Older versions called it `watch`.
+    #[serde(alias = "watch")]
+    Steady,
     /// Prove that the new gateway is closed, compare what runs with the release, and run all smoke checks.
     Verify,
     /// Open the gate and wait until a public request is served.
@@ -127,6 +129,12 @@ pub enum Step {
     /// versions did this before they applied the release.
     #[serde(alias = "point-tags")]
     Retag,
+    /// Watch whether what runs stays well, while the public is served, or behind the gate under a hold. Meanwhile the images
+    /// of a new release are saved.
+    KeepWatch {
+        /// How long, in milliseconds.
+        for_ms: u64,
+    },
 }
 
 impl Step {
@@ -146,6 +154,11 @@ impl Step {
 }
 
 impl Step {
+    /// Does it follow the opening of the gate? The stack is restored by then, so the budget is kept.
+    pub fn follows_the_opening(&self) -> bool {
+        matches!(self, Self::Retag | Self::KeepWatch { .. })
+    }
+
     /// What happens if this step fails.
     pub fn if_it_fails(&self) -> &'static str {
         match self {
@@ -153,7 +166,7 @@ impl Step {
             Self::StopGate { .. } | Self::StopGateway | Self::StopPublished { .. } => {
                 "the run ends, and says that the public may still be let in"
             }
-            Self::FreeSpace | Self::Retag | Self::Watch => "a warning; the run goes on",
+            Self::FreeSpace | Self::Retag | Self::Steady => "a warning; the run goes on",
             Self::Preserve { .. } => {
                 "missing evidence is a warning; without the backup the run ends, and nothing was changed"
             }
@@ -174,6 +187,9 @@ impl Step {
             | Self::Verify => "the public stays shut out, and the next older known-good release is tried",
             Self::OpenGate | Self::StartGate { .. } => "the gate is closed again",
             Self::KeepClosed { .. } => "the run ends; what serves the public is stopped",
+            Self::KeepWatch { .. } => {
+                "the gate is closed; a deployment goes back to the release before, a rollback ends"
+            }
         }
     }
 }
@@ -216,7 +232,8 @@ impl fmt::Display for Step {
             Self::ReturnData { except } => write!(f, "bring the data back, but not of {}", except.join(", ")),
             Self::RestoreData { services, .. } => write!(f, "restore data of {}", services.join(", ")),
             Self::AskEngine => write!(f, "see whether the engine answers again"),
-            Self::Watch => write!(f, "watch resources until they are steady"),
+            Self::Steady => write!(f, "wait until the use of resources is steady"),
+            Self::KeepWatch { for_ms } => write!(f, "watch for {} whether it stays well", time(*for_ms)),
             Self::LoadImages { services, served } => {
                 let meanwhile = if *served { ", while what runs is served" } else { "" };
                 write!(f, "load lost images of {}{meanwhile}", services.join(", "))
@@ -259,18 +276,23 @@ impl fmt::Display for Step {
 }
 
 impl Step {
-    /// Does it only shut the public out, or ask whether the engine answers? That is allowed while nobody can be asked for
-    /// the lock.
-    pub fn shuts_out(&self) -> bool {
-        matches!(
-            self,
+    /// Does it only shut the public out, copy what is there, or ask whether the engine answers? That is allowed while nobody
+    /// can be asked for the lock.
+    pub fn needs_no_lock(&self) -> bool {
+        match self {
             Self::CloseGate
-                | Self::StopGate { .. }
-                | Self::StopGateway
-                | Self::StopPublished { .. }
-                | Self::AskEngine
-        )
+            | Self::StopGate { .. }
+            | Self::StopGateway
+            | Self::StopPublished { .. }
+            | Self::AskEngine => true,
+            Self::Preserve { stop, .. } => stop.is_empty(),
+            _ => false,
+        }
     }
+}
+
+fn time(ms: u64) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_millis(ms))
 }
 
 /// What stays published, to be added to a sentence.

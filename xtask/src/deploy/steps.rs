@@ -38,7 +38,7 @@ const ASK: Duration = Duration::from_secs(2);
 const STOPS: usize = 4;
 
 /// The time between two measurements of what the services use.
-const WATCH: Duration = Duration::from_secs(1);
+const MEASURES: Duration = Duration::from_secs(1);
 
 /// What a service, or a container, did and used so far.
 #[derive(Default)]
@@ -315,9 +315,9 @@ impl Execution<'_> {
 
     /// Steady means: no service restarted, memory changed by less than a tenth, and the host is within its
     /// limits. If this does not become steady, a note says so, and the verification decides.
-    pub(super) fn watch(&self, deadline: Deadline) -> Result<End> {
+    pub(super) fn steady(&self, deadline: Deadline) -> Result<End> {
         let mut last: Option<BTreeMap<String, Sample>> = None;
-        let steady = deadline.poll(WATCH, || {
+        let steady = deadline.poll(MEASURES, || {
             let now = match self.sample(deadline) {
                 Ok(now) => now,
                 Err(error) => return Break(Err(error)),

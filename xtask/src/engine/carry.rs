@@ -10,6 +10,7 @@ use crate::release::store::Store;
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Loads images into the engine, each once even if services share it. `limit` is for an empty image; it ends at
@@ -33,9 +34,18 @@ pub fn load<'a>(
     loaded.into_iter().collect()
 }
 
-/// Saves the images of a release that are not saved yet, and records them. `limit` is for an empty image.
-pub fn save(release: &str, engine: &dyn Images, store: &Store, limit: Duration) -> Result<()> {
-    store.save_images(release, engine.at_a_time(), &|image, take| saved(image, engine, limit, take))
+/// Saves the images of a release that are not saved yet, and records them. `limit` is for an empty image. It fails if it is
+/// `over` before they are saved.
+pub fn save(
+    release: &str,
+    engine: &dyn Images,
+    store: &Store,
+    limit: Duration,
+    over: &AtomicBool,
+) -> Result<()> {
+    store.save_images(release, engine.at_a_time(), &|image, take| {
+        saved(image, engine, limit, &mut |from| take(&mut Until { from, over }))
+    })
 }
 
 /// Saves the images of a release that only another client has saved, and returns how many there were.
@@ -56,4 +66,19 @@ fn saved(
         take(&mut Passing::new(from, format!("save image {}", image.tag), Some(bytes / most)))
     };
     engine.save(image, &mut counted, Deadline::after(for_bytes(limit, bytes)))
+}
+
+/// A stream that ends with an error when it is over.
+struct Until<'a> {
+    from: &'a mut dyn Read,
+    over: &'a AtomicBool,
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.over.load(Ordering::Relaxed) {
+            return Err(std::io::Error::other("its images are not needed any more"));
+        }
+        self.from.read(into)
+    }
 }

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Which engine; the word in `--engine` and in `release.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -161,6 +161,13 @@ pub trait Runtime: Sync {
     /// An error if this engine would read an env file in another way than `EnvFile` does.
     fn can_read(&self, _: &EnvFile, _: Deadline) -> Result<()> {
         Ok(())
+    }
+
+    /// Lets time pass between two looks at what runs. Returns how much it was.
+    fn pass(&self, time: Duration) -> Duration {
+        let begun = Instant::now();
+        std::thread::sleep(time);
+        begun.elapsed()
     }
 
     /// Brings the stack to a release whose files are in `dir`. Services that are already right are left

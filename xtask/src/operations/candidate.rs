@@ -9,11 +9,12 @@ use crate::base::next::Next;
 use crate::base::screen;
 use crate::base::secrets;
 use crate::base::threads::joined;
+use crate::deploy::run::{self, Request};
 use crate::deploy::session::Session;
 use crate::engine::carry;
 use crate::engine::roles::{Build, Engine};
 use crate::engine::tree;
-use crate::release::description::{Image, Parts, Release};
+use crate::release::description::{Image, Parts, Release, State};
 use crate::release::source::{self, Worktree};
 use crate::stack::definition::{self, Definition, Mount, Resolved};
 use crate::stack::envfile::{EnvFile, with_value};
@@ -295,12 +296,24 @@ pub fn variant(session: &Session, base: &Release, replaced: BTreeMap<String, Pat
     record(session, Parts { label, commit, engine, images, inputs, layout, files }, &resolved)
 }
 
-/// Records a candidate, unless a known-good release has the same content.
+/// Records a candidate, unless a known-good release has the same content, or the one whose watch was cut off: that is taken
+/// up.
 fn record(session: &Session, parts: Parts<'_>, resolved: &Resolved) -> Result<Release> {
     let sum = |(name, path): (&String, &PathBuf)| Ok((name.clone(), files::sha256(path)?));
     let files: BTreeMap<String, String> = parts.files.iter().map(sum).collect::<Result<_>>()?;
     let mut new = Release::unrecorded(&parts.label, parts.engine, parts.images.clone());
     new.files = files;
+    let state = &session.pilot.state;
+    let is_on_watch = |release: &Release| {
+        release.state == State::Candidate
+            && release.same_content(&new)
+            && run::is_on_watch(state, &Request::to_deploy(&release.id)).unwrap_or(false)
+    };
+    if let Some(watched) = session.store.current().ok().flatten().filter(is_on_watch)
+        && session.store.check_files(&watched).is_ok()
+    {
+        return Ok(watched);
+    }
     let same = session.store.known_good()?.into_iter().find(|known| known.same_content(&new));
     if let Some(known) = same
         && session.store.check_files(&known).is_ok()

@@ -332,6 +332,12 @@ fn write_down(session: &Session, cut: &CutOff) -> Result<()> {
     let up = cut.request.command == run::Command::Up;
     let done = if up { Outcome::Deployed } else { Outcome::Restored };
     let (outcome, exit, held, how) = match &cut.past.last {
+        _ if cut.past.on_watch => (
+            Outcome::NotRestored,
+            Exit::Interrupted,
+            None,
+            "before its watch was over, so nothing was recorded",
+        ),
         Some(Step::KeepClosed { hold, .. }) => (done, Exit::Held, Some(hold.clone()), "after its last step"),
         Some(_) => (done, Exit::Ok, None, "after the gate was open"),
         None => (Outcome::NotRestored, Exit::Interrupted, None, "in its last step; its result is unknown"),

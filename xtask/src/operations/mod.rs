@@ -8,6 +8,7 @@ pub mod ending;
 pub mod findings;
 pub mod forecast;
 pub mod foresee;
+pub mod guard;
 pub mod history;
 #[cfg(test)]
 mod in_memory;

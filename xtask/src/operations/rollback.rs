@@ -1,6 +1,6 @@
 //! The story of a rollback, from top to bottom: take the lock, choose the target release, bring the pilot to
 //! it behind the closed gate; if that fails, try the next older known-good release while the budget lasts;
-//! then report. An interrupted rollback is continued. Called by the commands `rollback`, `reset` and `backup
+//! open, watch, and report. An interrupted rollback is continued. Called by the commands `rollback`, `reset` and `backup
 //! restore`, and by `up` if a deployment fails.
 
 use crate::base::ask;
@@ -10,7 +10,7 @@ use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::next::Next;
 use crate::deploy::difference::Scenario;
 use crate::deploy::event::{Event, Finished, Outcome};
-use crate::deploy::execution::Measured;
+use crate::deploy::execution::{Measured, TurnedBad};
 use crate::deploy::lockout;
 use crate::deploy::run::{self, Request, Run};
 use crate::deploy::session::Session;
@@ -230,6 +230,8 @@ fn try_releases(
         }
         match try_release(session, run, release, &named, deadline, measured) {
             Ok((outcome, scenarios)) => return Ended { release: last, scenarios, result: Ok(outcome) },
+            // It was let in, and is shut out again. A rollback is never rolled back by itself.
+            Err(error) if error.is::<TurnedBad>() => return Ended { release: last, ..Ended::failed(error) },
             // Another release does not fix the host, and after the budget there is no time for one.
             Err(error) if matches!(exit_of(&error), Exit::Host | Exit::OverBudget | Exit::Locked) => {
                 return Ended { release: last, ..Ended::failed(error) };

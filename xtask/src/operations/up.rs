@@ -1,6 +1,6 @@
 //! The story of a deployment: make a release from the source (or from existing images, or from a commit),
-//! start it behind the closed gate, verify it, and promote it to known-good or mark it as failed. Called by
-//! the command `up`.
+//! start it behind the closed gate, verify it, open, watch it, and promote it to known-good or mark it as failed and go
+//! back. Called by the command `up`.
 
 use crate::base::deadline::{Deadline, for_bytes};
 use crate::base::failure::{Exit, exit_of, fail, next_of};
@@ -10,7 +10,7 @@ use crate::base::next::Next;
 use crate::deploy::backup;
 use crate::deploy::converge::Preview;
 use crate::deploy::event::{Finished, Outcome};
-use crate::deploy::execution::{Measured, Stance, Unrecorded};
+use crate::deploy::execution::{Measured, Stance, TurnedBad, Unrecorded};
 use crate::deploy::gate::Gate;
 use crate::deploy::lockout::{Lift, Opened};
 use crate::deploy::past::Past;
@@ -24,7 +24,7 @@ use crate::operations::beginning::started;
 use crate::operations::candidate::Source;
 use crate::operations::ending::Ended;
 use crate::operations::reopen::reopen;
-use crate::operations::{candidate, ending, init, notify, rollback, with_data};
+use crate::operations::{candidate, ending, init, notify, rollback, target, with_data};
 use crate::release::description::Release;
 use crate::stack::escalation;
 use crate::stack::manifest::MANIFEST_FILE;
@@ -40,8 +40,8 @@ pub struct Options<'a> {
     pub source: Source<'a>,
     /// Replace the env file with a new one; the old one is backed up.
     pub defaults: bool,
-    /// Roll back to the last known-good release if this one fails.
-    pub rollback_on_failure: bool,
+    /// Leave the stack as it is if this release fails, to look at it, behind the closed gate.
+    pub stay: bool,
 }
 
 /// A deployment from the command line.
@@ -100,7 +100,7 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
     }
     // A snapshot is written and read back.
     let deadline = Deadline::from(Instant::now(), for_bytes(budget, 2 * bytes));
-    deploy(goal, options.rollback_on_failure, &engine, session, deadline)
+    deploy(goal, options.stay, &engine, session, deadline)
 }
 
 /// Refuses a dump of a database that the gate stops. A release that was made before this was refused is still gone back
@@ -167,16 +167,47 @@ fn nothing_changed(release: &Release, preview: &Preview, measured: &Measured) ->
     })
 }
 
-/// Starts a release, and decides whether it is good.
+/// Where a deployment that did not end well has left the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// The new release serves, and nothing is wrong with it.
+    Serving,
+    /// Nothing was begun: what ran before runs, and nobody was shut out.
+    Alone,
+    /// What ran before is as it was, but shut out.
+    ShutOut,
+    /// What runs was changed.
+    Changed,
+    /// Another client has the lock by now, and works on the stack.
+    Lost,
+}
+
+impl Left {
+    fn by(error: &anyhow::Error, measured: &Measured) -> Self {
+        match measured {
+            _ if exit_of(error) == Exit::Locked => Self::Lost,
+            _ if error.is::<Unrecorded>() => Self::Serving,
+            // It may have been opened by a run before this one.
+            Measured { past: Past { changed: true, .. }, .. } => Self::Changed,
+            _ if error.is::<TurnedBad>() => Self::Changed,
+            Measured { gate_closed_ms: Some(_), .. } => Self::ShutOut,
+            _ => Self::Alone,
+        }
+    }
+}
+
+/// Starts a release, and decides whether it is good. If it is not, the release before is brought back; with `stay`, what
+/// there is stays as it is, behind the closed gate.
 pub fn deploy(
     mut goal: Goal<'_>,
-    rollback_on_failure: bool,
+    stay: bool,
     engine: &str,
     session: &Session,
     deadline: Deadline,
 ) -> Result<Finished> {
     let release = goal.release;
-    let request = Request { to: Some(release.id.clone()), ..Request::by(Command::Up) };
+    let before = session.store.current().ok().flatten();
+    let request = Request::to_deploy(&release.id);
     let run = run::begin(&session.pilot.state, &request)?;
     if let Err(error) = session.out.open_journal(&run.dir.journal()) {
         session.out.note(format!("no journal: {error:#}"));
@@ -187,40 +218,44 @@ pub fn deploy(
     take_over_snapshot(session, &run, &mut measured.past);
     ending::tell_of_cut_off(session, &run);
     let converged = session.converge(&mut goal, &run, deadline, &mut measured);
-    // It serves, and nothing is wrong with it.
-    let serves = converged.as_ref().is_err_and(|error| error.is::<Unrecorded>());
-    // What ran before is as it was, but shut out.
-    let untouched = !measured.past.changed && measured.gate_closed_ms.is_some();
-    let result = match converged {
-        Ok(plan) if plan.steps.is_empty() => Ok(Outcome::NothingToDo),
-        Ok(_) => Ok(Outcome::Deployed),
-        Err(error) if serves => {
+    let left = converged.as_ref().err().map(|error| Left::by(error, &measured));
+    let result = match (converged, left) {
+        (Ok(plan), _) if plan.steps.is_empty() => Ok(Outcome::NothingToDo),
+        (Ok(_), _) => Ok(Outcome::Deployed),
+        (Err(error), Some(Left::Serving)) => {
             let next = Next::xtask("host").so("and when that is fixed, `up` again");
             Err(fail(exit_of(&error), format!("{error:#}"), next))
         }
-        Err(error) if untouched => Err(left_as_it_was(&error, session, &mut measured)),
-        Err(error) => Err(failed(release, session, &measured.past, &error)),
+        (Err(error), Some(Left::Lost)) => Err(error),
+        (Err(error), Some(Left::ShutOut)) => Err(left_as_it_was(&error, session, &mut measured)),
+        (Err(error), _) => Err(failed(release, session, &measured.past, &error)),
     };
     let serves_again = result.as_ref().is_err_and(|error| exit_of(error) == Exit::RolledBack);
-    let back = rollback_on_failure && !serves && !serves_again && result.is_err();
     let runs = || session.store.current().ok().flatten().map(|release| release.id);
     let at = if serves_again { runs() } else { Some(release.id.clone()) };
     let ended = Ended { release: at, scenarios: Vec::new(), result };
     let finished = ending::conclude(session, &run, ended, &measured);
-    if !back {
+    if stay || serves_again || !matches!(left, Some(Left::ShutOut | Left::Changed)) {
         return Ok(finished);
     }
-    let request = with_data::after(&measured.past, session);
-    let request = request.unwrap_or_else(|| Request::by(Command::Rollback));
-    // To restore data takes a time of its own.
-    let deadline = match request.backup {
-        Some(_) => {
-            let budget = with_data::budget(session.pilot.manifest.limits.budget, &request)?;
-            Deadline::from(Instant::now(), budget)
-        }
-        None => deadline,
-    };
-    go_back(&release.id, finished, &request, session, deadline)
+    match way_back(before, release, &measured.past, session) {
+        Some(request) => go_back(&release.id, finished, &request, &measured.past, session),
+        None => Ok(finished),
+    }
+}
+
+/// The rollback that follows a deployment that failed: to the release that served before, as it left its data if the new
+/// one was never let in. None if there is no such release; a known-good one that fails again is not its own way back.
+fn way_back(before: Option<Release>, failed: &Release, past: &Past, session: &Session) -> Option<Request> {
+    if let Some(request) = with_data::after(past, session) {
+        return Some(request);
+    }
+    let request = Request::by(Command::Rollback);
+    if failed.is_known_good() {
+        let before = before.filter(|before| before.is_known_good() && before.id != failed.id)?;
+        return Some(Request { to: Some(before.id), ..request });
+    }
+    target::default_target(session).ok().flatten().map(|_| request)
 }
 
 /// If the deployment before was cut off while the public was shut out, and nobody was let in since, its snapshot has the
@@ -269,14 +304,18 @@ fn failed(release: &Release, session: &Session, past: &Past, error: &anyhow::Err
     fail(exit_of(error), format!("release {} failed: {error:#}", release.id), next)
 }
 
-/// The release before it serves again, but the requested one does not run, so this is not a success.
+/// The release before it serves again, but the requested one does not run, so this is not a success. The public is out
+/// meanwhile, so the way back has a budget of its own, also after a failure of the host: it may concern the new release
+/// alone, such as a port of it.
 fn go_back(
     new: &str,
     failed: Finished,
     request: &Request,
+    past: &Past,
     session: &Session,
-    deadline: Deadline,
 ) -> Result<Finished> {
+    let budget = with_data::budget(session.pilot.manifest.limits.budget, request)?;
+    let deadline = Deadline::from(Instant::now(), budget);
     let why = failed.error.clone().unwrap_or_default();
     session.out.note(format!("{why}; rolling back"));
     let mut back = rollback::locked(request, session, deadline)?;
@@ -286,6 +325,9 @@ fn go_back(
     }
     let serves = if back.held { "would serve again, but for a hold" } else { "serves again" };
     let old = back.release.clone().unwrap_or_default();
+    if let Some(advice) = with_data::left_behind(past, &old, session) {
+        session.out.note(advice);
+    }
     back.outcome = Some(Outcome::RolledBack);
     back.exit = Exit::RolledBack;
     back.error = Some(format!("{why}; release {old} {serves}"));

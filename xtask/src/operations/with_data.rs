@@ -112,6 +112,18 @@ pub fn after(past: &Past, session: &Session) -> Option<Request> {
     Some(with(request, session, dir, &backup))
 }
 
+/// The advice after a release that the public had seen went back to this one: its code alone, so what was written since
+/// stays. None if no snapshot was taken when that one was left.
+pub fn left_behind(past: &Past, release: &str, session: &Session) -> Option<String> {
+    past.snapshot.as_ref().filter(|_| past.opening)?;
+    let kept = of_release(&session.pilot.state, release).ok().flatten()?;
+    Some(format!(
+        "the data stays as the newer release left it; backup {} has it as {release} left it: {}",
+        kept.id,
+        session.out.xtask(&format!("rollback --to {release} --with-data"))
+    ))
+}
+
 /// The error of a rollback of the code alone, with advice if one of the releases that were tried has a snapshot: it may
 /// not be able to live with the newer data.
 pub fn advised(error: Error, request: &Request, tried: &[Release], session: &Session) -> Error {

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The folder of the stack that the repository ships with. It is used where no other is named.
 const SHIPPED: &str = "pilot-deploy";
@@ -29,6 +30,9 @@ pub const MODEL_FILE: &str = "model.json";
 
 /// The names of drill projects begin with this.
 pub const REHEARSALS: &str = "pilot-drill-";
+
+/// The variable that says how long what runs is watched, instead of `[watch] for`.
+const WATCH: &str = "PILOT_WATCH";
 
 /// Longest name of a project. It becomes a part of DNS names, in which a label has at most 63 characters.
 const LONGEST_NAME: usize = 63;
@@ -67,6 +71,19 @@ fn check_name(project: &str, manifest: &Manifest) -> Result<()> {
         return Err(fail(Exit::Usage, what, "choose another name"));
     }
     Ok(())
+}
+
+/// How long is watched, if the user says so by `PILOT_WATCH`. A rehearsal is not watched by itself: it measures how long a
+/// rollback takes.
+fn watch_named(project: &str) -> Result<Option<Duration>> {
+    let Some(text) = std::env::var_os(WATCH).filter(|text| !text.is_empty()) else {
+        return Ok(project.starts_with(REHEARSALS).then_some(Duration::ZERO));
+    };
+    let text = text.to_string_lossy().into_owned();
+    humantime::parse_duration(&text).map(Some).map_err(|error| {
+        let what = format!("{WATCH}={text} is no time ({error})");
+        fail(Exit::Usage, what, "right would be \"0s\", \"500ms\" or \"2m\"")
+    })
 }
 
 /// Where a stack is.
@@ -140,6 +157,8 @@ pub struct Pilot {
     pub layout: Layout,
     /// What Compose says that it is; none if that is not known.
     pub definition: Option<Definition>,
+    /// How long what runs is watched after its gate was opened, whatever its manifest says.
+    pub watch: Option<Duration>,
 }
 
 impl Pilot {
@@ -189,9 +208,19 @@ impl Pilot {
         let default_project = project_name(&pack);
         let env = layout.env.as_deref().unwrap_or(ENV_FILE);
         let env_path = if project == default_project { pack.join(env) } else { state.env_file(env) };
-        let project = project.to_owned();
-        let pilot =
-            Self { root, pack, project, default_project, state, env_path, manifest, layout, definition };
+        let (project, watch) = (project.to_owned(), watch_named(project)?);
+        let pilot = Self {
+            root,
+            pack,
+            project,
+            default_project,
+            state,
+            env_path,
+            manifest,
+            layout,
+            definition,
+            watch,
+        };
         let words: Vec<String> = pilot.every_service().map(str::to_owned).collect();
         secrets::follow(&pilot.manifest.secret_rules(), words.into_iter().chain([pilot.project.clone()]));
         pilot.learn_secrets();
@@ -232,6 +261,11 @@ impl Pilot {
         all.insert(0, self.default_project.clone());
         all.retain(|name| *name != self.project);
         all
+    }
+
+    /// How long what runs is watched after its gate was opened; zero: it is not.
+    pub fn watched_for(&self) -> Duration {
+        self.watch.unwrap_or(self.manifest.watch.time)
     }
 
     /// Is it the project that is used if the user names none?

@@ -54,7 +54,7 @@ fn deployments_and_what_a_colleague_breaks(notes: &Notes) {
     let bad = bad_release as fn(&Notes);
     for (fault, what) in [(bad, "notes can be written"), (crash_loop, "api")] {
         fault(notes);
-        let ran = notes.xtask(&["up", "--rollback-on-failure"]).expect(7);
+        let ran = notes.xtask(&["up"]).expect(7);
         assert!(ran.all().contains(what), "{}", ran.all());
         check_out(notes);
         notes.serves("the first note");

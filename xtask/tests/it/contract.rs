@@ -303,7 +303,7 @@ fn demo_names_the_demo_scenario_whatever_its_id() {
         // The setting decides.
         pilot.store_scenario();
         pilot.edit_env("DEMO_SCENARIO_ID", "kept");
-        pilot.xtask(&["up"]);
+        pilot.xtask(&["up", "--stay"]);
         assert_eq!(
             pilot.public("GET", "/report?scenarioId=demo&seed=7", None).json()["meta"]["scenarioId"],
             "kept"

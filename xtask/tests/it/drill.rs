@@ -42,6 +42,8 @@ fn every_fault_is_rolled_back() {
             "hang",
             "lying-gate",
             "fails-when-open",
+            "turns-bad",
+            "slow-start",
         ] {
             assert_eq!(passes(&pilot, &["--fault", fault])["scenarios"], json!(["version"]), "{fault}");
         }

@@ -67,7 +67,7 @@ fn every_line_of_every_kind_of_run_is_in_the_schema() {
         }
         // A deployment that fails its checks, and a rollback whose time is over at once.
         pilot.edit_env("ENABLE_CACHE", "true");
-        lines.ran(&pilot, &["up"], 1);
+        lines.ran(&pilot, &["up", "--stay"], 1);
         lines.ran(&pilot, &["rollback", "--budget", "1ms"], 3);
         for run in pilot.runs() {
             lines.check(&std::fs::read_to_string(run.join("journal.jsonl")).unwrap());

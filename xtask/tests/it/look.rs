@@ -45,7 +45,7 @@ fn flags_come_from_the_running_services_and_not_from_the_file() {
         let pilot = pilot.up();
         pilot.edit_env("ENABLE_CACHE", "true");
         pilot.xtask(&["flags"]).expect(0);
-        pilot.xtask(&["up"]).expect(1);
+        pilot.xtask(&["up", "--stay"]).expect(1);
         pilot.edit_env("ENABLE_CACHE", "false");
         let wrong = pilot.xtask(&["flags"]).expect(1);
         assert!(wrong.out.contains("ENABLE_CACHE") && wrong.out.contains("3 violations"), "{}", wrong.out);
@@ -167,7 +167,7 @@ fn errors_in_the_logs_are_shown() {
         let pilot = pilot.up();
         // The services say so when they start, and end.
         pilot.edit_env("LOG_LEVEL", "loud");
-        pilot.xtask(&["up"]).expect(1);
+        pilot.xtask(&["up", "--stay"]).expect(1);
         let shown = pilot.xtask(&["assess"]).expect(1).out;
         assert!(
             shown.contains("LOG_LEVEL=loud") && shown.contains("to release r1 (scenario config)"),

@@ -58,3 +58,4 @@ mod terminal;
 mod tidy;
 mod truths;
 mod unchanged;
+mod watch;

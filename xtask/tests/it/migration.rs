@@ -115,7 +115,7 @@ fn a_release_that_fails_is_taken_back_with_its_data(notes: &Notes) {
     notes.write("the last of them");
     notes.edit("app/app.py", "insert into notes (text)", "insert into nodes (text)");
     notes::label(notes, "3.0");
-    let failed = notes.xtask(&["up", "--rollback-on-failure"]).expect(7);
+    let failed = notes.xtask(&["up"]).expect(7);
     assert!(failed.all().contains("restore data of db"), "{}", failed.all());
     assert_eq!(notes.version(), "1.0");
     assert!(notes.has("the last of them"));

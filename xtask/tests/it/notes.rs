@@ -201,7 +201,7 @@ impl Stack {
 
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = self.program(env!("CARGO_BIN_EXE_xtask"));
-        command.arg("--stack").arg(self.dir()).args(args);
+        command.arg("--stack").arg(self.dir()).args(args).env("PILOT_WATCH", "0s");
         command
     }
 

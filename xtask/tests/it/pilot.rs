@@ -327,6 +327,8 @@ impl Pilot {
             .args(args)
             .current_dir(&self.root)
             .env("PILOT_STATE_DIR", self.state())
+            // The tests in `watch.rs` watch.
+            .env("PILOT_WATCH", "0s")
             // What a command that is killed leaves behind goes with the test.
             .env("TMPDIR", &self.folder.0)
             .stdin(Stdio::null());

@@ -197,7 +197,7 @@ pub fn what_runs_is_compared(pilot: &mut Pilot) {
 }
 
 /// A bad version of all services as the release of a tag.
-fn tagged_bad_version(pilot: &Pilot, fault: &str, tag: &str) {
+pub fn tagged_bad_version(pilot: &Pilot, fault: &str, tag: &str) {
     pilot.build_bad_version(&format!("SCENARIO_FAULT={fault}"));
     for service in ["gateway", "engine", "jobs"] {
         let name = format!("{}-{service}", pilot.project);
@@ -208,7 +208,7 @@ fn tagged_bad_version(pilot: &Pilot, fault: &str, tag: &str) {
 /// One of those in `all_on_one.rs`.
 pub fn gates_that_lie(pilot: &mut Pilot) {
     tagged_bad_version(pilot, "lying-gate", "liar");
-    let failed = pilot.json(&["up", "--tag", "liar"]).expect(1);
+    let failed = pilot.json(&["up", "--tag", "liar", "--stay"]).expect(1);
     assert!(failed.out.contains("does not prove that it refuses the public"), "{}", failed.out);
     let finished = failed.finished();
     assert_eq!(finished["public"], json!({"shut-out": "the gateway does not run"}), "{finished}");
@@ -218,7 +218,7 @@ pub fn gates_that_lie(pilot: &mut Pilot) {
 
     tagged_bad_version(pilot, "fails-when-open", "sly");
     // It passes every check behind the gate, so only the public's own request shows it.
-    let failed = pilot.json(&["up", "--tag", "sly"]).expect(1);
+    let failed = pilot.json(&["up", "--tag", "sly", "--stay"]).expect(1);
     assert!(failed.out.contains("11 of 11") || failed.out.contains("\"passed\":true"), "{}", failed.out);
     let finished = failed.finished();
     assert!(finished["error"].as_str().unwrap().contains("let in and shut out again"), "{finished}");
@@ -355,7 +355,7 @@ fn a_deployment_that_fails_and_goes_back_has_one_verdict() {
     on(&[Process], "verdict", |pilot| {
         let pilot = pilot.up();
         pilot.edit_env("USE_SIMULATION", "false");
-        let ran = pilot.xtask(&["up", "--rollback-on-failure"]).expect(7);
+        let ran = pilot.xtask(&["up"]).expect(7);
         assert!(!ran.all().contains("RESTORED"), "{}", ran.all());
         assert!(
             ran.err.contains("release r2 failed") && ran.err.contains("release r1 serves again"),
@@ -367,7 +367,7 @@ fn a_deployment_that_fails_and_goes_back_has_one_verdict() {
         // Under a hold it would serve.
         pilot.xtask(&["kill-switch", "on"]).expect(0);
         pilot.edit_env("USE_SIMULATION", "false");
-        let finished = pilot.json(&["up", "--rollback-on-failure"]).expect(7).finished();
+        let finished = pilot.json(&["up"]).expect(7).finished();
         assert_eq!((&finished["outcome"], &finished["held"]), (&json!("rolled-back"), &json!(true)));
         shut_out(&pilot, "under a hold");
     });
@@ -402,6 +402,7 @@ fn paste(pilot: &Pilot, line: &str) -> crate::pilot::Ran {
     let line = line.replacen("cargo xtask", env!("CARGO_BIN_EXE_xtask"), 1);
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", &line]).current_dir(&pilot.root).env_remove("PILOT_STATE_DIR");
+    shell.env("PILOT_WATCH", "0s");
     crate::pilot::ran(shell.output().unwrap())
 }
 
@@ -410,7 +411,7 @@ fn a_suggested_command_can_be_pasted_and_acts_on_the_same_pilot() {
     on(&[Process], "pasted", |pilot| {
         let pilot = pilot.up();
         pilot.edit_env("USE_SIMULATION", "false");
-        let failed = pilot.json(&["up"]).expect(1).finished();
+        let failed = pilot.json(&["up", "--stay"]).expect(1).finished();
         paste(&pilot, failed["next"].as_str().unwrap()).expect(0);
         served(&pilot);
         // What people read is the same, and what stands behind it is a comment to the shell.

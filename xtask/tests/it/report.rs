@@ -20,7 +20,7 @@ fn three_runs(pilot: &Pilot) -> [PathBuf; 3] {
     let held = last();
     pilot.xtask(&["kill-switch", "off"]).expect(0);
     pilot.edit_env("USE_SIMULATION", "false");
-    pilot.xtask(&["up"]).expect(1);
+    pilot.xtask(&["up", "--stay"]).expect(1);
     [restored, held, last()]
 }
 

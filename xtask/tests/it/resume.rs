@@ -49,7 +49,7 @@ fn killed_at_every_event_and_run_again_it_finishes() {
         for events in cuts() {
             pilot.edit_env("USE_SIMULATION", "false");
             let broken = pilot.env_text();
-            pilot.xtask(&["up"]).expect(1);
+            pilot.xtask(&["up", "--stay"]).expect(1);
             let before = pilot.runs().len();
             let cut_off = kill_after(&pilot, &["rollback"], events);
             let ran = pilot.json(&["rollback"]).expect(0);
@@ -201,7 +201,7 @@ fn a_budget_that_is_over_says_so_and_leaves_the_gate_closed() {
     on(&[Process], "budget", |pilot| {
         let pilot = pilot.up();
         pilot.edit_env("USE_SIMULATION", "false");
-        pilot.xtask(&["up"]).expect(1);
+        pilot.xtask(&["up", "--stay"]).expect(1);
         let ran = pilot.json(&["rollback", "--budget", "1ms"]).expect(3);
         assert_eq!(ran.finished()["outcome"], "not-restored");
         assert!(ran.finished()["advice"].as_str().unwrap().contains("Level 2"));

@@ -61,7 +61,7 @@ pub fn bare(pilot: &mut Pilot) {
     }
     let mut command = std::process::Command::new(pilot.state().join("xtask"));
     command.args(["--project", &pilot.project, "rollback"]).current_dir(&pilot.root);
-    command.env("PILOT_STATE_DIR", pilot.state()).env("PATH", &bin);
+    command.env("PILOT_STATE_DIR", pilot.state()).env("PATH", &bin).env("PILOT_WATCH", "0s");
     crate::pilot::ran(command.output().unwrap()).expect(0);
     assert_eq!(pilot.public("GET", "/healthz", None).json()["status"], "healthy");
 }
@@ -78,7 +78,7 @@ pub fn failed_deployment(pilot: &mut Pilot) {
     // On Docker, `promises.rs` has failed deployments that wait for a rollback.
     if pilot.engine == Process {
         pilot.edit_env("USE_SIMULATION", "false");
-        let up = pilot.json(&["up"]).expect(1);
+        let up = pilot.json(&["up", "--stay"]).expect(1);
         assert_eq!(up.finished()["next"], pilot.suggested("rollback"));
         // The gate never opened on it.
         let refused = pilot.public("GET", "/stream?route=critique&seed=42", None);
@@ -106,7 +106,7 @@ pub fn failed_deployment(pilot: &mut Pilot) {
     }
 
     pilot.edit_env("USE_SIMULATION", "false");
-    let back = pilot.json(&["up", "--rollback-on-failure"]).expect(7).finished();
+    let back = pilot.json(&["up"]).expect(7).finished();
     assert_eq!((&back["release"], &back["outcome"]), (&json!("r1"), &json!("rolled-back")));
     assert_eq!(pilot.env_text(), good);
     assert_eq!(pilot.running_values("engine")["USE_SIMULATION"], true);
@@ -126,7 +126,7 @@ fn the_default_target_is_what_ran_last_and_previous_goes_further() {
         assert_eq!(pilot.running_values("gateway")["DEFAULT_SEED"], 42);
         // r1 is what was verified last now; the broken one after it must not lead to r2.
         pilot.edit_env("USE_SIMULATION", "false");
-        pilot.xtask(&["up"]).expect(1);
+        pilot.xtask(&["up", "--stay"]).expect(1);
         assert_eq!(pilot.json(&["rollback"]).expect(0).finished()["release"], "r1");
     });
 }

@@ -112,7 +112,7 @@ fn config(mut pilot: Pilot) -> Beside {
     pilot.edit_env("USE_SIMULATION", "false");
     let broken = pilot.env_text();
     if pilot.engine == Process {
-        pilot.xtask(&["up"]).expect(1);
+        pilot.xtask(&["up", "--stay"]).expect(1);
     } else {
         pilot.compose_by_hand(&["up", "--detach"]).expect(0);
     }

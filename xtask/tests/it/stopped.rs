@@ -116,7 +116,7 @@ fn an_edge_that_fails_at_its_opening_is_stopped_again() {
         pilot.xtask(&UP).expect(0);
         // Healthy, but it answers the public with 500: behind the gate nobody can see that.
         pilot.build_bad_version("SCENARIO_FAULT=error-5xx");
-        let ran = pilot.json(&["up", "--tag", "latest"]).expect(1);
+        let ran = pilot.json(&["up", "--tag", "latest", "--stay"]).expect(1);
         let finished = ran.finished();
         let public = finished["public"]["partly"].as_str().unwrap_or_default();
         assert!(public.contains("gateway stopped") && public.contains("not closed: engine"), "{finished}");

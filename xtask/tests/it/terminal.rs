@@ -124,7 +124,7 @@ fn a_run_is_calm_when_it_is_good_and_loud_when_it_is_bad() {
         // The engine is never healthy with this setting, so the new release is waited for, and then fails.
         pilot.edit_env("USE_SIMULATION", "false");
         for columns in [80, 200] {
-            let bad = seen(&pilot, columns, &[], &["up"]);
+            let bad = seen(&pilot, columns, &[], &["up", "--stay"]);
             assert_eq!(bad.code, 1, "{}", bad.last);
             is_as_kept(&format!("bad-{columns}"), &masked(&pilot, &bad.last));
         }

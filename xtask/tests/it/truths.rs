@@ -334,7 +334,7 @@ fn status_and_assess_look_with_the_same_eyes() {
     on(&[Process], "eyes", |pilot| {
         let pilot = pilot.up();
         pilot.edit_env("LOG_LEVEL", "loud");
-        pilot.xtask(&["up"]).expect(1);
+        pilot.xtask(&["up", "--stay"]).expect(1);
         let (status, assess) = (pilot.told(&["status"], 1), pilot.told(&["assess"], 1));
         for what in ["release", "target", "drift"] {
             assert_eq!(status[what], assess[what], "{what}");

@@ -127,7 +127,7 @@ fn two_services_may_share_one_image(pilot: &Pilot) {
         pilot.docker(&["tag", &id, &format!("{}-{service}:shared", pilot.project)]);
     }
     // Three times `jobs` is no pilot, but it is a release. It failed, so its images are not saved.
-    let said = pilot.xtask(&["up", "--tag", "shared"]).expect(1);
+    let said = pilot.xtask(&["up", "--tag", "shared", "--stay"]).expect(1);
     assert!(said.err.contains("release r4 failed"), "{}", said.err);
     let verified = pilot.xtask(&["releases", "verify", "r4"]).expect(0);
     assert!(verified.out.contains("0 of 3 images"), "{}", verified.out);

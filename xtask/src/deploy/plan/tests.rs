@@ -19,7 +19,7 @@ static HTTP: LazyLock<Cover> = LazyLock::new(|| Cover {
 });
 
 fn rules<'a>(running: Option<&'a Cover>, release: &'a Cover) -> Rules<'a> {
-    Rules { running, release, snapshots: &[] }
+    Rules { running, release, snapshots: &[], watch: Duration::ZERO }
 }
 
 fn is_backup(step: &Step, of: &[String]) -> bool {

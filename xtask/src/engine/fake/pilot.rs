@@ -76,7 +76,7 @@ impl Answers {
         let fails = match defect {
             Some(Defect::Errors) => true,
             Some(Defect::FailsWhenOpen) => asked.is_public && !closed,
-            Some(Defect::LyingGate) | None => false,
+            Some(Defect::LyingGate | Defect::Unhealthy) | None => false,
         };
         if !admin && fails {
             return Ok(json(500, &json!({"error": "broken"})));
@@ -117,7 +117,11 @@ impl Answers {
     fn healthz(&self, asked: &Asked<'_>, things: &Things) -> Reply {
         let corrupt = things.volumes.get(&asked.service).is_some_and(|data| data == CORRUPT);
         let gate = things.gate.as_ref().filter(|_| asked.service == "gateway");
+        let is_ill = things.defect(&asked.service) == Some(Defect::Unhealthy);
         let body = match gate {
+            _ if is_ill && !corrupt => {
+                json!({"status": "unhealthy", "reason": "out of sorts", "project": self.project})
+            }
             _ if corrupt => {
                 json!({"status": "unhealthy", "reason": "store corrupt: noise", "project": self.project})
             }
@@ -134,7 +138,7 @@ impl Answers {
             ("x-frame-options", "DENY"),
             ("referrer-policy", "no-referrer"),
         ];
-        with(json(if corrupt { 503 } else { 200 }, &body), &headers)
+        with(json(if corrupt || is_ill { 503 } else { 200 }, &body), &headers)
     }
 
     /// Sends tokens, then the end: `done`, or `cancelled` if the stream is too long to finish.

@@ -46,7 +46,7 @@ impl Fake {
         let mut all = self.world.things().built_in(&image);
         all.extend(env.map());
         let port = port.context("no port")?;
-        Ok(Started { image, env: all, port, runs: true, restart: ALWAYS })
+        Ok(Started { image, env: all, port, runs: true, restart: ALWAYS, restarts: 0 })
     }
 }
 
@@ -71,6 +71,7 @@ impl Runtime for Fake {
 
     fn services(&self, _: Deadline) -> Result<BTreeMap<String, Service>> {
         let things = self.world.act("services")?;
+        ensure!(!things.is_silent, "the engine does not answer");
         let instance = |(name, started): (&String, &Started)| {
             let instance = Instance {
                 state: match (started.runs, things.paused.contains(name)) {
@@ -86,7 +87,7 @@ impl Runtime for Fake {
                 health: None,
                 settings: files::sha256_bytes(format!("{:?}", started.env).as_bytes()),
                 state_dir: None,
-                restarts: 0,
+                restarts: started.restarts,
                 restart: Some(started.restart.into()),
                 handle: name.clone(),
                 inspect: String::new(),
@@ -104,6 +105,12 @@ impl Runtime for Fake {
         let wire =
             Answers { world: self.world.clone(), port: endpoint.port, project: self.pilot.project.clone() };
         Client::over(Arc::new(wire), &self.pilot.project, endpoint.pass.clone())
+    }
+
+    /// Nobody waits in memory.
+    fn pass(&self, time: Duration) -> Duration {
+        self.world.things().pass();
+        time
     }
 
     /// As Compose: what is right already is only started, and keeps its restart policy.
@@ -129,6 +136,7 @@ impl Runtime for Fake {
                     if (&now.image, &now.env, now.port) == (&wanted.image, &wanted.env, wanted.port) =>
                 {
                     (wanted.runs, wanted.restart) = (starts || now.runs, now.restart);
+                    wanted.restarts = now.restarts;
                 }
                 _ => ensure!(things.images.contains_key(&wanted.image), "no such image: {}", wanted.image),
             }

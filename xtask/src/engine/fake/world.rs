@@ -18,6 +18,8 @@ pub enum Defect {
     FailsWhenOpen,
     /// The gateway says that its gate is closed, but lets everybody in.
     LyingGate,
+    /// It says that it is not healthy.
+    Unhealthy,
 }
 
 /// A service as it was started.
@@ -33,6 +35,8 @@ pub struct Started {
     pub runs: bool,
     /// Its restart policy: `ALWAYS`, or `no` while it is kept down.
     pub restart: &'static str,
+    /// How often the engine has restarted it.
+    pub restarts: u64,
 }
 
 /// The restart policy of every service in its release.
@@ -53,6 +57,9 @@ pub struct Records {
     /// How many were ever put: each has a handle of its own.
     pub put: u64,
 }
+
+/// What happens while a watch goes on, after so many looks.
+pub type InTime = Box<dyn FnOnce(&mut Things) + Send>;
 
 /// Everything that exists.
 #[derive(Default)]
@@ -89,11 +96,25 @@ pub struct Things {
     pub records: Option<Records>,
     /// What another process does before the operation with this number.
     pub meanwhile: Option<Meanwhile>,
+    /// The engine does not say what runs.
+    pub is_silent: bool,
+    /// How often a watch has let time pass.
+    pub passed: usize,
+    /// What happens when time has passed so often.
+    pub in_time: BTreeMap<usize, InTime>,
     /// The thread whose operations are counted: the order of the other threads varies.
     counted: Option<ThreadId>,
 }
 
 impl Things {
+    /// Time passes.
+    pub fn pass(&mut self) {
+        self.passed += 1;
+        if let Some(happens) = self.in_time.remove(&self.passed) {
+            happens(self);
+        }
+    }
+
     /// The version of this service that runs.
     pub fn version(&self, service: &str) -> Option<&String> {
         self.services.get(service).and_then(|started| self.images.get(&started.image))

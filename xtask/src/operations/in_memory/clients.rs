@@ -31,7 +31,7 @@ impl Scene {
         let folder = Folder::new();
         let state = StateDir::new(folder.0.join("state"));
         let pilot = Pilot::at(&self.pilot.pack, "memory", state, By::Any).unwrap();
-        Self { _folder: folder, pilot, world: self.world.clone() }
+        Self { _folder: folder, pilot, world: self.world.clone(), is_locked: true }
     }
 
     /// What it knows without the lock.

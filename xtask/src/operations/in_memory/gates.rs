@@ -3,10 +3,10 @@
 use super::*;
 
 /// The gate of a stack without a switch: the gateway is stopped, and the others are behind it.
-const STOP: &str = "[gate]\nkind = \"stop\"\nservices = [\"gateway\"]\n\n";
+pub const STOP: &str = "[gate]\nkind = \"stop\"\nservices = [\"gateway\"]\n\n";
 
 /// The gate that is closed by commands in its container.
-const EXEC: &str = "[gate]\nkind = \"exec\"\nservice = \"gateway\"\nclose = \"gate close\"\nopen = \"gate open\"\n\
+pub const EXEC: &str = "[gate]\nkind = \"exec\"\nservice = \"gateway\"\nclose = \"gate close\"\nopen = \"gate open\"\n\
     closed = \"gate closed\"\noffline = { run = [\"gate\", \"close\", \"${REASON}\"], prints = \"closed\" }\n\n";
 
 /// A manifest with this gate instead of its own.

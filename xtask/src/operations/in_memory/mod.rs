@@ -8,9 +8,11 @@
 mod clients;
 mod everywhere;
 mod gates;
+mod guard;
 mod images;
 mod newer_data;
 mod pauses;
+mod watch;
 
 use self::everywhere::{everywhere, prepared};
 use self::gates::with_gate;
@@ -45,6 +47,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 const SECRET: &str = "a-token-that-nobody-may-see";
@@ -57,6 +60,8 @@ struct Scene {
     _folder: Folder,
     pilot: Pilot,
     world: World,
+    /// Has a command the lock when it begins? Otherwise it takes it by itself.
+    is_locked: bool,
 }
 
 /// A folder for one test, in memory if the host allows it: a run syncs every write.
@@ -109,8 +114,10 @@ impl Scene {
         let manifest = manifest.replace("ready = \"20s\"", "ready = \"150ms\"");
         std::fs::write(pack.join("pilot.toml"), change(manifest)).unwrap();
         let state = StateDir::new(folder.0.as_path().join("state"));
-        let pilot = Pilot::at(&pack, "memory", state, By::Tree).unwrap();
-        let scene = Self { _folder: folder, pilot, world: World::default() };
+        let mut pilot = Pilot::at(&pack, "memory", state, By::Tree).unwrap();
+        // The tests in `watch` watch.
+        pilot.watch = Some(Duration::ZERO);
+        let scene = Self { _folder: folder, pilot, world: World::default(), is_locked: true };
         scene.world.things().edge =
             scene.pilot.manifest.gate.named().into_iter().map(str::to_owned).collect();
         if scene.pilot.manifest.gate.kind() != Kind::Stop {
@@ -142,7 +149,8 @@ impl Scene {
 
     fn save(&self, id: &str) {
         let limit = Duration::from_secs(1);
-        carry::save(id, &self.world.engine(&self.pilot), &self.store(), limit).unwrap();
+        let over = AtomicBool::new(false);
+        carry::save(id, &self.world.engine(&self.pilot), &self.store(), limit, &over).unwrap();
     }
 
     /// Starts something by hand, without this tool.
@@ -203,9 +211,9 @@ impl Scene {
         let engine = Box::new(self.world.engine(&self.pilot));
         let (pilot, store, courier) = (self.pilot.clone(), self.store(), Courier::default());
         let session = Session { pilot, engine, store, out, courier };
-        // As every command does that takes the lock.
         let begins = || {
-            let _lock = session.lock_for("test", Duration::from_secs(60))?;
+            let lock = || session.lock_for("test", Duration::from_secs(60));
+            let _lock = self.is_locked.then(lock).transpose()?;
             what(&session)
         };
         match std::panic::catch_unwind(AssertUnwindSafe(begins)) {
@@ -291,9 +299,10 @@ fn reset(session: &Session) -> Result<Finished> {
     rollback::locked(&request, session, budget())
 }
 
+/// Deploys r2. One that fails stays, to be looked at.
 fn deploy(session: &Session) -> Result<Finished> {
     let release = session.store.named("r2")?;
-    up::deploy(Goal::plain(&release, Purpose::Deploy), false, "in memory", session, budget())
+    up::deploy(Goal::plain(&release, Purpose::Deploy), true, "in memory", session, budget())
 }
 
 #[test]

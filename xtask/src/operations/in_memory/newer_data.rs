@@ -76,7 +76,7 @@ fn a_deployment_that_fails_behind_its_gate_goes_back_with_the_data() {
     scene.world.begin(None, None);
     let finished = scene.finishes(&|session: &Session| {
         let release = session.store.named("r2")?;
-        up::deploy(Goal::plain(&release, Purpose::Deploy), true, "in memory", session, budget())
+        up::deploy(Goal::plain(&release, Purpose::Deploy), false, "in memory", session, budget())
     });
     assert_eq!(
         (finished.outcome, finished.exit),
@@ -122,7 +122,7 @@ fn a_deployment_without_its_snapshot_lets_what_ran_before_in_again_and_leaves_th
 fn a_deployment_that_was_cut_off_after_it_changed_the_data_still_goes_back_with_that_of_before() {
     let deploy = |session: &Session| {
         let release = session.store.named("r2")?;
-        up::deploy(Goal::plain(&release, Purpose::Deploy), true, "in memory", session, budget())
+        up::deploy(Goal::plain(&release, Purpose::Deploy), false, "in memory", session, budget())
     };
     let twin = new();
     newer(&twin);
@@ -144,7 +144,7 @@ fn a_deployment_that_was_cut_off_after_it_changed_the_data_still_goes_back_with_
         scene.world.begin(None, None);
         let finished = scene.finishes(&|session: &Session| {
             let release = session.store.named(again)?;
-            up::deploy(Goal::plain(&release, Purpose::Deploy), true, "in memory", session, budget())
+            up::deploy(Goal::plain(&release, Purpose::Deploy), false, "in memory", session, budget())
         });
         assert_eq!(finished.exit, Exit::RolledBack, "{finished:?}");
         has(&scene, &DATA);

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 pub use values::{
     Contact, DataRule, DataRules, Document, Dump, Flags, HealthRule, Limits, LoadRule, Manifest, MemoryRule,
-    Metrics, Notify, Occasion, Remote, Service, SessionRule,
+    Metrics, Notify, Occasion, Remote, Service, SessionRule, WatchRule,
 };
 
 /// What manifests of version 1 do not say, because this program knew it.

@@ -8,16 +8,20 @@ use super::requests::{Scope, names_fit, one_of, pointed, pointer};
 use super::values::{
     Auth, Build, Contact, DataRule, DataRules, Document, Drill, Dump, EVIDENCE_FILES, EVIDENCE_OF_SERVICE,
     Flags, HealthRule, Host, Limits, LoadRule, Manifest, MemoryRule, Projects, Remote, Row, Seed, Service,
-    SessionRule,
+    SessionRule, WatchRule,
 };
 use crate::base::files;
 use crate::base::secrets;
-use crate::stack::check::Criterion;
+use crate::stack::check::{Check, Criterion};
 use crate::stack::gate_rule::GateRule;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Variables that this program knows in a check.
 const OF_CHECK: [&str; 2] = ["PROJECT", "SESSION"];
+
+/// Least time between two looks of the watch.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The whole manifest.
 pub fn manifest(top: &Table<'_>) -> Option<Manifest> {
@@ -46,6 +50,7 @@ pub fn manifest(top: &Table<'_>) -> Option<Manifest> {
         load: top.get("load", |value| load(value, scope)),
         flags: top.get("flags", |value| flags(value, scope)),
         limits: top.or("limits", Limits::default(), limits),
+        watch: top.or("watch", WatchRule::default(), |value| watch(value, &checks)),
         data: top.or("data", DataRules::default(), |value| data(value, scope)),
         remote: top.get("remote", remote),
         host: top.or("host", Host::default(), host),
@@ -290,6 +295,32 @@ fn limits(value: &Value<'_>) -> Option<Limits> {
         keep_releases: kept("keep_releases", other.keep_releases),
         keep_backups: kept("keep_backups", other.keep_backups),
         keep_runs: kept("keep_runs", other.keep_runs),
+    };
+    table.close();
+    Some(read)
+}
+
+/// `own` are the checks of the manifest.
+fn watch(value: &Value<'_>, own: &[Check]) -> Option<WatchRule> {
+    let table = value.table()?;
+    let other = WatchRule::default();
+    let name = |value: &Value<'_>| {
+        let name = value.text()?;
+        match own.iter().any(|check| check.name == name) {
+            true => Some(name),
+            false => value.wrong(format!("there is no check {name:?}; it must be the name of a [[check]]")),
+        }
+    };
+    let every = |value: &Value<'_>| match value.duration()? {
+        every if every < LEAST_PAUSE => value.wrong("it is too often; right would be \"1s\""),
+        every => Some(every),
+    };
+    let read = WatchRule {
+        time: table.or("for", other.time, Value::duration),
+        every: table.or("every", other.every, every),
+        checks: table.or("checks", other.checks, |value| value.list(&mut { name })),
+        restarts: table.or("restarts", other.restarts, |value| value.number(0..1000)),
+        failures: table.or("failures", other.failures as u64, |value| value.number(1..101)) as usize,
     };
     table.close();
     Some(read)

@@ -239,6 +239,33 @@ fn every_key_is_on_the_page_about_the_manifest() {
 }
 
 #[test]
+fn a_watch_is_read_and_what_it_cannot_watch_is_told_with_its_place() {
+    let read = |watch: &str| {
+        let check = "[[check]]\nname = \"it answers\"\nhealthy = \"web\"\n[[services]]\nname = \"web\"\nport = \"P\"\nvolume = \"v\"\n";
+        Manifest::parse("m", &format!("version = 2\n{check}[watch]\n{watch}")).map(|manifest| manifest.watch)
+    };
+    assert_eq!(read("").unwrap(), WatchRule::default());
+    let watch =
+        read("for = \"0s\"\nevery = \"2s\"\nchecks = [\"it answers\"]\nrestarts = 2\nfailures = 1").unwrap();
+    assert_eq!((watch.time, watch.every), (Duration::ZERO, Duration::from_secs(2)));
+    assert_eq!(
+        (watch.checks.as_slice(), watch.restarts, watch.failures),
+        (&["it answers".to_owned()][..], 2, 1)
+    );
+    let wrong = "for = 10\nevery = \"1ms\"\nchecks = [\"it answers\", \"other\"]\nfailures = 0\nrestart = 1";
+    let told = read(wrong).unwrap_err().to_string();
+    for why in [
+        "m:10:7: watch.for",
+        "too often",
+        "m:12:25: watch.checks: there is no check \"other\"",
+        "from 1 to 100",
+        "did you mean `restarts`?",
+    ] {
+        assert!(told.contains(why), "no {why} in {told}");
+    }
+}
+
+#[test]
 fn a_gate_of_each_kind_is_read_and_all_its_mistakes_are_told_at_once() {
     let read = |gate: &str| Manifest::parse("m", &format!("version = 2\n[gate]\n{gate}")).map(|m| m.gate);
     let exec = "kind = \"exec\"\nservice = \"a\"\nclose = [\"gate\", \"close\"]\nopen = \"gate open\"\n\

@@ -59,6 +59,8 @@ pub struct Manifest {
     pub flags: Option<Flags>,
     /// How long things may take.
     pub limits: Limits,
+    /// What is watched after the gate was opened.
+    pub watch: WatchRule,
     /// How stored data is copied.
     pub data: DataRules,
     /// Where backups are kept off the host, if they are.
@@ -283,6 +285,29 @@ impl Default for Limits {
             keep_backups: 5,
             keep_runs: 50,
         }
+    }
+}
+
+/// The `[watch]` part: what is watched after the gate was opened, and what is too much. A manifest without it gets the
+/// values of `default`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchRule {
+    /// How long; zero: not at all. Restarts are counted within so long.
+    pub time: Duration,
+    /// The time between two looks.
+    pub every: Duration,
+    /// Names of the checks that are made at each look. Health is always watched.
+    pub checks: Vec<String>,
+    /// How many restarts of one service are not too many.
+    pub restarts: u64,
+    /// How many bad looks in a row are needed until something counts as bad.
+    pub failures: usize,
+}
+
+impl Default for WatchRule {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { time: seconds(10), every: seconds(1), checks: Vec::new(), restarts: 0, failures: 3 }
     }
 }
 
