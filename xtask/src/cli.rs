@@ -29,6 +29,9 @@ pub struct Cli {
     /// What runs the services [default: compose if Docker answers, else process]
     #[arg(long, global = true, value_enum)]
     engine: Option<EngineName>,
+    /// Docker context whose engine is used, as in docker --context [default: as docker chooses]
+    #[arg(long = "context", global = true, value_name = "CONTEXT")]
+    pub docker_context: Option<String>,
     /// Form of the output: text, or one JSON event a line (the last one is `finished`)
     #[arg(long, global = true, value_enum, default_value = "text")]
     format: FormatName,
@@ -174,7 +177,7 @@ impl Cli {
         let stack = self.stack.as_deref().and_then(|dir| std::path::absolute(dir).ok());
         let context =
             Context::new(self.project.as_deref(), state.as_deref(), self.engine().map(Kind::as_str));
-        context.in_stack(stack)
+        context.in_stack(stack).through(self.docker_context.clone())
     }
 }
 

@@ -65,6 +65,10 @@ fn main() -> ExitCode {
             }
         };
     }
+    if let Some(Err(error)) = cli.docker_context.as_deref().map(engine::in_context) {
+        stderr::line(format!("{error:#}"));
+        return ExitCode::from(Exit::Host as u8);
+    }
     let context = cli.context();
     let style = cli.style();
     let out = Output::new(style, start, context.clone());

@@ -98,6 +98,16 @@ impl Daemon {
         &self.link.as_ref().unwrap().theirs
     }
 
+    /// Our own end of the connection to it: an address of this machine that is not of its loopback.
+    pub fn here(&self) -> &str {
+        &self.link.as_ref().unwrap().ours
+    }
+
+    /// The containers that it has.
+    pub fn containers(&self) -> String {
+        String::from_utf8(self.docker(&["ps", "--all", "--quiet"]).stdout).unwrap()
+    }
+
     /// The name of our virtual card.
     pub fn card(&self) -> &str {
         &self.link.as_ref().unwrap().card

@@ -99,10 +99,16 @@ impl Inspect for Compose {
             Need::Volume(name) => !volumes.contains(name),
             Need::Network(name) => !networks.contains(name),
             // Docker Desktop has some paths, such as its socket, that this machine does not have.
-            Need::Path(path) => cfg!(target_os = "linux") && !Path::new(path).exists(),
+            Need::Path(path) => {
+                self.daemon.elsewhere().is_none() && cfg!(target_os = "linux") && !Path::new(path).exists()
+            }
         };
         let missing = needed.into_iter().filter(is_missing).collect();
-        Ok(judge::problems(definition, &self.pilot.manifest, files, &missing))
+        let mut all = judge::problems(definition, &self.pilot.manifest, files, &missing);
+        if let Some(host) = self.daemon.elsewhere() {
+            all.extend(judge::not_elsewhere(definition, host, self.daemon.reaches_loopback()));
+        }
+        Ok(all)
     }
 
     fn host(&self, deadline: Deadline) -> Result<EngineHost> {
@@ -127,7 +133,10 @@ impl Inspect for Compose {
         let used = Observed::from(used.flatten().map(lines));
         Ok(EngineHost {
             version: info["ServerVersion"].as_str().unwrap_or("?").to_owned(),
-            root: root(&info, &machine::kernel()),
+            root: match self.daemon.elsewhere() {
+                Some(host) => Observed::Unknown(format!("the engine is on {host}")),
+                None => root(&info, &machine::kernel()),
+            },
             skew,
             running: info["ContainersRunning"].as_u64(),
             used,
