@@ -115,7 +115,7 @@ fn over_tcp_the_engine_of_another_machine_has_its_ports_at_its_own_address() {
     let seen = staged(&pilot, &["host"]).expect(0).out;
     for word in [
         format!("the engine is on {host}"),
-        format!("memory of {host} cannot tell"),
+        format!("memory of {host}"),
         "state folder on this machine".to_owned(),
         "used by the pilot itself".to_owned(),
     ] {
@@ -162,6 +162,7 @@ fn through_ssh_ports_are_reached_that_the_other_machine_has_for_itself_alone() {
     let remote = format!("SetEnv DOCKER_HOST={}", daemon.host());
     let server =
         Server::start(&pilot.folder.0.join("ssh"), "elsewhere", daemon.address(), &daemon.within(), &remote);
+    server.share();
     pilot.set("PATH", &server.path());
     let up = staged(&pilot, &["up"]).expect(0).all();
     let port = pilot.port("gateway");

@@ -1,6 +1,8 @@
 //! An SSH server of a test's own, with a port and keys of its own, and the settings of a client that may log in there.
 
 use crate::pilot::{program, ran};
+use std::fs::File;
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 /// Ended when dropped.
 pub struct Server {
     child: Child,
+    name: String,
     bin: PathBuf,
 }
 
@@ -64,7 +67,16 @@ impl Server {
             assert!(start.elapsed() < Duration::from_secs(20), "sshd does not answer: {log}");
             std::thread::sleep(Duration::from_millis(20));
         }
-        Self { child, bin }
+        Self { child, name: name.to_owned(), bin }
+    }
+
+    /// The client logs in once, and shares that connection, as the page on platforms advises.
+    pub fn share(&self) {
+        let folder = self.bin.parent().unwrap();
+        let shared = "ControlMaster auto\nControlPersist 10m\nControlPath";
+        let more = format!("{shared} {}\n", folder.join("shared").display());
+        let mut config = File::options().append(true).open(folder.join("config")).unwrap();
+        config.write_all(more.as_bytes()).unwrap();
     }
 
     /// The `PATH` of its client.
@@ -75,6 +87,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // A connection that is shared outlasts its server.
+        let exit = ["-O", "exit", &self.name];
+        Command::new(self.bin.join("ssh")).args(exit).output().ok();
         self.child.kill().ok();
         self.child.wait().ok();
     }

@@ -37,25 +37,39 @@ impl Compose {
         let Some(text) = text else { return Ok(false) };
         let all: Vec<Value> =
             serde_json::from_str(&text).context("cannot parse the output of docker inspect")?;
-        let now = SystemTime::now();
+        let now = self.now(deadline)?;
         for container in &all {
-            if is_near(container, now, |interval| self.unpaused(container, interval, deadline))? {
+            if is_near(container, now, |interval| self.unpaused(container, now - interval, now, deadline))? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// When a container was last unpaused, if that is no longer ago than its interval. Only Docker's events tell.
+    /// The time, by the clock of the engine's machine.
+    fn now(&self, deadline: Deadline) -> Result<SystemTime> {
+        if self.daemon.elsewhere().is_none() {
+            return Ok(SystemTime::now());
+        }
+        let told = self.docker(&["info", "--format", "{{.SystemTime}}"], deadline)?;
+        time(told.trim()).with_context(|| format!("the engine says {:?} for the time", told.trim()))
+    }
+
+    /// When a container was last unpaused in this time. Only Docker's events tell.
     fn unpaused(
         &self,
         container: &Value,
-        interval: Duration,
+        since: SystemTime,
+        until: SystemTime,
         deadline: Deadline,
     ) -> Result<Option<SystemTime>> {
-        let seconds = format!("{}s", interval.as_secs() + 1);
+        let stamp = |at: SystemTime| {
+            let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            format!("{}.{:09}", since.as_secs(), since.subsec_nanos())
+        };
         let of = format!("container={}", container["Id"].as_str().unwrap_or_default());
-        let within = ["events", "--since", &seconds, "--until", "0s"];
+        let (since, until) = (stamp(since), stamp(until));
+        let within = ["events", "--since", &since, "--until", &until];
         let only = ["--filter", "event=unpause", "--filter", &of, "--format", "{{.TimeNano}}"];
         let told = self.docker(&[within.as_slice(), &only].concat(), deadline)?;
         let last = told.lines().last().and_then(|line| line.trim().parse().ok());
