@@ -65,16 +65,15 @@ fn main() -> ExitCode {
             }
         };
     }
-    if let Some(Err(error)) = cli.docker_context.as_deref().map(engine::in_context) {
-        stderr::line(format!("{error:#}"));
-        return ExitCode::from(Exit::Host as u8);
-    }
+    // Before anything else: this may begin the program again.
+    let chosen = cli.choose_context();
     let context = cli.context();
     let style = cli.style();
     let out = Output::new(style, start, context.clone());
     screen::begin(cli.screen(), style.loudness == Loudness::Verbose, signals::stopped);
     let watches = matches!(&cli.command, Command::Status(args) if args.watch.is_some());
-    let finished = listen(style, start, watches)
+    let finished = chosen
+        .and_then(|()| listen(style, start, watches))
         .and_then(|()| run(&cli, start))
         .unwrap_or_else(|error| Finished::refused(&error, &context))
         .masked();

@@ -7,7 +7,8 @@ use crate::pilot::{Folder, Pilot, Ran, ran, skip, source_that_says_more, workspa
 use crate::refused::config_with;
 use crate::sshd::{self, Server};
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 #[test]
 fn a_daemon_elsewhere_is_reached_at_an_address_of_its_own_and_leaves_nothing() {
@@ -50,8 +51,8 @@ fn through(name: &str, address: &str) -> (Pilot, Folder) {
     let mut pilot = Pilot::new(name, Compose2);
     let config = config_with("staging", address);
     pilot.set("DOCKER_CONFIG", &config.0.display().to_string());
-    // What it has is gone with the daemon.
-    pilot.set("DOCKER_HOST", "");
+    // The context that is named wins. (What the daemon has is gone with it, so this pilot clears nothing away.)
+    pilot.set("DOCKER_HOST", "unix:///nonexistent/docker.sock");
     pilot.set("CARGO_TARGET_DIR", &workspace().join("target").display().to_string());
     (pilot, config)
 }
@@ -99,7 +100,10 @@ fn over_tcp_the_engine_of_another_machine_has_its_ports_at_its_own_address() {
     assert!(status.contains(&format!("{host}:{}", pilot.port("jobs"))), "{status}");
     // The same through a variable.
     let mut command = pilot.command(&["smoke"]);
-    ran(command.env("DOCKER_CONTEXT", "staging").output().unwrap()).expect(0);
+    ran(command.env("DOCKER_CONTEXT", "staging").env_remove("DOCKER_HOST").output().unwrap()).expect(0);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(["--context", "staging", "--engine", "process", "status"]).current_dir(workspace());
+    ran(command.output().unwrap()).expect(2);
     pilot.edit_env("ENABLE_CACHE", "true");
     staged(&pilot, &["rollback"]).expect(0);
     assert_eq!(pilot.running_values("gateway")["ENABLE_CACHE"], false);
@@ -180,11 +184,62 @@ fn through_ssh_ports_are_reached_that_the_other_machine_has_for_itself_alone() {
     pilot.xtask(&["kill-switch", "off"]).expect(0);
     assert!(public(STREAM).ends_with(" 200"), "{}", public(STREAM));
     pilot.xtask(&["backup", "create"]).expect(0);
+    a_gate_that_stops_services_is_proved_closed_through_ssh(&pilot, &daemon);
     pilot.xtask(&["down"]).expect(0);
     assert_eq!(daemon.containers(), "");
     drop(server);
     let gone = pilot.xtask(&["status"]).expect(4);
     assert!(gone.all().contains("elsewhere") || gone.all().contains("does not answer"), "{}", gone.all());
+}
+
+/// A stack without a manifest, of one service of the pilot, whose port its machine has for itself.
+fn a_gate_that_stops_services_is_proved_closed_through_ssh(pilot: &Pilot, daemon: &Daemon) {
+    let stack = pilot.folder.0.join("plain");
+    std::fs::create_dir_all(&stack).unwrap();
+    std::fs::copy(pilot.env_path(), stack.join("settings.env")).unwrap();
+    let compose = format!(
+        "services:\n  web:\n    image: {}-engine:latest\n    env_file: settings.env\n    environment:\n      \
+         SCENARIO_PROJECT: plain\n      SCENARIO_LISTEN: 0.0.0.0:3002\n    ports: [\"127.0.0.1:3999:3002\"]\n",
+        pilot.project
+    );
+    std::fs::write(stack.join("compose.yaml"), compose).unwrap();
+    let run = |words: &[&str]| {
+        let mut command = pilot.command(&[]);
+        let (path, folder) = (stack.display().to_string(), stack.join(".pilot"));
+        let own = ["--project", "pt-plain", "--stack", &path];
+        let mut own_command = Command::new(command.get_program());
+        own_command.args(own).args(words).current_dir(&stack);
+        for (name, value) in command.stdin(Stdio::null()).get_envs() {
+            match value {
+                Some(value) => own_command.env(name, value),
+                None => own_command.env_remove(name),
+            };
+        }
+        ran(own_command.env("PILOT_STATE_DIR", folder).output().unwrap())
+    };
+    let url = "http://127.0.0.1:3999/healthz";
+    run(&["up"]).expect(0);
+    assert!(there(daemon, url).ends_with(" 200"), "{}", there(daemon, url));
+    let closed = run(&["kill-switch", "on", "--reason", "Ann"]).expect(0).all();
+    assert!(closed.contains("no port of the gate answers"), "{closed}");
+    assert!(there(daemon, url).ends_with(" 000"), "{}", there(daemon, url));
+    // Something else that has the port there lets the public in, and only there can it be seen.
+    let words = daemon.within();
+    let script = "import http.server as s; s.HTTPServer(('127.0.0.1', 3999), s.BaseHTTPRequestHandler).serve_forever()";
+    let mut other = Command::new(&words[0])
+        .args(&words[1..])
+        .args(["python3", "-c", script])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let answers = notes::within(Duration::from_secs(20), || !there(daemon, url).ends_with(" 000"));
+    let seen = run(&["status"]);
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert!(answers && seen.all().contains("something answers at 127.0.0.1:3999"), "{}", seen.all());
+    run(&["kill-switch", "off"]).expect(0);
+    assert!(there(daemon, url).ends_with(" 200"), "{}", there(daemon, url));
+    run(&["down"]).expect(0);
 }
 
 #[test]
