@@ -404,7 +404,7 @@ pub trait Inspect: Sync {
     fn networks_and_volumes(&self, deadline: Deadline) -> Result<BTreeMap<String, String>>;
 
     /// Everything in this stack that cannot work here, each with what to do about it; none if it can be deployed.
-    /// Reads only.
+    /// Changes nothing of the stack.
     fn refusals(&self, _: &Definition, _: &BTreeSet<String>, _: Deadline) -> Result<Vec<String>> {
         Ok(Vec::new())
     }

@@ -37,7 +37,7 @@ impl Need {
             Self::Volume(name) => format!("docker volume create {name}"),
             Self::Network(name) => format!("docker network create {name}"),
             Self::Path(_) => {
-                "make it, because Docker would mount an empty folder in its place; a path with `..` \
+                "make it on the machine of the engine, because Docker would mount an empty folder in its place; a path with `..` \
                               must be written as an absolute one, because a release has a folder of its own"
                     .to_owned()
             }

@@ -254,6 +254,16 @@ fn files_of_this_machine_are_refused_before_anything() {
         for word in ["proxy mounts ./proxy/nginx.conf", daemon.address(), "nothing was begun"] {
             assert!(refused.err.contains(word), "{word:?} is not in {}", refused.err);
         }
+        // A path of that machine is one that it has.
+        let mounts = "volumes: [\"/etc/hostname:/a:ro\", \"/nonexistent/there:/b:ro\", ";
+        notes.edit("docker-compose.yml", "volumes: [\"./proxy", &format!("{mounts}\"./proxy"));
+        let mut command = notes.command(&["up"]);
+        let refused = ran(command.env("DOCKER_HOST", daemon.tcp()).output().unwrap()).expect(2).err;
+        assert!(
+            refused.contains("/nonexistent/there, which is outside") && refused.contains("./proxy/nginx")
+        );
+        assert!(!refused.contains("/etc/hostname"), "{refused}");
         assert_eq!(daemon.containers(), "");
+        assert_eq!(daemon.images(), "");
     });
 }

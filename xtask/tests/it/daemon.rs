@@ -108,6 +108,11 @@ impl Daemon {
         String::from_utf8(self.docker(&["ps", "--all", "--quiet"]).stdout).unwrap()
     }
 
+    /// The images that it has.
+    pub fn images(&self) -> String {
+        String::from_utf8(self.docker(&["images", "--all", "--quiet"]).stdout).unwrap()
+    }
+
     /// The name of our virtual card.
     pub fn card(&self) -> &str {
         &self.link.as_ref().unwrap().card

@@ -95,13 +95,20 @@ impl Inspect for Compose {
         };
         let volumes = all("volume", needed.iter().any(|need| matches!(need, Need::Volume(_))))?;
         let networks = all("network", needed.iter().any(|need| matches!(need, Need::Network(_))))?;
+        let paths = needed.iter().filter_map(|need| match need {
+            Need::Path(path) => Some(path.clone()),
+            Need::Volume(_) | Need::Network(_) => None,
+        });
+        let lacking = match self.daemon.elsewhere() {
+            Some(_) => self.missing_there(&paths.collect(), deadline)?,
+            // Docker Desktop has some paths, such as its socket, that this machine does not have.
+            None if !cfg!(target_os = "linux") => BTreeSet::new(),
+            None => paths.filter(|path| !Path::new(path).exists()).collect(),
+        };
         let is_missing = |need: &Need| match need {
             Need::Volume(name) => !volumes.contains(name),
             Need::Network(name) => !networks.contains(name),
-            // Docker Desktop has some paths, such as its socket, that this machine does not have.
-            Need::Path(path) => {
-                self.daemon.elsewhere().is_none() && cfg!(target_os = "linux") && !Path::new(path).exists()
-            }
+            Need::Path(path) => lacking.contains(path),
         };
         let missing = needed.into_iter().filter(is_missing).collect();
         let mut all = judge::problems(definition, &self.pilot.manifest, files, &missing);
