@@ -123,7 +123,9 @@ impl Context {
         Some(match next.command.as_ref()? {
             Command::Xtask(words) => self.whole(words),
             Command::Shell(line) => match (&self.docker, line.strip_prefix("docker ")) {
-                (Some(docker), Some(words)) => format!("docker --context {} {words}", quoted(docker)),
+                (Some(docker), Some(words)) if !words.starts_with("context ") => {
+                    format!("docker --context {} {words}", quoted(docker))
+                }
                 _ => line.clone(),
             },
         })
@@ -202,6 +204,7 @@ mod tests {
         let through = Context { program: None, ..Context::default() }.through(Some("staging".into()));
         assert_eq!(through.xtask("status"), "cargo xtask --context staging status");
         assert_eq!(through.line(&Next::shell("docker version")), "docker --context staging version");
+        assert_eq!(through.line(&Next::shell("docker context ls")), "docker context ls");
         let elsewhere = other.command(&Next::xtask("--project third status")).unwrap();
         assert!(!elsewhere.contains("other"), "{elsewhere}");
         assert_eq!(quoted("it's"), r"'it'\''s'");

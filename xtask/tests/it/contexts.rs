@@ -82,6 +82,8 @@ fn over_tcp_the_engine_of_another_machine_has_its_ports_at_its_own_address() {
     let (mut pilot, _config) = through("over-tcp", &daemon.tcp());
     let host = daemon.address().to_owned();
     let host = host.as_str();
+    let unknown = pilot.xtask(&["--context", "nowhere", "status"]).expect(2).err;
+    assert!(unknown.contains("nowhere") && unknown.contains("next: docker context ls"), "{unknown}");
     // What is published for that machine alone is not reached from here.
     let refused = staged(&pilot, &["up"]).expect(2);
     for word in
