@@ -1,7 +1,7 @@
 //! The command line: the commands, and the options that all commands have. Only parsing;
 //! `main` calls the commands.
 
-use crate::base::failure::EXIT_TABLE;
+use crate::base::failure::{EXIT_TABLE, Exit, fail};
 use crate::base::next::Context;
 use crate::base::output::{Format, Loudness, Style};
 use crate::base::screen;
@@ -11,8 +11,10 @@ use crate::commands::{
     host, init, kill_switch, logs, man, observe, preflight, releases, report, reset, rollback, seed, smoke,
     snapshot, status, up,
 };
+use crate::engine;
 use crate::engine::roles::Kind;
 use crate::stack::pilot::By;
+use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -29,6 +31,9 @@ pub struct Cli {
     /// What runs the services [default: compose if Docker answers, else process]
     #[arg(long, global = true, value_enum)]
     engine: Option<EngineName>,
+    /// Docker context whose engine is used, as in docker --context [default: as docker chooses]
+    #[arg(long = "context", global = true, value_name = "CONTEXT")]
+    pub docker_context: Option<String>,
     /// Form of the output: text, or one JSON event a line (the last one is `finished`)
     #[arg(long, global = true, value_enum, default_value = "text")]
     format: FormatName,
@@ -129,7 +134,7 @@ pub enum Command {
 
 impl Cli {
     /// Reads the command line of this process.
-    pub fn read() -> Result<Self, clap::Error> {
+    pub fn read() -> std::result::Result<Self, clap::Error> {
         Self::described().try_get_matches().and_then(|matches| Self::from_arg_matches(&matches))
     }
 
@@ -143,9 +148,20 @@ impl Cli {
         guide::overview(&Self::command(), Context::new(None, None, None).xtask("").trim_end())
     }
 
-    /// What runs the services, where the user says so.
+    /// What runs the services, where the user says so: whoever names a Docker context does.
     pub fn engine(&self) -> Option<Kind> {
-        self.engine.map(Kind::from)
+        self.engine.map(Kind::from).or(self.docker_context.as_ref().map(|_| Kind::Compose))
+    }
+
+    /// Every docker client that is started from now on uses the context that the user names. An error if another engine
+    /// is named with it.
+    pub fn choose_context(&self) -> Result<()> {
+        let Some(name) = &self.docker_context else { return Ok(()) };
+        if self.engine() != Some(Kind::Compose) {
+            let what = format!("--context {name} is for Docker, and --engine names another engine");
+            return Err(fail(Exit::Usage, what, "leave out one of the two"));
+        }
+        engine::in_context(name)
     }
 
     /// How the command says what it does.
@@ -176,7 +192,7 @@ impl Cli {
         let stack = self.stack.as_deref().and_then(|dir| std::path::absolute(dir).ok());
         let context =
             Context::new(self.project.as_deref(), state.as_deref(), self.engine().map(Kind::as_str));
-        context.in_stack(stack)
+        context.in_stack(stack).through(self.docker_context.clone())
     }
 }
 

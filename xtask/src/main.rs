@@ -66,6 +66,8 @@ fn main() -> ExitCode {
             }
         };
     }
+    // Before anything else: this may begin the program again.
+    let chosen = cli.choose_context();
     let context = cli.context();
     let style = cli.style();
     let out = Output::new(style, start, context.clone());
@@ -76,7 +78,8 @@ fn main() -> ExitCode {
         Command::Guard(_) => true,
         _ => false,
     });
-    let finished = listen(style, start)
+    let finished = chosen
+        .and_then(|()| listen(style, start))
         .and_then(|()| run(&cli, start))
         .unwrap_or_else(|error| Finished::refused(&error, &context))
         .masked();

@@ -1,11 +1,12 @@
-//! Requests to the services of the pilot on 127.0.0.1, and reading of event streams. Each request has a
-//! deadline for the whole of it, and limits on the size of the answer. No proxy, no TLS, no redirects.
-//! Nothing here knows routes.
+//! Requests to the services of the pilot, and reading of event streams. They go to 127.0.0.1, or to the address that the
+//! engine gives for its machine, and nowhere else. Each request has a deadline for the whole of it, and limits on the
+//! size of the answer. No proxy, no TLS, no redirects. Nothing here knows routes.
 
 use crate::base::secrets;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use ureq::http::HeaderMap;
@@ -53,13 +54,22 @@ pub trait Wire: Send + Sync {
     /// Where it leads, for messages.
     fn base(&self) -> &str;
 
+    /// The same for other programs.
+    fn url(&self) -> Result<String> {
+        Ok(self.base().to_owned())
+    }
+
     /// Sends it. The answer, its body included, comes within the limit of the wire or is an error.
     fn send(&self, request: &Request<'_>) -> Result<Reply>;
 }
 
-/// HTTP on 127.0.0.1.
+/// Finds the address of a service.
+type Finds = dyn Fn() -> Result<SocketAddr> + Send + Sync;
+
+/// HTTP.
 struct Http {
     base: String,
+    at: Box<Finds>,
     agent: ureq::Agent,
 }
 
@@ -68,8 +78,12 @@ impl Wire for Http {
         &self.base
     }
 
+    fn url(&self) -> Result<String> {
+        Ok(format!("http://{}", (self.at)()?))
+    }
+
     fn send(&self, request: &Request<'_>) -> Result<Reply> {
-        let uri = format!("{}{}", self.base, request.path);
+        let uri = format!("{}{}", self.url()?, request.path);
         let mut http = ureq::http::Request::builder().method(request.method).uri(uri);
         for (name, value) in &request.headers {
             http = http.header(*name, value);
@@ -134,8 +148,14 @@ impl Answer {
 }
 
 impl Client {
-    /// Each request, including its body, may take `limit`.
+    /// Of a service on 127.0.0.1. Each request, including its body, may take `limit`.
     pub fn new(port: u16, project: &str, pass: Pass, limit: Duration) -> Self {
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self::at(&at.to_string(), Box::new(move || Ok(at)), project, pass, limit)
+    }
+
+    /// Of a service at the address that is found for each request. In messages it is called `name`.
+    pub fn at(name: &str, at: Box<Finds>, project: &str, pass: Pass, limit: Duration) -> Self {
         let agent = ureq::Agent::config_builder()
             .proxy(None)
             .http_status_as_error(false)
@@ -144,12 +164,17 @@ impl Client {
             .timeout_global(Some(limit))
             .build()
             .new_agent();
-        Self::over(Arc::new(Http { base: format!("http://127.0.0.1:{port}"), agent }), project, pass)
+        Self::over(Arc::new(Http { base: format!("http://{name}"), at, agent }), project, pass)
     }
 
     /// One whose requests go over this wire.
     pub fn over(wire: Arc<dyn Wire>, project: &str, pass: Pass) -> Self {
         Self { wire, project: project.to_owned(), pass }
+    }
+
+    /// The address of the service, as another program on this machine uses it.
+    pub fn url(&self) -> Result<String> {
+        self.wire.url()
     }
 
     /// The project whose services are asked.

@@ -25,3 +25,4 @@ pub mod secrets;
 pub mod signals;
 pub mod stderr;
 pub mod threads;
+pub mod tunnel;

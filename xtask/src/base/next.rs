@@ -86,6 +86,8 @@ pub struct Context {
     project: Option<String>,
     /// `--engine`, if it was given.
     engine: Option<String>,
+    /// `--context`, if it was given.
+    docker: Option<String>,
 }
 
 impl Context {
@@ -97,7 +99,13 @@ impl Context {
             stack: None,
             project: project.map(str::to_owned),
             engine: engine.map(str::to_owned),
+            docker: None,
         }
+    }
+
+    /// The same through a Docker context.
+    pub fn through(self, docker: Option<String>) -> Self {
+        Self { docker, ..self }
     }
 
     /// The same for a stack in another folder.
@@ -114,7 +122,12 @@ impl Context {
     pub fn command(&self, next: &Next) -> Option<String> {
         Some(match next.command.as_ref()? {
             Command::Xtask(words) => self.whole(words),
-            Command::Shell(line) => line.clone(),
+            Command::Shell(line) => match (&self.docker, line.strip_prefix("docker ")) {
+                (Some(docker), Some(words)) if !words.starts_with("context ") => {
+                    format!("docker --context {} {words}", quoted(docker))
+                }
+                _ => line.clone(),
+            },
         })
     }
 
@@ -132,8 +145,13 @@ impl Context {
         let state = self.state.iter().map(|state| format!("PILOT_STATE_DIR={}", path(state)));
         let program = self.program.as_deref().map_or_else(|| "cargo xtask".to_owned(), path);
         let stack = self.stack.as_ref().map(|stack| stack.display().to_string());
-        let options =
-            [("--stack", &stack), ("--project", &self.project), ("--engine", &self.engine)].into_iter();
+        let options = [
+            ("--stack", &stack),
+            ("--project", &self.project),
+            ("--engine", &self.engine),
+            ("--context", &self.docker),
+        ]
+        .into_iter();
         // An option that the command has already is not added.
         let options = options.filter(|(name, _)| words.iter().all(|word| word != name));
         let options = options.filter_map(|(name, value)| Some(format!("{name} {}", quoted(value.as_ref()?))));
@@ -183,6 +201,10 @@ mod tests {
             "PILOT_STATE_DIR='/a b/state' cargo xtask --project other --engine process rollback --to r1";
         assert_eq!(other.command(&Next::xtask("rollback --to r1")).as_deref(), Some(whole));
         assert_eq!(other.line(&Next::shell("git fetch")), "git fetch");
+        let through = Context { program: None, ..Context::default() }.through(Some("staging".into()));
+        assert_eq!(through.xtask("status"), "cargo xtask --context staging status");
+        assert_eq!(through.line(&Next::shell("docker version")), "docker --context staging version");
+        assert_eq!(through.line(&Next::shell("docker context ls")), "docker context ls");
         let elsewhere = other.command(&Next::xtask("--project third status")).unwrap();
         assert!(!elsewhere.contains("other"), "{elsewhere}");
         assert_eq!(quoted("it's"), r"'it'\''s'");

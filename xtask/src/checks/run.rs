@@ -6,6 +6,7 @@ use crate::base::files;
 use crate::base::http::{Client, Event, is_silence};
 use crate::base::proc::cmd;
 use crate::base::threads::joined;
+use crate::base::tunnel;
 use crate::checks::ask::{answer, ask, stream};
 use crate::checks::health::wait_for_its_word;
 use crate::checks::target::Target;
@@ -106,13 +107,14 @@ fn last_line(text: &str) -> String {
 
 fn connect(target: &Target<'_>, service: &str, port: u16, deadline: Deadline) -> Result<String> {
     let address = target.published(service, port)?;
-    accepts(address, deadline.left().max(Duration::from_millis(1))).with_context(|| service.to_owned())
+    let lasts = if target.runtime.elsewhere().is_some() { tunnel::ACCEPTED } else { ACCEPTED };
+    accepts(address, lasts, deadline.left().max(Duration::from_millis(1))).with_context(|| service.to_owned())
 }
 
-fn accepts(address: SocketAddr, limit: Duration) -> Result<String> {
+fn accepts(address: SocketAddr, lasts: Duration, limit: Duration) -> Result<String> {
     let what = || format!("cannot connect to {address}");
     let mut socket = TcpStream::connect_timeout(&address, limit).with_context(what)?;
-    socket.set_read_timeout(Some(ACCEPTED.min(limit))).with_context(what)?;
+    socket.set_read_timeout(Some(lasts.min(limit))).with_context(what)?;
     match socket.read(&mut [0; 1]) {
         Ok(0) => {
             bail!("{address} accepted the connection and closed it at once: nobody listens there")
@@ -137,7 +139,7 @@ fn script(target: &Target<'_>, path: &str, deadline: Deadline) -> Result<String>
     let program = words.next().with_context(|| format!("{} names no program after #!", file.display()))?;
     let run = cmd(program, &[]).args(words).args([file.display().to_string()]).dir(folder);
     let run = run.env("PROJECT", &target.pilot.project);
-    target.urls().fold(run, |run, (name, url)| run.env(&name, &url)).run(deadline)
+    target.urls()?.iter().fold(run, |run, (name, url)| run.env(name, url)).run(deadline)
 }
 
 /// Without a service in its request, every service is asked; the slowest counts.
@@ -286,13 +288,13 @@ mod tests {
         let limit = Duration::from_secs(5);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert!(accepts(address, limit).unwrap().contains("accepts connections"));
+        assert!(accepts(address, ACCEPTED, limit).unwrap().contains("accepts connections"));
         // As Docker's proxy does for a container in which nobody listens.
         drop(listener.accept().unwrap());
         let closes = std::thread::spawn(move || drop(listener.accept().unwrap()));
-        let error = accepts(address, limit).unwrap_err().to_string();
+        let error = accepts(address, ACCEPTED, limit).unwrap_err().to_string();
         closes.join().unwrap();
         assert!(error.contains("nobody listens there"), "{error}");
-        assert!(accepts(address, limit).unwrap_err().to_string().contains("cannot connect"));
+        assert!(accepts(address, ACCEPTED, limit).unwrap_err().to_string().contains("cannot connect"));
     }
 }

@@ -84,29 +84,35 @@ impl<'a> Target<'a> {
         format!("check-{}-{now:x}-{count}", std::process::id())
     }
 
-    /// Where a port of a container is published on this host.
+    /// Where a published port of a container is reached.
     pub fn published(&self, service: &str, port: u16) -> Result<SocketAddr> {
-        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        self.runtime.reached(self.published_at(service, port)?)
+    }
+
+    /// At which address of the engine's machine it is published.
+    fn published_at(&self, service: &str, port: u16) -> Result<SocketAddr> {
+        let every = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         if let Some(known) = self.definition.as_ref().and_then(|known| known.services.get(service)) {
             let found = known.ports.iter().find(|known| known.target == port && known.protocol == "tcp");
             let found = found.with_context(|| format!("{service} does not publish its port {port}"))?;
             let ip = found.host_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
-            let ip = ip.filter(|ip| !ip.is_unspecified()).unwrap_or(local);
+            let ip = ip.unwrap_or(every);
             let number = found.published.with_context(|| {
                 format!("the engine chooses the port at which {service} publishes {port}; give it a number")
             })?;
             return Ok(SocketAddr::new(ip, number));
         }
         let endpoint = self.endpoints.get(service).with_context(|| format!("{service} publishes no port"))?;
-        Ok(SocketAddr::new(local, endpoint.port))
+        Ok(SocketAddr::new(every, endpoint.port))
     }
 
     /// The address of each service, as programs get it: `GATEWAY_URL`.
-    pub fn urls(&self) -> impl Iterator<Item = (String, String)> {
-        self.endpoints.iter().map(|(name, endpoint)| {
+    pub fn urls(&self) -> Result<Vec<(String, String)>> {
+        let url = |(name, client): (&String, &Client)| {
             let name: String =
                 name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-            (format!("{}_URL", name.to_uppercase()), format!("http://127.0.0.1:{}", endpoint.port))
-        })
+            Ok((format!("{}_URL", name.to_uppercase()), client.url()?))
+        };
+        self.clients.iter().map(url).collect()
     }
 }

@@ -1,7 +1,10 @@
 //! `bench`: measures the figures that the project promises. The work is done in `rehearsal::bench`.
 
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, fail};
 use crate::base::output::Output;
 use crate::deploy::event::Finished;
+use crate::engine;
 use crate::rehearsal::bench;
 use crate::stack::pilot::Pilot;
 use anyhow::Result;
@@ -24,5 +27,10 @@ pub struct Args {
 
 /// Measures, and shows the table.
 pub fn run(args: &Args, pilot: &Pilot, out: &Output) -> Result<Finished> {
+    let daemon = engine::daemon(Deadline::after(pilot.manifest.limits.engine));
+    if let Some(host) = daemon.as_ref().and_then(engine::Daemon::elsewhere) {
+        let what = format!("the engine is on {host}, and the benchmark measures that of this machine");
+        return Err(fail(Exit::Usage, what, format!("run it on {host}, or with --context default")));
+    }
     bench::run(args.rounds as usize, args.large, pilot, out)
 }

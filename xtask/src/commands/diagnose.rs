@@ -7,7 +7,7 @@ use super::status;
 use crate::base::count::count;
 use crate::base::deadline::Deadline;
 use crate::base::failure::Exit;
-use crate::base::http::{Client, Pass};
+use crate::base::http::Pass;
 use crate::base::next::Next;
 use crate::base::observed::Observed;
 use crate::deploy::backup;
@@ -18,6 +18,7 @@ use crate::host;
 use crate::host::HostCheck;
 use crate::operations::findings::{self, Finding};
 use crate::operations::look::{Look, look};
+use crate::stack::endpoint::Endpoint;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -154,8 +155,8 @@ fn prometheus_targets(session: &Session) -> Result<Vec<(String, String)>> {
     let services = session.engine.services(Deadline::after(pilot.manifest.limits.engine))?;
     let port = services.get(&first.name).filter(|s| s.is_running()).and_then(|s| s.port());
     let port = port.context("prometheus does not run; `observe` starts it")?;
-    let answer =
-        Client::new(port, &pilot.project, Pass::default(), Duration::from_secs(2)).get("/api/v1/targets")?;
+    let endpoint = Endpoint { port, pass: Pass::default() };
+    let answer = session.engine.reach(&endpoint, Duration::from_secs(2)).get("/api/v1/targets")?;
     ensure!(answer.status == 200, "prometheus answered {}", answer.brief());
     let body = answer.json();
     let all = body

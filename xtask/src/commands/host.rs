@@ -71,9 +71,17 @@ pub fn run(args: &Args, yes: bool, session: &Session) -> Result<Finished> {
     let checks = host::checks(pilot, session.engine.as_ref(), pilot.env().ok().as_ref(), deadline);
     drop(shown);
     out.event(&Event::Result { value: &json!({"host": checks}) });
+    let elsewhere = session.engine.elsewhere();
+    if let Some(host) = &elsewhere {
+        out.say(format!("the engine is on {host}; of that machine only its engine is seen from here"));
+    }
     checks.iter().for_each(|check| show_host(session, check));
     let Some(wrong) = checks.iter().find(|check| check.ok == Some(false)) else {
-        out.verdict(out.marked(Some(true), "this machine is within its limits"));
+        let seen = elsewhere.map_or_else(
+            || "this machine is within its limits".to_owned(),
+            |host| format!("what is seen of this machine and of {host} is within its limits"),
+        );
+        out.verdict(out.marked(Some(true), &seen));
         return Ok(Finished::plain(Exit::Ok));
     };
     let error = Some(format!("{}: {}", wrong.name, wrong.detail));
@@ -96,8 +104,13 @@ fn restart(yes: bool, session: &Session) -> Result<()> {
     let daemon = engine::daemon(limit);
     let systemd = Path::new("/run/systemd/system").exists();
     let init_script = Path::new("/etc/init.d/docker").exists();
-    let Some(words) = restart_command(daemon.as_deref(), systemd, init_script) else {
-        let at = daemon.as_deref().unwrap_or("another host");
+    let address = daemon.as_ref().map(|daemon| daemon.address.as_str());
+    if let Some(host) = daemon.as_ref().and_then(engine::Daemon::elsewhere) {
+        let what = format!("the engine is on {host}, and this command restarts only that of this machine");
+        return Err(fail(Exit::Usage, what, format!("run it on {host}")));
+    }
+    let Some(words) = restart_command(address, systemd, init_script) else {
+        let at = address.unwrap_or("another host");
         let what = format!(
             "cannot restart Docker: neither systemd nor an init script of this host runs the daemon at {at}"
         );

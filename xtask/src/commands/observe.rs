@@ -4,11 +4,13 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files;
-use crate::base::http::{Client, Pass};
+use crate::base::http::Pass;
 use crate::base::next::Next;
 use crate::deploy::event::{Event, Finished};
 use crate::deploy::session::Session;
 use crate::release::description::mode_of;
+use crate::stack::endpoint::Endpoint;
+use crate::stack::judge;
 use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 use std::ops::ControlFlow::{Break, Continue};
@@ -49,6 +51,7 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
         }
     }
     session.store.check_files(&release)?;
+    works_there(session, &chosen)?;
     let deadline = Deadline::after(pilot.manifest.limits.deploy);
     // A copy, because they may run longer than retention keeps the release.
     let dir = pilot.state.observability();
@@ -68,17 +71,37 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     for service in &chosen {
         let port = pilot.port(service, &env)?.with_context(|| format!("{service} publishes no port"))?;
         wait(service, port, session, deadline)?;
-        session.out.say(format!("{service} answers on http://127.0.0.1:{port}"));
+        session.out.say(format!("{service} answers on {}", session.engine.shown(port)));
         places.insert(service.clone(), json!(port));
     }
     session.out.event(&Event::Result { value: &json!({"observability": places}) });
     Ok(Finished::plain(Exit::Ok))
 }
 
+/// Refuses services that mount files, where the engine is on another machine.
+fn works_there(session: &Session, chosen: &[String]) -> Result<()> {
+    let (Some(host), Some(definition)) = (session.engine.elsewhere(), &session.pilot.definition) else {
+        return Ok(());
+    };
+    let all = chosen.iter().filter_map(|name| {
+        let files = judge::files_of(definition.services.get(name)?);
+        (!files.is_empty()).then(|| format!("{name} mounts {}", files.join(", ")))
+    });
+    let all: Vec<String> = all.collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let what = format!(
+        "the engine is on {host}, which does not have the files of this machine: {}; nothing was started",
+        all.join("; ")
+    );
+    Err(fail(Exit::Usage, what, format!("run the command on {host}")))
+}
+
 /// Waits until the health path of a service answers (prometheus `/-/ready`, grafana `/api/health`).
 fn wait(service: &str, port: u16, session: &Session, deadline: Deadline) -> Result<()> {
     let path = if service == "grafana" { "/api/health" } else { "/-/ready" };
-    let client = Client::new(port, &session.pilot.project, Pass::default(), Duration::from_secs(1));
+    let client = session.engine.reach(&Endpoint { port, pass: Pass::default() }, Duration::from_secs(1));
     let silent = |why: String| Continue(anyhow!("{service} does not answer on port {port}: {why}"));
     deadline.poll(Duration::from_millis(100), || match client.get(path) {
         Ok(answer) if answer.status == 200 => Break(()),

@@ -60,8 +60,7 @@ pub fn show(session: &Session, look: &Look) {
         };
         let (good, words) = match now.health(name) {
             Some(Health::Healthy { version }) => {
-                let port =
-                    now.endpoints.get(name).map(|e| format!("127.0.0.1:{}", e.port)).unwrap_or_default();
+                let port = now.endpoints.get(name).map(|e| session.engine.shown(e.port)).unwrap_or_default();
                 (true, format!("healthy   {version:<10} {port}"))
             }
             Some(Health::StoreCorrupt(why) | Health::Unhealthy(why) | Health::Silent(why)) => {

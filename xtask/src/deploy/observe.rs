@@ -143,7 +143,7 @@ pub fn observe(
             gate.join().unwrap_or_else(|_| Gate::Unknown("the check of the gate panicked".into()))
         });
         let (tree_env, tree_compose) = (tree_env(pilot).into(), compose(pilot).into());
-        let mut shortages = host::quick(pilot);
+        let mut shortages = host::quick(pilot, runtime.elsewhere().as_deref());
         shortages.retain(|check| check.ok == Some(false));
         let holds = joined(holds).into();
         let (not_closed, copied) = (Vec::new(), paused::services(&pilot.state));

@@ -328,7 +328,9 @@ impl Execution<'_> {
                 (sample.restarts != old.restarts || grown).then(|| name.clone())
             };
             let moved: Vec<String> = now.iter().filter_map(moved).collect();
-            let short = host::quick(&self.target.pilot).into_iter().find(|check| check.ok == Some(false));
+            let elsewhere = self.target.engine.elsewhere();
+            let checks = host::quick(&self.target.pilot, elsewhere.as_deref());
+            let short = checks.into_iter().find(|check| check.ok == Some(false));
             let why = match (&last, short) {
                 (_, Some(check)) => format!("{}: {}", check.name, check.detail),
                 (Some(_), None) if moved.is_empty() => {
@@ -392,7 +394,7 @@ impl Execution<'_> {
         let taken = pilot.services().filter_map(|service| {
             let port = pilot.port(service, self.env).ok()??;
             let ours = engine.services(self.deadline).ok()?.get(service)?.is_running();
-            let owner = crate::stack::ports::owner_of(port).filter(|_| !ours)?;
+            let owner = engine.taken_by(port, self.deadline).ok().flatten().filter(|_| !ours)?;
             Some(format!("port {port} of {service} is taken by {owner}"))
         });
         let taken: Vec<String> = taken.collect();

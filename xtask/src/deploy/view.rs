@@ -125,8 +125,9 @@ impl View {
         let cover = self.cover().ok()?;
         let all = endpoints(&self.pilot, self.env.as_ref()?).ok()?;
         let (_, endpoint) = all.into_iter().find(|(service, _)| cover.services.contains(service))?;
-        let scheme = if cover.kind == Kind::Http { "http://" } else { "" };
-        Some(format!("{scheme}127.0.0.1:{}", endpoint.port))
+        let at = self.engine.shown(endpoint.port);
+        let is_address = !at.contains(' ') && cover.kind == Kind::Http;
+        Some(if is_address { format!("http://{at}") } else { at })
     }
 
     /// The gate, with the port and token of these settings. A request to it takes `limit` at most.

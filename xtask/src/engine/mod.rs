@@ -57,26 +57,27 @@ pub fn store(pilot: &Pilot, engine: &dyn Engine) -> Store {
     Store::of(&pilot.state, ledger)
 }
 
-/// The address of the Docker daemon that the client talks to; none if there is no client, or if it is not a daemon
-/// of this machine.
-pub fn daemon(deadline: Deadline) -> Option<String> {
+/// The Docker daemon that the client talks to; none if there is no client, or if it is not known where that leads.
+pub fn daemon(deadline: Deadline) -> Option<Daemon> {
     let docker = which::which("docker").ok()?;
-    compose::daemon::Daemon::of_client(&docker, deadline).ok().map(|daemon| daemon.address)
+    Daemon::of_client(&docker, deadline).ok()
 }
+
+pub use compose::daemon::{Daemon, in_context};
 
 /// The address of the daemon that is a service of the machine itself.
 pub use compose::daemon::DEFAULT as SYSTEM_DAEMON;
 
 /// The engine for a pilot: the requested one; else the one that the running release was made with; else
-/// `compose` if Docker answers, and `process` if not. If Docker hangs, that is an error, and does not mean
-/// that there is no Docker.
+/// `compose` if Docker answers, and `process` if not. If Docker hangs, or was to be that of another machine, that is an
+/// error, and does not mean that there is no Docker.
 pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
     let recorded = || Kind::named(&Store::new(&pilot.state).current().ok().flatten()?.engine);
     let kind = match asked.or_else(recorded) {
         Some(kind) => kind,
         None => match compose::client::answers(Deadline::after(pilot.manifest.limits.engine)) {
             Ok(()) => Kind::Compose,
-            Err(error) if exit_of(&error) == Exit::Usage => return Err(error),
+            Err(error) if matches!(exit_of(&error), Exit::Usage | Exit::Host) => return Err(error),
             Err(error) if compose::client::is_hung(&error) => {
                 let next = "--engine process, or docker version to see what is wrong";
                 return Err(fail(Exit::Host, format!("{error:#}"), next));

@@ -7,6 +7,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::files::{self, Mode};
+use crate::base::machine;
 use crate::engine::helper::{GRACE, READY};
 use crate::engine::roles::Kind;
 use crate::engine::{compose, process};
@@ -74,6 +75,15 @@ impl Pause {
         Ok(Some(pause))
     }
 
+    /// Is a docker client still about to pause this? It goes on when the command that started it was killed, and what it
+    /// pauses then would stay so. A system that does not list its processes does not say.
+    fn is_coming(&self) -> bool {
+        let pauses = |words: &[String]| {
+            words.iter().any(|word| word == "pause") && self.handles.iter().all(|id| words.contains(id))
+        };
+        machine::all().is_ok_and(|all| all.into_iter().any(|process| pauses(&process.words())))
+    }
+
     /// Undoes it without the engine of a stack: the handles are enough.
     pub fn undo(&self, deadline: Deadline) -> Result<()> {
         match Kind::named(&self.engine) {
@@ -101,7 +111,10 @@ pub fn help(record: &Path, limit: Duration) -> Result<()> {
     told.recv_timeout(limit.saturating_add(GRACE)).ok();
     let undone = || {
         let Some(pause) = Pause::read(record)? else { return Ok(()) };
+        let is_coming = pause.is_coming();
         pause.undo(Deadline::after(ONE_TRY))?;
+        // What that client pauses after this is undone by the next try.
+        ensure!(!is_coming, "{} is being paused", pause.data);
         files::remove(record).map(drop)
     };
     Deadline::after(TRIES).poll(BETWEEN, || undone().map_or_else(Continue, Break))

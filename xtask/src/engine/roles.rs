@@ -13,12 +13,13 @@ use crate::stack::endpoint::Endpoint;
 use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
+use crate::stack::ports;
 use crate::stack::shelf::Shelf;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -132,6 +133,25 @@ pub struct Build<'a> {
     pub fault: &'a str,
 }
 
+/// Where something that is published at this address of this machine is reached.
+pub fn here(published: SocketAddr) -> SocketAddr {
+    let ip = match published.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, published.port())
+}
+
+/// Does something take a connection here? An error if that is not known.
+pub fn connects(address: SocketAddr, limit: Duration) -> Result<bool> {
+    match TcpStream::connect_timeout(&address, limit) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot tell whether {address} answers")),
+    }
+}
+
 /// Runs the services of a stack.
 pub trait Runtime: Sync {
     /// Which engine it is.
@@ -153,6 +173,27 @@ pub trait Runtime: Sync {
     /// A client for a service of the stack, whose requests take `limit` at most.
     fn reach(&self, endpoint: &Endpoint, limit: Duration) -> Client {
         Client::new(endpoint.port, self.project(), endpoint.pass.clone(), limit)
+    }
+
+    /// The name of the machine that the engine is on, if that is not this one. Then what is seen of this machine, such as
+    /// its memory and its ports, says nothing about the stack.
+    fn elsewhere(&self) -> Option<String> {
+        None
+    }
+
+    /// Where a port is reached from here that is published at this address of the engine's machine.
+    fn reached(&self, published: SocketAddr) -> Result<SocketAddr> {
+        Ok(here(published))
+    }
+
+    /// Where a port is published, in words: an address if there is one that can be opened from here.
+    fn shown(&self, port: u16) -> String {
+        format!("127.0.0.1:{port}")
+    }
+
+    /// Who uses a port of the engine's machine, as far as it can be found out; nothing if it is free as far as is known.
+    fn taken_by(&self, port: u16, _: Deadline) -> Result<Option<String>> {
+        Ok(ports::owner_of(port))
     }
 
     /// The name of the stack's project.
@@ -207,13 +248,9 @@ pub trait Runtime: Sync {
         Ok(())
     }
 
-    /// Does something take a connection at this address of the host? An error if that is not known.
+    /// Does something take a connection at this address of the engine's machine? An error if that is not known.
     fn answers_at(&self, address: SocketAddr, limit: Duration) -> Result<bool> {
-        match TcpStream::connect_timeout(&address, limit) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("cannot tell whether {address} answers")),
-        }
+        connects(here(address), limit)
     }
 
     /// Runs a program in a running instance, with these variables too. Returns its exit code and what it
@@ -375,7 +412,7 @@ pub trait Inspect: Sync {
     fn networks_and_volumes(&self, deadline: Deadline) -> Result<BTreeMap<String, String>>;
 
     /// Everything in this stack that cannot work here, each with what to do about it; none if it can be deployed.
-    /// Reads only.
+    /// Changes nothing of the stack.
     fn refusals(&self, _: &Definition, _: &BTreeSet<String>, _: Deadline) -> Result<Vec<String>> {
         Ok(Vec::new())
     }

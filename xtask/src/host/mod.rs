@@ -12,8 +12,7 @@ use crate::base::observed::Observed;
 use crate::engine::roles::Engine;
 use crate::stack::envfile::EnvFile;
 use crate::stack::pilot::Pilot;
-use crate::stack::ports;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::path::Path;
 
@@ -39,9 +38,15 @@ fn check(name: impl Into<String>, found: Result<(bool, String)>, fix: impl Into<
 }
 
 /// The checks that are very cheap: disk space and inodes of the state folder, and memory. A rollback does not
-/// act on a check whose result is unknown.
-pub fn quick(pilot: &Pilot) -> Vec<HostCheck> {
-    let mut all = disk("state folder", pilot.state.path(), pilot).to_vec();
+/// act on a check whose result is unknown. The services of an engine that is `elsewhere` need no memory of this machine.
+pub fn quick(pilot: &Pilot, elsewhere: Option<&str>) -> Vec<HostCheck> {
+    let folder = if elsewhere.is_some() { "state folder on this machine" } else { "state folder" };
+    let mut all = disk(folder, pilot.state.path(), pilot).to_vec();
+    if let Some(host) = elsewhere {
+        let unknown = Err(anyhow::anyhow!("the engine is on {host}"));
+        all.push(check(format!("memory of {host}"), unknown, "look there (free -m)"));
+        return all;
+    }
     let least = pilot.manifest.host.memory_free_mib;
     let memory = machine::available_memory()
         .map(|bytes| (bytes >> 20 >= least, format!("{} available, limit {least} MiB", files::human(bytes))));
@@ -56,9 +61,13 @@ pub fn checks(
     env: Option<&EnvFile>,
     deadline: Deadline,
 ) -> Vec<HostCheck> {
-    let mut all = quick(pilot);
+    let elsewhere = engine.elsewhere();
+    let mut all = quick(pilot, elsewhere.as_deref());
     let host = engine.host(deadline.within(pilot.manifest.limits.engine));
-    let restart = Next::xtask("host --restart-engine");
+    let restart = match &elsewhere {
+        Some(there) => Next::shell("docker version").so(format!("then look at {there}")),
+        None => Next::xtask("host --restart-engine"),
+    };
     match &host {
         Ok(host) => {
             all.push(check("engine answers", Ok((true, host.version.clone())), restart.clone()));
@@ -67,18 +76,19 @@ pub fn checks(
                 Observed::Known(root) => all.extend(disk("engine's folder", root, pilot)),
                 Observed::Unknown(why) => {
                     let unknown = Err(anyhow::anyhow!("{why}"));
-                    all.push(check("disk, engine's folder", unknown, "look there, or in Docker Desktop"));
+                    let fix = elsewhere.as_ref().map_or("look in Docker Desktop", |_| "look there (df -h)");
+                    all.push(check("disk, engine's folder", unknown, fix));
                 }
             }
             let most = pilot.manifest.host.clock_skew;
             let skew = host.skew.context("the engine does not report its time").map(|skew| {
                 (skew <= most, format!("{} ms from ours, limit {} ms", skew.as_millis(), most.as_millis()))
             });
-            all.push(check(
-                "engine's clock",
-                skew,
-                "correct the clock of the host, or restart Docker Desktop",
-            ));
+            let fix = match &elsewhere {
+                Some(there) => format!("correct the clock of this machine or of {there}"),
+                None => "correct the clock of the host, or restart Docker Desktop".to_owned(),
+            };
+            all.push(check("engine's clock", skew, fix));
             match &host.used {
                 Observed::Known(lines) => {
                     all.extend(lines.iter().map(|line| check("engine uses", Ok((true, line.clone())), "")));
@@ -132,10 +142,14 @@ fn ports(pilot: &Pilot, engine: &dyn Engine, env: Option<&EnvFile>, deadline: De
         let Some(port) = pilot.port(service, env)? else { return Ok((true, "none".to_owned())) };
         let services = services.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?;
         let ours = services.get(service).is_some_and(|s| s.is_live() && s.port() == Some(port));
-        Ok(match ports::owner_of(port) {
+        let limit = deadline.within(pilot.manifest.limits.engine);
+        Ok(match (engine.taken_by(port, limit)?, engine.elsewhere()) {
             _ if ours => (true, format!("{port}: used by the pilot itself")),
-            None => (true, format!("{port}: free")),
-            Some(owner) => (false, format!("{port}: taken by {owner}")),
+            (None, Some(host)) => {
+                bail!("{port}: no container of {host} has it; its other programs are not seen")
+            }
+            (None, None) => (true, format!("{port}: free")),
+            (Some(owner), _) => (false, format!("{port}: taken by {owner}")),
         })
     };
     let fix = format!("end that process, or change the port in {}", pilot.env_path.display());

@@ -124,10 +124,15 @@ impl Candidate<'_> {
             let what = format!("the stack cannot be deployed:\n  - {}", refusals.join("\n  - "));
             return Err(fail(Exit::Usage, what, format!("fix {}; nothing was begun", files(pilot))));
         }
+        let elsewhere = engine.elsewhere();
+        if let (Some(host), Some(_)) = (&elsewhere, &pilot.manifest.build) {
+            source::builds_with(host)?;
+        }
         let outside = judge::not_in_a_release(definition);
         if !outside.is_empty() {
             let what = "not part of the release, so no rollback restores it";
-            session.out.note(format!("{what}: {}", outside.join(", ")));
+            let of = elsewhere.map(|host| format!(" (of {host})")).unwrap_or_default();
+            session.out.note(format!("{what}: {}{of}", outside.join(", ")));
         }
         Ok(())
     }

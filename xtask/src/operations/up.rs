@@ -29,7 +29,6 @@ use crate::release::description::Release;
 use crate::stack::escalation;
 use crate::stack::manifest::MANIFEST_FILE;
 use crate::stack::pilot::Pilot;
-use crate::stack::ports;
 use anyhow::Result;
 use std::time::Instant;
 
@@ -339,14 +338,15 @@ fn go_back(
 /// Reports a port that another program uses before anything is built.
 fn check_ports(pilot: &Pilot, session: &Session) -> Result<()> {
     let env = pilot.env()?;
-    let services = session.engine.services(Deadline::after(pilot.manifest.limits.engine))?;
+    let deadline = Deadline::after(pilot.manifest.limits.engine);
+    let services = session.engine.services(deadline)?;
     let ours: Vec<u16> = services.values().filter(|s| s.is_live()).filter_map(|s| s.port()).collect();
     for service in pilot.services() {
         let Some(port) = pilot.port(service, &env)? else { continue };
         if ours.contains(&port) {
             continue;
         }
-        if let Some(owner) = ports::owner_of(port) {
+        if let Some(owner) = session.engine.taken_by(port, deadline)? {
             let variable = pilot.port_variable(service).unwrap_or("the port");
             let what = format!("port {port} of {service} is taken by {owner}");
             let next = format!("end that process, or change {variable} in {}", pilot.env_path.display());

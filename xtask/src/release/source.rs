@@ -201,6 +201,23 @@ pub fn sees(path: &Path) -> bool {
     asked.run(Deadline::after(GIT)).is_err()
 }
 
+/// Is a build made in a container, which mounts the source code?
+fn is_built_in_docker(target: &str) -> bool {
+    !target.contains("linux") || std::env::var_os(in_docker::IMAGE).is_some_and(|image| !image.is_empty())
+}
+
+/// Refuses a build that mounts files of this machine into a container of another one, `host`.
+pub fn builds_with(host: &str) -> Result<()> {
+    if !is_built_in_docker(&host_triple()?) {
+        return Ok(());
+    }
+    let what = format!(
+        "the services are built in a container that mounts the source code, and the engine is on {host}, which does \
+         not have it; nothing was begun"
+    );
+    Err(fail(Exit::Usage, what, Next::xtask("up --tag TAG").so("uses images that are built already")))
+}
+
 /// Builds the services of the source code at `root` into one static binary, and returns its path. Where this machine is
 /// not Linux, or an image for it is named, the build is in Docker. The user's
 /// own source code shares xtask's target folder, because with `--target` the flags do not apply to xtask's
@@ -210,8 +227,7 @@ pub fn build(pilot: &Pilot, root: &Path, say: &dyn Fn(String)) -> Result<PathBuf
     let package = package(pilot)?;
     let shared = target_dir(pilot);
     let own = if root == pilot.root { shared.clone() } else { shared.join(OTHER_COMMITS) };
-    if !target.contains("linux") || std::env::var_os(in_docker::IMAGE).is_some_and(|image| !image.is_empty())
-    {
+    if is_built_in_docker(&target) {
         let built = in_docker::build(pilot, root, &own.join(IN_DOCKER), say, Deadline::after(BUILD));
         return built.map_err(not_built);
     }

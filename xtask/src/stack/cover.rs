@@ -7,7 +7,7 @@ use crate::stack::manifest::{DataRule, DataRules};
 use crate::stack::model;
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// What a gate covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Cover {
         for (name, service) in &definition.services {
             if covered(&(name, service)) {
                 cover.services.insert(name.clone());
-                cover.ports.extend(service.ports.iter().filter_map(reached_at));
+                cover.ports.extend(service.ports.iter().filter_map(published_at));
             } else if published(service) {
                 let at = service.ports.iter().map(shown).collect();
                 let always = service.profiles.is_empty();
@@ -108,16 +108,10 @@ impl Cover {
     }
 }
 
-/// Where a connection to a published port is tried; none if the engine chooses the port, or for UDP, which
-/// has no connections.
-fn reached_at(port: &Port) -> Option<SocketAddr> {
-    let ip = match port.host_ip.as_deref().map(str::parse) {
-        None => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        Some(Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED))) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        Some(Ok(IpAddr::V6(Ipv6Addr::UNSPECIFIED))) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        Some(Ok(ip)) => ip,
-        Some(Err(_)) => return None,
-    };
+/// The address of the engine's machine at which a port is published; none if the engine chooses the port, or for UDP,
+/// which has no connections.
+fn published_at(port: &Port) -> Option<SocketAddr> {
+    let ip = port.host_ip.as_deref().map_or(Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), str::parse).ok()?;
     (port.protocol == "tcp").then_some(())?;
     Some(SocketAddr::new(ip, port.published?))
 }
@@ -170,7 +164,7 @@ mod tests {
         let cover = Cover::of(&GateRule::default(), Some(&definition())).unwrap();
         assert_eq!(cover.stopped(), ["proxy"]);
         let ports: Vec<String> = cover.ports.iter().map(ToString::to_string).collect();
-        assert_eq!(ports, ["127.0.0.1:80", "[::1]:443"]);
+        assert_eq!(ports, ["0.0.0.0:80", "[::]:443"]);
         assert_eq!(cover.not_closed(None), ["api 127.0.0.1:8080", "db 0.0.0.0:5432"]);
     }
 

@@ -7,6 +7,7 @@ use crate::stack::definition::{Definition, Port, Service, Source};
 use crate::stack::manifest::Manifest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 /// Something that a stack needs and does not make.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +37,7 @@ impl Need {
             Self::Volume(name) => format!("docker volume create {name}"),
             Self::Network(name) => format!("docker network create {name}"),
             Self::Path(_) => {
-                "make it, because Docker would mount an empty folder in its place; a path with `..` \
+                "make it on the machine of the engine, because Docker would mount an empty folder in its place; a path with `..` \
                               must be written as an absolute one, because a release has a folder of its own"
                     .to_owned()
             }
@@ -116,6 +117,43 @@ pub fn problems(
     all.sort();
     all.dedup();
     all
+}
+
+/// Everything that cannot work with an engine on another machine, `host`: that has no file of this one, and what it
+/// publishes for itself alone is reached only where `reaches_loopback` says so.
+pub fn not_elsewhere(definition: &Definition, host: &str, reaches_loopback: bool) -> Vec<String> {
+    let mut all = Vec::new();
+    for (name, service) in always(definition) {
+        let files = files_of(service);
+        if !files.is_empty() {
+            all.push(format!(
+                "{name} mounts {}, and the engine is on {host}, which does not have the files of this machine; put \
+                 them into the image, or run the command on {host}",
+                files.join(", ")
+            ));
+        }
+        let local = |port: &&Port| {
+            let ip = port.host_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
+            port.protocol == "tcp" && ip.is_some_and(|ip| ip.is_loopback())
+        };
+        if let Some(port) = service.ports.iter().find(local).filter(|_| !reaches_loopback) {
+            let at = port.published.map_or_else(|| "a port".to_owned(), |published| published.to_string());
+            all.push(format!(
+                "{name} publishes {at} for {host} alone (127.0.0.1), so it is not reached from here; use an engine \
+                 address like ssh://USER@{host}, or publish it at an address of {host} under `ports:`"
+            ));
+        }
+    }
+    all
+}
+
+/// What a service needs of the files of the stack, while it runs: its mounts, and its configs and secrets.
+pub fn files_of(service: &Service) -> Vec<String> {
+    let bound = service.mounts.iter().filter_map(|mount| match &mount.source {
+        Source::Bind(path) if !path.starts_with('/') => Some(format!("./{path}")),
+        _ => None,
+    });
+    bound.chain(service.files.iter().map(|file| format!("./{file}"))).collect()
 }
 
 /// The first of several places.
@@ -244,6 +282,28 @@ mod tests {
         // A profile that nobody starts needs nothing.
         service(&mut definition, "jobs").profiles = ["tools".to_owned()].into();
         assert_eq!(needs(&definition), BTreeSet::new());
+    }
+
+    #[test]
+    fn files_of_this_machine_and_ports_of_that_alone_do_not_work_elsewhere() {
+        let (mut definition, _) = stack();
+        assert_eq!(not_elsewhere(&definition, "staging", false), [""; 0]);
+        let gateway = service(&mut definition, "gateway");
+        gateway.mounts = vec![mount(Source::Bind("nginx.conf".into())), mount(Source::Volume("own".into()))];
+        gateway.files = ["secrets/key".to_owned()].into();
+        let engine = service(&mut definition, "engine");
+        engine.ports = vec![Port { host_ip: Some("127.0.0.1".into()), ..port(Some(3002), "tcp") }];
+        let found = not_elsewhere(&definition, "staging", false);
+        assert_eq!(found.len(), 2, "{found:#?}");
+        assert!(
+            found[1].contains("gateway mounts ./nginx.conf, ./secrets/key") && found[1].contains("staging")
+        );
+        assert!(found[0].contains("engine publishes 3002") && found[0].contains("ssh://USER@staging"));
+        // Through ssh it is reached.
+        assert_eq!(not_elsewhere(&definition, "staging", true).len(), 1);
+        // What only a profile starts is not asked for.
+        service(&mut definition, "gateway").profiles = ["tools".to_owned()].into();
+        assert_eq!(not_elsewhere(&definition, "staging", true), [""; 0]);
     }
 
     #[test]

@@ -71,7 +71,29 @@ fn a_database_that_is_written_to_is_backed_up_and_comes_back_whole() {
         println!("{} backups came back whole; the longest stall of a client: {stalls:?}", stalls.len());
         assert!(notes.has("before the load"));
         killed_at_any_moment_of_a_copy_nothing_stays_paused(&notes);
+        a_client_that_pauses_after_the_command_was_killed_leaves_nothing_paused(&notes);
     });
+}
+
+/// A docker client that is slow to pause, and goes on by itself when the command that started it was killed.
+fn a_client_that_pauses_after_the_command_was_killed_leaves_nothing_paused(notes: &Notes) {
+    let bin = notes.dir().join("slow");
+    let real = std::env::var("PATH").unwrap();
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = pause ]; then touch '{0}/pauses'; sleep 2; fi\nPATH='{real}' docker \"$@\"\ncode=$?\n\
+         if [ \"$1\" = pause ]; then touch '{0}/paused'; fi\nexit $code\n",
+        bin.display()
+    );
+    program(&bin.join("docker"), &script);
+    let path = format!("{}:{real}", bin.display());
+    let mut command = notes.command(&["backup", "create"]);
+    let mut child = command.env("PATH", path).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    assert!(within(UNDONE, || bin.join("pauses").exists()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(within(UNDONE, || bin.join("paused").exists()), "the client did not go on");
+    assert!(notes.is_going(), "{}", notes.paused());
+    std::fs::remove_dir_all(bin).unwrap();
 }
 
 /// Returns how long a client waited at most.

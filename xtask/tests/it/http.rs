@@ -48,14 +48,24 @@ pub fn try_http(
     headers: &[(&str, &str)],
     body: Option<&str>,
 ) -> Result<Answer, ureq::Error> {
+    try_http_at(&format!("127.0.0.1:{port}"), method, path, headers, body)
+}
+
+/// The same at any address.
+pub fn try_http_at(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&str>,
+) -> Result<Answer, ureq::Error> {
     let agent = ureq::Agent::config_builder()
         .proxy(None)
         .http_status_as_error(false)
         .timeout_global(Some(Duration::from_secs(60)))
         .build()
         .new_agent();
-    let mut request =
-        ureq::http::Request::builder().method(method).uri(format!("http://127.0.0.1:{port}{path}"));
+    let mut request = ureq::http::Request::builder().method(method).uri(format!("http://{address}{path}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

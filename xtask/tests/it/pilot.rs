@@ -2,7 +2,7 @@
 //! without a trace when dropped. Docker tests are skipped, and say so, where no engine answers; with
 //! `CI=true` they fail instead.
 
-use crate::http::{Answer, http, try_http};
+use crate::http::{Answer, try_http_at};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -252,6 +252,8 @@ pub struct Pilot {
     pub root: PathBuf,
     /// What commands are run by: something that puts them into another namespace.
     pub within: Vec<String>,
+    /// The machine that has its ports.
+    pub at: String,
     empty_docker_config: Folder,
     extra_env: Vec<(String, String)>,
 }
@@ -266,6 +268,7 @@ impl Pilot {
             folder,
             root: workspace(),
             within: Vec::new(),
+            at: "127.0.0.1".into(),
             empty_docker_config: Folder::new("docker-config"),
             extra_env: Vec::new(),
         }
@@ -507,7 +510,8 @@ impl Pilot {
     /// in which Docker takes connections for it.
     pub fn running_values(&self, service: &str) -> Value {
         let token = format!("Bearer {}", self.setting("ADMIN_TOKEN"));
-        let ask = || try_http("GET", self.port(service), "/admin/config", &[("authorization", &token)], None);
+        let address = format!("{}:{}", self.at, self.port(service));
+        let ask = || try_http_at(&address, "GET", "/admin/config", &[("authorization", &token)], None);
         let limit = Instant::now() + Duration::from_secs(20);
         let answer = loop {
             match ask() {
@@ -523,12 +527,26 @@ impl Pilot {
     /// A request with the admin token.
     pub fn request(&self, method: &str, service: &str, path: &str, body: Option<&str>) -> Answer {
         let token = format!("Bearer {}", self.setting("ADMIN_TOKEN"));
-        http(method, self.port(service), path, &[("authorization", &token)], body)
+        self.http(method, service, path, &[("authorization", &token)], body)
     }
 
     /// A request as the public makes it.
     pub fn public(&self, method: &str, path: &str, body: Option<&str>) -> Answer {
-        http(method, self.port("gateway"), path, &[], body)
+        self.http(method, "gateway", path, &[], body)
+    }
+
+    #[track_caller]
+    fn http(
+        &self,
+        method: &str,
+        service: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&str>,
+    ) -> Answer {
+        let address = format!("{}:{}", self.at, self.port(service));
+        let answer = try_http_at(&address, method, path, headers, body);
+        answer.unwrap_or_else(|error| panic!("{method} {address}{path}: {error}"))
     }
 }
 

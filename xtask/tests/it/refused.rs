@@ -155,7 +155,7 @@ fn what_is_outside_stays_outside_and_is_missed(pilot: &Pilot, pack: &Path) {
 }
 
 /// Settings of a docker client with a context of its own, and the plugins that there are.
-fn config_with(name: &str, address: &str) -> Folder {
+pub fn config_with(name: &str, address: &str) -> Folder {
     let folder = Folder::new("contexts");
     let config = folder.0.display().to_string();
     let plugins = PathBuf::from(std::env::var_os("HOME").unwrap()).join(".docker/cli-plugins");
@@ -165,43 +165,6 @@ fn config_with(name: &str, address: &str) -> Folder {
     let host = format!("host={address}");
     docker(&["--config", &config, "context", "create", name, "--docker", &host]);
     folder
-}
-
-#[test]
-fn a_remote_engine_is_refused_by_every_command_and_at_once() {
-    on(&[Compose2], "remote", |mut pilot| {
-        let config = config_with("staging", "tcp://192.0.2.1:2376");
-        pilot.set("DOCKER_CONFIG", &config.0.display().to_string());
-        let start = std::time::Instant::now();
-        let refused = |pilot: &Pilot, words: &[&str]| {
-            for command in [&["up"][..], &["rollback"], &["status"], &["--yes", "reset"], &["host"]] {
-                let said = pilot.xtask(command).expect(2).err;
-                for word in words {
-                    assert!(said.contains(word), "{command:?}: {word:?} is not in {said}");
-                }
-                assert!(!pilot.state().exists(), "{command:?}");
-            }
-        };
-        pilot.set("DOCKER_CONTEXT", "staging");
-        refused(&pilot, &["tcp://192.0.2.1:2376 (from context staging)", "docker context use default"]);
-        pilot.set("DOCKER_CONTEXT", "nowhere");
-        refused(&pilot, &["nowhere", "docker context ls"]);
-        // Selected with `docker context use`.
-        pilot.set("DOCKER_CONTEXT", "");
-        let file = config.0.join("config.json");
-        std::fs::write(&file, r#"{"currentContext": "staging"}"#).unwrap();
-        refused(&pilot, &["from context staging"]);
-        pilot.set("DOCKER_HOST", "ssh://deploy@staging");
-        refused(&pilot, &["ssh://deploy@staging (from DOCKER_HOST)", "run the command on that host"]);
-        assert!(start.elapsed() < std::time::Duration::from_secs(60), "{:?}", start.elapsed());
-        // Without `--engine` there is no silent change to local processes either.
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        command.args(["--project", &pilot.project, "status"]).current_dir(workspace());
-        command.env("PILOT_STATE_DIR", pilot.state()).env("DOCKER_HOST", "ssh://deploy@staging");
-        let output = command.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(2) && said.contains("not this machine"), "{said}");
-    });
 }
 
 #[test]

@@ -4,8 +4,8 @@
 use crate::docs::commands;
 use crate::pilot::Engine::Process;
 use crate::pilot::{Folder, Pilot, Ran, copy_of_the_tree, program, ran, skip, workspace};
+use crate::sshd::{self, Server};
 use serde_json::{Value, json};
-use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -544,76 +544,14 @@ fn what_restic_stores_only_in_part_is_not_said_to_be_there() {
     });
 }
 
-/// An SFTP server of this test, with a port and keys of its own.
-struct Server {
-    child: Child,
-    config: PathBuf,
-}
-
-impl Server {
-    fn start(folder: &Path) -> Self {
-        std::fs::create_dir_all(folder).unwrap();
-        let at = |name: &str| folder.join(name).display().to_string();
-        for key in ["host", "key"] {
-            let made =
-                Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &at(key)]).output();
-            ran(made.unwrap()).expect(0);
-        }
-        std::fs::copy(at("key.pub"), at("authorized")).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let config = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
-             StrictModes no\nPermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\n",
-            at("host"),
-            at("authorized")
-        );
-        std::fs::write(at("sshd_config"), config).unwrap();
-        let user = Command::new("id").arg("--user").arg("--name").output().unwrap().stdout;
-        let user = String::from_utf8(user).unwrap();
-        let config = format!(
-            "Host backups\nHostName 127.0.0.1\nPort {port}\nUser {}\nIdentityFile {}\nIdentitiesOnly yes\nBatchMode yes\n\
-             StrictHostKeyChecking accept-new\nUserKnownHostsFile {}\nLogLevel ERROR\n",
-            user.trim(),
-            at("key"),
-            at("known")
-        );
-        std::fs::write(at("config"), config).unwrap();
-        let child = Command::new("/usr/sbin/sshd")
-            .args(["-f", &at("sshd_config"), "-D", "-E", &at("log")])
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let start = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let log = std::fs::read_to_string(at("log")).unwrap_or_default();
-            assert!(start.elapsed() < Duration::from_secs(20), "sshd does not answer: {log}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Self { child, config: folder.join("config") }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
 #[test]
 fn a_backup_goes_over_sftp_and_comes_back() {
-    if !has("/usr/sbin/sshd") || !Path::new("/run/sshd").is_dir() {
-        return skip("remote-sftp", "there is no /usr/sbin/sshd, or no folder /run/sshd");
+    if let Some(why) = sshd::missing() {
+        return skip("remote-sftp", &why);
     }
     on("remote-sftp", |mut scene| {
-        let server = Server::start(&scene.pilot.folder.0.join("ssh"));
-        // As `~/.ssh/config` of a user: ssh takes it from no variable.
-        let bin = scene.pilot.folder.0.join("bin");
-        program(
-            &bin.join("ssh"),
-            &format!("#!/bin/sh\nexec /usr/bin/ssh -F {} \"$@\"\n", server.config.display()),
-        );
-        scene.pilot.set("PATH", &format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()));
+        let server = Server::start(&scene.pilot.folder.0.join("ssh"), "backups", "127.0.0.1", &[], "");
+        scene.pilot.set("PATH", &server.path());
         scene.configure(&format!("sftp:backups:{}", scene.repository().display()), "");
         let place =
             scene.backup("0001-x", 1, &[(".env", "A=1\n"), ("jobs.data.tar", &"data\n".repeat(1000))]);

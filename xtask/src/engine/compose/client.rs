@@ -45,12 +45,22 @@ pub enum Generation {
     One(PathBuf),
 }
 
-/// An error if no Docker engine answers. `is_hung` says whether it did not answer in time. If the engine is not one
-/// of this machine, the error has exit code 2.
+/// An error if no Docker engine answers. `is_hung` says whether it did not answer in time. If it was to be one of another
+/// machine, the error has exit code 4; if it is not known where the client leads, 2.
 pub fn answers(deadline: Deadline) -> Result<()> {
     let docker = which::which("docker").context("docker is not on the PATH")?;
-    Daemon::of_client(&docker, deadline)?;
-    cmd(docker, &["version", "--format", "{{.Server.Version}}"]).run(deadline).map(drop)
+    let daemon = Daemon::of_client(&docker, deadline)?;
+    let asked = cmd(docker, &["version", "--format", "{{.Server.Version}}"]).run(deadline).map(drop);
+    asked.map_err(|error| match daemon.elsewhere() {
+        Some(host) => silent_there(host, &format!("{error:#}")),
+        None => error,
+    })
+}
+
+/// The engine of another machine does not answer.
+fn silent_there(host: &str, said: &str) -> anyhow::Error {
+    let next = Next::shell("docker version").so(format!("to see whether it answers; then look at {host}"));
+    fail(Exit::Host, format!("the Docker engine of {host} does not answer: {said}"), next)
 }
 
 /// Did the engine miss the deadline? Otherwise it refused.
@@ -89,7 +99,8 @@ pub fn classify(error: anyhow::Error) -> anyhow::Error {
         "Is the docker daemon running",
     ];
     if is_hung(&error) || host.iter().any(|mark| text.contains(mark)) {
-        let next = Next::xtask("host").so("to see what is wrong; host --restart-engine restarts Docker");
+        let next = Next::xtask("host")
+            .so("to see what is wrong; host --restart-engine restarts Docker, if it is of this machine");
         return fail(Exit::Host, format!("the Docker engine does not answer: {text}"), next);
     }
     error
@@ -106,7 +117,7 @@ fn removed(shell: impl Iterator<Item = String>, env: &EnvFile, mentioned: &BTree
 }
 
 impl Compose {
-    /// An error if there is no docker client (exit 4), or if its engine is not one of this machine (exit 2).
+    /// An error if there is no docker client (exit 4), or if it is not known where that leads (exit 2).
     /// Whether the engine answers is not checked here.
     pub fn new(pilot: &Pilot) -> Result<Self> {
         let docker = which::which("docker").map_err(|e| {

@@ -1,16 +1,25 @@
-//! Which Docker daemon the client talks to, and that it is one of this machine. The client chooses by
-//! `DOCKER_HOST`, else `DOCKER_CONTEXT`, else `docker context use`. A remote daemon is refused before anything is
-//! asked of it: the ports that it publishes are at another host, and it cannot mount files of this one. Called by
-//! `client`.
+//! Which Docker daemon the client talks to, and where the ports are reached that it publishes. The client chooses by
+//! `DOCKER_HOST`, else `DOCKER_CONTEXT`, else `docker context use`. The ports of a daemon of this machine are at
+//! 127.0.0.1; those of one that is reached over TCP are at its own address; those of one that is reached through ssh are
+//! reached through ssh too. Called by `client`.
 
 use crate::base::deadline::Deadline;
-use crate::base::failure::{Exit, fail};
+use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files;
+use crate::base::machine;
 use crate::base::next::Next;
 use crate::base::proc::cmd;
-use anyhow::{Context, Error, Result};
+use crate::base::tunnel::Tunnels;
+use crate::engine::roles::{connects, here};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 /// The socket that the client uses if nothing else is said.
 pub const DEFAULT: &str = "unix:///var/run/docker.sock";
@@ -24,33 +33,110 @@ enum Said {
     Context(String),
 }
 
-/// A daemon of this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The machine of a daemon, and the way to the ports that it publishes.
+#[derive(Clone)]
+enum Place {
+    /// This machine, or a virtual one of it.
+    Here,
+    /// Another one, by its name and its address.
+    At(String, IpAddr),
+    /// Another one, through ssh.
+    Ssh(Arc<Tunnels>),
+}
+
+/// A daemon.
+#[derive(Clone)]
 pub struct Daemon {
     /// Its address.
     pub address: String,
     /// Does the address come from a context? Compose 1 does not follow every choice of a context.
     pub by_context: bool,
+    place: Place,
 }
 
 impl Daemon {
-    /// The daemon of this client. It is an error (exit 2) if it is not one of this machine.
+    /// The daemon of this client. It is an error (exit 2) if its address leads to no machine that is known.
     pub fn of_client(docker: &Path, deadline: Deadline) -> Result<Self> {
         let variable = |name: &str| std::env::var(name).ok();
         let config = config_folder().map(|folder| folder.join("config.json"));
         let config = config.map(|path| files::read_if_there(&path)).transpose()?.flatten();
-        match said(variable, config.as_deref().unwrap_or_default()) {
-            Said::Address(address) if is_local(&address) => Ok(Self { address, by_context: false }),
-            Said::Address(address) => Err(remote(&address, "DOCKER_HOST")),
-            Said::Context(name) => {
-                let address = address_of(docker, &name, deadline)?;
-                if is_local(&address) {
-                    return Ok(Self { address, by_context: true });
-                }
-                Err(remote(&address, &format!("context {name}")))
-            }
+        let (address, context) = match said(variable, config.as_deref().unwrap_or_default()) {
+            Said::Address(address) => (address, None),
+            Said::Context(name) => (address_of(docker, &name, deadline)?, Some(name)),
+        };
+        let by_context = context.is_some();
+        let place = place_of(&address, deadline).map_err(|error| {
+            let by = context.map_or_else(|| "DOCKER_HOST".to_owned(), |name| format!("context {name}"));
+            let next = Next::shell("docker context ls").so("to see the contexts; --context NAME chooses one");
+            fail(exit_of(&error), format!("the Docker engine is at {address} (from {by}): {error:#}"), next)
+        })?;
+        Ok(Self { address, by_context, place })
+    }
+
+    /// The name of its machine, if that is not this one.
+    pub fn elsewhere(&self) -> Option<&str> {
+        match &self.place {
+            Place::Here => None,
+            Place::At(name, _) => Some(name),
+            Place::Ssh(tunnels) => Some(tunnels.host()),
         }
     }
+
+    /// Are ports that are bound to 127.0.0.1 of its machine reached too?
+    pub fn reaches_loopback(&self) -> bool {
+        !matches!(self.place, Place::At(..))
+    }
+
+    /// The address of its machine, where the ports are that are bound to every address of it; as seen from there, if
+    /// they are reached through ssh.
+    pub fn ip(&self) -> IpAddr {
+        match &self.place {
+            Place::Here | Place::Ssh(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Place::At(_, ip) => *ip,
+        }
+    }
+
+    /// Where a port is reached from here that is published at this address of its machine.
+    pub fn reached(&self, published: SocketAddr) -> Result<SocketAddr> {
+        match &self.place {
+            Place::Here => Ok(here(published)),
+            Place::Ssh(tunnels) => tunnels.to(here(published)),
+            Place::At(name, _) if published.ip().is_loopback() => {
+                bail!("{published} is reached on {name} alone; use an address like ssh://USER@{name}")
+            }
+            Place::At(_, ip) if published.ip().is_unspecified() => Ok(SocketAddr::new(*ip, published.port())),
+            Place::At(..) => Ok(published),
+        }
+    }
+
+    /// Does something take a connection at this address of its machine? An error if that is not known.
+    pub fn answers(&self, published: SocketAddr, limit: Duration) -> Result<bool> {
+        match &self.place {
+            Place::Ssh(tunnels) => tunnels.answers(here(published)),
+            Place::Here | Place::At(..) => connects(self.reached(published)?, limit),
+        }
+    }
+
+    /// Where a port is published, in words: an address if there is one that can be opened from here.
+    pub fn shown(&self, port: u16) -> String {
+        match &self.place {
+            Place::Here => format!("127.0.0.1:{port}"),
+            Place::At(name, _) => format!("{name}:{port}"),
+            Place::Ssh(tunnels) => format!("port {port} of {}", tunnels.host()),
+        }
+    }
+}
+
+/// Makes every docker client that this process starts use a context, those of its helpers too: it begins again with the
+/// variable that says so. Returns at once if that is so already.
+pub fn in_context(name: &str) -> Result<()> {
+    let is = |variable: &str, value: &str| std::env::var(variable).unwrap_or_default() == value;
+    if is("DOCKER_CONTEXT", name) && is("DOCKER_HOST", "") {
+        return Ok(());
+    }
+    let mut again = Command::new(machine::this_program()?);
+    again.args(std::env::args_os().skip(1)).env("DOCKER_CONTEXT", name).env_remove("DOCKER_HOST");
+    Err(again.exec()).context("cannot begin again with DOCKER_CONTEXT")
 }
 
 /// The folder of the client's settings.
@@ -84,36 +170,63 @@ fn address_of(docker: &Path, context: &str, deadline: Deadline) -> Result<String
     Ok(said.trim().to_owned())
 }
 
-/// A socket of this machine, also that of a virtual machine (Docker Desktop), or a port of it. An address without a
-/// scheme is one of TCP.
-fn is_local(address: &str) -> bool {
-    if address.starts_with("unix://") {
-        return true;
+/// The machine at an address. It is an error if the address has another form, or if its name is not known.
+fn place_of(address: &str, deadline: Deadline) -> Result<Place> {
+    if is_local(address) {
+        return Ok(Place::Here);
     }
+    if let Some(tunnels) = Tunnels::to_host(address) {
+        return Ok(Place::Ssh(Arc::new(tunnels)));
+    }
+    let (scheme, host) = parts(address);
+    if !matches!(scheme, "tcp" | "http" | "https") || host.is_empty() {
+        let known = "the addresses of engines begin with unix://, tcp:// or ssh://";
+        return Err(fail(Exit::Usage, known, ""));
+    }
+    let ip = match host.parse() {
+        Ok(ip) => ip,
+        Err(_) => resolved(host, deadline).map_err(|error| fail(Exit::Host, format!("{error:#}"), ""))?,
+    };
+    Ok(Place::At(host.to_owned(), ip))
+}
+
+/// The address of a host. The system has no deadline for this question.
+fn resolved(host: &str, deadline: Deadline) -> Result<IpAddr> {
+    let (tell, told) = channel();
+    let name = host.to_owned();
+    std::thread::spawn(move || {
+        tell.send((name.as_str(), 0).to_socket_addrs().map(|mut all| all.next().map(|one| one.ip()))).ok();
+    });
+    let found = told.recv_timeout(deadline.left());
+    let found = found.with_context(|| format!("nobody said in time what the address of {host} is"))?;
+    let found = found.with_context(|| format!("cannot find the address of {host}"))?;
+    found.with_context(|| format!("{host} has no address"))
+}
+
+/// The scheme and the host of an address. One without a scheme is of TCP.
+fn parts(address: &str) -> (&str, &str) {
     let (scheme, rest) = address.split_once("://").unwrap_or(("tcp", address));
     let rest = rest.split('/').next().unwrap_or_default();
     let host = match rest.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or_default(),
         None => rest.split(':').next().unwrap_or_default(),
     };
-    let loopback = host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    matches!(scheme, "tcp" | "http" | "https") && (loopback || host == "localhost" || host.is_empty())
+    (scheme, host)
 }
 
-fn remote(address: &str, by: &str) -> Error {
-    let what = format!(
-        "the Docker engine is at {address} (from {by}), which is not this machine: its published ports cannot be \
-         checked at 127.0.0.1, and it cannot mount the files of a release; nothing was changed"
-    );
-    let next = "run the command on that host; or, for the engine of this machine, unset DOCKER_HOST and \
-                DOCKER_CONTEXT, and select a local context with `docker context use default`";
-    fail(Exit::Usage, what, next)
+/// A socket of this machine, also that of a virtual machine (Docker Desktop), or a port of it.
+fn is_local(address: &str) -> bool {
+    if address.starts_with("unix://") {
+        return true;
+    }
+    let (scheme, host) = parts(address);
+    let loopback = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    matches!(scheme, "tcp" | "http" | "https") && (loopback || host == "localhost" || host.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::failure::exit_of;
 
     #[test]
     fn the_daemon_is_the_one_that_the_client_uses() {
@@ -162,7 +275,33 @@ mod tests {
         ] {
             assert!(!is_local(address), "{address}");
         }
-        let refused = remote("ssh://deploy@staging", "context staging");
-        assert_eq!(exit_of(&refused), Exit::Usage);
+    }
+
+    #[test]
+    fn published_ports_are_reached_at_the_machine_of_the_daemon() {
+        let daemon = |address: &str| {
+            let place = place_of(address, Deadline::after(Duration::from_secs(20)))?;
+            Ok::<_, anyhow::Error>(Daemon { address: address.to_owned(), by_context: false, place })
+        };
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (near, far) = (daemon(DEFAULT).unwrap(), daemon("tcp://10.0.0.5:2376").unwrap());
+        assert_eq!((near.elsewhere(), far.elsewhere()), (None, Some("10.0.0.5")));
+        assert_eq!(near.reached(at("0.0.0.0:80")).unwrap(), at("127.0.0.1:80"));
+        assert_eq!(near.reached(at("[::]:80")).unwrap(), at("[::1]:80"));
+        assert_eq!(far.reached(at("0.0.0.0:80")).unwrap(), at("10.0.0.5:80"));
+        assert_eq!(far.reached(at("10.9.9.9:80")).unwrap(), at("10.9.9.9:80"));
+        // A port here of the same number is another one: of its loopback address nothing is known.
+        let error = far.reached(at("127.0.0.1:80")).unwrap_err().to_string();
+        assert!(error.contains("reached on 10.0.0.5 alone"), "{error}");
+        assert!(far.answers(at("127.0.0.1:80"), Duration::from_secs(1)).is_err());
+        assert_eq!((near.shown(80), far.shown(80)), ("127.0.0.1:80".into(), "10.0.0.5:80".into()));
+        let through = daemon("ssh://ann@staging").unwrap();
+        assert_eq!((through.elsewhere(), through.shown(80)), (Some("staging"), "port 80 of staging".into()));
+        for (address, exit) in
+            [("npipe:////./pipe/docker_engine", Exit::Usage), ("tcp://no.such.host.invalid:1", Exit::Host)]
+        {
+            let error = daemon(address).err().unwrap();
+            assert_eq!(exit_of(&error), exit, "{error:#}");
+        }
     }
 }

@@ -362,26 +362,62 @@ impl Compose {
         work: impl FnOnce(&str) -> Result<()>,
     ) -> Result<()> {
         self.remove_helpers(deadline)?;
+        self.with_empty_image(deadline, |tag| {
+            let mount = format!("type=volume,source={volume},target=/data");
+            let id = self.create_helper(&mount, tag, deadline)?;
+            let done = work(&id);
+            self.docker(&["rm", "--force", &id], self.to_clear()).ok();
+            done
+        })
+    }
+
+    /// Which of these paths the machine of the engine does not have. Docker says so of a mount of a container that never
+    /// runs; a container that Compose makes would get an empty folder in its place.
+    pub fn missing_there(&self, paths: &BTreeSet<String>, deadline: Deadline) -> Result<BTreeSet<String>> {
+        if paths.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        self.remove_helpers(deadline)?;
+        self.with_empty_image(deadline, |tag| {
+            let mut missing = BTreeSet::new();
+            for path in paths {
+                let mount = format!("type=bind,source={path},target=/data,readonly");
+                match self.create_helper(&mount, tag, deadline) {
+                    Ok(id) => drop(self.docker(&["rm", "--force", &id], self.to_clear())?),
+                    Err(error) if format!("{error:#}").contains("bind source path does not exist") => {
+                        missing.insert(path.clone());
+                    }
+                    Err(error) => return Err(error.context(format!("looking for {path}"))),
+                }
+            }
+            Ok(missing)
+        })
+    }
+
+    /// Makes the helper container, with a mount; its id.
+    fn create_helper(&self, mount: &str, image: &str, deadline: Deadline) -> Result<String> {
+        let create = ["create", "--name", &self.helper_name(), "--label", &self.label()["label=".len()..]];
+        let more = ["--label", "com.docker.compose.oneoff=True", "--mount", mount, image, "none"];
+        let made = self.docker(&[create.as_slice(), &more].concat(), deadline);
+        made.map(|id| id.trim().to_owned())
+    }
+
+    /// The time to clear a helper away, also where the work took all the time that it had.
+    fn to_clear(&self) -> Deadline {
+        Deadline::after(self.pilot.manifest.limits.engine)
+    }
+
+    /// Does something with an image that has no file.
+    fn with_empty_image<T>(&self, deadline: Deadline, work: impl FnOnce(&str) -> Result<T>) -> Result<T> {
         let scratch = files::Scratch::new("helper")?;
         let empty = scratch.path().join("empty.tar");
         // Two blocks of zeros are an empty archive (POSIX pax, "ustar Interchange Format").
         files::write(&empty, &[0; 1024], Mode::Plain)?;
-        let name = self.helper_name();
-        let tag = format!("{name}:{}", std::process::id());
+        let tag = format!("{}:{}", self.helper_name(), std::process::id());
         self.docker(&["import", &empty.display().to_string(), &tag], deadline)?;
-        let create = ["create", "--name", &name, "--label", &self.label()["label=".len()..], "--label"];
-        let mount = format!("{volume}:/data");
-        let more = ["com.docker.compose.oneoff=True", "--volume", &mount, &tag, "none"];
-        let made = self.docker(&[create.as_slice(), &more].concat(), deadline);
-        // Also where the work took all the time that it had.
-        let clear = || Deadline::after(self.pilot.manifest.limits.engine);
-        let done = made.and_then(|id| {
-            let done = work(id.trim());
-            self.docker(&["rm", "--force", id.trim()], clear()).ok();
-            done
-        });
+        let done = work(&tag);
         // Docker may be busy with something else. What was done is done, and what is left here holds no data.
-        self.docker(&["rmi", &tag], clear()).ok();
+        self.docker(&["rmi", &tag], self.to_clear()).ok();
         done
     }
 }

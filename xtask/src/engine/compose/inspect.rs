@@ -95,14 +95,27 @@ impl Inspect for Compose {
         };
         let volumes = all("volume", needed.iter().any(|need| matches!(need, Need::Volume(_))))?;
         let networks = all("network", needed.iter().any(|need| matches!(need, Need::Network(_))))?;
+        let paths = needed.iter().filter_map(|need| match need {
+            Need::Path(path) => Some(path.clone()),
+            Need::Volume(_) | Need::Network(_) => None,
+        });
+        let lacking = match self.daemon.elsewhere() {
+            Some(_) => self.missing_there(&paths.collect(), deadline)?,
+            // Docker Desktop has some paths, such as its socket, that this machine does not have.
+            None if !cfg!(target_os = "linux") => BTreeSet::new(),
+            None => paths.filter(|path| !Path::new(path).exists()).collect(),
+        };
         let is_missing = |need: &Need| match need {
             Need::Volume(name) => !volumes.contains(name),
             Need::Network(name) => !networks.contains(name),
-            // Docker Desktop has some paths, such as its socket, that this machine does not have.
-            Need::Path(path) => cfg!(target_os = "linux") && !Path::new(path).exists(),
+            Need::Path(path) => lacking.contains(path),
         };
         let missing = needed.into_iter().filter(is_missing).collect();
-        Ok(judge::problems(definition, &self.pilot.manifest, files, &missing))
+        let mut all = judge::problems(definition, &self.pilot.manifest, files, &missing);
+        if let Some(host) = self.daemon.elsewhere() {
+            all.extend(judge::not_elsewhere(definition, host, self.daemon.reaches_loopback()));
+        }
+        Ok(all)
     }
 
     fn host(&self, deadline: Deadline) -> Result<EngineHost> {
@@ -127,7 +140,10 @@ impl Inspect for Compose {
         let used = Observed::from(used.flatten().map(lines));
         Ok(EngineHost {
             version: info["ServerVersion"].as_str().unwrap_or("?").to_owned(),
-            root: root(&info, &machine::kernel()),
+            root: match self.daemon.elsewhere() {
+                Some(host) => Observed::Unknown(format!("the engine is on {host}")),
+                None => root(&info, &machine::kernel()),
+            },
             skew,
             running: info["ContainersRunning"].as_u64(),
             used,

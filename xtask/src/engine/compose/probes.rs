@@ -37,13 +37,61 @@ impl Compose {
         let Some(text) = text else { return Ok(false) };
         let all: Vec<Value> =
             serde_json::from_str(&text).context("cannot parse the output of docker inspect")?;
-        let now = SystemTime::now();
-        Ok(all.iter().filter_map(next).any(|(at, interval)| at < now + AWAY.min(interval / 2)))
+        let now = self.now(deadline)?;
+        for container in &all {
+            if is_near(container, now, |interval| self.unpaused(container, now - interval, now, deadline))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The time, by the clock of the engine's machine.
+    fn now(&self, deadline: Deadline) -> Result<SystemTime> {
+        if self.daemon.elsewhere().is_none() {
+            return Ok(SystemTime::now());
+        }
+        let told = self.docker(&["info", "--format", "{{.SystemTime}}"], deadline)?;
+        time(told.trim()).with_context(|| format!("the engine says {:?} for the time", told.trim()))
+    }
+
+    /// When a container was last unpaused in this time. Only Docker's events tell.
+    fn unpaused(
+        &self,
+        container: &Value,
+        since: SystemTime,
+        until: SystemTime,
+        deadline: Deadline,
+    ) -> Result<Option<SystemTime>> {
+        let stamp = |at: SystemTime| {
+            let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            format!("{}.{:09}", since.as_secs(), since.subsec_nanos())
+        };
+        let of = format!("container={}", container["Id"].as_str().unwrap_or_default());
+        let (since, until) = (stamp(since), stamp(until));
+        let within = ["events", "--since", &since, "--until", &until];
+        let only = ["--filter", "event=unpause", "--filter", &of, "--format", "{{.TimeNano}}"];
+        let told = self.docker(&[within.as_slice(), &only].concat(), deadline)?;
+        let last = told.lines().last().and_then(|line| line.trim().parse().ok());
+        Ok(last.map(|nanos| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)))
     }
 }
 
-/// When the next probe of a container starts, by the clock of the machine, and the interval; none if it has none. A probe
-/// that is under way has a time that has passed.
+/// Is a probe of a container under way, or does one begin in a moment? One that is due and does not come was put off by
+/// a pause: from the end of that on, which `unpaused` finds, Docker counts the interval anew.
+fn is_near(
+    container: &Value,
+    now: SystemTime,
+    unpaused: impl FnOnce(Duration) -> Result<Option<SystemTime>>,
+) -> Result<bool> {
+    let Some((at, interval)) = next(container) else { return Ok(false) };
+    let put_off = if at < now { unpaused(interval)? } else { None };
+    let at = put_off.map_or(at, |unpaused| unpaused + interval);
+    Ok(at < now + AWAY.min(interval / 2))
+}
+
+/// When the next probe of a container that was not paused starts, by the clock of the machine, and the interval; none if
+/// it has none. A probe that is under way has a time that has passed.
 fn next(container: &Value) -> Option<(SystemTime, Duration)> {
     let check = container.pointer("/Config/Healthcheck").filter(|check| !check.is_null())?;
     let health = container.pointer("/State/Health").filter(|health| !health.is_null())?;
@@ -95,5 +143,22 @@ mod tests {
         assert_eq!(next(&json!({ "Config": { "Healthcheck": null }, "State": {} })), None);
         assert_eq!(time("2026-11-25T02:00:00.5-07:30"), Some(at("2026-11-25T09:30:00.5Z")));
         assert_eq!(time("soon"), None);
+    }
+
+    #[test]
+    fn a_pause_puts_the_next_probe_off() {
+        let at = |text: &str| humantime::parse_rfc3339(text).unwrap();
+        let container = json!({
+            "Config": { "Healthcheck": { "Test": ["CMD", "true"], "Interval": 10_000_000_000_u64 } },
+            "State": { "Health": { "Log": [{ "End": "2026-11-25T12:00:00Z" }] } },
+        });
+        let near = |now: &str, unpaused: Option<&str>| {
+            is_near(&container, at(now), |_| Ok(unpaused.map(at))).unwrap()
+        };
+        assert!(!near("2026-11-25T12:00:09Z", None) && near("2026-11-25T12:00:09.6Z", None));
+        // It is due: under way, unless the container was paused.
+        assert!(near("2026-11-25T12:00:11Z", None));
+        assert!(!near("2026-11-25T12:00:11Z", Some("2026-11-25T12:00:05Z")));
+        assert!(near("2026-11-25T12:00:14.6Z", Some("2026-11-25T12:00:05Z")));
     }
 }

@@ -4,6 +4,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
+use crate::base::http::Client;
 use crate::base::proc::{Cmd, cmd};
 use crate::base::threads::side_by_side;
 use crate::engine::compose::client::{Compose, Generation, classify, exec_code};
@@ -13,12 +14,15 @@ use crate::engine::compose::state::{services, was_paused};
 use crate::engine::roles::{Engine, Extent, Kind, Runtime};
 use crate::release::description::Release;
 use crate::stack::definition::Resolved;
+use crate::stack::endpoint::Endpoint;
 use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
+use crate::stack::ports;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
 use std::time::Duration;
@@ -62,7 +66,46 @@ impl Runtime for Compose {
     }
 
     fn services(&self, deadline: Deadline) -> Result<BTreeMap<String, Service>> {
-        services(&self.inspected(deadline)?)
+        let mut all = services(&self.inspected(deadline)?)?;
+        for instance in all.values_mut().flat_map(|service| &mut service.0) {
+            instance.node = self.elsewhere();
+            instance.address = instance.address.map(|at| SocketAddr::new(self.daemon.ip(), at.port()));
+        }
+        Ok(all)
+    }
+
+    fn reach(&self, endpoint: &Endpoint, limit: Duration) -> Client {
+        let (port, daemon) = (endpoint.port, self.daemon.clone());
+        // The port of a service is what is known of it; which addresses it is bound to, a test of the stack has seen.
+        let bound = if daemon.reaches_loopback() { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+        let at = move || daemon.reached(SocketAddr::from((bound, port)));
+        Client::at(&self.daemon.shown(port), Box::new(at), &self.pilot.project, endpoint.pass.clone(), limit)
+    }
+
+    fn elsewhere(&self) -> Option<String> {
+        self.daemon.elsewhere().map(str::to_owned)
+    }
+
+    fn reached(&self, published: SocketAddr) -> Result<SocketAddr> {
+        self.daemon.reached(published)
+    }
+
+    fn shown(&self, port: u16) -> String {
+        self.daemon.shown(port)
+    }
+
+    fn answers_at(&self, address: SocketAddr, limit: Duration) -> Result<bool> {
+        self.daemon.answers(address, limit)
+    }
+
+    fn taken_by(&self, port: u16, deadline: Deadline) -> Result<Option<String>> {
+        if self.daemon.elsewhere().is_none() {
+            return Ok(ports::owner_of(port));
+        }
+        // Of the other programs there nothing is known.
+        let publish = format!("publish={port}");
+        let names = self.docker(&["ps", "--filter", &publish, "--format", "{{.Names}}"], deadline)?;
+        Ok(names.lines().next().map(|name| format!("container {name}")))
     }
 
     fn describe(&self, deadline: Deadline) -> String {
