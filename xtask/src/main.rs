@@ -197,8 +197,9 @@ fn open(cli: &Cli, pilot: Pilot, out: &Output) -> Result<(Pilot, Box<dyn Engine>
     let (store, folder) = (engine::store(&pilot, engine.as_ref()), Store::new(&pilot.state));
     let runs = || folder.current().ok().flatten().map(|release| release.id);
     let before = runs();
-    if let Err(error) = store.meet() {
-        out.note(format!("what other clients have done is not known: {error:#}"));
+    match store.meet() {
+        Ok(failed) => failed.into_iter().for_each(|told| out.note(told)),
+        Err(error) => out.note(format!("what other clients have done is not known: {error:#}")),
     }
     let (pilot, engine) = if before == runs() {
         (pilot, engine)

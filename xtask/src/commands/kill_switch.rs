@@ -115,7 +115,11 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
         let shared = scope.spawn(|| hold.share(&ledger));
         (close(session, reason, deadline), joined(shared))
     });
-    let written = written.and(shared);
+    if let Err(error) = shared {
+        session.out.note(format!(
+            "other clients do not know of this hold, until a command of this folder can tell the engine: {error:#}"
+        ));
+    }
     let closed = closed.map_err(|error| {
         let stands = if written.is_ok() { "; the hold stands, so no run opens the gate" } else { "" };
         fail(exit_of(&error), format!("{error:#}{stands}"), Next::xtask("kill-switch on"))

@@ -88,15 +88,20 @@ impl Session {
         }
         paused::undo_all(self.engine.as_ref(), &self.pilot.state, &self.out);
         if self.ledger().has_lock() {
-            self.ledger().look()?;
-            self.store.agree()?.into_iter().for_each(|told| self.out.note(told));
+            // The records at the engine count in any case, so a full disk is no reason to stop.
+            match self.ledger().look().and_then(|()| self.store.agree()) {
+                Ok(told) => told.into_iter().for_each(|told| self.out.note(told)),
+                Err(error) => {
+                    self.out.note(format!("this folder has no copy of all that the engine knows: {error:#}"))
+                }
+            }
         }
         Ok(Locked { session: self, _lock: lock })
     }
 
-    /// Copies what other clients have done, as far as this needs no lock.
+    /// Copies what other clients have done, as far as this needs no lock. The error says that the engine does not tell it.
     pub fn meet(&self) -> Result<()> {
-        self.store.meet()
+        self.store.meet().map(drop)
     }
 
     /// The stack by the manifest of the release that runs.

@@ -93,15 +93,15 @@ impl Store {
         shared.shelf.forget(&name(id), Deadline::after(FILES))
     }
 
-    /// Fetches the files of every release that the folder lacks, and removes the releases that another client has
-    /// removed. Returns the ids of those that were fetched.
-    pub fn pull(&self) -> Result<Vec<String>> {
-        let mut fetched = Vec::new();
-        for id in self.shared_ids()?.into_iter().filter(|id| !self.dir(id).exists()) {
-            self.fetch(&id).with_context(|| format!("cannot fetch release {id} from the engine"))?;
-            fetched.push(id);
-        }
-        Ok(fetched)
+    /// Fetches the files of every release that the folder lacks. One that cannot be fetched is no reason not to go back to
+    /// another one. Returns those, in words.
+    fn pull(&self) -> Result<Vec<String>> {
+        let missing = self.shared_ids()?.into_iter().filter(|id| !self.dir(id).exists());
+        let failed = missing.filter_map(|id| {
+            let error = self.fetch(&id).err()?;
+            Some(format!("release {id} of another client could not be fetched: {error:#}"))
+        });
+        Ok(failed.collect())
     }
 
     /// Was it fetched from the engine? Then another client has its images and the xtask that made it.
@@ -139,10 +139,11 @@ impl Store {
         published
     }
 
-    /// Copies what other clients have done into the folder, as far as this needs no lock.
-    pub fn meet(&self) -> Result<()> {
+    /// Copies what other clients have done into the folder, as far as this needs no lock. Returns what could not be
+    /// copied, in words. It is an error if the engine does not answer.
+    pub fn meet(&self) -> Result<Vec<String>> {
         self.ledger.look()?;
-        self.pull().map(drop)
+        self.pull()
     }
 
     /// Makes the folder agree with what every client knows. Called under the lock, before anything is decided: a
@@ -163,7 +164,7 @@ impl Store {
             if !shared.contains(&id) {
                 continue;
             }
-            let (Ok(here), there) = (self.read_here(&id), self.read(&id)?) else { continue };
+            let (Ok(here), Ok(there)) = (self.read_here(&id), self.read(&id)) else { continue };
             if is_same(&here, &there) {
                 if serde_json::to_value(&here)? != serde_json::to_value(&there)? {
                     files::write_json(&self.file(&id, DESCRIPTION), &there, Mode::Plain)?;
@@ -172,7 +173,7 @@ impl Store {
             }
             told.push(self.renumber(here)?);
         }
-        self.pull()?;
+        told.extend(self.pull()?);
         Ok(told)
     }
 

@@ -1,11 +1,12 @@
 //! Several clients of one engine: clones with state folders of their own, and a user with another home who reaches the
 //! engine through a Docker context. What one does the others know, and one of them works at a time.
 
+use crate::daemon::{self, Daemon};
 use crate::docs::commands;
 use crate::holds::shut_out;
 use crate::http::try_http;
 use crate::pilot::Engine::Compose2;
-use crate::pilot::{Folder, Pilot, Ran, docker, lose_records, on, program, ran, workspace};
+use crate::pilot::{Folder, Pilot, Ran, docker, lose_records, on, program, ran, skip, workspace};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -202,6 +203,42 @@ fn the_records_are_put_back_by_the_folder_that_still_has_them() {
         pilot.xtask(&["rollback"]).expect(0);
         assert_eq!(known(&clone).1, Value::Null);
     });
+}
+
+/// What a person does who needs room on the disk, on a daemon of the test's own.
+#[test]
+fn a_prune_of_everything_by_hand_forgets_nothing() {
+    if let Some(why) = daemon::missing() {
+        return skip("clients-pruned", &why);
+    }
+    let daemon = Daemon::new();
+    let mut pilot = Pilot::new("clients-pruned", Compose2);
+    daemon.serve(&mut pilot);
+    let pilot = two_releases(pilot);
+    pilot.xtask(&["kill-switch", "on", "--reason", "bad answers"]).expect(0);
+    let titles = || {
+        let format = "{{.Label \"rollback.invalid/record\"}}";
+        let filter = format!("label=rollback.invalid/ledger={}", pilot.project);
+        pilot.docker(&["ps", "--all", "--filter", &filter, "--format", format])
+    };
+    assert!(titles().contains("hold.") && titles().contains("release.r1."), "{}", titles());
+    pilot.docker(&["system", "prune", "--all", "--force", "--volumes"]);
+    assert_eq!(titles(), "");
+    // The images of r1 are gone, too: the folder has them.
+    let said = pilot.xtask(&["rollback", "--to", "r1"]).expect(9).all();
+    assert!(said.contains("load the images") && said.contains("bad answers"), "{said}");
+    assert!(said.contains("the engine knows now, for every client: "), "{said}");
+    for record in ["hold.", "release.r1.", "release.r2.", "running."] {
+        assert!(titles().contains(record), "{record}: {}", titles());
+    }
+    let clone = Client::of(&pilot);
+    let list = clone.xtask(&["releases", "list"]).expect(0).out;
+    assert!(
+        list.contains("* r1 ") && list.contains("  r2 ") && list.matches("known-good").count() == 2,
+        "{list}"
+    );
+    assert!(clone.xtask(&["kill-switch", "status"]).expect(0).out.contains("bad answers"));
+    clone.xtask(&["kill-switch", "off"]).expect(0);
 }
 
 /// When each run of a client was at work: from its beginning to its last step, in Unix milliseconds.

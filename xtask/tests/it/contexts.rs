@@ -117,6 +117,11 @@ fn over_tcp_the_engine_of_another_machine_has_its_ports_at_its_own_address() {
     staged(&pilot, &["kill-switch", "off"]).expect(0);
     assert_eq!(pilot.public("GET", STREAM, None).status, 200);
     staged(&pilot, &["backup", "create"]).expect(0);
+    // A client that has nothing: what it must know is with that engine.
+    std::fs::remove_dir_all(pilot.state()).unwrap();
+    let list = staged(&pilot, &["releases", "list"]).expect(0).out;
+    assert!(list.contains("* r1 ") && list.contains("known-good"), "{list}");
+    staged(&pilot, &["rollback"]).expect(0);
     // Nothing that is seen of this machine is said of that one.
     let seen = staged(&pilot, &["host"]).expect(0).out;
     for word in [

@@ -103,14 +103,19 @@ impl Daemon {
         &self.link.as_ref().unwrap().ours
     }
 
-    /// The containers that it has.
+    /// The names of the containers that it has, but for the records that it keeps for every client.
     pub fn containers(&self) -> String {
-        String::from_utf8(self.docker(&["ps", "--all", "--quiet"]).stdout).unwrap()
+        self.names(&["ps", "--all", "--format", "{{.Names}}"], "rollback.")
     }
 
-    /// The images that it has.
+    /// The names of the images that it has, but for those of records.
     pub fn images(&self) -> String {
-        String::from_utf8(self.docker(&["images", "--all", "--quiet"]).stdout).unwrap()
+        self.names(&["images", "--format", "{{.Repository}}"], "ledger.rollback.invalid/")
+    }
+
+    fn names(&self, list: &[&str], of_records: &str) -> String {
+        let listed = String::from_utf8(self.docker(list).stdout).unwrap();
+        listed.lines().filter(|name| !name.starts_with(of_records)).collect()
     }
 
     /// The name of our virtual card.

@@ -1,7 +1,7 @@
 //! What a command says is what was seen: whose fault a failure is, that it was interrupted, how it ended.
 
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Folder, Pilot, Ran, on, program, ran, workspace};
+use crate::pilot::{Folder, Pilot, Ran, lose_records, on, program, ran, workspace};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -58,6 +58,8 @@ fn an_engine_is_not_blamed_for_a_budget_that_ended(pilot: &Pilot) {
 }
 
 fn a_fresh_clone_is_told_where_the_running_pilots_state_is(pilot: &Pilot) {
+    // If the engine has lost what it keeps for every client, or an older version has deployed.
+    lose_records(&pilot.project);
     let other = Folder::new("other-state");
     let mut command = pilot.command(&["rollback"]);
     let refused = ran(command.env("PILOT_STATE_DIR", &other.0).output().unwrap()).expect(6);
