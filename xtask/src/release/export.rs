@@ -13,7 +13,7 @@ use crate::base::next::Next;
 use crate::base::passing::Passing;
 use crate::base::screen;
 use crate::release::blobs::LARGEST_INDEX;
-use crate::release::description::{Release, mode_of};
+use crate::release::description::{Image, Release, mode_of};
 use crate::release::form::{DESCRIPTION, is_release_id};
 use crate::release::images::Needed;
 use crate::release::store::Store;
@@ -236,6 +236,14 @@ fn take_in(pilot: &Pilot, store: &Store, from: &Path, scratch: &Path) -> Result<
             .iter()
             .try_for_each(|part| part.take(&archive, &mut std::io::sink(), deadline))
             .map_err(refused)?;
+        // Of one of another client, this folder has the files alone.
+        if store.is_fetched(&known.id) {
+            ensure_room(pilot.state.path(), bytes)?;
+            files::make_private_folder(scratch)?;
+            parts.iter().try_for_each(|part| part.unpack(&archive, deadline)).map_err(refused)?;
+            fill(store, &packed, &release)?;
+            store.is_complete(&known.id)?;
+        }
         return Ok(known.clone());
     }
     ensure_room(pilot.state.path(), bytes)?;
@@ -291,6 +299,18 @@ fn ensure_room(state: &Path, bytes: u64) -> Result<()> {
         return Err(fail(Exit::NotRestored, what, Next::xtask("host --free")));
     }
     Ok(())
+}
+
+/// Moves the unpacked images and the xtask of a release, whose folder is there, to their places in the store.
+fn fill(store: &Store, packed: &Store, release: &Release) -> Result<()> {
+    let images: BTreeMap<&String, &Image> = release.images.values().map(|image| (&image.id, image)).collect();
+    for image in images.into_values() {
+        // The index, which is the first, names the others.
+        for Needed { path, .. } in packed.needed_by(image, files::read)?.into_iter().rev() {
+            move_to(&path, &store.folder().join(name_of(packed, &path)?))?;
+        }
+    }
+    move_to(&packed.xtask(&release.xtask), &store.xtask(&release.xtask))
 }
 
 /// Moves the unpacked files to their places in the store; the release folder last, because that publishes it.

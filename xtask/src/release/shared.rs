@@ -109,6 +109,11 @@ impl Store {
         self.file(id, FETCHED).exists()
     }
 
+    /// From now on its images and the xtask that made it are here too.
+    pub(super) fn is_complete(&self, id: &str) -> Result<()> {
+        files::remove(&self.file(id, FETCHED)).map(drop)
+    }
+
     fn fetch(&self, id: &str) -> Result<()> {
         let (shared, kept) =
             self.ledger.shared().zip(self.kept(id)).context("the engine does not have it")?;
