@@ -138,8 +138,9 @@ enum Found {
 pub struct EngineLock {
     shared: Arc<Shared>,
     mine: Mutex<Option<Lease>>,
-    /// Its record. This is never locked while the engine is asked, so a signal can give it back at any moment.
-    record: Mutex<Option<Kept>>,
+    /// Its records: two while it is renewed. This is never locked while the engine is asked, so a signal can give them back
+    /// at any moment.
+    records: Mutex<Vec<Kept>>,
     /// The lock could not be taken when it was asked for: for which command, and for how long.
     later: Mutex<Option<(String, Duration)>>,
 }
@@ -147,11 +148,11 @@ pub struct EngineLock {
 impl EngineLock {
     /// The lock among these records.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, mine: Mutex::default(), record: Mutex::default(), later: Mutex::default() }
+        Self { shared, mine: Mutex::default(), records: Mutex::default(), later: Mutex::default() }
     }
 
-    fn record(&self) -> MutexGuard<'_, Option<Kept>> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    fn records(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn mine(&self) -> MutexGuard<'_, Option<Lease>> {
@@ -173,7 +174,6 @@ impl EngineLock {
                 },
             };
             if let Some(lease) = self.take(&title, Holder::mine(command, need + MARGIN), &seen)? {
-                *self.record() = Some(lease.kept.clone());
                 *mine = Some(lease);
                 return Ok(over);
             }
@@ -194,15 +194,18 @@ impl EngineLock {
             self.shared.look()?;
             return Ok(None);
         };
+        self.records().push(kept.clone());
         self.shared.look()?;
         let mut now = self.shared.every(NAME);
         now.retain(|other| other.handle != kept.handle);
         let same = now.len() == seen.len() && seen.iter().all(|kept| now.contains(kept));
         if !same {
             self.shared.take_away(std::slice::from_ref(&kept))?;
+            self.records().retain(|own| *own != kept);
             return Ok(None);
         }
         self.shared.take_away(seen)?;
+        *self.records() = vec![kept.clone()];
         Ok(Some(Lease { kept, holder, asked, seen: Instant::now() }))
     }
 
@@ -284,12 +287,11 @@ impl EngineLock {
         };
         match renewed {
             Ok(renewed) => {
-                *self.record() = Some(renewed.kept.clone());
                 *lease = renewed;
                 Ok(())
             }
             Err(who) => {
-                (*mine, *self.record()) = (None, None);
+                (*mine, *self.records()) = (None, Vec::new());
                 let what =
                     format!("this command has lost the lock of the stack to {who}; it stopped where it was");
                 Err(fail(Exit::Locked, what, Next::xtask("status")))
@@ -314,8 +316,8 @@ impl EngineLock {
 
     /// The same while another thread may stand still in the middle of its work.
     pub fn release_now(&self) -> Result<()> {
-        let record = self.record().take();
-        self.shared.take_away(record.as_slice())
+        let records = std::mem::take(&mut *self.records());
+        self.shared.take_away(&records)
     }
 
     /// Has this process the lock?
