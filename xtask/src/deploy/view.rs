@@ -86,6 +86,11 @@ impl View {
         found.map_or_else(|| Self::tree(pilot, engine, store), Ok)
     }
 
+    /// The records of the stack, with those of every client.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// The settings. It is an error if they could not be read.
     pub fn env(&self) -> Result<&EnvFile> {
         self.env.as_ref().with_context(|| format!("{} cannot be read", self.pilot.env_path.display()))

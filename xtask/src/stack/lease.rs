@@ -256,7 +256,8 @@ impl EngineLock {
         }
         let mut mine = self.mine();
         let Some(lease) = mine.as_mut() else {
-            return Err(fail(Exit::Locked, "this command has no lock", "run it again"));
+            let what = "this command has lost the lock of the stack; it stopped where it was";
+            return Err(fail(Exit::Locked, what, Next::xtask("status")));
         };
         if lease.left() >= need + MARGIN {
             if lease.seen.elapsed() < FRESH {
@@ -311,6 +312,7 @@ impl EngineLock {
     /// Gives the lock back, and removes what was replaced under it.
     pub fn release(&self) -> Result<()> {
         *self.mine() = None;
+        *self.later.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.release_now()
     }
 

@@ -9,7 +9,6 @@ use crate::deploy::observe::ask_health;
 use crate::deploy::view::View;
 use crate::deploy::watch::{Ill, Look, Seen};
 use crate::stack::hold;
-use crate::stack::ledger::Ledger;
 use crate::stack::manifest::WatchRule;
 use crate::stack::model::{Instance, Service};
 use anyhow::Result;
@@ -18,7 +17,7 @@ use std::time::Duration;
 
 /// Does a person hold the gate closed? What cannot be read counts as a hold.
 pub fn is_held(view: &View) -> bool {
-    hold::standing(&Ledger::new(&view.pilot.state)).map_or(true, |holds| !holds.is_empty())
+    hold::standing(view.ledger()).map_or(true, |holds| !holds.is_empty())
 }
 
 /// What there is to see at this moment. Under a hold only health is watched, behind the gate.

@@ -1,6 +1,7 @@
 //! Several clients of one engine, which keeps records for all of them: what one does the others know, one works at a
 //! time, and what the engine or a folder has lost comes back.
 
+use super::watch::{deploy_or_back, watching_by};
 use super::*;
 use crate::base::failure::exit_of;
 use crate::engine::fake::world::Records;
@@ -292,6 +293,60 @@ fn a_run_that_lost_its_lock_does_nothing_more() {
         assert!(records.iter().any(|kept| kept.handle == "other"), "before {at}: {records:?}");
     }
     assert!(lost > 10 && named > 5, "{lost} {named}");
+}
+
+/// What another client puts at the engine for a hold.
+fn place(things: &mut Things) {
+    // An id has the process in it, and this one has none of its own.
+    let mut hold = Hold::mine("not now");
+    hold.id = "another-1".into();
+    let title = Title::first(&format!("hold.{}", hold.id));
+    let text = serde_json::to_string(&hold).unwrap();
+    let records = &mut things.records.as_mut().unwrap().all;
+    records.push(Kept { title, text, handle: "another client's".into() });
+}
+
+/// What a hold keeps down is not bad, whoever placed it.
+#[test]
+fn a_watch_knows_of_a_hold_of_another_client() {
+    let scene = watching_by(&|manifest| with_gate(&manifest, gates::STOP));
+    scene.keeps_records();
+    scene.finishes(&|_| Ok(Finished::plain(Exit::Ok)));
+    scene.after(1, |things| {
+        place(things);
+        let edge: Vec<String> = things.edge.iter().cloned().collect();
+        things.keep_down(&edge);
+    });
+    let finished = scene.finishes(&deploy_or_back);
+    assert_eq!((finished.exit, finished.release.as_deref()), (Exit::Held, Some("r2")), "{finished:?}");
+    assert!(!scene.world.things().is_open());
+}
+
+/// Another client places a hold and closes the gate before each operation of a run: at its end nothing is open.
+#[test]
+fn a_hold_of_another_client_at_any_moment_of_a_run_stays() {
+    for at in 1.. {
+        let scene = Scene::shared();
+        scene.break_version(Defect::Errors);
+        scene.world.begin(None, None);
+        let hold = |things: &mut Things| {
+            place(things);
+            things.set_gate(Some("not now".into()));
+        };
+        scene.world.things().meanwhile = Some((at, Box::new(hold)));
+        let ran = scene.run(&roll_back);
+        if scene.world.things().meanwhile.is_some() {
+            assert!(at > 20, "{at}");
+            break;
+        }
+        assert!(!scene.world.things().is_open(), "placed before operation {at}");
+        // Where it closed while the first public request was made, this one failed; never is it said that it is open.
+        assert!(
+            !matches!(ran, Ran::Finished(finished) if finished.public.as_ref().is_some_and(|public| !public.is_shut()))
+        );
+        // The next one knows of it too.
+        assert!(scene.client().finishes(&roll_back).held, "placed before operation {at}");
+    }
 }
 
 /// A shelf on which another client acts right before one of this client's operations.
