@@ -132,8 +132,14 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     }
     let limit = Deadline::after(lockout::OTHERS);
     let others = ledger.opening(limit);
-    if let Some(who) = ledger.others_opened(limit) {
-        session.out.note(format!("another client works on this stack, and leaves the gate closed: {who}"));
+    match ledger.others_opened(limit) {
+        Ok(None) => {}
+        Ok(Some(who)) => {
+            session
+                .out
+                .note(format!("another client works on this stack, and leaves the gate closed: {who}"));
+        }
+        Err(error) => session.out.note(format!("cannot tell whether another client is at work: {error:#}")),
     }
     let limit = Deadline::after(session.pilot.manifest.limits.ready);
     let view = session.running(limit)?;

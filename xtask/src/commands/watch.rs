@@ -66,8 +66,8 @@ fn shown(
 ) -> Finished {
     let Session { out, pilot, .. } = session;
     let ms: Vec<Option<f64>> = latencies.iter().map(|one| one.map(|one| one.as_secs_f64() * 1e3)).collect();
-    let holder = session.ledger().holder();
-    let more = json!({"sessions": look.sessions, "usage": usage, "latency_ms": ms.last(), "lock": holder});
+    let holder = Observed::from(session.ledger().holder());
+    let more = json!({"sessions": look.sessions, "usage": usage, "latency_ms": ms.last(), "lock": holder.known().cloned().flatten()});
     out.event(&Event::Result { value: &look.told(more) });
     screen::wipe();
     out.say(utc(now_ms()));
@@ -95,7 +95,11 @@ fn shown(
         let or = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         out.say(format!("    {}  {}  {}", or(when), or(command), entry.outcome));
     }
-    out.say(format!("\n  at work: {}", holder.unwrap_or_else(|| "nobody".into())));
+    let at_work = match holder {
+        Observed::Known(holder) => holder.unwrap_or_else(|| "nobody".into()),
+        Observed::Unknown(why) => format!("cannot tell: {why}"),
+    };
+    out.say(format!("\n  at work: {at_work}"));
     status::verdict(session, &look)
 }
 

@@ -78,7 +78,7 @@ pub fn run(time: Option<Duration>, session: &Session) -> Result<Finished> {
 /// Looks once, if there is something to judge.
 fn turn(guarded: &mut Option<Guarded>, at: Duration, session: &Session) -> Result<Turn> {
     session.meet()?;
-    if let Some(holder) = session.ledger().holder() {
+    if let Some(holder) = session.ledger().holder()? {
         *guarded = None;
         return Ok(Turn::Aside(format!("not judged: {holder}")));
     }

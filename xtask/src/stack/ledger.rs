@@ -161,20 +161,26 @@ impl Ledger {
         self.engine.as_ref().is_none_or(|engine| engine.lock.has_lock())
     }
 
-    /// Which command is changing the stack at this moment, in words; none if there is none.
-    pub fn holder(&self) -> Option<String> {
-        lock::holder(self.state.path(), &self.state.lock()).or_else(|| self.other_client())
+    /// Which command is changing the stack at this moment, in words; none if there is none. It is an error if the engine
+    /// does not tell it.
+    pub fn holder(&self) -> Result<Option<String>> {
+        match lock::holder(self.state.path(), &self.state.lock()) {
+            Some(holder) => Ok(Some(holder)),
+            None => self.other_client(),
+        }
     }
 
-    /// The command of a client with another state folder, in words; none as far as is known.
-    fn other_client(&self) -> Option<String> {
-        let engine = self.engine.as_ref().filter(|engine| !engine.lock.has_lock())?;
-        engine.lock.holder().ok().flatten()
+    /// The command of a client with another state folder, in words; none if none works.
+    fn other_client(&self) -> Result<Option<String>> {
+        match self.engine.as_ref().filter(|engine| !engine.lock.has_lock()) {
+            Some(engine) => engine.lock.holder(),
+            None => Ok(None),
+        }
     }
 
-    /// Is a command changing the stack at this moment?
+    /// Is a command changing the stack at this moment, as far as is known?
     pub fn is_locked(&self) -> bool {
-        lock::is_held(self.state.path()) || self.other_client().is_some()
+        lock::is_held(self.state.path()) || self.other_client().is_ok_and(|who| who.is_some())
     }
 
     /// Waits until no other command is opening the gate, and keeps others from it until the result is
@@ -201,13 +207,15 @@ impl Ledger {
     }
 
     /// The same for clients with another state folder, which may have looked for holds just before one was placed: waits
-    /// while one of them works, until the deadline. By then it has seen the hold. Says who still works.
-    pub fn others_opened(&self, deadline: Deadline) -> Option<String> {
+    /// while one of them works, until the deadline. By then it has seen the hold. Says who still works. It is an error if
+    /// the engine does not tell it.
+    pub fn others_opened(&self, deadline: Deadline) -> Result<Option<String>> {
         let waited = deadline.poll(Duration::from_millis(200), || match self.other_client() {
-            Some(who) => Continue(who),
-            None => Break(()),
+            Ok(Some(who)) => Continue(who),
+            Ok(None) => Break(Ok(None)),
+            Err(error) => Break(Err(error)),
         });
-        waited.err()
+        waited.unwrap_or_else(|who| Ok(Some(who)))
     }
 
     /// Writes a record into the state folder if there is none; returns false if there is one. Synced before it returns.

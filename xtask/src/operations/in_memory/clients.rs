@@ -468,5 +468,10 @@ fn a_lock_that_ran_out_is_taken_over_and_its_holder_knows() {
     // Removed by hand, while nobody else has taken it: it is taken again.
     world.things().records.as_mut().unwrap().all.clear();
     two.keep(Duration::from_secs(600)).unwrap();
-    assert!(Ledger::of(&StateDir::new("/nowhere"), world.shelf(), Duration::from_secs(1)).holder().is_some());
+    assert!(
+        Ledger::of(&StateDir::new("/nowhere"), world.shelf(), Duration::from_secs(1))
+            .holder()
+            .unwrap()
+            .is_some()
+    );
 }
