@@ -12,6 +12,8 @@ pub mod pause;
 mod process;
 pub mod reach;
 pub mod roles;
+#[cfg_attr(not(test), expect(dead_code, unused_imports))]
+mod swarm;
 pub mod tree;
 
 use crate::base::deadline::Deadline;
