@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The most bytes that Docker 20.10 takes for one. Newer versions take twice as much for a config.
+/// Every engine takes less than this for one, in bytes. Many take twice as much for a config.
 const LARGEST: usize = 500 * 1024;
 
 /// The longest name that the engine takes.
@@ -52,7 +52,8 @@ pub fn used(draft: &mut Draft<'_>, service: &str, kind: Kind, settings: &Value) 
     let config = draft.source.config;
     let mut all = Vec::new();
     for used in list(&settings[section]) {
-        let Some(key) = text(&used["source"]) else { continue };
+        // The short form is the name alone.
+        let Some(key) = text(used).or_else(|| text(&used["source"])) else { continue };
         let subject = format!("{service}: the {} {key}", kind.as_str());
         let default = match kind {
             Kind::Config => format!("/{key}"),

@@ -233,7 +233,7 @@ fn what_is_external_is_named_and_not_made() {
         "configs": { "hosts": { "external": true } },
     });
     let settings = json!({
-        "restart": "always", "networks": { "out": null }, "secrets": [{ "source": "key" }], "configs": [{ "source": "hosts" }],
+        "restart": "always", "networks": { "out": null }, "secrets": [{ "source": "key" }], "configs": ["hosts"],
         "volumes": [{ "type": "volume", "source": "old", "target": "/old" }],
     });
     let plan = small(settings, beside);
