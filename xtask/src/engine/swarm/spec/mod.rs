@@ -16,7 +16,8 @@ mod tests;
 mod unsupported;
 
 pub use digest::digest;
-pub use parts::{File, Network, Plan, Source, Volume};
+pub use parts::{File, Network, Plan, STACK, Source, Volume};
+pub use service::{SERVICE, SETTINGS};
 
 use anyhow::{Context, Result, ensure};
 use parts::Draft;

@@ -86,8 +86,10 @@ fn the_engine_reports_what_it_was_sent() {
             assert_eq!(plain(&found), plain(sent));
             assert_eq!(digest(&found), digest(sent));
             // The label is of the spec without it.
-            let settings = &sent["TaskTemplate"]["ContainerSpec"]["Labels"]["rollback.invalid/settings"];
-            assert_eq!(*settings, digest(sent));
+            let labels = &sent["TaskTemplate"]["ContainerSpec"]["Labels"];
+            assert_eq!(labels[SETTINGS], digest(sent));
+            let name = format!("{}_{}", labels[STACK].as_str().unwrap(), labels[SERVICE].as_str().unwrap());
+            assert_eq!(sent["Name"], name);
             seen += 1;
         }
     }
