@@ -8,8 +8,8 @@ use crate::base::screen;
 use crate::commands::values::{ColorName, EngineName, FormatName};
 use crate::commands::{
     assess, backup, bench, ci, completions, diagnose, down, drill, evidence, flags, guard, guide, history,
-    host, init, kill_switch, logs, man, observe, preflight, releases, report, reset, rollback, seed, smoke,
-    snapshot, status, up,
+    host, init, kill_switch, logs, man, nodes, observe, preflight, releases, report, reset, rollback, seed,
+    smoke, snapshot, status, up,
 };
 use crate::engine;
 use crate::engine::roles::Kind;
@@ -99,6 +99,8 @@ pub enum Command {
     Backup(backup::Args),
     /// Check this machine; free disk space of the pilot; restart Docker
     Host(host::Args),
+    /// Show the nodes of a Swarm, with their images and tasks; give them the images that they lack
+    Nodes(nodes::Args),
     /// Start prometheus and grafana for the pilot
     Observe(observe::Args),
     /// Practise: break a separate pilot, and roll it back
@@ -148,16 +150,16 @@ impl Cli {
         guide::overview(&Self::command(), Context::new(None, None, None).xtask("").trim_end())
     }
 
-    /// What runs the services, where the user says so: whoever names a Docker context does.
+    /// What runs the services, where the user says so.
     pub fn engine(&self) -> Option<Kind> {
-        self.engine.map(Kind::from).or(self.docker_context.as_ref().map(|_| Kind::Compose))
+        self.engine.map(Kind::from)
     }
 
     /// Every docker client that is started from now on uses the context that the user names. An error if another engine
     /// is named with it.
     pub fn choose_context(&self) -> Result<()> {
         let Some(name) = &self.docker_context else { return Ok(()) };
-        if self.engine() != Some(Kind::Compose) {
+        if self.engine() == Some(Kind::Process) {
             let what = format!("--context {name} is for Docker, and --engine names another engine");
             return Err(fail(Exit::Usage, what, "leave out one of the two"));
         }
@@ -204,6 +206,7 @@ impl Command {
             Self::KillSwitch(args) => args.changes(),
             Self::Backup(args) => args.changes(),
             Self::Host(args) => args.changes(),
+            Self::Nodes(args) => args.changes(),
             Self::Releases(args) => args.changes(),
             Self::Up(_) => Some("up"),
             Self::Guard(_) => Some("guard"),

@@ -248,6 +248,7 @@ fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
         Command::Seed(args) => seed::run(args, session),
         Command::Backup(args) => commands::backup::run(args, cli.yes, session),
         Command::Host(args) => commands::host::run(args, cli.yes, session),
+        Command::Nodes(args) => commands::nodes::run(args, session),
         Command::Observe(args) => commands::observe::run(args, session),
         Command::KillSwitch(args) => kill_switch::run(args, session),
         Command::Status(status::Args { watch: Some(pause), times }) => {

@@ -172,6 +172,25 @@ impl Cmd {
         files::tail(&out, u64::MAX).with_context(|| format!("cannot read the output of `{self}`"))
     }
 
+    /// Runs the command while `talk` writes its standard input and reads its standard output. The input stays open until
+    /// `talk` returns: for programs that pass both on to a server. Errors: those of `run`, and that of `talk`.
+    pub fn talk_by<T>(
+        self,
+        deadline: Deadline,
+        talk: impl FnOnce(&mut dyn Write, &mut dyn Read) -> Result<T>,
+    ) -> Result<T> {
+        let (input, mine) = std::io::pipe().context("cannot make a pipe")?;
+        let (ours, output) = std::io::pipe().context("cannot make a pipe")?;
+        let mut to = Pipe::new(mine, deadline).context("cannot make a pipe")?;
+        let mut from = Pipe::new(ours, deadline).context("cannot make a pipe")?;
+        let child = self.start(deadline, |expression| expression.stdin_file(input).stdout_file(output))?;
+        let talked = talk(&mut to, &mut from);
+        drop(to);
+        let ended = child.after(talked, &self, None, deadline);
+        drop(from);
+        ended
+    }
+
     /// Starts it. `io` sets its standard input and output.
     fn start(
         &self,

@@ -155,7 +155,7 @@ fn prometheus_targets(session: &Session) -> Result<Vec<(String, String)>> {
     let services = session.engine.services(Deadline::after(pilot.manifest.limits.engine))?;
     let port = services.get(&first.name).filter(|s| s.is_running()).and_then(|s| s.port());
     let port = port.context("prometheus does not run; `observe` starts it")?;
-    let endpoint = Endpoint { port, pass: Pass::default() };
+    let endpoint = Endpoint { port, at: None, pass: Pass::default() };
     let answer = session.engine.reach(&endpoint, Duration::from_secs(2)).get("/api/v1/targets")?;
     ensure!(answer.status == 200, "prometheus answered {}", answer.brief());
     let body = answer.json();

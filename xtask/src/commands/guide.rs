@@ -99,6 +99,7 @@ const COMMANDS: &[Entry] = &[
         "nothing; with --free what is no longer needed, with --restart-engine all of Docker",
         LOCKS,
     ),
+    ("nodes", When::Practice, "nothing; with `sync` the images on the nodes of a Swarm", LOCKS),
     ("observe", When::Practice, "only the containers of prometheus and grafana", LOCKS),
     ("init", When::Practice, "nothing of the stack; it writes pilot.toml", LOOKS),
     ("bench", When::Practice, "only separate stacks", &[0, 1, 2, 4, 130]),

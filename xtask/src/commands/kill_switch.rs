@@ -146,6 +146,9 @@ fn on(reason: &str, session: &Session, deadline: Deadline) -> Result<Finished> {
     let still = view.gate(lockout::REQUEST).is_ok_and(|gate| gate.prove_closed().is_ok())
         || lockout::public(&view, limit).is_shut();
     let closed = if still { closed } else { close(session, reason, limit)? };
+    if let Err(error) = lockout::close_where_none(&view, reason, limit) {
+        session.out.note(format!("{error:#}"));
+    }
     session.out.verdict(closed.to_string());
     written.map_err(|error| {
         let what = format!(

@@ -19,6 +19,7 @@ pub mod init;
 pub mod kill_switch;
 pub mod logs;
 pub mod man;
+pub mod nodes;
 pub mod observe;
 pub mod preflight;
 pub mod releases;

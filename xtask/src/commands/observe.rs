@@ -101,7 +101,8 @@ fn works_there(session: &Session, chosen: &[String]) -> Result<()> {
 /// Waits until the health path of a service answers (prometheus `/-/ready`, grafana `/api/health`).
 fn wait(service: &str, port: u16, session: &Session, deadline: Deadline) -> Result<()> {
     let path = if service == "grafana" { "/api/health" } else { "/-/ready" };
-    let client = session.engine.reach(&Endpoint { port, pass: Pass::default() }, Duration::from_secs(1));
+    let client =
+        session.engine.reach(&Endpoint { port, at: None, pass: Pass::default() }, Duration::from_secs(1));
     let silent = |why: String| Continue(anyhow!("{service} does not answer on port {port}: {why}"));
     deadline.poll(Duration::from_millis(100), || match client.get(path) {
         Ok(answer) if answer.status == 200 => Break(()),

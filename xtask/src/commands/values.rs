@@ -60,6 +60,8 @@ impl ColorName {
 pub enum EngineName {
     /// Docker Compose, 1 or 2
     Compose,
+    /// Docker Swarm, through one of its managers
+    Swarm,
     /// Local processes, no Docker
     Process,
 }
@@ -68,6 +70,7 @@ impl From<EngineName> for Kind {
     fn from(name: EngineName) -> Self {
         match name {
             EngineName::Compose => Self::Compose,
+            EngineName::Swarm => Self::Swarm,
             EngineName::Process => Self::Process,
         }
     }

@@ -19,7 +19,7 @@ use crate::deploy::run::{self, Run};
 use crate::deploy::session::Session;
 use crate::deploy::view::View;
 use crate::engine::carry;
-use crate::release::description::Release;
+use crate::release::description::{Image, Release};
 use crate::stack::cover::Cover;
 use crate::stack::hold::{self, Hold};
 use crate::stack::state_dir;
@@ -270,13 +270,16 @@ impl Session {
             &AtomicBool::new(false),
         );
         drop(shown);
+        let images: Vec<Image> = goal.release.images.values().cloned().collect();
+        let saved = saved.and_then(|()| self.engine.can_lose_one(&images, Deadline::after(limits.engine)));
         let services = saved.and_then(|()| self.engine.services(Deadline::after(limits.engine)));
         let promoted = services.and_then(|services| {
             let settings = services
                 .into_iter()
                 .filter_map(|(name, service)| Some((name, service.0.into_iter().next()?.settings)))
                 .collect();
-            self.store.promote(&goal.release.id, settings, state_dir::number(&run.id))
+            let engine = self.engine.kind().as_str();
+            self.store.promote(&goal.release.id, engine, settings, state_dir::number(&run.id))
         });
         match promoted {
             Err(error) if goal.purpose == Purpose::Deploy => {

@@ -139,7 +139,7 @@ impl Execution<'_> {
             Step::KeepClosed { hold, stopped, not_closed } => {
                 self.keep_closed(hold, stopped, not_closed, measured)
             }
-            Step::Retag => self.retag(limit),
+            Step::Retag => self.retag(measured, limit),
             Step::KeepWatch { for_ms } => self.keep_watch(Duration::from_millis(*for_ms), measured),
         }
     }

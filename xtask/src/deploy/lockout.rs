@@ -11,6 +11,7 @@ use crate::deploy::gate::stop::settle;
 use crate::deploy::gate::{self, Closer, Gate, Switch};
 use crate::deploy::observe::Observation;
 use crate::deploy::view::View;
+use crate::release::description::Release;
 use crate::release::store::Store;
 use crate::stack::call::filled;
 use crate::stack::cover::Cover;
@@ -143,6 +144,30 @@ pub fn close_on_disk(view: &View, store: &Store, reason: &str, deadline: Deadlin
     let said = view.engine.run_once(release, &dir, view.pilot.gateway(), &words, deadline)?;
     ensure!(said.trim() == offline.prints, "the gate on disk is {:?} after closing it", said.trim());
     Ok(())
+}
+
+/// Closes the gate where the gateway does not run now and may start, by the release that runs: an engine with several
+/// machines may move it there at any moment. An engine with one machine has no such place.
+pub fn close_where_none(view: &View, reason: &str, deadline: Deadline) -> Result<()> {
+    let (Some(release), Some(offline)) = (&view.release, view.pilot.manifest.gate.offline()) else {
+        return Ok(());
+    };
+    let words: Vec<String> =
+        offline.run.iter().map(|word| filled(word, &[("REASON", reason)])).collect::<Result<_>>()?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let dir = view.pilot.state.release(&release.id);
+    let closed = view.engine.run_where_none(release, &dir, view.pilot.gateway(), &words, deadline);
+    closed.context("a gateway that is started on another machine may come up open")
+}
+
+/// Undoes it where the gateway does not run now and may run later: the public has been let in to this release.
+pub fn open_on_disk(view: &View, store: &Store, release: &Release, deadline: Deadline) -> Result<()> {
+    let Some(open) = view.pilot.manifest.gate.offline().and_then(|offline| offline.open.as_ref()) else {
+        return Ok(());
+    };
+    let words: Vec<&str> = open.iter().map(String::as_str).collect();
+    let dir = store.dir(&release.id);
+    view.engine.run_where_none(release, &dir, view.pilot.gateway(), &words, deadline)
 }
 
 /// How an attempt to open the gate ended.

@@ -54,6 +54,7 @@ impl Execution<'_> {
         // If the gate is already closed, the reason that was given stays.
         if gate.is_ok_and(|gate| gate.prove_closed().is_ok()) {
             measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
+            lockout::close_where_none(self.running, &self.reason(), deadline)?;
             return Ok(End::Skipped("it was closed already, and this was proved".into()));
         }
         let closed = lockout::shut(self.running, self.now, &self.reason(), deadline)?;
@@ -61,6 +62,7 @@ impl Execution<'_> {
         if let Closed::Stopped { .. } = closed {
             bail!(Stale(closed.to_string()));
         }
+        lockout::close_where_none(self.running, &self.reason(), deadline)?;
         Ok(End::Done)
     }
 
@@ -105,7 +107,13 @@ impl Execution<'_> {
     }
 
     /// The release runs already, so a tag that cannot be moved is no reason to go to another one.
-    pub(super) fn retag(&self, deadline: Deadline) -> Result<End> {
+    pub(super) fn retag(&self, measured: &Measured, deadline: Deadline) -> Result<End> {
+        if measured.restored_ms.is_some()
+            && let Err(error) = lockout::open_on_disk(self.target, self.store, self.release, deadline)
+        {
+            self.out
+                .note(format!("where the gateway may start later it starts with a closed gate: {error:#}"));
+        }
         Ok(match self.target.engine.retag(self.release, deadline) {
             Ok(()) => End::Done,
             Err(error) => End::Warned(format!("plain Compose may start other images: {error:#}"), None),

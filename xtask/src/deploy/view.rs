@@ -137,7 +137,11 @@ impl View {
 
     /// The gate, with the port and token of these settings. A request to it takes `limit` at most.
     pub fn gate(&self, limit: Duration) -> Result<Box<dyn Switch + '_>> {
-        self.gate_over(|| self.client(limit))
+        self.gate_over(|| {
+            let all = endpoints(&self.pilot, self.env()?)?;
+            let own = all.get(self.pilot.gateway()).context("the gateway publishes no port")?;
+            self.engine.reach_each(own, limit)
+        })
     }
 
     /// A client for the gateway, with the port and token of these settings.
@@ -154,23 +158,29 @@ impl View {
 
     /// The gate that runs, at the address that the engine reports.
     pub fn gate_seen(&self, now: &Observation, limit: Duration) -> Result<Box<dyn Switch + '_>> {
-        self.gate_over(|| self.client_at(&now.endpoints, limit))
+        self.gate_over(|| self.clients_at(&now.endpoints, limit))
     }
 
-    /// A client for the gateway, at the address that the engine reports.
-    pub fn client_at(&self, endpoints: &BTreeMap<String, Endpoint>, limit: Duration) -> Result<Client> {
+    /// Clients for the instances of the gateway that runs.
+    fn clients_at(&self, endpoints: &BTreeMap<String, Endpoint>, limit: Duration) -> Result<Vec<Client>> {
         let endpoint = endpoints.get(self.pilot.gateway()).context("the gateway's address is unknown")?;
-        Ok(self.engine.reach(endpoint, limit))
+        self.engine.reach_each(endpoint, limit)
     }
 
-    /// The gate by its kind. `client` reaches its service.
-    fn gate_over(&self, client: impl FnOnce() -> Result<Client>) -> Result<Box<dyn Switch + '_>> {
+    /// The gate by its kind. `clients` reach the instances of its service.
+    fn gate_over(&self, clients: impl FnOnce() -> Result<Vec<Client>>) -> Result<Box<dyn Switch + '_>> {
         let (ledger, limits) = (self.ledger.clone(), &self.pilot.manifest.limits);
         Ok(match &self.pilot.manifest.gate {
-            GateRule::Http(rule) => Box::new(Http { client: client()?, rule: rule.as_ref().clone() }),
+            GateRule::Http(rule) => Box::new(Http { clients: clients()?, rule: rule.as_ref().clone() }),
             GateRule::Exec(rule) => {
                 let runtime = self.engine.as_ref();
-                Box::new(Exec { runtime, rule, client: client().ok(), ledger, limit: limits.engine })
+                Box::new(Exec {
+                    runtime,
+                    rule,
+                    client: clients().ok().and_then(|mut all| all.pop()),
+                    ledger,
+                    limit: limits.engine,
+                })
             }
             GateRule::Stop(_) => Box::new(self.stop_gate()?),
         })
@@ -203,7 +213,7 @@ impl View {
                 self.stop_gate().map_or_else(unknown, |gate| gate.position_without_engine(why))
             }
             _ => {
-                let gate = self.gate_over(|| self.client_at(endpoints, self.pilot.manifest.limits.probe));
+                let gate = self.gate_over(|| self.clients_at(endpoints, self.pilot.manifest.limits.probe));
                 gate.map_or_else(unknown, |gate| gate.position())
             }
         }

@@ -12,8 +12,7 @@ pub mod pause;
 mod process;
 pub mod reach;
 pub mod roles;
-#[cfg_attr(not(test), expect(dead_code, unused_imports))]
-mod swarm;
+pub mod swarm;
 pub mod tree;
 
 use crate::base::deadline::Deadline;
@@ -70,16 +69,24 @@ pub use compose::daemon::{Daemon, in_context};
 /// The address of the daemon that is a service of the machine itself.
 pub use compose::daemon::DEFAULT as SYSTEM_DAEMON;
 
-/// The engine for a pilot: the requested one; else the one that the running release was made with; else
-/// `compose` if Docker answers, and `process` if not. If Docker hangs, or was to be that of another machine, that is an
-/// error, and does not mean that there is no Docker.
+/// The engine for a pilot: the requested one; else the one that the running release was made with; else, if Docker
+/// answers, `swarm` if the stack is deployed on a Swarm there, or `compose`; and `process` if there is no Docker. If Docker
+/// hangs, or was to be that of another machine, that is an error, and does not mean that there is no Docker.
 pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
-    let recorded = || Kind::named(&Store::new(&pilot.state).current().ok().flatten()?.engine);
+    let means_docker = compose::daemon::is_named();
+    let recorded = || {
+        let kind = Kind::named(&Store::new(&pilot.state).current().ok().flatten()?.engine)?;
+        Some(kind).filter(|kind| *kind != Kind::Process || !means_docker)
+    };
+    let deadline = || Deadline::after(pilot.manifest.limits.engine);
     let kind = match asked.or_else(recorded) {
         Some(kind) => kind,
-        None => match compose::client::answers(Deadline::after(pilot.manifest.limits.engine)) {
+        None => match compose::client::answers(deadline()) {
+            Ok(()) if swarm::cluster::Swarm::new(pilot)?.has_stack(deadline())? => Kind::Swarm,
             Ok(()) => Kind::Compose,
-            Err(error) if matches!(exit_of(&error), Exit::Usage | Exit::Host) => return Err(error),
+            Err(error) if means_docker || matches!(exit_of(&error), Exit::Usage | Exit::Host) => {
+                return Err(error);
+            }
             Err(error) if compose::client::is_hung(&error) => {
                 let next = "--engine process, or docker version to see what is wrong";
                 return Err(fail(Exit::Host, format!("{error:#}"), next));
@@ -89,6 +96,7 @@ pub fn choose(pilot: &Pilot, asked: Option<Kind>) -> Result<Box<dyn Engine>> {
     };
     Ok(match kind {
         Kind::Compose => Box::new(compose::client::Compose::new(pilot)?),
+        Kind::Swarm => Box::new(swarm::cluster::Swarm::new(pilot)?),
         Kind::Process if !machine::SHOWS_OPEN_FILES => {
             let what = "local processes need Linux: this system does not tell which files a process has open, so \
                         those of a stack cannot be told from others";

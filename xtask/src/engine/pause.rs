@@ -10,7 +10,7 @@ use crate::base::files::{self, Mode};
 use crate::base::machine;
 use crate::engine::helper::{GRACE, READY};
 use crate::engine::roles::Kind;
-use crate::engine::{compose, process};
+use crate::engine::{compose, process, swarm};
 use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -79,7 +79,10 @@ impl Pause {
     /// pauses then would stay so. A system that does not list its processes does not say.
     fn is_coming(&self) -> bool {
         let pauses = |words: &[String]| {
-            words.iter().any(|word| word == "pause") && self.handles.iter().all(|id| words.contains(id))
+            // A handle of a Swarm has the way to its node before the id.
+            let id = |handle: &String| handle.rsplit(' ').next().unwrap_or_default().to_owned();
+            words.iter().any(|word| word == "pause")
+                && self.handles.iter().map(id).any(|id| words.contains(&id))
         };
         machine::all().is_ok_and(|all| all.into_iter().any(|process| pauses(&process.words())))
     }
@@ -88,6 +91,7 @@ impl Pause {
     pub fn undo(&self, deadline: Deadline) -> Result<()> {
         match Kind::named(&self.engine) {
             Some(Kind::Compose) => compose::data::unpause(Path::new("docker"), &self.handles, deadline),
+            Some(Kind::Swarm) => swarm::data::unpause(Path::new("docker"), &self.handles, deadline),
             Some(Kind::Process) => process::data::unpause(&self.handles, deadline),
             None => bail!("the engine {} is unknown", self.engine),
         }

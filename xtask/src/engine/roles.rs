@@ -11,7 +11,7 @@ use crate::release::description::{Image, Release};
 use crate::stack::definition::{Definition, Resolved};
 use crate::stack::endpoint::Endpoint;
 use crate::stack::envfile::EnvFile;
-use crate::stack::model::{Instance, Service};
+use crate::stack::model::{Instance, Node, Service};
 use crate::stack::pilot::Pilot;
 use crate::stack::ports;
 use crate::stack::shelf::Shelf;
@@ -31,12 +31,14 @@ pub enum Kind {
     Compose,
     /// Local processes, no Docker.
     Process,
+    /// Docker Swarm.
+    Swarm,
 }
 
 impl Kind {
     /// The engine with this name.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Compose, Self::Process].into_iter().find(|kind| kind.as_str() == name)
+        [Self::Compose, Self::Process, Self::Swarm].into_iter().find(|kind| kind.as_str() == name)
     }
 
     /// The name in `--engine` and in `release.json`.
@@ -44,6 +46,7 @@ impl Kind {
         match self {
             Self::Compose => "compose",
             Self::Process => "process",
+            Self::Swarm => "swarm",
         }
     }
 }
@@ -175,6 +178,12 @@ pub trait Runtime: Sync {
         Client::new(endpoint.port, self.project(), endpoint.pass.clone(), limit)
     }
 
+    /// A client for each instance of a service that runs now, by its port: what is asked of a service with several must
+    /// hold for each of them.
+    fn reach_each(&self, endpoint: &Endpoint, limit: Duration) -> Result<Vec<Client>> {
+        Ok(vec![self.reach(endpoint, limit)])
+    }
+
     /// The name of the machine that the engine is on, if that is not this one. Then what is seen of this machine, such as
     /// its memory and its ports, says nothing about the stack.
     fn elsewhere(&self) -> Option<String> {
@@ -232,6 +241,12 @@ pub trait Runtime: Sync {
         words: &[&str],
         deadline: Deadline,
     ) -> Result<String>;
+
+    /// The same on each machine of the engine where the service may start and does not run now, if it has run there.
+    /// Nothing to do where there is only one machine.
+    fn run_where_none(&self, _: &Release, _: &Path, _: &str, _: &[&str], _: Deadline) -> Result<()> {
+        Ok(())
+    }
 
     /// Stops one service at once, and keeps what is left of it for evidence.
     fn stop(&self, service: &str, deadline: Deadline) -> Result<()>;
@@ -323,6 +338,16 @@ pub trait Images: Sync {
     /// the engine then does not have the image with this id.
     fn load(&self, image: &Image, from: &mut dyn Read, deadline: Deadline) -> Result<()>;
 
+    /// Brings images to every machine of the engine that may need them. Nothing to do where there is only one.
+    fn bring(&self, _: &[Image], _: Deadline) -> Result<()> {
+        Ok(())
+    }
+
+    /// An error if so few machines have these images that the loss of one would be the loss of the release.
+    fn can_lose_one(&self, _: &[Image], _: Deadline) -> Result<()> {
+        Ok(())
+    }
+
     /// How many images are saved or loaded at a time.
     fn at_a_time(&self) -> usize {
         4
@@ -411,10 +436,20 @@ pub trait Inspect: Sync {
     /// The networks and volumes of the project, by name, as the engine reports them.
     fn networks_and_volumes(&self, deadline: Deadline) -> Result<BTreeMap<String, String>>;
 
+    /// The machines of the engine, with how many of these images each has; none if the engine is on one machine.
+    fn nodes(&self, _: &BTreeSet<String>, _: Deadline) -> Result<Vec<Node>> {
+        Ok(Vec::new())
+    }
+
     /// Everything in this stack that cannot work here, each with what to do about it; none if it can be deployed.
     /// Changes nothing of the stack.
     fn refusals(&self, _: &Definition, _: &BTreeSet<String>, _: Deadline) -> Result<Vec<String>> {
         Ok(Vec::new())
+    }
+
+    /// What is different here from what the files of the stack say, and works: told before it is deployed.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// The engine as a part of the host.

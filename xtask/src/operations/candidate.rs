@@ -124,6 +124,7 @@ impl Candidate<'_> {
             let what = format!("the stack cannot be deployed:\n  - {}", refusals.join("\n  - "));
             return Err(fail(Exit::Usage, what, format!("fix {}; nothing was begun", files(pilot))));
         }
+        engine.remarks().into_iter().for_each(|remark| session.out.note(remark));
         let elsewhere = engine.elsewhere();
         if let (Some(host), Some(_)) = (&elsewhere, &pilot.manifest.build) {
             source::builds_with(host)?;

@@ -189,6 +189,11 @@ fn secure(session: &Session, run: &Run, measured: &Measured, lost: bool) -> Resu
             Err(error) => Public::Unknown(format!("{error:#}")),
         };
     }
+    if public.is_shut()
+        && let Err(error) = lockout::close_where_none(view, &run.reason(), limit())
+    {
+        session.out.note(format!("{error:#}"));
+    }
     // The evidence is of what there was before the run changed anything. A failed run needs its own end too.
     let to = match run.dir.evidence().join(evidence::INDEX).exists() {
         false => Some(run.dir.evidence()),

@@ -291,9 +291,15 @@ mod tests {
         for id in ["r1", "r2"] {
             forget(&f.store, id, &["jobs", "engine"]);
         }
-        assert!(f.store.promote("r1", BTreeMap::new(), 1).unwrap_err().to_string().contains("not saved"));
+        assert!(
+            f.store
+                .promote("r1", "compose", BTreeMap::new(), 1)
+                .unwrap_err()
+                .to_string()
+                .contains("not saved")
+        );
         save("r1").unwrap();
-        f.store.promote("r1", BTreeMap::new(), 1).unwrap();
+        f.store.promote("r1", "compose", BTreeMap::new(), 1).unwrap();
         save("r2").unwrap();
         assert_eq!(saved.load(Ordering::SeqCst), 1);
         assert!(f.store.is_whole(&image("r2")) && image("r1") == image("r2"));

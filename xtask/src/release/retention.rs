@@ -187,7 +187,7 @@ mod tests {
             make_of(&f, word);
         }
         for id in ["r1", "r2", "r3", "r4"] {
-            f.store.promote(id, BTreeMap::new(), number(id)).unwrap();
+            f.store.promote(id, "compose", BTreeMap::new(), number(id)).unwrap();
             std::thread::sleep(Duration::from_millis(2));
         }
         f.store.set_current("r1").unwrap();
@@ -207,7 +207,7 @@ mod tests {
         let f = fixture();
         for word in ["one", "two", "three", "four"] {
             let release = make_of(&f, word);
-            f.store.promote(&release.id, BTreeMap::new(), number(&release.id)).unwrap();
+            f.store.promote(&release.id, "compose", BTreeMap::new(), number(&release.id)).unwrap();
         }
         f.store.pin("r1", true).unwrap();
         f.store.set_current("r4").unwrap();
@@ -226,7 +226,7 @@ mod tests {
         for (word, good) in [("old", true), ("new", true), ("new", true), ("new", true), ("bad", false)] {
             let release = make_of(&f, word);
             if good {
-                f.store.promote(&release.id, BTreeMap::new(), number(&release.id)).unwrap();
+                f.store.promote(&release.id, "compose", BTreeMap::new(), number(&release.id)).unwrap();
                 std::thread::sleep(Duration::from_millis(2));
             } else {
                 f.store.mark_failed(&release.id, "smoke").unwrap();

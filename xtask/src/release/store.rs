@@ -259,7 +259,13 @@ impl Store {
 
     /// Makes it known-good: its smoke checks have passed in the run with this number, with these settings, and its
     /// images are saved.
-    pub fn promote(&self, id: &str, settings: BTreeMap<String, String>, run: u64) -> Result<()> {
+    pub fn promote(
+        &self,
+        id: &str,
+        engine: &str,
+        settings: BTreeMap<String, String>,
+        run: u64,
+    ) -> Result<()> {
         let release = self.read(id)?;
         let open = release.images.iter().find(|(_, image)| !image.is_saved());
         ensure!(open.is_none(), "the image of {} is not saved", open.map_or("", |(service, _)| service));
@@ -271,7 +277,7 @@ impl Store {
             release.reason = None;
             release.verified_ms = Some(now_ms());
             release.verified_run = Some(run);
-            release.settings = settings;
+            (release.engine, release.settings) = (engine.to_owned(), settings);
         })
     }
 
@@ -391,14 +397,14 @@ pub(super) mod tests {
         for _ in 0..3 {
             make(&f);
         }
-        f.store.promote("r1", BTreeMap::new(), 1).unwrap();
+        f.store.promote("r1", "compose", BTreeMap::new(), 1).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(2));
-        f.store.promote("r2", BTreeMap::new(), 2).unwrap();
+        f.store.promote("r2", "compose", BTreeMap::new(), 2).unwrap();
         f.store.mark_failed("r3", "smoke").unwrap();
         let ids = |f: &Fixture| f.store.known_good().unwrap().into_iter().map(|r| r.id).collect::<Vec<_>>();
         assert_eq!(ids(&f), ["r2", "r1"]);
         std::thread::sleep(std::time::Duration::from_millis(2));
-        f.store.promote("r1", BTreeMap::new(), 3).unwrap();
+        f.store.promote("r1", "compose", BTreeMap::new(), 3).unwrap();
         assert_eq!(ids(&f), ["r1", "r2"]);
         f.store.mark_failed("r1", "smoke").unwrap();
         assert_eq!(ids(&f), ["r1", "r2"]);

@@ -7,12 +7,15 @@ use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
 use anyhow::Result;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 /// The port of a service, and what lets us in: the admin token that it was started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The port on 127.0.0.1.
+    /// The port at which it is published.
     pub port: u16,
+    /// The address of one instance of it, if one is meant.
+    pub at: Option<SocketAddr>,
     /// What it is told by headers.
     pub pass: Pass,
 }
@@ -22,7 +25,7 @@ impl Endpoint {
     pub fn of(instance: &Instance, pilot: &Pilot) -> Option<Self> {
         let address = instance.address.filter(|_| instance.is_running())?;
         let token = |name: &str| instance.env.get(name).map(String::as_str);
-        Some(Self { port: address.port(), pass: pass(pilot, token) })
+        Some(Self { port: address.port(), at: Some(address), pass: pass(pilot, token) })
     }
 
     /// The endpoint of the first instance of a service that has one.
@@ -41,7 +44,7 @@ pub fn endpoints(pilot: &Pilot, env: &EnvFile) -> Result<BTreeMap<String, Endpoi
     let pass = pass(pilot, |name| env.get(name));
     let endpoint = |service: &str| {
         let port = pilot.port(service, env)?;
-        Ok(port.map(|port| (service.to_owned(), Endpoint { port, pass: pass.clone() })))
+        Ok(port.map(|port| (service.to_owned(), Endpoint { port, at: None, pass: pass.clone() })))
     };
     pilot.services().filter_map(|service| endpoint(service).transpose()).collect()
 }

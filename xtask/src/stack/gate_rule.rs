@@ -103,7 +103,13 @@ pub struct Offline {
     pub run: Vec<String>,
     /// What it prints after it has closed the gate.
     pub prints: String,
+    /// The arguments of the same program that open it again: for machines of the engine where the service does not run now
+    /// and may run later.
+    pub open: Option<Vec<String>>,
 }
+
+/// The reason that a gate has which is closed before its service starts for the first time on a machine.
+pub const NOT_VERIFIED: &str = "rollback: not verified yet";
 
 /// A program and its arguments, without a shell.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! The services of a stack as an engine reports them: the same values for every engine. Nothing is read or
 //! changed here. Filled in by the engines.
 
+use crate::base::observed::Observed;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The health that a service reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -115,6 +116,29 @@ impl Service {
     pub fn restarts(&self) -> u64 {
         self.0.iter().map(|instance| instance.restarts).sum()
     }
+}
+
+/// A machine of an engine that has several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// `ready`, or the engine's word for what is wrong.
+    pub state: String,
+    /// May it get work: `active`, `pause` or `drain`.
+    pub availability: String,
+    /// The part that it has in the decisions of the engine; none if it has no part.
+    pub manager: Option<String>,
+    /// Where the ports of its instances are.
+    pub address: Option<IpAddr>,
+    /// How many of the images that were asked for it has.
+    pub images: Observed<usize>,
+    /// The instances on it, in words.
+    pub services: Vec<String>,
+    /// Its memory.
+    pub memory_bytes: Observed<u64>,
+    /// The room that is left on the disk of its engine.
+    pub free_bytes: Observed<u64>,
 }
 
 /// What an engine knows of the whole stack.

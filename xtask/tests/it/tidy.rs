@@ -271,8 +271,8 @@ fn a_long_function_is_found() {
 #[test]
 fn no_command_reaches_beyond_the_project() {
     for (name, text) in sources("xtask/src") {
-        // `docker system df` only looks.
-        let text = text.replace("\"system\", \"df\"", "");
+        // `docker system df` only looks, and `docker system dial-stdio` passes on what is said to the engine.
+        let text = text.replace("\"system\", \"df\"", "").replace("\"system\", \"dial-stdio\"", "");
         for word in ["\"prune\"", "\"system\"", "--volumes"] {
             assert!(!text.contains(word), "{name} has {word}");
         }
@@ -295,6 +295,27 @@ fn no_command_is_suggested_as_text() {
             "base/next.rs" | "base/lock.rs" | "stack/lease.rs" | "rehearsal/bench/mod.rs"
         ) {
             assert_eq!(lines.collect::<Vec<_>>(), [""; 0], "{name}");
+        }
+    }
+}
+
+/// Other code speaks of nodes and instances, and not of what a Swarm is made of.
+#[test]
+fn no_other_code_knows_a_swarm() {
+    for (name, text) in sources("xtask/src") {
+        let code = product(&text);
+        let lines: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        for word in [
+            "dial-stdio",
+            "\"/services",
+            "\"/tasks",
+            "docker service",
+            "docker node",
+            "docker stack",
+            "stack.namespace",
+        ] {
+            let found = lines.iter().any(|line| line.contains(word));
+            assert!(name.starts_with("engine/swarm/") || !found, "{name} has {word}");
         }
     }
 }

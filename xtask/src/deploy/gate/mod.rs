@@ -6,7 +6,7 @@ pub mod http;
 pub mod stop;
 
 use crate::base::deadline::Deadline;
-use crate::stack::gate_rule::GateRule;
+use crate::stack::gate_rule::{GateRule, NOT_VERIFIED};
 use crate::stack::ledger::{Ledger, Record};
 use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
@@ -44,7 +44,7 @@ pub fn run_reason(run: &str, why: &str) -> String {
 /// The reasons that runs of older versions gave.
 const OLDER: [&str; 4] = [
     "rollback: restoring the last known-good release",
-    "rollback: not verified yet",
+    NOT_VERIFIED,
     "rollback: building the commit to go back to",
     "a release is being deployed",
 ];

@@ -32,6 +32,8 @@ pub struct Compose {
     pub docker: PathBuf,
     /// The daemon that it talks to.
     pub daemon: Daemon,
+    /// Options of the docker client before each command, if another daemon is meant than the one it goes to by itself.
+    pub options: Vec<String>,
     /// Which Compose is installed; empty until it was needed.
     pub generation: OnceLock<Generation>,
 }
@@ -125,12 +127,17 @@ impl Compose {
             fail(Exit::Host, format!("the compose engine needs the docker client: {e}"), next)
         })?;
         let daemon = Daemon::of_client(&docker, Deadline::after(pilot.manifest.limits.engine))?;
-        Ok(Self { pilot: pilot.clone(), docker, daemon, generation: OnceLock::new() })
+        Ok(Self { pilot: pilot.clone(), docker, daemon, options: Vec::new(), generation: OnceLock::new() })
+    }
+
+    /// A docker command.
+    pub fn client(&self, args: &[&str]) -> Cmd {
+        cmd(&self.docker, &[]).args(&self.options).args(args)
     }
 
     /// Runs a docker command and returns its output.
     pub fn docker(&self, args: &[&str], deadline: Deadline) -> Result<String> {
-        cmd(&self.docker, args).run(deadline).map_err(classify)
+        self.client(args).run(deadline).map_err(classify)
     }
 
     /// Compose 2 if the client has it, else Compose 1. The file of the plugin is searched first, because

@@ -203,7 +203,7 @@ fn environment(top: &Value) -> Option<Environment> {
 const DEFAULT: &str = "default";
 
 /// Compose writes a `$` as `$$`, so that its output is a compose file again.
-fn unescaped(output: &str) -> String {
+pub fn unescaped(output: &str) -> String {
     output.replace("$$", "$")
 }
 

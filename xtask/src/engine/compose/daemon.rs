@@ -139,6 +139,11 @@ pub fn in_context(name: &str) -> Result<()> {
     Err(again.exec()).context("cannot begin again with DOCKER_CONTEXT")
 }
 
+/// Does the environment name a context? Then Docker is meant, whether it answers or not.
+pub fn is_named() -> bool {
+    std::env::var_os("DOCKER_CONTEXT").is_some_and(|name| !name.is_empty())
+}
+
 /// The folder of the client's settings.
 pub fn config_folder() -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));

@@ -43,17 +43,11 @@ impl Data for Compose {
 
     fn users(&self, service: &str, deadline: Deadline) -> Result<Vec<User>> {
         let volume = self.volume(service);
-        let found = self.steady(deadline, || {
-            let filter = format!("volume={volume}");
-            let ids =
-                self.docker(&["ps", "--all", "--no-trunc", "--quiet", "--filter", &filter], deadline)?;
-            let ids: Vec<String> = ids.lines().map(str::to_owned).collect();
-            self.each(&["inspect", "--type", "container"], &ids, deadline)
-        })?;
-        let Some(text) = found else { return Ok(Vec::new()) };
-        let all: Vec<Value> =
-            serde_json::from_str(&text).context("cannot parse the output of docker inspect")?;
-        Ok(all.iter().filter_map(|one| user(one, &volume, &self.pilot.project)).collect())
+        self.users_of(&volume, deadline, &|labels| {
+            let text = |name: &str| labels.get(name)?.as_str().map(str::to_owned);
+            let own = text("com.docker.compose.project")? == self.pilot.project;
+            own.then(|| text("com.docker.compose.service").unwrap_or_default())
+        })
     }
 
     fn pause(&self, handles: &[String], deadline: Deadline) -> Result<()> {
@@ -72,22 +66,16 @@ impl Data for Compose {
     }
 
     fn unpause(&self, handles: &[String], deadline: Deadline) -> Result<()> {
-        unpause(&self.docker, handles, deadline).map_err(classify)
+        unpause_at(&self.docker, &self.options, handles, deadline).map_err(classify)
     }
 
     fn snapshot(&self, service: &str, into: &mut dyn Write, deadline: Deadline) -> Result<()> {
         let volume = self.volume(service);
         ensure!(self.volumes(deadline)?.contains(&volume), "there is no volume {volume}");
         let mounted = self.mounted(service, &volume, deadline)?.map(|(id, path)| format!("{id}:{path}/."));
-        let mut copy = |from: &str| {
-            // A slow copy is not an engine that does not answer, so a missed deadline is not a host failure.
-            let classified = |error| if is_hung(&error) { error } else { classify(error) };
-            let copied = cmd(&self.docker, &["cp", from, "-"]).run_into(into, deadline);
-            copied.map_err(classified).with_context(|| format!("copying volume {volume}"))
-        };
         match mounted {
-            Some(from) => copy(&from),
-            None => self.with_helper(&volume, deadline, |id| copy(&format!("{id}:/data/."))),
+            Some(from) => self.copy_from(&from, &volume, into, deadline),
+            None => self.copy_out(&volume, into, deadline),
         }
     }
 
@@ -118,7 +106,7 @@ impl Data for Compose {
         into: &mut dyn Write,
         deadline: Deadline,
     ) -> Result<()> {
-        let dump = cmd(&self.docker, &["exec", &instance.handle]).args(words);
+        let dump = self.client(&["exec", &instance.handle]).args(words);
         dump.run_into(into, deadline).map_err(|error| told_of_program(instance, words, error))
     }
 
@@ -129,7 +117,7 @@ impl Data for Compose {
         from: &mut dyn Read,
         deadline: Deadline,
     ) -> Result<()> {
-        let feed = cmd(&self.docker, &["exec", "--interactive", &instance.handle]).args(words);
+        let feed = self.client(&["exec", "--interactive", &instance.handle]).args(words);
         let fed = feed.write_by(deadline, |into| Ok(pass(from, into).map(drop)?));
         fed.map(drop).map_err(|error| told_of_program(instance, words, error))
     }
@@ -185,19 +173,25 @@ fn told_of_program(instance: &Instance, words: &[String], error: Error) -> Error
 
 /// Unpauses containers by their ids. One that is not paused, or is gone, is passed over.
 pub fn unpause(docker: &Path, handles: &[String], deadline: Deadline) -> Result<()> {
+    unpause_at(docker, &[], handles, deadline)
+}
+
+/// The same at the daemon that these options of docker lead to.
+pub fn unpause_at(docker: &Path, options: &[String], handles: &[String], deadline: Deadline) -> Result<()> {
     let words: Vec<&str> = handles.iter().map(String::as_str).collect();
-    let Err(error) = cmd(docker, &[&["unpause"], words.as_slice()].concat()).run(deadline) else {
+    let client = |args: &[&str]| cmd(docker, &[]).args(options).args(args);
+    let Err(error) = client(&[&["unpause"], words.as_slice()].concat()).run(deadline) else {
         return Ok(());
     };
     let listed = ["ps", "--no-trunc", "--quiet", "--filter", "status=paused"];
-    let paused = cmd(docker, &listed).run(deadline)?;
+    let paused = client(&listed).run(deadline)?;
     if paused.lines().any(|id| words.contains(&id)) { Err(error) } else { Ok(()) }
 }
 
 /// A container of `docker inspect` that mounts this volume, and that is not down.
-fn user(container: &Value, volume: &str, project: &str) -> Option<User> {
+/// Its service is what `service` finds in its labels; none if it is not of the stack.
+pub fn user(container: &Value, volume: &str, service: &dyn Fn(&Value) -> Option<String>) -> Option<User> {
     let text = |pointer: &str| container.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let label = |name: &str| container.pointer("/Config/Labels")?.get(name)?.as_str().map(str::to_owned);
     // The filter of Docker finds a volume also by where it is mounted.
     let mounts = container.pointer("/Mounts").and_then(Value::as_array)?;
     mounts.iter().find(|mount| mount["Name"] == volume)?;
@@ -207,11 +201,10 @@ fn user(container: &Value, volume: &str, project: &str) -> Option<User> {
         "exited" | "created" | "dead" | "removing" => return None,
         _ => Use::Runs,
     };
-    let own = label("com.docker.compose.project").is_some_and(|of| of == project);
     Some(User {
         handle: text("/Id").to_owned(),
         name: text("/Name").trim_start_matches('/').to_owned(),
-        service: own.then(|| label("com.docker.compose.service").unwrap_or_default()),
+        service: container.pointer("/Config/Labels").and_then(service),
         state,
         started: text("/State/StartedAt").to_owned(),
     })
@@ -251,7 +244,7 @@ impl Read for Begin<'_> {
 impl Compose {
     /// The volume of each data of the stack: by the definition; of a release of an older version by the manifest, with
     /// the name that Compose gives by default.
-    fn data_volumes(&self) -> BTreeMap<String, String> {
+    pub fn data_volumes(&self) -> BTreeMap<String, String> {
         if let Some(definition) = &self.pilot.definition {
             let volume = |(name, volume): (String, &Resource)| (name, volume.name.clone());
             return definition.data().into_iter().map(volume).collect();
@@ -264,7 +257,7 @@ impl Compose {
 
     /// The volume of this data. Backups of another release may call it by a service that uses no other. One that the
     /// stack does not know is called by its own name.
-    fn volume(&self, data: &str) -> String {
+    pub fn volume(&self, data: &str) -> String {
         let known = match &self.pilot.definition {
             Some(definition) => definition.volume_of(data).map(|key| definition.volumes[key].name.clone()),
             None => self.data_volumes().remove(data),
@@ -273,7 +266,7 @@ impl Compose {
     }
 
     /// The services that use this data. If it is not known what the stack is, data is called by its service.
-    fn user_services(&self, data: &str) -> Vec<String> {
+    pub fn user_services(&self, data: &str) -> Vec<String> {
         let volume = self.volume(data);
         match &self.pilot.definition {
             Some(definition) => definition.users(&volume).map(str::to_owned).collect(),
@@ -282,7 +275,7 @@ impl Compose {
     }
 
     /// The volumes that the definition names.
-    fn defined(&self) -> impl Iterator<Item = &Resource> {
+    pub fn defined(&self) -> impl Iterator<Item = &Resource> {
         self.pilot.definition.iter().flat_map(|definition| definition.volumes.values())
     }
 
@@ -324,19 +317,53 @@ impl Compose {
     /// volume read-only, and then Docker refuses. The folder of the volume gets the owner and the mode that it has in
     /// the archive. Docker takes both from the image when it makes a volume, and passes over the entry of an archive
     /// for the folder that it is unpacked into. A database does not start in a folder that is not its own.
-    fn fill(&self, volume: &str, from: &mut dyn Read, deadline: Deadline) -> Result<()> {
+    pub fn fill(&self, volume: &str, from: &mut dyn Read, deadline: Deadline) -> Result<()> {
         let mut begin = Begin { from, read: Vec::new() };
         let entry = folder_entry(&mut begin)?;
         let mut whole = begin.read.as_slice().chain(begin.from);
         self.with_helper(volume, deadline, |id| {
-            let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:/data")]);
+            let copy = self.client(&["cp", "-", &format!("{id}:/data")]);
             let copied = copy.write_by(deadline, |into| Ok(pass(&mut whole, into).map(drop)?));
             copied.map_err(|error| classify(copying::is_full_there(&format!("volume {volume}"), error)))?;
             let Some(entry) = &entry else { return Ok(()) };
-            let copy = cmd(&self.docker, &["cp", "-", &format!("{id}:/")]);
+            let copy = self.client(&["cp", "-", &format!("{id}:/")]);
             let copied = copy.write_by(deadline, |to| Ok(to.write_all(entry)?));
             copied.map(drop).map_err(classify).with_context(|| format!("restoring the folder of {volume}"))
         })
+    }
+
+    /// The containers that mount a volume and are not down. `service` finds the service of one in its labels.
+    pub fn users_of(
+        &self,
+        volume: &str,
+        deadline: Deadline,
+        service: &dyn Fn(&Value) -> Option<String>,
+    ) -> Result<Vec<User>> {
+        let found = self.steady(deadline, || {
+            let filter = format!("volume={volume}");
+            let ids =
+                self.docker(&["ps", "--all", "--no-trunc", "--quiet", "--filter", &filter], deadline)?;
+            let ids: Vec<String> = ids.lines().map(str::to_owned).collect();
+            self.each(&["inspect", "--type", "container"], &ids, deadline)
+        })?;
+        let Some(text) = found else { return Ok(Vec::new()) };
+        let all: Vec<Value> =
+            serde_json::from_str(&text).context("cannot parse the output of docker inspect")?;
+        Ok(all.iter().filter_map(|one| user(one, volume, service)).collect())
+    }
+
+    /// Writes a volume as a tar archive, through a helper container.
+    pub fn copy_out(&self, volume: &str, into: &mut dyn Write, deadline: Deadline) -> Result<()> {
+        self.with_helper(volume, deadline, |id| {
+            self.copy_from(&format!("{id}:/data/."), volume, into, deadline)
+        })
+    }
+
+    fn copy_from(&self, from: &str, volume: &str, into: &mut dyn Write, deadline: Deadline) -> Result<()> {
+        // A slow copy is not an engine that does not answer, so a missed deadline is not a host failure.
+        let classified = |error| if is_hung(&error) { error } else { classify(error) };
+        let copied = self.client(&["cp", from, "-"]).run_into(into, deadline);
+        copied.map_err(classified).with_context(|| format!("copying volume {volume}"))
     }
 
     fn helper_name(&self) -> String {
@@ -344,7 +371,7 @@ impl Compose {
     }
 
     /// Removes the helper container of a command that was killed: its volume could not be removed.
-    fn remove_helpers(&self, deadline: Deadline) -> Result<()> {
+    pub fn remove_helpers(&self, deadline: Deadline) -> Result<()> {
         let name = format!("name=^/?{}$", self.helper_name());
         let list = ["ps", "--all", "--filter", &self.label(), "--filter", &name, "--format"];
         let left = self.docker(&[list.as_slice(), &["{{.ID}} {{.Image}}"]].concat(), deadline)?;

@@ -6,7 +6,6 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Freed};
 use crate::base::next::Next;
-use crate::base::proc::cmd;
 use crate::base::threads::side_by_side;
 use crate::engine::compose::client::{Compose, classify};
 use crate::engine::compose::pin::TAGS;
@@ -108,7 +107,7 @@ impl Images for Compose {
         take: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
         deadline: Deadline,
     ) -> Result<()> {
-        cmd(&self.docker, &["save", &image.id]).read_by(deadline, take).map_err(classify)
+        self.client(&["save", &image.id]).read_by(deadline, take).map_err(classify)
     }
 
     fn load(&self, image: &Image, from: &mut dyn Read, deadline: Deadline) -> Result<()> {
@@ -116,7 +115,7 @@ impl Images for Compose {
             let mut to = BufWriter::with_capacity(BLOCK, to);
             std::io::copy(from, &mut to).and_then(|_| to.flush()).context("cannot give docker the image")
         };
-        let said = cmd(&self.docker, &["load", "--quiet"]).write_by(deadline, give).map_err(classify)?;
+        let said = self.client(&["load", "--quiet"]).write_by(deadline, give).map_err(classify)?;
         match self.ids(std::slice::from_ref(&image.id), deadline)?.first() {
             Some(id) if *id == image.id => Ok(()),
             _ => bail!("docker loaded image {}, but says {:?}", image.id, said.trim()),
@@ -209,7 +208,7 @@ impl Compose {
     }
 
     /// Content ids of the images that the project's containers use, also stopped ones.
-    fn used_images(&self, deadline: Deadline) -> Result<Vec<String>> {
+    pub fn used_images(&self, deadline: Deadline) -> Result<Vec<String>> {
         let text = self.steady(deadline, || {
             let ids = self.listed(&["ps", "-a", "--quiet"], deadline)?;
             self.each(&["inspect", "--type", "container", "--format", "{{.Image}}"], &ids, deadline)

@@ -43,21 +43,7 @@ impl Inspect for Compose {
     }
 
     fn usage(&self, deadline: Deadline) -> Result<Vec<Usage>> {
-        let format = "{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.PIDs}}";
-        let text = self.steady(deadline, || {
-            let ids = self.listed(&["ps", "--quiet"], deadline)?;
-            self.each(&["stats", "--no-stream", "--format", format], &ids, deadline)
-        })?;
-        let usage = |line: &str| {
-            let mut fields = line.split('\t').map(str::to_owned);
-            Some(Usage {
-                name: fields.next()?,
-                cpu: fields.next()?,
-                memory: fields.next()?,
-                processes: fields.next()?,
-            })
-        };
-        Ok(text.unwrap_or_default().lines().filter_map(usage).collect())
+        self.steady(deadline, || self.usage_of(&self.listed(&["ps", "--quiet"], deadline)?, deadline))
     }
 
     fn networks_and_volumes(&self, deadline: Deadline) -> Result<BTreeMap<String, String>> {
@@ -152,11 +138,48 @@ impl Inspect for Compose {
 }
 
 impl Compose {
+    /// The memory of the engine's machine, and the room on its disk, if that is seen from here.
+    pub fn room(&self, deadline: Deadline) -> (Observed<u64>, Observed<u64>) {
+        let info = self.docker(&["info", "--format", "{{json .}}"], deadline).and_then(|text| {
+            serde_json::from_str::<Value>(&text).context("cannot parse the output of docker info")
+        });
+        let info = match info {
+            Ok(info) => info,
+            Err(error) => {
+                return (Observed::from(Err(error)), Observed::Unknown("the engine does not answer".into()));
+            }
+        };
+        let memory = info["MemTotal"].as_u64().context("the engine does not say it");
+        let free = match root(&info, &machine::kernel()) {
+            Observed::Known(folder) => machine::space(&folder).map(|(space, _)| space.bytes).into(),
+            Observed::Unknown(why) => Observed::Unknown(why),
+        };
+        (memory.into(), free)
+    }
+
+    /// What these containers use.
+    pub fn usage_of(&self, ids: &[String], deadline: Deadline) -> Result<Vec<Usage>> {
+        let format = "{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.PIDs}}";
+        let text = self.each(&["stats", "--no-stream", "--format", format], ids, deadline)?;
+        let usage = |line: &str| {
+            let mut fields = line.split('\t').map(str::to_owned);
+            Some(Usage {
+                name: fields.next()?,
+                cpu: fields.next()?,
+                memory: fields.next()?,
+                processes: fields.next()?,
+            })
+        };
+        Ok(text.unwrap_or_default().lines().filter_map(usage).collect())
+    }
+
     /// The last lines of a log. The services write to both streams, so both are read.
     fn log_lines(&self, instance: &Instance, lines: usize) -> Cmd {
-        let script = "exec \"$0\" logs --timestamps --tail \"$1\" \"$2\" 2>&1";
+        let script = "exec \"$0\" \"$@\" 2>&1";
+        let lines = lines.to_string();
+        let logs = ["logs", "--timestamps", "--tail", &lines, &instance.handle];
         let docker = self.docker.display().to_string();
-        cmd("sh", &["-c", script, &docker, &lines.to_string(), &instance.handle])
+        cmd("sh", &["-c", script, &docker]).args(&self.options).args(logs)
     }
 }
 

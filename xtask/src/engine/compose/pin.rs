@@ -42,7 +42,7 @@ struct Kept {
 }
 
 /// The private tag of an image.
-fn tag_of(project: &str, image: &Image) -> String {
+pub fn tag_of(project: &str, image: &Image) -> String {
     let id = image.id.trim_start_matches("sha256:");
     let id = id.get(..ID).unwrap_or(id);
     // The last part of a reference, without its tag and digest, may be a part of another one.

@@ -5,7 +5,6 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
-use crate::base::proc::cmd;
 use crate::base::threads::side_by_side;
 use crate::engine::compose::client::{Compose, Generation, classify};
 use crate::release::description::Image;
@@ -168,7 +167,7 @@ impl Compose {
         if let Ok(Some(id)) = id().map(|ids| ids.into_iter().next()) {
             return Ok(id);
         }
-        let pull = cmd(&self.docker, &["pull", "--quiet", reference]).run(deadline);
+        let pull = self.client(&["pull", "--quiet", reference]).run(deadline);
         let found = pull.and_then(|_| id()).map(|ids| ids.into_iter().next());
         let error = match found {
             Ok(Some(id)) => return Ok(id),

@@ -5,10 +5,10 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::http::Client;
-use crate::base::proc::{Cmd, cmd};
+use crate::base::proc::Cmd;
 use crate::base::threads::side_by_side;
 use crate::engine::compose::client::{Compose, Generation, classify, exec_code};
-use crate::engine::compose::config::Place;
+use crate::engine::compose::config::{Place, unescaped};
 use crate::engine::compose::parts::PARTS;
 use crate::engine::compose::state::{services, was_paused};
 use crate::engine::roles::{Engine, Extent, Kind, Runtime};
@@ -40,9 +40,7 @@ impl Runtime for Compose {
     }
 
     fn for_stack(&self, pilot: &Pilot) -> Result<Box<dyn Engine>> {
-        let (docker, daemon, generation) =
-            (self.docker.clone(), self.daemon.clone(), self.generation.clone());
-        Ok(Box::new(Self { pilot: pilot.clone(), docker, daemon, generation }))
+        Ok(Box::new(self.for_pilot(pilot)))
     }
 
     fn resolve(&self, dir: &Path, is_file: &dyn Fn(&str) -> bool, deadline: Deadline) -> Result<Resolved> {
@@ -215,7 +213,7 @@ impl Runtime for Compose {
         env: &[(&str, &str)],
         deadline: Deadline,
     ) -> Result<(i32, String)> {
-        let mut exec = cmd(&self.docker, &["exec"]);
+        let mut exec = self.client(&["exec"]);
         for (name, value) in env {
             // Docker takes the value from its own environment, so that it is not in its arguments.
             exec = exec.args(["--env", name]).env(name, value);
@@ -276,6 +274,28 @@ fn handles(there: &BTreeMap<String, Service>, services: &[String]) -> Vec<String
 }
 
 impl Compose {
+    /// The same engine for a stack by another manifest and definition.
+    pub fn for_pilot(&self, pilot: &Pilot) -> Self {
+        let (docker, daemon, options) = (self.docker.clone(), self.daemon.clone(), self.options.clone());
+        Self { pilot: pilot.clone(), docker, daemon, options, generation: self.generation.clone() }
+    }
+
+    /// The same for another daemon, which these options of docker lead to.
+    pub fn through(&self, options: &[String]) -> Self {
+        Self { options: options.to_vec(), ..self.for_pilot(&self.pilot) }
+    }
+
+    /// What Compose 2 makes of the files in `dir`: everything in its long form.
+    pub fn config_of(&self, dir: &Path, deadline: Deadline) -> Result<Value> {
+        if let Generation::One(_) = self.generation(deadline)? {
+            let what = "Compose 1 does not say everything that a Swarm needs to know of a stack";
+            return Err(fail(Exit::Usage, what, "install Compose 2 (docker compose)"));
+        }
+        let printed = self.compose(dir, deadline)?.args(["config", "--format", "json"]);
+        let printed = printed.run(deadline).map_err(classify)?;
+        serde_json::from_str(&unescaped(&printed)).context("cannot parse the output of docker compose config")
+    }
+
     /// What `docker inspect` says of the project's containers.
     fn inspected(&self, deadline: Deadline) -> Result<Vec<Value>> {
         let containers = self.steady(deadline, || {

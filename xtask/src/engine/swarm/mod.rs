@@ -1,3 +1,17 @@
-//! The engine `swarm`: a Docker Swarm. `spec` says what a stack is there; nothing here runs yet.
+//! The engine `swarm`: a stack on the nodes of a Docker Swarm, through its managers. One file for each role of an engine.
+//! `spec` says what the services of a Compose stack are on a Swarm, `state` what the Swarm reports; both are pure. `api`
+//! asks a manager, `cluster` knows the nodes and the way to the Docker engine of each. What Compose alone understands
+//! (its files, building) is asked from the engine `compose` of this client. Commands and terms of a Swarm are here and
+//! nowhere else.
 
+mod api;
+mod apply;
+pub mod cluster;
+pub mod data;
+mod images;
+mod inspect;
+mod node;
+mod runtime;
+mod shelf;
 mod spec;
+mod state;

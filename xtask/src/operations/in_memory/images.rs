@@ -27,7 +27,7 @@ fn newer(scene: &Scene) {
     let newer = scene.release("r2", "v2.0.0", &scene.env_text());
     scene.apply(&newer);
     scene.save("r2");
-    scene.store().promote("r2", BTreeMap::new(), 1).unwrap();
+    scene.store().promote("r2", "compose", BTreeMap::new(), 1).unwrap();
     scene.store().set_current("r2").unwrap();
     lose(scene);
 }

@@ -139,7 +139,7 @@ impl Scene {
         let services = scene.world.engine(&scene.pilot).services(limit).unwrap();
         let settings = services.into_iter().map(|(name, service)| (name, service.0[0].settings.clone()));
         scene.save("r1");
-        scene.store().promote("r1", settings.collect(), 0).unwrap();
+        scene.store().promote("r1", "compose", settings.collect(), 0).unwrap();
         scene.store().set_current("r1").unwrap();
         scene
     }

@@ -145,6 +145,7 @@ fn offline(value: &Value<'_>, scope: Scope<'_>) -> Option<Offline> {
     let table = value.table()?;
     let run = table.need("run", |value| scope.command(value));
     let prints = table.need("prints", Value::text);
+    let open = table.get("open", |value| scope.command(value));
     table.close();
-    Some(Offline { run: run?, prints: prints? })
+    Some(Offline { run: run?, prints: prints?, open })
 }

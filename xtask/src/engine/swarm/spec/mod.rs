@@ -16,7 +16,7 @@ mod tests;
 mod unsupported;
 
 pub use digest::digest;
-pub use parts::{File, Network, Plan, STACK, Source, Volume};
+pub use parts::{File, Plan, STACK, Source};
 pub use service::{SERVICE, SETTINGS};
 
 use anyhow::{Context, Result, ensure};

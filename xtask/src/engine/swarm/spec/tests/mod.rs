@@ -4,6 +4,7 @@
 mod refusals;
 
 use super::digest::plain;
+use super::parts::{Network, Volume};
 use super::*;
 use anyhow::bail;
 use serde_json::{Value, json};

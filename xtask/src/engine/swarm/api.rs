@@ -1,0 +1,298 @@
+//! Asks a Docker engine through its API, over the docker client: `docker system dial-stdio` passes on what it reads, by
+//! whatever way the client reaches the engine (a socket, TCP with TLS, ssh). The API takes and gives whole objects with
+//! their versions, which the commands of the client do not. Called by the other files of `swarm`.
+
+use crate::base::deadline::Deadline;
+use crate::base::failure::{Exit, exit_of, fail};
+use crate::base::next::Next;
+use crate::base::proc::cmd;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::fmt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
+
+/// The version of the API: that of Docker 20.10, which all later ones still speak.
+const VERSION: &str = "/v1.41";
+
+/// Largest head of an answer, in bytes, and the most fields in it.
+const HEAD: usize = 64 << 10;
+const FIELDS: usize = 64;
+
+/// Largest body of an answer, in bytes. A record with files has half a megabyte.
+const BODY: u64 = 64 << 20;
+
+/// The way to a Docker engine: options of the docker client; none for the one that the client goes to by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Way(Vec<String>);
+
+impl Way {
+    /// Through a context of the client.
+    pub fn context(name: &str) -> Self {
+        Self(vec!["--context".into(), name.into()])
+    }
+
+    /// The options, for a command.
+    pub fn options(&self) -> &[String] {
+        &self.0
+    }
+}
+
+/// As a part of a command that can be pasted.
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("docker")?;
+        self.0.iter().try_for_each(|word| write!(f, " {word}"))
+    }
+}
+
+/// An answer that is an error.
+#[derive(Debug)]
+pub struct Refused {
+    /// The HTTP status.
+    pub status: u16,
+    /// What the engine says.
+    pub message: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the engine refused ({}): {}", self.status, self.message)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// The status of an answer that is an error.
+pub fn status_of(error: &anyhow::Error) -> Option<u16> {
+    error.downcast_ref().map(|refused: &Refused| refused.status)
+}
+
+/// Is it an error of a Swarm that has lost its majority, or of a manager that does not know the leader at this moment?
+pub fn is_headless(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    ["does not have a leader", "context deadline exceeded", "DeadlineExceeded", "Unavailable", "lost quorum"]
+        .iter()
+        .any(|said| text.contains(said))
+}
+
+/// A Docker engine.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// Path of the docker client.
+    pub docker: PathBuf,
+    /// Which engine.
+    pub way: Way,
+}
+
+impl Api {
+    /// Several questions over one connection.
+    pub fn talk<T>(&self, deadline: Deadline, talk: impl FnOnce(&mut Line<'_>) -> Result<T>) -> Result<T> {
+        let dial = cmd(&self.docker, &[]).args(self.way.options()).args(["system", "dial-stdio"]);
+        dial.talk_by(deadline, |to, from| talk(&mut Line { to, from: BufReader::new(from) }))
+    }
+
+    /// One question.
+    pub fn get(&self, path: &str, deadline: Deadline) -> Result<Value> {
+        self.talk(deadline, |line| line.get(path))
+    }
+}
+
+/// A connection to an engine.
+pub struct Line<'a> {
+    to: &'a mut dyn Write,
+    from: BufReader<&'a mut dyn Read>,
+}
+
+impl Line<'_> {
+    /// GET.
+    pub fn get(&mut self, path: &str) -> Result<Value> {
+        self.ask("GET", path, None)
+    }
+
+    /// POST with a JSON body.
+    pub fn post(&mut self, path: &str, body: &Value) -> Result<Value> {
+        self.ask("POST", path, Some(body))
+    }
+
+    /// DELETE. It is no error if it is gone already.
+    pub fn delete(&mut self, path: &str) -> Result<()> {
+        match self.ask("DELETE", path, None) {
+            Err(error) if status_of(&error) == Some(404) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        let tried = || format!("{method} {}", path.split('?').next().unwrap_or(path));
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let head = format!(
+            "{method} {VERSION}{path} HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.to
+            .write_all(head.as_bytes())
+            .and_then(|()| self.to.write_all(body.as_bytes()))
+            .and_then(|()| self.to.flush())
+            .with_context(tried)?;
+        let (status, answer) = self.answer().with_context(tried)?;
+        let value: Value =
+            if answer.is_empty() { Value::Null } else { serde_json::from_slice(&answer).unwrap_or_default() };
+        if status >= 400 {
+            let said = value["message"].as_str().map(str::to_owned);
+            let message = said.unwrap_or_else(|| String::from_utf8_lossy(&answer).trim().to_owned());
+            return Err(anyhow::Error::new(Refused { status, message })).with_context(tried);
+        }
+        Ok(value)
+    }
+
+    /// The status and the body of an answer.
+    fn answer(&mut self) -> Result<(u16, Vec<u8>)> {
+        let head = self.head()?;
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+        let mut parsed = httparse::Response::new(&mut fields);
+        ensure!(parsed.parse(&head)?.is_complete(), "the head of the answer is incomplete");
+        let status = parsed.code.context("the answer has no status")?;
+        let field = |name: &str| {
+            let found = parsed.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
+            std::str::from_utf8(found.value).ok()
+        };
+        let chunked = field("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
+        let length = field("content-length").and_then(|value| value.parse::<u64>().ok());
+        let mut body = Vec::new();
+        match length {
+            _ if chunked => self.chunks(&mut body)?,
+            Some(length) => self.exactly(length, &mut body)?,
+            None if status == 204 || status == 304 => {}
+            None => bail!("the answer does not say how long it is"),
+        }
+        Ok((status, body))
+    }
+
+    fn head(&mut self) -> Result<Vec<u8>> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let before = head.len();
+            self.line(&mut head)?;
+            ensure!(head.len() > before, "the engine ended the connection");
+            ensure!(head.len() <= HEAD, "the head of the answer is longer than {HEAD} bytes");
+        }
+        Ok(head)
+    }
+
+    /// Reads to the end of a line; its length has a bound.
+    fn line(&mut self, into: &mut Vec<u8>) -> Result<()> {
+        let most = HEAD as u64;
+        self.from.by_ref().take(most).read_until(b'\n', into).context("cannot read the answer")?;
+        Ok(())
+    }
+
+    fn exactly(&mut self, length: u64, into: &mut Vec<u8>) -> Result<()> {
+        ensure!(into.len() as u64 + length <= BODY, "the answer is longer than {BODY} bytes");
+        let read = self.from.by_ref().take(length).read_to_end(into).context("cannot read the answer")?;
+        ensure!(read as u64 == length, "the answer was cut off");
+        Ok(())
+    }
+
+    fn chunks(&mut self, into: &mut Vec<u8>) -> Result<()> {
+        loop {
+            let mut line = Vec::new();
+            self.line(&mut line)?;
+            let httparse::Status::Complete((_, size)) = httparse::parse_chunk_size(&line)
+                .map_err(|_invalid| anyhow::anyhow!("the answer is garbled"))?
+            else {
+                bail!("the answer was cut off")
+            };
+            self.exactly(size, into)?;
+            let mut end = Vec::new();
+            self.line(&mut end)?;
+            if size == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// A text as a part of the query of a path.
+pub fn in_path(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let part = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(part).collect()
+}
+
+/// Finds the exit code for a failed question to the Swarm. If no engine answers, or the Swarm has no majority, nothing can
+/// be changed: a failure of the host (exit 4), unless the budget of the run cut it short.
+pub fn classify(error: anyhow::Error) -> anyhow::Error {
+    if exit_of(&error) != Exit::NotRestored {
+        return error;
+    }
+    let text = format!("{error:#}");
+    if is_headless(&error) {
+        let what = format!(
+            "the Swarm does not answer for its stacks: this client reaches only managers that are in the minority, or \
+             that have no leader; nothing can be changed from here: {text}"
+        );
+        let next = Next::shell("docker node ls")
+            .so("at a manager of the other side, or when the managers see each other again");
+        return fail(Exit::Host, what, next);
+    }
+    let host = [
+        "Cannot connect to the Docker daemon",
+        "error during connect",
+        "failed to connect",
+        "did not end in time",
+    ];
+    if host.iter().any(|mark| text.contains(mark)) {
+        let next = Next::xtask("host").so("to see what is wrong; --context NAME goes to another manager");
+        return fail(Exit::Host, format!("the Docker engine does not answer: {text}"), next);
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is made of an answer.
+    fn read(answer: &str) -> Result<Value> {
+        let (mut sent, mut from) = (Vec::new(), answer.as_bytes());
+        let from: &mut dyn Read = &mut from;
+        let value = Line { to: &mut sent, from: BufReader::new(from) }.get("/nodes?x=1")?;
+        assert!(sent.starts_with(b"GET /v1.41/nodes?x=1 HTTP/1.1\r\n"));
+        Ok(value)
+    }
+
+    #[test]
+    fn an_answer_is_read_whole_or_is_an_error() {
+        let whole = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{\"a\":1}";
+        assert_eq!(read(whole).unwrap()["a"], 1);
+        let chunked =
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{\"a\r\n4\r\n\":1}\r\n0\r\n\r\n";
+        assert_eq!(read(chunked).unwrap()["a"], 1);
+        for cut in [
+            &whole[..whole.len() - 1],
+            &chunked[..chunked.len() - 12],
+            "HTTP/1.1 200 OK\r\n",
+            "",
+            "no http\r\n\r\n",
+        ] {
+            assert!(read(cut).is_err(), "{cut}");
+        }
+        let endless = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", u64::MAX / 2);
+        assert!(read(&endless).unwrap_err().chain().any(|cause| cause.to_string().contains("longer than")));
+        let long = format!("HTTP/1.1 200 OK\r\nA: {}", "b".repeat(2 * HEAD));
+        assert!(read(&long).is_err());
+    }
+
+    #[test]
+    fn a_refusal_has_its_status_and_what_was_said() {
+        let body = r#"{"message":"rpc error: code = Unknown desc = The swarm does not have a leader."}"#;
+        let error =
+            read(&format!("HTTP/1.1 500 No\r\nContent-Length: {}\r\n\r\n{body}", body.len())).unwrap_err();
+        assert_eq!((status_of(&error), is_headless(&error)), (Some(500), true));
+        let told = classify(error);
+        assert_eq!(exit_of(&told), Exit::Host);
+        assert!(format!("{told:#}").contains("minority"), "{told:#}");
+    }
+}
