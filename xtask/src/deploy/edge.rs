@@ -32,9 +32,11 @@ pub fn seed(view: &View, store: &Store, release: &str) -> Result<()> {
     let Some((rule, file)) = manifest.seed.as_ref().zip(layout.seed.as_ref()) else { return Ok(()) };
     let seed = files::read_json(&store.file(release, file))?;
     let request = &rule.request;
-    let answer =
-        send(&view.client_of(request.service.as_deref(), manifest.limits.ready)?, request, Some(&seed))?;
-    ensure!(answer.status == 200, "{request} answered {}", answer.brief());
+    // Each instance has data of its own.
+    for client in view.each_of(request.service.as_deref(), manifest.limits.ready)? {
+        let answer = send(&client, request, Some(&seed))?;
+        ensure!(answer.status == 200, "{request} answered {}", answer.brief());
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! here. If the plan is stale (`Stale`), it stops, and `converge` observes and plans again. What a step does
 //! is in `steps`.
 
+use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of, fail, next_of, over_budget};
 use crate::deploy::event::{Event, Progress};
 use crate::deploy::execution::{End, Execution, Measured, Stale};
@@ -59,6 +60,14 @@ pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) 
                 return Err(error);
             }
             Err(error) => {
+                // What is left of the stack is planned for once the engine knows it too.
+                let lost = Some(())
+                    .filter(|()| !step.follows_the_opening())
+                    .and_then(|()| execution.lost_a_machine());
+                if let Some(lost) = lost {
+                    say(Progress::Warned, Some(format!("{lost} was lost meanwhile: {error:#}")), None);
+                    return Err(Stale(format!("{lost} was lost meanwhile: {error:#}")).into());
+                }
                 say(Progress::Failed, Some(format!("{error:#}")), None);
                 return Err(if step.follows_the_opening() { error } else { execution.classify(error) });
             }
@@ -87,6 +96,11 @@ impl Execution<'_> {
             Err(error) if exit_of(&error) == Exit::Host && step.needs_no_lock() => Ok(()),
             kept => kept,
         }
+    }
+
+    /// A machine that was lost while the step was done.
+    fn lost_a_machine(&self) -> Option<String> {
+        self.target.engine.lost(Deadline::after(self.target.pilot.manifest.limits.engine))
     }
 
     /// The time limit of a step, if it has one of its own.

@@ -137,16 +137,20 @@ impl View {
 
     /// The gate, with the port and token of these settings. A request to it takes `limit` at most.
     pub fn gate(&self, limit: Duration) -> Result<Box<dyn Switch + '_>> {
-        self.gate_over(|| {
-            let all = endpoints(&self.pilot, self.env()?)?;
-            let own = all.get(self.pilot.gateway()).context("the gateway publishes no port")?;
-            self.engine.reach_each(own, limit)
-        })
+        self.gate_over(|| self.each_of(None, limit))
     }
 
     /// A client for the gateway, with the port and token of these settings.
     pub fn client(&self, limit: Duration) -> Result<Client> {
         self.client_of(None, limit)
+    }
+
+    /// A client for each instance of a service that runs; without a name, of the gateway.
+    pub fn each_of(&self, service: Option<&str>, limit: Duration) -> Result<Vec<Client>> {
+        let service = service.unwrap_or(self.pilot.gateway());
+        let all = endpoints(&self.pilot, self.env()?)?;
+        let own = all.get(service).with_context(|| format!("{service:?} publishes no port"))?;
+        self.engine.reach_each(own, limit)
     }
 
     /// A client for a service; without a name, for the gateway.

@@ -213,6 +213,12 @@ pub trait Runtime: Sync {
         Ok(())
     }
 
+    /// A machine of the engine that does not answer although the engine counts on it: what is said to run there may not. None
+    /// where there is one machine alone.
+    fn lost(&self, _: Deadline) -> Option<String> {
+        None
+    }
+
     /// Lets time pass between two looks at what runs. Returns how much it was.
     fn pass(&self, time: Duration) -> Duration {
         let begun = Instant::now();

@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 /// Which stack: its folder in `tests/stacks`, and the base images that it is made from, with their tags.
 pub struct Kind {
     folder: &'static str,
-    bases: &'static [(&'static str, &'static str)],
+    pub bases: &'static [(&'static str, &'static str)],
     images: Mutex<Weak<Images>>,
 }
 
 /// A proxy, an API, two workers and MariaDB.
-static NOTES: Kind = Kind::new("notes", &[("mariadb", "10.11"), ("python", "3.11"), ("nginx", "1.22")]);
+pub static NOTES: Kind = Kind::new("notes", &[("mariadb", "10.11"), ("python", "3.11"), ("nginx", "1.22")]);
 
 /// PostgreSQL alone.
 pub static LEDGER: Kind = Kind::new("ledger", &[("postgres", "15")]);
@@ -29,7 +29,7 @@ impl Kind {
         Self { folder, bases, images: Mutex::new(Weak::new()) }
     }
 
-    fn files(&self) -> PathBuf {
+    pub fn files(&self) -> PathBuf {
         workspace().join("xtask/tests/stacks").join(self.folder)
     }
 }
@@ -78,7 +78,7 @@ impl Drop for Images {
 
 /// The folder with the base images as archives. They are made once, and kept in `target/` by the content of the
 /// script that makes them.
-fn archives() -> PathBuf {
+pub fn archives() -> PathBuf {
     // Two kinds of stack may need them at the same time.
     static MAKING: Mutex<()> = Mutex::new(());
     let _making = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -311,7 +311,7 @@ pub fn within(limit: Duration, what: impl Fn() -> bool) -> bool {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().flatten() {
         let target = to.join(entry.file_name());

@@ -17,11 +17,17 @@ pub enum Engine {
     Process,
     Compose2,
     Compose1,
+    /// On a lab of the test's own: see `lab`.
+    Swarm,
 }
 
 impl Engine {
     fn word(self) -> &'static str {
-        if self == Self::Process { "process" } else { "compose" }
+        match self {
+            Self::Process => "process",
+            Self::Compose2 | Self::Compose1 => "compose",
+            Self::Swarm => "swarm",
+        }
     }
 }
 
@@ -83,7 +89,7 @@ pub fn available(engine: Engine) -> Result<(), String> {
     };
     match engine {
         Engine::Process => Ok(()),
-        Engine::Compose2 => {
+        Engine::Compose2 | Engine::Swarm => {
             tried("docker", &["version"]).and_then(|()| tried("docker", &["compose", "version"]))
         }
         Engine::Compose1 => {
@@ -581,7 +587,7 @@ impl Drop for Pilot {
             return;
         }
         // On a daemon of the test's own, which goes as a whole.
-        if self.extra_env.iter().any(|(name, _)| name == "DOCKER_HOST") {
+        if self.engine == Engine::Swarm || self.extra_env.iter().any(|(name, _)| name == "DOCKER_HOST") {
             return;
         }
         let filter = format!("label=com.docker.compose.project={}", self.project);

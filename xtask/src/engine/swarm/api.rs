@@ -71,9 +71,16 @@ pub fn status_of(error: &anyhow::Error) -> Option<u16> {
 /// Is it an error of a Swarm that has lost its majority, or of a manager that does not know the leader at this moment?
 pub fn is_headless(error: &anyhow::Error) -> bool {
     let text = format!("{error:#}");
-    ["does not have a leader", "context deadline exceeded", "DeadlineExceeded", "Unavailable", "lost quorum"]
-        .iter()
-        .any(|said| text.contains(said))
+    [
+        "have a leader",
+        "leader status",
+        "context deadline exceeded",
+        "DeadlineExceeded",
+        "Unavailable",
+        "lost quorum",
+    ]
+    .iter()
+    .any(|said| text.contains(said))
 }
 
 /// A Docker engine.

@@ -7,10 +7,11 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::base::threads::side_by_side;
-use crate::engine::swarm::api::Line;
-use crate::engine::swarm::cluster::{AT_A_TIME, Swarm};
+use crate::engine::roles::Images;
+use crate::engine::swarm::api::{Line, status_of};
+use crate::engine::swarm::cluster::{AT_A_TIME, Swarm, unreached};
 use crate::engine::swarm::node::Node;
-use crate::engine::swarm::runtime::{id, keep_down, look, update};
+use crate::engine::swarm::runtime::{id, keep_down, update};
 use crate::engine::swarm::spec::{self, File, Plan, Source};
 use crate::engine::swarm::state::{Seen, has_begun, has_ended, label, name_of, replicas, settings_of};
 use crate::release::description::Image;
@@ -33,12 +34,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 const REJECTED: usize = 3;
 
 impl Swarm {
-    /// What the files in `dir` are on a Swarm.
+    /// What the files in `dir` are on a Swarm. `read` gives out a file of the stack.
     pub fn specs(
         &self,
         images: &BTreeMap<String, Image>,
         dir: &Path,
         services: &BTreeSet<String>,
+        read: &dyn Fn(&str) -> Result<Vec<u8>>,
         deadline: Deadline,
     ) -> Result<Plan> {
         let dir = files::real_path(dir);
@@ -49,7 +51,7 @@ impl Swarm {
             config: &config,
             images: &ids,
             dir: &dir,
-            read: &|path| Ok(std::fs::read(dir.join(path))?),
+            read,
             services,
         })
     }
@@ -62,7 +64,8 @@ impl Swarm {
         services: &BTreeSet<String>,
         deadline: Deadline,
     ) -> Result<Plan> {
-        let plan = self.specs(images, dir, services, deadline)?;
+        let read = |path: &str| Ok(std::fs::read(dir.join(path))?);
+        let plan = self.specs(images, dir, services, &read, deadline)?;
         if plan.refusals.is_empty() {
             return Ok(plan);
         }
@@ -107,13 +110,23 @@ impl Swarm {
         }
         let old: Vec<Value> = specs.values().filter_map(|(_, now)| now.clone()).collect();
         // What a task of before shows says nothing of the release, also if it had the same settings.
-        let past: BTreeSet<String> =
-            old.iter().flat_map(|service| before.tasks_of(service)).map(|task| id(task).to_owned()).collect();
+        let past = Past {
+            replaced: old
+                .iter()
+                .flat_map(|service| before.tasks_of(service))
+                .map(|task| id(task).to_owned())
+                .collect(),
+            all: before.tasks.iter().map(|task| id(task).to_owned()).collect(),
+        };
         self.kill(&before, &old, deadline);
         let changed = specs.into_iter().collect();
         let done = side_by_side(AT_A_TIME, changed, |(name, (spec, now))| {
             let put = self.ask(deadline, |line| match &now {
-                None => line.post("/services/create", &spec).map(drop),
+                // Made by this command, if the answer of a manager that was lost is missing.
+                None => match line.post("/services/create", &spec) {
+                    Err(error) if status_of(&error) == Some(409) => Ok(()),
+                    made => made.map(drop),
+                },
                 Some(now) => {
                     let mut spec = spec.clone();
                     if force.contains(&name) {
@@ -190,8 +203,7 @@ impl Swarm {
     }
 
     /// Waits until each service has its tasks, all of the new spec, and nothing of the old one runs.
-    fn wait(&self, plan: &Plan, past: &BTreeSet<String>, deadline: Deadline) -> Result<()> {
-        let filter = self.filter();
+    fn wait(&self, plan: &Plan, past: &Past, deadline: Deadline) -> Result<()> {
         let settings: BTreeMap<&String, &str> = plan
             .services
             .iter()
@@ -207,18 +219,23 @@ impl Swarm {
             };
             settings.iter().find_map(of).transpose()
         };
-        self.ask(deadline, |line| {
-            let waited = deadline.poll(PAUSE, || match look(line, &filter).and_then(|seen| open(&seen)) {
+        // One question after another, so that it goes on at another manager when one is lost.
+        let waited = deadline.poll(PAUSE, || {
+            match self.see(deadline).and_then(|seen| {
+                // A node that was just lost is in the lists until the managers notice.
+                open(&seen)
+                    .map(|why| why.or_else(|| unreached(&seen).map(|node| format!("{node} is not reached"))))
+            }) {
                 Ok(None) => Break(Ok(())),
                 Ok(Some(why)) => Continue(anyhow!("the Swarm has not started what it was told to: {why}")),
                 Err(error) => Break(Err(error)),
-            });
-            waited.flatten()
-        })
+            }
+        });
+        waited.flatten()
     }
 
-    /// Runs the image of a service on the nodes of which `is_meant` holds, of those where a task of it may be put; with its
-    /// volumes and these arguments. Returns what each of them prints.
+    /// Runs the image of a service on the nodes of which `is_meant` holds, of those where a task of it may be put and that
+    /// have the image; with its volumes and these arguments. Returns what each of them prints.
     pub fn run_on(
         &self,
         plan: &Plan,
@@ -250,13 +267,17 @@ impl Swarm {
         if let Some(user) = container["User"].as_str().filter(|user| !user.is_empty()) {
             args.extend(["--user".into(), user.to_owned()]);
         }
-        args.push(container["Image"].as_str().unwrap_or_default().to_owned());
+        let image = container["Image"].as_str().unwrap_or_default().to_owned();
+        args.push(image.clone());
         args.extend(words.iter().map(|word| (*word).to_owned()));
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let pins = self.pins_of(plan, &*self.see(deadline)?, deadline)?;
         let may_run = |node: &Node| pins.get(service).map_or(node.takes_tasks(), |pin| *pin == node.id);
         let said = self.each(deadline, |node, engine| {
-            (may_run(node) && is_meant(node)).then(|| engine.docker(&args, deadline)).transpose()
+            if !may_run(node) || !is_meant(node) || !engine.images(deadline)?.contains(&image) {
+                return Ok(None);
+            }
+            engine.docker(&args, deadline).map(Some)
         })?;
         Ok(said.into_iter().filter_map(|(node, said)| Some((node, said?))).collect())
     }
@@ -368,18 +389,20 @@ fn quick(mut spec: Value) -> Value {
     spec
 }
 
+/// The tasks that there were before a change, by their ids.
+struct Past {
+    /// Those of services that are changed.
+    replaced: BTreeSet<String>,
+    /// Those of all services.
+    all: BTreeSet<String>,
+}
+
 /// Why a service is not there yet; nothing if it is. It is an error if the Swarm cannot start it.
-fn pending(
-    seen: &Seen,
-    project: &str,
-    name: &str,
-    settings: &str,
-    past: &BTreeSet<String>,
-) -> Result<Option<String>> {
+fn pending(seen: &Seen, project: &str, name: &str, settings: &str, past: &Past) -> Result<Option<String>> {
     let Some(service) = seen.services.iter().find(|one| name_of(one, project) == Some(name)) else {
         return Ok(Some(format!("{name} is not there")));
     };
-    let is_new = |task: &&Value| settings_of(task) == Some(settings) && !past.contains(id(task));
+    let is_new = |task: &&Value| settings_of(task) == Some(settings) && !past.replaced.contains(id(task));
     let of_node = |task: &Value| {
         let node = seen.nodes.iter().find(|node| task["NodeID"] == node.id.as_str());
         node.map_or_else(String::new, |node| format!(" on {}", node.name))
@@ -393,8 +416,11 @@ fn pending(
             .unwrap_or("no reason given")
             .to_owned()
     };
-    let rejected: Vec<&Value> =
-        seen.tasks_of(service).filter(is_new).filter(|task| task["Status"]["State"] == "rejected").collect();
+    let rejected: Vec<&Value> = seen
+        .tasks_of(service)
+        .filter(is_new)
+        .filter(|task| task["Status"]["State"] == "rejected" && !past.all.contains(id(task)))
+        .collect();
     if let Some(last) = rejected.last().filter(|_| rejected.len() >= REJECTED) {
         bail!("{name} cannot start{}: {}", of_node(last), said(last));
     }
@@ -407,7 +433,7 @@ fn pending(
     // One that began and ended is there too: whether it is healthy is another question.
     let begun = seen.tasks_of(service).filter(is_new).filter(|task| {
         let container = task.pointer("/Status/ContainerStatus/ContainerID").and_then(Value::as_str);
-        has_begun(task) || (has_ended(task) && container.is_some_and(|id| !id.is_empty()))
+        (has_begun(task) && on_ready(task)) || (has_ended(task) && container.is_some_and(|id| !id.is_empty()))
     });
     let slots: BTreeSet<String> = begun.map(|task| format!("{}{}", task["Slot"], task["NodeID"])).collect();
     let all: BTreeSet<u64> =

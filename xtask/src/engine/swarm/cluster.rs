@@ -7,13 +7,16 @@ use crate::base::next::Next;
 use crate::base::proc::cmd;
 use crate::base::threads::side_by_side;
 use crate::engine::compose::client::Compose;
+use crate::engine::roles::connects;
 use crate::engine::swarm::api::{Api, Line, Way, classify, is_headless, status_of};
 use crate::engine::swarm::node::{Node, nodes};
+use crate::engine::swarm::state::{Seen, has_begun};
 use crate::stack::pilot::Pilot;
 use crate::stack::shelf::Shelf;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::ops::ControlFlow::{Break, Continue};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -21,12 +24,12 @@ use std::time::Duration;
 /// How many nodes are asked at a time.
 pub const AT_A_TIME: usize = 8;
 
-/// How long one node may take to say who it is. One that is lost must not hold up an incident.
+/// How long one node may take to answer, or to say who it is. One that is lost must not hold up an incident.
 const SAYS: Duration = Duration::from_secs(3);
 
-/// How long the managers may be without a leader before that is taken for a lost majority: an election takes a second or
-/// two, by the figures of swarmkit.
-const ELECTED: Duration = Duration::from_secs(8);
+/// How long the managers may be without a leader before that is taken for a lost majority: they notice the loss of one
+/// after ten seconds (swarmkit, `ElectionTick`), and then elect another one.
+const ELECTED: Duration = Duration::from_secs(25);
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// What is found out once, and shared by the engines of one command.
@@ -39,8 +42,11 @@ pub struct Found {
     /// What of the stack that was resolved last cannot be carried over to a Swarm, and what is different there.
     pub told: Mutex<(Vec<String>, Vec<String>)>,
     /// What runs, as it was seen last: where requests go.
-    pub seen: Mutex<Option<(std::time::Instant, Arc<super::state::Seen>)>>,
+    pub seen: Mutex<Option<(std::time::Instant, Arc<Seen>)>>,
 }
+
+/// How long a node may take to answer at a port.
+const REACHED: Duration = Duration::from_secs(1);
 
 /// A Docker Swarm, for one stack.
 #[derive(Clone)]
@@ -84,57 +90,35 @@ impl Swarm {
         format!("{}={}", super::spec::STACK, self.pilot.project)
     }
 
-    /// Asks the managers: the one that the client goes to, and if it does not answer, the others that a context leads to.
-    /// While they elect a leader they are asked again.
+    /// Asks the managers: the one that answered last, and where it does not answer, or knows no leader, the other nodes of
+    /// the same Swarm. An election is waited for, whatever the limit of one question is.
     pub fn ask<T>(&self, deadline: Deadline, talk: impl Fn(&mut Line<'_>) -> Result<T>) -> Result<T> {
-        let last = self.found.manager.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let first = last.unwrap_or_default();
-        let tried = || self.api(&first).talk(deadline.within(ELECTED.min(deadline.left())), &talk);
-        let error = match tried() {
-            Err(error) if is_headless(&error) => {
-                match deadline.within(ELECTED).poll(AGAIN, || match tried() {
-                    Err(error) if is_headless(&error) => Continue(error),
-                    other => Break(other),
-                }) {
-                    Ok(Ok(answer)) => return Ok(answer),
-                    Ok(Err(error)) | Err(error) => error,
+        let first =
+            self.found.manager.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
+        let error = match self.api(&first).talk(deadline, &talk) {
+            Err(error) if is_silent(&error) => error,
+            other => return other.map_err(classify),
+        };
+        let known = self.found.ways.get().into_iter().flat_map(BTreeMap::values).flatten();
+        let ways: Vec<Way> = known.filter(|way| **way != first).cloned().chain([first.clone()]).collect();
+        let asked = Deadline::after(ELECTED).poll(AGAIN, || {
+            let mut last = None;
+            for way in &ways {
+                match self.api(way).talk(Deadline::after(SAYS), &talk) {
+                    Err(error) if is_silent(&error) => last = last.or(Some(error)),
+                    Ok(answer) => {
+                        *self.found.manager.lock().unwrap_or_else(PoisonError::into_inner) =
+                            Some(way.clone());
+                        return Break(Ok(answer));
+                    }
+                    Err(error) => return Break(Err(error)),
                 }
             }
-            Err(error) if status_of(&error).is_some() => return Err(classify(error)),
-            Err(error) => error,
-            Ok(answer) => return Ok(answer),
-        };
-        if deadline.passed() {
-            return Err(classify(error));
-        }
-        let others = self.contexts(deadline).unwrap_or_default().into_iter().map(|name| Way::context(&name));
-        for way in others.filter(|way| *way != first) {
-            let limit = deadline.within(SAYS);
-            let is_manager = |api: &Api| {
-                let info = api.get("/info", limit).ok()?;
-                (info.pointer("/Swarm/ControlAvailable")? == true && self.is_of_this(&info)).then_some(())
-            };
-            let api = self.api(&way);
-            if is_manager(&api).is_some()
-                && let Ok(answer) = api.talk(deadline, &talk)
-            {
-                *self.found.manager.lock().unwrap_or_else(PoisonError::into_inner) = Some(way);
-                return Ok(answer);
-            }
-        }
-        Err(classify(error))
-    }
-
-    /// Is this the Swarm that the first manager spoke of? A context may lead to another one.
-    fn is_of_this(&self, info: &Value) -> bool {
-        let id = info.pointer("/Swarm/NodeID").and_then(Value::as_str);
-        match self.found.ways.get() {
-            Some(known) => id.is_some_and(|id| known.contains_key(id)),
-            None => {
-                // Nothing was asked yet: the stack is known by its services.
-                info.pointer("/Swarm/Cluster/ID").is_some()
-            }
-        }
+            // Nobody else is known, and there is no election: nothing changes by itself.
+            let last = last.unwrap_or_else(|| anyhow!("no manager answers"));
+            if ways.len() == 1 && !is_headless(&last) { Break(Err(last)) } else { Continue(last) }
+        });
+        asked.flatten().map_err(|last| classify(if is_headless(&last) { last } else { error }))
     }
 
     /// GET at a manager.
@@ -216,11 +200,16 @@ impl Swarm {
         ask: impl Fn(&Node, &Compose) -> Result<T> + Sync,
     ) -> Result<Vec<(Node, T)>> {
         let all = self.reached(deadline)?;
-        let asked = side_by_side(AT_A_TIME, all, |(node, engine)| {
-            let answer = ask(&node, &engine).with_context(|| format!("on {}", node.name))?;
-            Ok((node, answer))
+        let asked = side_by_side(AT_A_TIME, all, |(node, engine)| match ask(&node, &engine) {
+            Ok(answer) => Ok(Some((node, answer))),
+            // It was lost a moment ago, and the managers do not know it yet.
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error.context(format!("on {}", node.name))),
         });
-        asked.into_iter().collect::<Result<Vec<_>>>().map_err(classify)
+        let answers: Vec<_> = asked.into_iter().collect::<Result<Vec<_>>>().map_err(classify)?;
+        let answers: Vec<_> = answers.into_iter().flatten().collect();
+        ensure!(!answers.is_empty(), "the Docker engine of no node answers");
+        Ok(answers)
     }
 
     /// The engine and the container of an instance, by its handle.
@@ -237,6 +226,34 @@ impl Swarm {
         };
         Ok((self.engine_of(node, deadline)?, container.to_owned()))
     }
+}
+
+/// The node of a task that is said to run there, if nobody is reached at the port that the task publishes. One that refuses is
+/// reached: what runs there may only be slow to listen.
+pub fn unreached(seen: &Seen) -> Option<String> {
+    let runs = seen.tasks.iter().filter(|task| has_begun(task));
+    let on = runs.filter_map(|task| seen.nodes.iter().find(|node| task["NodeID"] == node.id.as_str()));
+    let ready = on.filter(|node| node.is_ready);
+    let nodes: BTreeMap<&String, &Node> = ready.map(|node| (&node.id, node)).collect();
+    let ports = seen.ports();
+    let asked = side_by_side(AT_A_TIME, nodes.into_values().collect(), |node| {
+        let at = node.ip.zip(ports.first().copied()).map(SocketAddr::from);
+        Ok(at.is_some_and(|at| connects(at, REACHED).is_err()).then(|| node.name.clone()))
+    });
+    asked.into_iter().flatten().flatten().next()
+}
+
+/// Did nobody answer who can decide for the Swarm: no engine, one that has no leader, or one that is no manager?
+fn is_silent(error: &anyhow::Error) -> bool {
+    is_headless(error) || matches!(status_of(error), None | Some(503))
+}
+
+/// Does nobody answer at the engine of a node?
+fn is_gone(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    ["Cannot connect to the Docker daemon", "error during connect", "failed to connect"]
+        .iter()
+        .any(|mark| text.contains(mark))
 }
 
 /// The engine of a node is not reached.

@@ -61,7 +61,8 @@ impl Data for Swarm {
         }
         let names: BTreeMap<String, String> =
             self.compose.data_volumes().into_iter().map(|(data, volume)| (volume, data)).collect();
-        let mut all = BTreeSet::new();
+        // What is on a node that is lost is not gone.
+        let mut all: BTreeSet<String> = self.out_of_sight(&nodes, deadline)?;
         for (volume, nodes) in nodes {
             let name = names.get(&volume).unwrap_or(&volume);
             if nodes.len() > 1 {
@@ -200,6 +201,25 @@ impl Swarm {
         Ok(own.map(|(name, _)| name.to_owned()).collect())
     }
 
+    /// Data of services that are kept on a node which has no volume that is seen.
+    fn out_of_sight(
+        &self,
+        seen: &BTreeMap<String, Vec<String>>,
+        deadline: Deadline,
+    ) -> Result<BTreeSet<String>> {
+        let state = self.see(deadline)?;
+        let is_lost = |data: &&String, volume: &String| {
+            let users = self.compose.user_services(data);
+            !seen.contains_key(volume)
+                && users
+                    .iter()
+                    .filter_map(|user| self.pinned_to(&state, user))
+                    .any(|id| !state.nodes.iter().any(|node| node.id == id && node.is_ready))
+        };
+        let all = self.compose.data_volumes();
+        Ok(all.iter().filter(|(data, volume)| is_lost(data, volume)).map(|(data, _)| data.clone()).collect())
+    }
+
     /// The volumes of the stack on each node that is reached.
     pub fn volumes(&self, deadline: Deadline) -> Result<Vec<(Node, BTreeSet<String>)>> {
         self.each(deadline, |_, engine| self.own_volumes(engine, deadline))
@@ -243,34 +263,31 @@ impl Swarm {
         Ok(Some((node, engine, volume)))
     }
 
-    /// The node that each service with data of its own is kept on, by its id. It is an error (exit 4) if that node is
-    /// lost: the service would begin elsewhere with nothing.
+    /// The node that services with data are kept on, by its id: one with one replica, and several that share a volume. It
+    /// is an error (exit 4) if that node is lost: the service would begin elsewhere with nothing.
     pub fn pins_of(&self, plan: &Plan, seen: &Seen, deadline: Deadline) -> Result<BTreeMap<String, String>> {
         let mut pins = BTreeMap::new();
-        let alone = plan.services.iter().filter(|(_, spec)| replicas(spec) == Some(1));
-        let with_data: Vec<(&String, Vec<&str>)> = alone
-            .map(|(name, spec)| (name, volumes_of(spec).collect::<Vec<_>>()))
-            .filter(|(_, volumes)| !volumes.is_empty())
-            .collect();
-        if with_data.is_empty() {
+        let groups = together(plan);
+        if groups.is_empty() {
             return Ok(pins);
         }
         let there = self.volumes(deadline)?;
         let takes: Vec<&Node> =
             there.iter().map(|(node, _)| node).filter(|node| node.takes_tasks()).collect();
         ensure!(!takes.is_empty(), "no node that takes tasks is reached");
-        for (name, volumes) in with_data {
+        for (services, volumes) in groups {
             let has =
                 |(_, own): &&(Node, BTreeSet<String>)| volumes.iter().any(|volume| own.contains(*volume));
-            let pinned = self.pinned_to(seen, name);
-            if let Some(id) = &pinned
+            let pinned = services.iter().find_map(|name| Some((name, self.pinned_to(seen, name)?)));
+            if let Some((name, id)) = &pinned
                 && !there.iter().any(|(node, _)| node.id == *id)
             {
                 return Err(lost(seen, name, id, &volumes));
             }
-            let by_data = there.iter().filter(has).map(|(node, _)| node.id.clone());
-            let node = pinned.or_else(|| by_data.into_iter().next());
-            pins.insert(name.clone(), node.unwrap_or_else(|| first_place(name, &takes)));
+            let by_data = there.iter().find(has).map(|(node, _)| node.id.clone());
+            let first = || services.iter().next().map(|name| first_place(name, &takes));
+            let node = pinned.map(|(_, id)| id).or(by_data).or_else(first);
+            pins.extend(services.iter().filter_map(|name| Some(((*name).to_owned(), node.clone()?))));
         }
         Ok(pins)
     }
@@ -281,6 +298,28 @@ impl Swarm {
         let all = service.pointer("/Spec/TaskTemplate/Placement/Constraints")?.as_array()?;
         all.iter().find_map(|one| one.as_str()?.strip_prefix("node.id==")).map(str::to_owned)
     }
+}
+
+/// Services that must be on one node, with their volumes: a volume is on one node alone. A service with several replicas
+/// that shares its volume with no other has one on each node instead.
+fn together(plan: &Plan) -> Vec<(BTreeSet<&str>, BTreeSet<&str>)> {
+    let mut groups: Vec<(BTreeSet<&str>, BTreeSet<&str>)> = Vec::new();
+    for (name, spec) in &plan.services {
+        let mut own: (BTreeSet<&str>, BTreeSet<&str>) = ([name.as_str()].into(), volumes_of(spec).collect());
+        let (joined, apart): (Vec<_>, Vec<_>) =
+            groups.into_iter().partition(|(_, volumes)| !volumes.is_disjoint(&own.1));
+        for (services, volumes) in joined {
+            own.0.extend(services);
+            own.1.extend(volumes);
+        }
+        groups = apart;
+        groups.push(own);
+    }
+    let alone = |service: &str| plan.services.get(service).is_some_and(|spec| replicas(spec) == Some(1));
+    groups.retain(|(services, volumes)| {
+        !volumes.is_empty() && (services.len() > 1 || services.iter().all(|service| alone(service)))
+    });
+    groups
 }
 
 /// Where a service with data begins: always the same node, and not the same one for all services.
@@ -296,12 +335,12 @@ fn volumes_of(spec: &serde_json::Value) -> impl Iterator<Item = &str> {
     volumes.filter_map(|mount| mount["Source"].as_str()).filter(|name| !name.is_empty())
 }
 
-fn lost(seen: &Seen, service: &str, id: &str, volumes: &[&str]) -> anyhow::Error {
+fn lost(seen: &Seen, service: &str, id: &str, volumes: &BTreeSet<&str>) -> anyhow::Error {
     let node = seen.nodes.iter().find(|node| node.id == *id).map_or(id, |node| &node.name);
     let what = format!(
         "the data of {service} (volume {}) is on {node}, which is lost or not reached; elsewhere {service} would begin \
          with nothing",
-        volumes.join(", ")
+        volumes.iter().copied().collect::<Vec<_>>().join(", ")
     );
     let next = Next::xtask("backup list").so(format!("to restore a backup elsewhere, or bring {node} back"));
     fail(Exit::Host, what, next)
@@ -310,6 +349,34 @@ fn lost(seen: &Seen, service: &str, id: &str, volumes: &[&str]) -> anyhow::Error
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn services_that_share_a_volume_or_have_one_replica_are_kept_on_a_node() {
+        let spec = |replicas: u64, volumes: &[&str]| {
+            let mounts: Vec<Value> = volumes
+                .iter()
+                .map(|name| json!({ "Type": "volume", "Source": name, "Target": "/x" }))
+                .collect();
+            json!({ "Mode": { "Replicated": { "Replicas": replicas } },
+                    "TaskTemplate": { "ContainerSpec": { "Mounts": mounts } } })
+        };
+        let services = [
+            ("api", spec(1, &["exports"])),
+            ("cache", spec(2, &["warm"])),
+            ("db", spec(1, &["rows"])),
+            ("mail", spec(1, &[])),
+            ("worker", spec(2, &["exports", "jobs"])),
+            ("zip", spec(2, &["jobs"])),
+        ];
+        let services = services.map(|(name, spec)| (name.to_owned(), spec)).into();
+        let plan = Plan { services, ..Plan::default() };
+        let found: Vec<String> = together(&plan)
+            .into_iter()
+            .map(|(names, _)| names.into_iter().collect::<Vec<_>>().join(" "))
+            .collect();
+        assert_eq!(found, ["db", "api worker zip"]);
+    }
 
     #[test]
     fn a_handle_has_the_way_to_its_node() {

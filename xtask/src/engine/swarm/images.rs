@@ -64,8 +64,7 @@ impl Images for Swarm {
         if !release.is_recorded() || !dir.is_dir() {
             return Ok(());
         }
-        let services = self.pilot.services().map(str::to_owned).collect();
-        let plan = self.plan(&release.images, &dir, &services, deadline)?;
+        let plan = self.plan(&release.images, &dir, &self.services_of_stack(), deadline)?;
         let seen = self.see(deadline)?;
         self.ask(deadline, |line| {
             seen.services.iter().try_for_each(|service| {

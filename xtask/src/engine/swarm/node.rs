@@ -12,7 +12,7 @@ pub struct Node {
     pub name: String,
     /// Where the ports of its tasks are.
     pub ip: Option<IpAddr>,
-    /// Do the managers hear of it?
+    /// Do the managers hear of it, or have they not yet had the time to?
     pub is_ready: bool,
     /// `active`, `pause` or `drain`.
     pub availability: String,
@@ -39,7 +39,8 @@ pub fn nodes(list: &Value) -> Vec<Node> {
             id: text("/ID")?.to_owned(),
             name: text("/Description/Hostname").unwrap_or("?").to_owned(),
             ip: text("/Status/Addr").and_then(ip).or_else(of_manager),
-            is_ready: text("/Status/State") == Some("ready"),
+            // A new leader has not heard of every node yet.
+            is_ready: matches!(text("/Status/State"), Some("ready" | "unknown")),
             availability: text("/Spec/Availability").unwrap_or("active").to_owned(),
             manager: if leads { Some("leader".into()) } else { reach.map(str::to_owned) },
         })

@@ -6,7 +6,7 @@ use crate::base::http::Client;
 use crate::base::threads::side_by_side;
 use crate::engine::roles::{Engine, Extent, Kind, Runtime, connects};
 use crate::engine::swarm::api::{Line, classify, in_path, status_of};
-use crate::engine::swarm::cluster::{AT_A_TIME, Swarm};
+use crate::engine::swarm::cluster::{AT_A_TIME, Swarm, unreached};
 use crate::engine::swarm::node::nodes;
 use crate::engine::swarm::spec;
 use crate::engine::swarm::state::{KEPT, Seen, has_begun, label, name_of, replicas};
@@ -75,7 +75,11 @@ impl Runtime for Swarm {
         let services: BTreeSet<String> = resolved.definition.services().map(str::to_owned).collect();
         let image = |service: &String| (service.clone(), Image::new("sha256:".into(), String::new()));
         let images = services.iter().map(image).collect();
-        let told = self.specs(&images, dir, &services, deadline).map(|plan| (plan.refusals, plan.notes));
+        // A file that a service mounts need not be in this folder yet.
+        let read =
+            |path: &str| if is_file(path) { Ok(vec![b'\n']) } else { Ok(std::fs::read(dir.join(path))?) };
+        let told =
+            self.specs(&images, dir, &services, &read, deadline).map(|plan| (plan.refusals, plan.notes));
         let told = told.unwrap_or_else(|error| (vec![format!("{error:#}")], Vec::new()));
         *self.found.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
         Ok(resolved)
@@ -152,10 +156,14 @@ impl Runtime for Swarm {
         held_back: &[String],
         deadline: Deadline,
     ) -> Result<()> {
-        let services = self.pilot.services().map(str::to_owned).collect();
-        let plan = self.plan(&release.images, dir, &services, deadline)?;
+        let plan = self.plan(&release.images, dir, &self.services_of_stack(), deadline)?;
         self.supply(release.images.values(), deadline)?;
         self.bring_to(&plan, force, held_back, deadline)
+    }
+
+    fn lost(&self, deadline: Deadline) -> Option<String> {
+        // A manager that does not answer says nothing of the other nodes.
+        self.see(deadline).ok().and_then(|seen| unreached(&seen))
     }
 
     /// On every node where a task of the service may be put: one that starts there later finds what was made.
@@ -167,7 +175,7 @@ impl Runtime for Swarm {
         words: &[&str],
         deadline: Deadline,
     ) -> Result<String> {
-        let plan = self.plan(&release.images, dir, &[service.to_owned()].into(), deadline)?;
+        let plan = self.plan(&release.images, dir, &self.services_of_stack(), deadline)?;
         self.supply(release.images.get(service), deadline)?;
         self.run_on_each(&plan, service, words, deadline)
     }
@@ -180,7 +188,9 @@ impl Runtime for Swarm {
         words: &[&str],
         deadline: Deadline,
     ) -> Result<()> {
-        let plan = self.plan(&release.images, dir, &[service.to_owned()].into(), deadline)?;
+        let plan = self.plan(&release.images, dir, &self.services_of_stack(), deadline)?;
+        // A node that gets no image starts no task of it either.
+        self.supply(release.images.get(service), deadline).ok();
         self.run_on_others(&plan, service, words, deadline).map(drop)
     }
 
@@ -341,6 +351,11 @@ pub fn keep_down(spec: &mut Value) {
 }
 
 impl Swarm {
+    /// The names of the services that always start.
+    pub fn services_of_stack(&self) -> BTreeSet<String> {
+        self.pilot.services().map(str::to_owned).collect()
+    }
+
     /// The filter for everything of the stack, as a part of a path.
     pub fn filter(&self) -> String {
         let filter = json!({ "label": [self.label()] }).to_string();
@@ -440,6 +455,10 @@ pub fn update(line: &mut Line<'_>, service: &Value, spec: &Value) -> Result<()> 
         match line.post(&format!("{path}/update?version={version}"), spec) {
             Err(error) if format!("{error:#}").contains("out of sequence") => {
                 let now = line.get(&path)?;
+                // The answer of a manager that was lost may be missing, and what it was told be done.
+                if spec::digest(&now["Spec"]) == spec::digest(spec) {
+                    return Ok(());
+                }
                 if now["Spec"] != service["Spec"] {
                     let name = spec["Name"].as_str().unwrap_or("a service");
                     bail!(

@@ -149,6 +149,14 @@ impl Seen {
         Some(SocketAddr::new(ip, u16::try_from(port).ok()?))
     }
 
+    /// The ports that the services of the stack publish.
+    pub fn ports(&self) -> Vec<u16> {
+        let of =
+            |service: &Value| service.pointer("/Spec/EndpointSpec/Ports").and_then(Value::as_array).cloned();
+        let all = self.services.iter().filter_map(of).flatten();
+        all.filter_map(|port| u16::try_from(port["PublishedPort"].as_u64()?).ok()).collect()
+    }
+
     /// Where something is published at this port: at the node of each task that may answer.
     pub fn published(&self, port: u16) -> Vec<SocketAddr> {
         let publishes = |service: &&Value| {

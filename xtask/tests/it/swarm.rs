@@ -1,0 +1,298 @@
+//! The pilot on a Swarm of three nodes: the runbook's scenarios, and what others do to the Swarm meanwhile.
+
+use crate::lab::{self, Lab, NODES, Stack, Stacked};
+use crate::pilot::{Folder, Random, cuts, ran, tries};
+use crate::resume::heard_until_killed;
+use std::process::Stdio;
+use std::time::Duration;
+
+#[test]
+fn the_scenarios_on_three_nodes() {
+    lab::with("the_scenarios_on_three_nodes", |lab| {
+        let stack = Stack::new(lab, "sw").up();
+        stack.runs("v1.0.0");
+        assert_eq!(stack.served(), (2, 2));
+        nothing_is_to_do(&stack);
+        config(&stack);
+        version(&stack);
+        data(&stack);
+        images_wiped(&stack);
+        scaled_by_hand(&stack);
+        held(&stack);
+        other_clients(&stack);
+        removed_without_a_trace(lab, stack);
+    });
+}
+
+fn nothing_is_to_do(stack: &Stack<'_>) {
+    assert_eq!(stack.json(&["rollback"]).expect(0).finished()["outcome"], "nothing-to-do");
+}
+
+/// A.
+fn config(stack: &Stack<'_>) {
+    let before = stack.spec("engine");
+    stack.edit_env("ENABLE_CACHE", "true");
+    let tasks = |service: &str| {
+        stack.lab.docker(1, &["service", "ps", "--quiet", &format!("{}_{service}", stack.project)])
+    };
+    let untouched = tasks("gateway");
+    let name = format!("{}_engine", stack.project);
+    stack.lab.docker(1, &["service", "update", "--detach", "--env-add", "ENABLE_CACHE=true", &name]);
+    let drift = stack.xtask(&["rollback", "--plan"]).expect(0).out;
+    assert!(drift.contains("engine  ENABLE_CACHE true → false"), "{drift}");
+    let finished = stack.restores(&["rollback"]);
+    assert_eq!(finished["scenarios"], serde_json::json!(["config"]), "{finished}");
+    let after = stack.spec("engine");
+    assert_eq!(before["TaskTemplate"]["ContainerSpec"]["Env"], after["TaskTemplate"]["ContainerSpec"]["Env"]);
+    assert_eq!(tasks("gateway"), untouched, "a service that did not differ was replaced");
+    nothing_is_to_do(stack);
+}
+
+/// B.
+fn version(stack: &Stack<'_>) {
+    stack.bad_version_by_hand("SCENARIO_FAULT=error-5xx");
+    let finished = stack.restores(&["rollback"]);
+    assert_eq!(finished["scenarios"], serde_json::json!(["version"]), "{finished}");
+    stack.runs("v1.0.0");
+    // What the stack itself says of its updates is there again.
+    assert_eq!(stack.spec("engine")["UpdateConfig"]["Parallelism"], 1);
+    nothing_is_to_do(stack);
+}
+
+/// C.
+fn data(stack: &Stack<'_>) {
+    let finished = stack.restores(&["reset", "--yes"]);
+    let backup = std::path::Path::new(finished["report"].as_str().unwrap()).with_file_name("backup");
+    let kept: Vec<String> = std::fs::read_dir(&backup)
+        .unwrap()
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    // Each node's copy is kept by itself.
+    assert!(kept.iter().any(|name| name.starts_with("gateway@node")), "{kept:?}");
+    nothing_is_to_do(stack);
+}
+
+/// D.
+fn images_wiped(stack: &Stack<'_>) {
+    let wipe = |node: usize| {
+        let pins = format!("reference=rollback.invalid/{}/*", stack.project);
+        let tags = stack.lab.docker(node, &["images", "--quiet", "--no-trunc", "--filter", &pins]);
+        let containers = stack.lab.docker(node, &["ps", "--all", "--quiet"]);
+        for id in containers.lines() {
+            stack.lab.try_docker(node, &["rm", "--force", id]);
+        }
+        for id in tags.lines() {
+            stack.lab.try_docker(node, &["rmi", "--force", id]);
+        }
+    };
+    wipe(2);
+    stack.restores(&["rollback"]);
+    stack.xtask(&["nodes", "sync"]).expect(0);
+    NODES.into_iter().for_each(wipe);
+    let finished = stack.restores(&["rollback"]);
+    assert!(finished["scenarios"].to_string().contains("host"), "{finished}");
+    let nodes = stack.told(&["nodes"], 0);
+    assert!(nodes["nodes"].as_array().unwrap().iter().all(|node| node["images"]["known"] == 3), "{nodes}");
+}
+
+/// Somebody changes a service by hand: seen, and put right.
+fn scaled_by_hand(stack: &Stack<'_>) {
+    let name = format!("{}_jobs", stack.project);
+    stack.lab.docker(1, &["service", "scale", "--detach", &format!("{name}=1")]);
+    let assessed = stack.xtask(&["status"]).all();
+    assert!(assessed.contains("jobs"), "{assessed}");
+    stack.restores(&["rollback"]);
+    assert_eq!(stack.spec("jobs")["Mode"]["Replicated"]["Replicas"], 2);
+    nothing_is_to_do(stack);
+}
+
+/// A hold stands on every replica, and where one is started later.
+fn held(stack: &Stack<'_>) {
+    stack.xtask(&["kill-switch", "on", "--reason", "bad answers"]).expect(0);
+    stack.is_shut();
+    // The tasks move: wherever they are started, they come up closed.
+    let name = format!("{}_gateway", stack.project);
+    for node in NODES {
+        let constraint = format!("node.hostname!=node{node}");
+        stack.lab.docker(1, &["service", "update", "--detach", "--constraint-add", &constraint, &name]);
+        stack.lab.wait("two gateways answer", || stack.asked("/healthz").len() == 2);
+        stack.is_shut();
+        stack.lab.docker(1, &["service", "update", "--detach", "--constraint-rm", &constraint, &name]);
+        stack.lab.wait("two gateways answer", || stack.asked("/healthz").len() == 2);
+        stack.is_shut();
+    }
+    stack.xtask(&["rollback"]).expect(9);
+    stack.is_shut();
+    stack.xtask(&["kill-switch", "off"]).expect(0);
+    assert_eq!(stack.served(), (2, 2));
+}
+
+/// Through another manager, with an empty folder: it knows the release, and finds the engine by itself.
+fn other_clients(stack: &Stack<'_>) {
+    let empty = Folder::new("other-client");
+    let mut other = stack.command(&["releases", "list"]);
+    let args: Vec<String> =
+        ["--project", &stack.project, "--context", "node3", "releases", "list"].map(str::to_owned).into();
+    let mut command = std::process::Command::new(other.get_program());
+    command.args(&args).current_dir(&stack.root).env("DOCKER_CONFIG", stack.lab.client());
+    command.env("PILOT_STATE_DIR", empty.0.join("state")).env("PILOT_WATCH", "0s");
+    let listed = ran(command.output().unwrap()).expect(0);
+    assert!(listed.out.contains("r1"), "{listed:?}");
+    drop(other.output());
+}
+
+fn removed_without_a_trace(lab: &Lab, stack: Stack<'_>) {
+    stack.xtask(&["down"]).expect(0);
+    // A node forgets a network when its tasks have ended.
+    lab.wait("nothing is left", || {
+        let networks = ["network", "ls", "--quiet", "--filter", "label=com.docker.stack.namespace"];
+        lab.docker(1, &["service", "ls", "--quiet"]).is_empty() && lab.docker(1, &networks).is_empty()
+    });
+}
+
+#[test]
+fn nodes_are_lost_and_cut_off() {
+    lab::with("nodes_are_lost_and_cut_off", |lab| {
+        let stack = Stack::new(lab, "sl").up();
+        a_node_is_lost_in_the_middle(&stack);
+        the_managers_elect_another_leader(&stack);
+        a_client_of_the_minority_changes_nothing(&stack);
+    });
+}
+
+/// At a random moment of a rollback, any node, also the one that the client goes to.
+fn a_node_is_lost_in_the_middle(stack: &Stack<'_>) {
+    let mut random = Random::new();
+    let (mut restored, tries) = (0, tries(2));
+    for attempt in 0..tries {
+        let (node, moment) = (1 + random.below(3) as usize, random.up_to(Duration::from_secs(4)));
+        stack.edit_env("ENABLE_CACHE", "true");
+        for service in ["gateway", "engine", "jobs"] {
+            let name = format!("{}_{service}", stack.project);
+            let change = ["service", "update", "--detach", "--env-add", "ENABLE_CACHE=true"];
+            stack.lab.docker(stack.manager(), &[change.as_slice(), &[&name]].concat());
+        }
+        let running =
+            stack.command(&["--format", "json", "rollback"]).stdout(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(moment);
+        stack.lab.lose(node);
+        let ended = ran(running.wait_with_output().unwrap());
+        let finished = ended.finished();
+        println!(
+            "try {attempt}: node {node} lost after {moment:?}: exit {}, {}",
+            ended.code, finished["outcome"]
+        );
+        if ended.code == 0 {
+            restored += 1;
+        } else {
+            // Safely closed, with the reason.
+            stack.is_shut();
+            assert!(finished["error"].as_str().is_some_and(|why| !why.is_empty()), "{finished}");
+        }
+        stack.lab.bring_back(node);
+        let again = stack.json(&["rollback"]).finished();
+        assert_eq!(again["exit_code"], 0, "{again}");
+        stack.lab.wait("all replicas serve", || stack.served() == (2, 2));
+    }
+    println!("{restored} of {tries} restored with a node lost in the middle");
+}
+
+/// The leader is cut off while a rollback runs.
+fn the_managers_elect_another_leader(stack: &Stack<'_>) {
+    let leader = stack.lab.leader(stack.manager());
+    stack.edit_env("ENABLE_CACHE", "true");
+    let running = stack.command(&["--format", "json", "rollback"]).stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    stack.lab.cut(leader);
+    let ended = ran(running.wait_with_output().unwrap());
+    println!("the leader, node {leader}, was cut off: exit {}, {}", ended.code, ended.finished()["outcome"]);
+    stack.lab.join(leader);
+    let other = NODES.into_iter().find(|node| *node != leader).unwrap();
+    stack.lab.wait("all nodes are ready", || {
+        let all =
+            stack.lab.try_docker(other, &["node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}"]).out;
+        all.lines().filter(|line| line.starts_with("Ready") && !line.ends_with("Unreachable")).count() == 3
+    });
+    if ended.code != 0 {
+        stack.is_shut();
+    }
+    let again = stack.json(&["rollback"]).finished();
+    assert_eq!(again["exit_code"], 0, "{again}");
+}
+
+/// Its manager cannot decide anything, so nothing is changed, and it is said.
+fn a_client_of_the_minority_changes_nothing(stack: &Stack<'_>) {
+    let alone = Folder::new("alone");
+    let mut command = stack.command(&["--format", "json", "rollback"]);
+    command.env("DOCKER_CONFIG", &alone.0).env("DOCKER_HOST", stack.lab.socket(1));
+    stack.edit_env("ENABLE_CACHE", "true");
+    stack.lab.cut(1);
+    stack.lab.wait("node 1 knows no leader", || stack.lab.try_docker(1, &["node", "ls"]).code != 0);
+    let ended = ran(command.output().unwrap());
+    let finished = ended.finished();
+    assert_eq!(finished["exit_code"], 4, "{finished}");
+    assert!(finished["error"].as_str().unwrap().contains("minority"), "{finished}");
+    assert_eq!(stack.setting("ENABLE_CACHE"), "true", "something was changed");
+    stack.lab.join(1);
+    stack.lab.wait("node 1 is back", || stack.lab.try_docker(1, &["node", "ls"]).code == 0);
+    stack.edit_env("ENABLE_CACHE", "false");
+    stack.lab.wait("there is nothing to do", || {
+        stack.json(&["rollback"]).finished()["outcome"] == "nothing-to-do"
+    });
+}
+
+/// Killed after each third event (`PILOT_TRIES`: each): the next command finishes.
+#[test]
+fn a_rollback_that_is_killed_is_finished_by_the_next_one() {
+    lab::with("a_rollback_that_is_killed_is_finished_by_the_next_one", |lab| {
+        let stack = Stack::new(lab, "sk").up();
+        for events in cuts() {
+            stack.edit_env("ENABLE_CACHE", "true");
+            let name = format!("{}_engine", stack.project);
+            let change = ["service", "update", "--detach", "--env-add", "ENABLE_CACHE=true", &name];
+            stack.lab.docker(1, &change);
+            let (cut, _) = heard_until_killed(&stack, &["rollback"], events);
+            let finished = stack.json(&["rollback"]).finished();
+            assert_eq!(finished["exit_code"], 0, "killed after {events} events: {finished}");
+            assert_eq!(stack.served(), (2, 2), "killed after {events} events");
+            if !cut {
+                break;
+            }
+        }
+    });
+}
+
+/// A stack of a team's own, with its database: kept on its node, with its data, and back.
+#[test]
+fn a_stack_with_a_database_on_three_nodes() {
+    lab::with("a_stack_with_a_database_on_three_nodes", |lab| {
+        let notes = Stacked::notes(lab);
+        let deployed = notes.xtask(&["up", "--engine", "swarm"]).expect(0);
+        for told in ["api starts without waiting", "every address of its nodes"] {
+            assert!(deployed.all().contains(told), "{deployed:?}");
+        }
+        assert_eq!(notes.write("on three nodes"), 201);
+        let node = notes.node_of("db");
+        // The Swarm may move it only where its data is.
+        notes.edit("app/app.py", "insert into notes (text)", "insert into nodes (text)");
+        notes.edit(".env", "NOTES_VERSION=1.0", "NOTES_VERSION=2.0");
+        let failed = notes.xtask(&["up"]);
+        assert_eq!(failed.code, 7, "{failed:?}");
+        assert_eq!((notes.node_of("db"), notes.write("after it went back")), (node, 201));
+        let backup = notes.xtask(&["backup", "create"]).expect(0);
+        assert!(backup.all().contains("db"), "{backup:?}");
+        // Its node is lost: said, and nothing begins elsewhere with nothing.
+        if node != 1 {
+            lab.lose(node);
+            let ended = notes.json(&["rollback"]).finished();
+            assert!(matches!(ended["exit_code"].as_u64(), Some(1 | 4)), "{ended}");
+            assert!(ended["error"].as_str().unwrap().contains(&format!("node{node}")), "{ended}");
+            lab.bring_back(node);
+        }
+        notes.xtask(&["rollback"]).expect(0);
+        assert_eq!(notes.write("after all"), 201);
+        assert!(notes.read().contains("on three nodes") && notes.read().contains("after it went back"));
+        notes.xtask(&["down"]).expect(0);
+    });
+}
