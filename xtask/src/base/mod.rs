@@ -8,6 +8,8 @@ pub mod count;
 pub mod courier;
 pub mod deadline;
 pub mod failure;
+#[cfg(test)]
+pub mod fake;
 pub mod files;
 pub mod http;
 pub mod lock;
