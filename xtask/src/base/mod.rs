@@ -22,6 +22,7 @@ pub mod packed;
 pub mod passing;
 pub mod pipe;
 pub mod proc;
+pub mod random;
 pub mod screen;
 pub mod secrets;
 pub mod signals;

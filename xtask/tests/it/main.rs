@@ -58,6 +58,7 @@ mod sshd;
 mod stopped;
 mod terminal;
 mod tidy;
+mod torture;
 mod truths;
 mod unchanged;
 mod watch;

@@ -38,7 +38,7 @@ impl Before {
         Self {
             client,
             data,
-            open_under_hold: is_open_under_hold(stage),
+            open_under_hold: is_open_under_hold(stage, client),
             pinned,
             has_good,
             has_lock: has_lock(stage),
@@ -60,15 +60,14 @@ fn releases(stage: &Stage, client: usize) -> (BTreeSet<String>, bool) {
     (pinned.collect(), all.iter().any(Release::is_known_good))
 }
 
-/// Does any client, or the engine, know of a hold while the public is let in?
-fn is_open_under_hold(stage: &Stage) -> bool {
+/// Is the public let in while this client knows of a hold, from its folder or from the engine?
+fn is_open_under_hold(stage: &Stage, client: usize) -> bool {
     let is_open = stage.world.things().is_open();
-    is_open
-        && stage.clients.iter().any(|scene| {
-            let store = scene.store();
-            store.meet().ok();
-            hold::standing(&store.ledger()).is_ok_and(|holds| !holds.is_empty())
-        })
+    is_open && {
+        let store = stage.clients[client].store();
+        store.meet().ok();
+        hold::standing(&store.ledger()).is_ok_and(|holds| !holds.is_empty())
+    }
 }
 
 /// Does this without the message of a panic, and makes an error of it.
@@ -212,7 +211,7 @@ fn under_hold(
     exit: Option<Exit>,
     interfered: bool,
 ) -> Result<(), String> {
-    if !is_open_under_hold(stage) {
+    if !is_open_under_hold(stage, before.client) {
         stage.seen.excused = false;
         return Ok(());
     }

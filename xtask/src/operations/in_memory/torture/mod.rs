@@ -85,13 +85,13 @@ fn search() {
     let (begun, mut failed, mut done) = (Instant::now(), 0, 0);
     let seeds = (0..count).map(|at| Sequence::from(seed.wrapping_add(at * stride)));
     for sequence in found_before().into_iter().chain(seeds) {
-        done += 1;
+        done += usize::from(sequence.seed > 0);
         if let Some(why) = fails(&sequence) {
             let (shorter, still) = shrunk(&sequence, why);
             println!("FAILED {shorter}  {still}\n");
             failed += 1;
         }
-        if done % PROGRESS == 0 {
+        if done > 0 && done % PROGRESS == 0 {
             println!("DONE {done}");
         }
         if failed >= most {
@@ -100,7 +100,6 @@ fn search() {
     }
     let seconds = begun.elapsed().as_secs_f64();
     println!("SEARCHED {done} sequences in {seconds:.1} s, {failed} failed");
-    std::process::exit(i32::from(failed > 0));
 }
 
 /// A short search, and what was found before. In a process of its own, because its clock stands still.
@@ -110,7 +109,7 @@ fn random_sequences_hold() {
     command.args(["--exact", "operations::in_memory::torture::search", "--ignored", "--nocapture"]);
     let output = command.env(NUMBERS, "1 24 1").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && said.contains("SEARCHED 28 sequences"), "{said}");
+    assert!(said.contains("SEARCHED 24 sequences") && said.contains(", 0 failed"), "{said}");
 }
 
 #[test]

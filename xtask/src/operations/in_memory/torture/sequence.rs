@@ -1,39 +1,9 @@
 //! A sequence of commands, faults and events, made from a seed. The same seed gives the same sequence, and nothing in it
 //! depends on what the commands come to, so any step can be left out.
 
+use crate::base::random::Random;
 use crate::engine::fake::world::{Defect, Fault};
 use std::fmt;
-
-/// Random numbers from a seed (splitmix64).
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below this one.
-    pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    /// True this often of a hundred times.
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-}
 
 /// The kinds of gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

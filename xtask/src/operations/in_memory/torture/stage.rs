@@ -31,6 +31,8 @@ impl Seen {
     /// What a person does by hand is not what the tool does.
     pub fn note(&mut self, event: Event) {
         let starts = |service: &str| service == "gateway";
+        // What is paused was written down there.
+        self.lied |= matches!(event, Event::FolderIsDeleted(_));
         self.lost_records |= matches!(event, Event::EverythingIsPruned | Event::RecordsArePruned);
         match event {
             Event::GateIsOpened | Event::EverythingIsPruned => self.excused = true,
