@@ -67,15 +67,18 @@ pub fn run(pilot: &Pilot, out: &Output) -> Result<Vec<Row>> {
             .with_context(|| format!("{name} does not apply"))?;
         let found = is_found(&mutation, &copy, &source::target_dir(pilot));
         git(&["checkout", "--quiet", "--", "."], &copy)?;
-        let found = found?;
         let seconds = begun.elapsed().as_secs();
-        let word = if found.is_some() { "found" } else { "NOT FOUND" };
+        let (held, word) = match &found {
+            Ok(Some(_)) => (1, "found".to_owned()),
+            Ok(None) => (0, "NOT FOUND".to_owned()),
+            Err(error) => (0, format!("NOT TRIED ({error:#})")),
+        };
         out.say(format!("  {word} after {seconds} s, with its build: {name}"));
         rows.push(Row {
             claim: format!("{} is found", mutation.breaks),
             attack: format!("planted by {name}, searched by {}", mutation.found_by.join(", ")),
             tried: 1,
-            held: u64::from(found.is_some()),
+            held,
             found: Vec::new(),
         });
     }

@@ -171,7 +171,7 @@ fn what_is_said(stage: &Stage, client: usize, finished: &Finished) -> Result<(),
     if finished.outcome.is_some() {
         let before = invariants::Before { state, data: &[], secret: SECRET };
         quietly(|| invariants::what_is_said_is_so(&before, &things, finished))
-            .map_err(|why| why.chars().take(200).collect::<String>())?;
+            .map_err(|why| why.chars().take(2500).collect::<String>())?;
         let is_good = finished.exit.is_good();
         if is_good && !things.paused.is_empty() {
             return Err(format!("left paused: {:?}", things.paused));
