@@ -60,6 +60,7 @@ mod stopped;
 mod swarm;
 mod terminal;
 mod tidy;
+mod torture;
 mod truths;
 mod unchanged;
 mod watch;

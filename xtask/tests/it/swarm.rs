@@ -269,7 +269,7 @@ fn a_stack_with_a_database_on_three_nodes() {
     lab::with("a_stack_with_a_database_on_three_nodes", |lab| {
         let notes = Stacked::notes(lab);
         let deployed = notes.xtask(&["up", "--engine", "swarm"]).expect(0);
-        for told in ["api starts without waiting", "every address of its nodes"] {
+        for told in ["api: it starts without waiting", "every address of its nodes"] {
             assert!(deployed.all().contains(told), "{deployed:?}");
         }
         assert_eq!(notes.write("on three nodes"), 201);
