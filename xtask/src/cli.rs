@@ -107,7 +107,7 @@ pub enum Command {
     Drill(drill::Args),
     /// Write a manifest for a stack that has a compose file and no manifest
     Init(init::Args),
-    /// Measure the speed against plain Compose and the old runbook
+    /// Measure the speed against plain Compose, plain Swarm and the old runbook
     Bench(bench::Args),
     /// Search for counter-examples to what this program promises
     Torture(torture::Args),

@@ -210,9 +210,10 @@ impl Store {
     }
 }
 
-/// Are both the same release, whatever became of it since?
+/// Are both the same release, whatever became of it since? It may have been restored on another engine meanwhile.
 fn is_same(one: &Release, other: &Release) -> bool {
-    one.created_ms == other.created_ms && one.files == other.files && one.same_content(other)
+    let here = Release { engine: one.engine.clone(), ..other.clone() };
+    one.created_ms == other.created_ms && one.files == other.files && one.same_content(&here)
 }
 
 /// Unpacks the files of a release, and no others, from what the engine gives out.
@@ -239,4 +240,18 @@ fn unpack(from: &mut dyn Read, release: &Release, to: &Path) -> Result<()> {
         files::write(&to.join(&name), &bytes, mode_of(&name, &release.layout))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_that_was_restored_on_another_engine_is_the_same_one() {
+        let made = Release::unrecorded("v1.0.0", "compose", Default::default());
+        let restored = Release { engine: "swarm".into(), verified_run: Some(3), ..made.clone() };
+        assert!(is_same(&made, &restored));
+        let other = Release { created_ms: made.created_ms + 1, ..made.clone() };
+        assert!(!is_same(&made, &other));
+    }
 }

@@ -16,6 +16,11 @@ pub const LISTEN: &str = "SCENARIO_LISTEN";
 /// The folder of its stored data.
 pub const DATA: &str = "SCENARIO_DATA";
 
+/// How the manifest loads the scenario: through the gateway, which gives it to one engine.
+pub const SEED_ONE: &str = "POST gateway/admin/seed";
+/// The same at each engine, where there are several.
+pub const SEED_EACH: &str = "POST engine/scenarios";
+
 /// The variable with the address of another service.
 pub fn url_of(service: &str) -> String {
     format!("SCENARIO_{}_URL", service.to_uppercase())

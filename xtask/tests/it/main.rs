@@ -58,6 +58,7 @@ mod shell;
 mod sshd;
 mod stopped;
 mod swarm;
+mod swarm_page;
 mod terminal;
 mod tidy;
 mod torture;

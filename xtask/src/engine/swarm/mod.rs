@@ -6,6 +6,7 @@
 
 mod api;
 mod apply;
+pub mod by_hand;
 pub mod cluster;
 pub mod data;
 mod images;

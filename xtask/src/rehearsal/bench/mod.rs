@@ -8,6 +8,7 @@ mod floor;
 mod large;
 mod load;
 mod many;
+mod nodes;
 mod receiver;
 mod row;
 
@@ -33,9 +34,17 @@ use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Measures everything `rounds` times; exit code 1 if a goal is not reached. With `large`, only what depends on the size
-/// of images and of data, with so many MB of each.
-pub fn run(rounds: usize, large: Option<u64>, pilot: &Pilot, out: &Output) -> Result<Finished> {
+/// A part of the benchmark that is measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Only {
+    /// What depends on the size of images and of data, with so many MB of each.
+    Large(u64),
+    /// What happens on the nodes of the Swarm that the docker client goes to.
+    Nodes,
+}
+
+/// Measures everything but these parts `rounds` times, or only one of them; exit code 1 if a goal is not reached.
+pub fn run(rounds: usize, only: Option<Only>, pilot: &Pilot, out: &Output) -> Result<Finished> {
     let quiet = || Output::silent(out.start());
     let mut reached = true;
     // Each part takes minutes, so its rows are shown when it is over.
@@ -47,7 +56,12 @@ pub fn run(rounds: usize, large: Option<u64>, pilot: &Pilot, out: &Output) -> Re
         reached &= show(out, &rows);
         Ok::<_, anyhow::Error>(())
     };
-    if let Some(mb) = large {
+    if only == Some(Only::Nodes) {
+        nodes::check(pilot)?;
+        part("rollbacks on the nodes of a Swarm", &|rows| nodes::measure(pilot, rounds, &quiet, rows))?;
+        return Ok(Finished::plain(if reached { Exit::Ok } else { Exit::NotRestored }));
+    }
+    if let Some(Only::Large(mb)) = only {
         let name = format!("three images of {mb} MB on Docker");
         part(&name, &|rows| large::measure(pilot, rounds, mb, &quiet, rows))?;
         let name = format!("a volume of {mb} MB and a log of {} MB on Docker", mb / 2);
