@@ -9,7 +9,7 @@ use crate::commands::values::{ColorName, EngineName, FormatName};
 use crate::commands::{
     assess, backup, bench, ci, completions, diagnose, down, drill, evidence, flags, guard, guide, history,
     host, init, kill_switch, logs, man, nodes, observe, preflight, releases, report, reset, rollback, seed,
-    smoke, snapshot, status, up,
+    smoke, snapshot, status, torture, up,
 };
 use crate::engine;
 use crate::engine::roles::Kind;
@@ -109,6 +109,8 @@ pub enum Command {
     Init(init::Args),
     /// Measure the speed against plain Compose, plain Swarm and the old runbook
     Bench(bench::Args),
+    /// Search for counter-examples to what this program promises
+    Torture(torture::Args),
     /// Check the format, run the lints and the tests
     Ci(ci::Args),
     /// Print what makes a shell complete these commands
@@ -229,6 +231,7 @@ impl Command {
             | Self::History(_)
             | Self::Report(_)
             | Self::Ci(_)
+            | Self::Torture(_)
             | Self::Completions(_)
             | Self::Man(_)
             | Self::Supervise { .. }
@@ -240,7 +243,12 @@ impl Command {
     /// Which manifest the command uses.
     pub fn by(&self) -> By {
         match self {
-            Self::Up(_) | Self::Drill(_) | Self::Bench(_) | Self::Ci(_) | Self::Init(_) => By::Tree,
+            Self::Up(_)
+            | Self::Drill(_)
+            | Self::Bench(_)
+            | Self::Torture(_)
+            | Self::Ci(_)
+            | Self::Init(_) => By::Tree,
             Self::Rollback(_)
             | Self::Reset(_)
             | Self::KillSwitch(_)

@@ -35,7 +35,8 @@ use crate::stack::pilot::{By, Pilot};
 use anyhow::Result;
 use cli::{Cli, Command};
 use commands::{assess, completions, diagnose, flags, man, preflight, seed, snapshot};
-use commands::{bench, ci, down, drill, guard, kill_switch, releases, reset, rollback, smoke, status, up};
+use commands::{bench, ci, down, drill, guard, kill_switch, releases, reset, rollback, smoke, status};
+use commands::{torture, up};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -153,6 +154,7 @@ fn run(cli: &Cli, start: Instant) -> Result<Finished> {
         Command::Ci(_) => return ci::run(&pilot),
         Command::Drill(args) => return drill::run(args, cli.engine(), &pilot, out),
         Command::Bench(args) => return bench::run(args, &pilot, &out),
+        Command::Torture(args) => return torture::run(args, &pilot, &out),
         Command::History(_) => return commands::history::run(&pilot, &out),
         Command::Report(args) => return commands::report::run(args, &pilot, &out),
         Command::Backup(args) => {
@@ -265,6 +267,7 @@ fn dispatch(cli: &Cli, session: &Session) -> Result<Finished> {
         Command::Ci(_)
         | Command::Drill(_)
         | Command::Bench(_)
+        | Command::Torture(_)
         | Command::History(_)
         | Command::Report(_)
         | Command::Completions(_)

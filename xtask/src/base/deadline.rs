@@ -20,7 +20,7 @@ const SLOWEST: u64 = 4 << 20;
 impl Deadline {
     /// `limit` from now, as the limit of one action.
     pub fn after(limit: Duration) -> Self {
-        Self::at(later(Instant::now(), limit), false)
+        Self::at(later(now(), limit), false)
     }
 
     /// The end of the budget of a run that began at `start`.
@@ -42,7 +42,7 @@ impl Deadline {
     /// `limit` from now, and later the more bytes are passed on (`for_bytes`), but not later than this. So what hangs is
     /// ended after `limit`, and what is only large is not.
     pub fn growing(self, limit: Duration) -> Self {
-        Self { at: later(Instant::now(), limit).min(self.last), ..self }
+        Self { at: later(now(), limit).min(self.last), ..self }
     }
 
     /// The deadline of something that has passed on, or has to pass on, so many bytes.
@@ -57,12 +57,12 @@ impl Deadline {
 
     /// The time that is left; zero when the deadline has passed.
     pub fn left(self) -> Duration {
-        self.at.saturating_duration_since(Instant::now())
+        self.at.saturating_duration_since(now())
     }
 
     /// The time that is left if it grows as far as it may.
     pub fn longest(self) -> Duration {
-        self.last.saturating_duration_since(Instant::now())
+        self.last.saturating_duration_since(now())
     }
 
     /// Has it passed?
@@ -77,10 +77,37 @@ impl Deadline {
             match ask() {
                 ControlFlow::Break(found) => return Ok(found),
                 ControlFlow::Continue(why) if self.passed() => return Err(why),
-                ControlFlow::Continue(_) => std::thread::sleep(pause),
+                ControlFlow::Continue(_) => wait(pause),
             }
         }
     }
+}
+
+/// The time that deadlines are made from.
+pub fn now() -> Instant {
+    #[cfg(test)]
+    if let Some(now) = crate::base::fake::now() {
+        return now;
+    }
+    Instant::now()
+}
+
+/// The time of day, which may be set to another one at any moment.
+pub fn time_of_day() -> SystemTime {
+    #[cfg(test)]
+    if let Some(now) = crate::base::fake::time_of_day() {
+        return now;
+    }
+    SystemTime::now()
+}
+
+/// Waits.
+pub fn wait(time: Duration) {
+    #[cfg(test)]
+    if crate::base::fake::wait(time) {
+        return;
+    }
+    std::thread::sleep(time);
 }
 
 /// A limit that grows with the number of bytes: `limit` is for none.
@@ -95,7 +122,7 @@ fn later(start: Instant, limit: Duration) -> Instant {
 
 /// Unix time in milliseconds. Only to be shown: nothing may be ordered by it, because clocks can jump.
 pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    time_of_day().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 /// A Unix time in milliseconds as people read it, in UTC: `2026-11-26T02:11:22Z`.

@@ -59,6 +59,15 @@ pub fn copy(from: &Path, to: &Path, mode: Mode) -> Result<String> {
     Ok(sum)
 }
 
+/// Before each change to a file: tests fail it here, or end the process.
+pub fn before(what: &'static str) -> std::io::Result<()> {
+    #[cfg(test)]
+    crate::base::fake::change(what)?;
+    #[cfg(not(test))]
+    let _ = what;
+    Ok(())
+}
+
 fn bits(mode: Mode) -> u32 {
     match mode {
         Mode::Private => 0o600,
@@ -78,12 +87,14 @@ fn publish(path: &Path, mode: Mode, fill: impl FnOnce(&mut File) -> std::io::Res
     make_folder(folder)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.{}.new", random()?));
+    before("write a file")?;
     let written = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(bits(mode))
         .open(&temporary)
         .and_then(|mut out| fill(&mut out).and_then(|()| out.sync_all()))
+        .and_then(|()| before("rename a file"))
         .and_then(|()| std::fs::rename(&temporary, path));
     if written.is_err() {
         std::fs::remove_file(&temporary).ok();
@@ -99,6 +110,7 @@ pub fn exchange(from: &Path, to: &Path, mode: Mode) -> Result<Option<Vec<u8>>> {
     let folder = folder_of(to)?;
     let beside = folder.join(format!(".{}.new", random()?));
     copy(from, &beside, mode)?;
+    before("exchange files")?;
     let old = match swap(&beside, to) {
         Ok(()) => read_if_there(&beside),
         Err(_) => read_if_there(to).and_then(|old| {
@@ -307,6 +319,7 @@ pub fn below(root: &Path, folder: &str, most: usize) -> Result<Vec<String>> {
 /// freed; 0 if it does not exist.
 pub fn remove(path: &Path) -> Result<u64> {
     let bytes = size(path)?;
+    before("remove a file")?;
     let removed = if path.is_dir() && !path.is_symlink() {
         // What is just being ended may write into it once more.
         let ask = || match std::fs::remove_dir_all(path) {

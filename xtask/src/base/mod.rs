@@ -8,6 +8,8 @@ pub mod count;
 pub mod courier;
 pub mod deadline;
 pub mod failure;
+#[cfg(test)]
+pub mod fake;
 pub mod files;
 pub mod http;
 pub mod lock;
@@ -20,6 +22,7 @@ pub mod packed;
 pub mod passing;
 pub mod pipe;
 pub mod proc;
+pub mod random;
 pub mod screen;
 pub mod secrets;
 pub mod signals;

@@ -182,7 +182,9 @@ impl Output {
         };
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = journal.as_mut() {
-            let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_data());
+            let written = files::before("write to the journal")
+                .and_then(|()| file.write_all(line.as_bytes()))
+                .and_then(|()| file.sync_data());
             if let Err(error) = written {
                 *journal = None;
                 stderr::line(format!("warning: cannot write to the journal any more: {error}"));

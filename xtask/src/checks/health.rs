@@ -23,11 +23,16 @@ const PAUSE_OF_ENGINE: Duration = Duration::from_millis(200);
 
 /// A service cannot use its stored data. Neither waiting nor another version fixes this.
 #[derive(Debug)]
-pub struct StoreCorrupt(String);
+pub struct StoreCorrupt {
+    /// Which service.
+    pub service: String,
+    /// Why, as it says.
+    pub reason: String,
+}
 
 impl fmt::Display for StoreCorrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        write!(f, "{}: {}", self.service, self.reason)
     }
 }
 
@@ -81,7 +86,11 @@ pub fn wait_behind(target: &Target<'_>, stopped: &BTreeSet<String>, ready: Deadl
         let jobs: Vec<_> = own.map(wait).collect();
         jobs.into_iter().map(joined).collect()
     });
-    let mut versions = waits.into_iter().collect::<Result<Vec<String>>>()?;
+    // What waiting does not fix comes before what may only be late.
+    let is_corrupt = |wait: &Result<String>| wait.as_ref().is_err_and(|error| error.is::<StoreCorrupt>());
+    let (corrupt, others): (Vec<_>, Vec<_>) = waits.into_iter().partition(is_corrupt);
+    let waits = corrupt.into_iter().chain(others);
+    let mut versions = waits.collect::<Result<Vec<String>>>()?;
     let count = versions.len();
     versions.sort();
     versions.dedup();
@@ -96,7 +105,7 @@ fn wait_for(name: &str, client: &Client, rule: &HealthRule, ready: Deadline) -> 
     let healthy = ready.poll(PAUSE, || match health(client, rule) {
         Health::Healthy { version } => Break(Ok(version)),
         // Waiting does not fix a corrupt store.
-        Health::StoreCorrupt(reason) => Break(Err(StoreCorrupt(format!("{name}: {reason}")).into())),
+        Health::StoreCorrupt(reason) => Break(Err(StoreCorrupt { service: name.to_owned(), reason }.into())),
         Health::Unhealthy(reason) | Health::Silent(reason) => {
             screen::detail(format!("waits for {name}: {reason}"));
             Continue(anyhow!("{name}: {reason}"))

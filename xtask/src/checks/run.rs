@@ -1,7 +1,7 @@
 //! Makes one check of a manifest: sends its requests, connects, or runs its command or program. What the results mean
 //! is decided in `smoke`.
 
-use crate::base::deadline::Deadline;
+use crate::base::deadline::{Deadline, wait};
 use crate::base::files;
 use crate::base::http::{Client, Event, is_silence};
 use crate::base::proc::cmd;
@@ -58,9 +58,9 @@ pub fn run(target: &Target<'_>, check: &Check, ready: Deadline) -> Result<(Laten
                 let detail = all.last().map(|(_, detail)| detail.clone()).unwrap_or_default();
                 return Ok((latency(all.into_iter().map(|(took, _)| took).collect())?, detail));
             }
-            Err(error) if by_engine && silent(&error) && !ready.passed() => std::thread::sleep(PAUSE),
+            Err(error) if by_engine && silent(&error) && !ready.passed() => wait(PAUSE),
             Err(error) if tried >= check.tries => return Err(error),
-            Err(_) => std::thread::sleep(PAUSE),
+            Err(_) => wait(PAUSE),
         }
         tried += 1;
     }

@@ -103,6 +103,7 @@ const COMMANDS: &[Entry] = &[
     ("observe", When::Practice, "only the containers of prometheus and grafana", LOCKS),
     ("init", When::Practice, "nothing of the stack; it writes pilot.toml", LOOKS),
     ("bench", When::Practice, "only separate stacks", &[0, 1, 2, 4, 130]),
+    ("torture", When::Practice, "only the build folder, and separate stacks", &[0, 1, 2, 4, 130]),
     ("ci", When::Practice, "only the build folder", &[0, 1, 2, 130]),
     ("completions", When::Practice, NOTHING, &[0, 2]),
     ("man", When::Practice, "nothing; with --to the folder that you name", &[0, 1, 2]),

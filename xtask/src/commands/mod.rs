@@ -30,6 +30,7 @@ pub mod seed;
 pub mod smoke;
 pub mod snapshot;
 pub mod status;
+pub mod torture;
 pub mod up;
 pub mod values;
 pub mod watch;

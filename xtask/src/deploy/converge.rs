@@ -56,6 +56,11 @@ impl Preview {
     }
 }
 
+/// What a stale plan has found, which the next observation does not show.
+fn found_by(error: &anyhow::Error) -> Option<Difference> {
+    error.downcast_ref::<Stale>()?.found.clone()
+}
+
 /// Is a service down because the gate was closed, by a run or under a hold? Then it does not differ from its
 /// release.
 fn is_closed_by_gate(
@@ -103,7 +108,9 @@ impl Session {
         if deployed.as_ref() != Some(&goal.release.id) {
             drift.push(Difference::Release { deployed });
         }
-        drift.extend(goal.known.iter().cloned());
+        let unseen: Vec<Difference> =
+            goal.known.iter().filter(|known| !drift.contains(known)).cloned().collect();
+        drift.extend(unseen);
         let stored: Vec<&String> = now.stack.known().into_iter().flat_map(|stack| &stack.data).collect();
         let rule =
             |view: &View, data: &String| view.pilot.data_rule(data).cloned().map(|rule| (data.clone(), rule));
@@ -151,20 +158,21 @@ impl Session {
         measured: &mut Measured,
     ) -> Result<Plan> {
         let mut scenarios: Vec<Scenario> = Vec::new();
+        let (own, mut goal) = (goal.known.clone(), goal.clone());
         // A plan can become stale in two ways, and the next plan considers both: the gate could not be
         // closed, so the gateway was stopped; or a service that did not run was started, and its store is
         // corrupt.
         for attempt in 1..=PLANS {
-            let mut preview = self.preview(goal, deadline)?.in_time(deadline)?;
+            let mut preview = self.preview(&goal, deadline)?.in_time(deadline)?;
             if self.takes_over_a_hold(&mut preview.now, run) {
                 let Preview { now, running, target, .. } = preview;
-                preview = self.judge(goal, now, running, target)?;
+                preview = self.judge(&goal, now, running, target)?;
             }
             // What was tried ahead of the gate once is not tried so again.
             if attempt > 1 && preview.now.passes {
                 let Preview { mut now, running, target, .. } = preview;
                 now.passes = false;
-                preview = self.judge(goal, now, running, target)?;
+                preview = self.judge(&goal, now, running, target)?;
             }
             let Preview { now, drift, mut plan, running, target } = preview;
             scenarios.extend(&plan.scenarios);
@@ -199,10 +207,12 @@ impl Session {
                 run,
             };
             match execute(&execution, &plan, measured) {
-                Err(error) if error.is::<Stale>() && attempt < PLANS => {}
+                Err(error) if attempt < PLANS && error.is::<Stale>() => {
+                    goal.known = own.iter().cloned().chain(found_by(&error)).collect();
+                }
                 Err(error) => return Err(error),
                 Ok(()) => {
-                    self.record(goal, run, measured)?;
+                    self.record(&goal, run, measured)?;
                     return Ok(plan);
                 }
             }

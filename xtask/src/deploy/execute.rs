@@ -66,7 +66,7 @@ pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) 
                     .and_then(|()| execution.lost_a_machine());
                 if let Some(lost) = lost {
                     say(Progress::Warned, Some(format!("{lost} was lost meanwhile: {error:#}")), None);
-                    return Err(Stale(format!("{lost} was lost meanwhile: {error:#}")).into());
+                    return Err(Stale::because(format!("{lost} was lost meanwhile: {error:#}")).into());
                 }
                 say(Progress::Failed, Some(format!("{error:#}")), None);
                 return Err(if step.follows_the_opening() { error } else { execution.classify(error) });

@@ -3,7 +3,9 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::output::Output;
+use crate::checks::health::StoreCorrupt;
 use crate::checks::smoke::Smoke;
+use crate::deploy::difference::Difference;
 use crate::deploy::observe::Observation;
 use crate::deploy::past::Past;
 use crate::deploy::run::Run;
@@ -85,11 +87,28 @@ pub enum End {
 
 /// The stack changed after the plan was made: observe and plan again.
 #[derive(Debug)]
-pub struct Stale(pub String);
+pub struct Stale {
+    why: String,
+    /// What was found that an observation does not show, because the service is down again.
+    pub found: Option<Difference>,
+}
+
+impl Stale {
+    /// For this reason.
+    pub fn because(why: impl Into<String>) -> Self {
+        Self { why: why.into(), found: None }
+    }
+
+    /// A service that did not run has a store that it cannot use.
+    pub fn corrupt(StoreCorrupt { service, reason }: &StoreCorrupt) -> Self {
+        let found = Difference::StoreCorrupt { service: service.clone(), reason: reason.clone() };
+        Self { why: format!("{service}: {reason}"), found: Some(found) }
+    }
+}
 
 impl fmt::Display for Stale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 

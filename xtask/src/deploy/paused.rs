@@ -67,7 +67,11 @@ impl Copy<'_> {
         }
         let (ran, data) = (ran.join(", "), self.data);
         let what = format!("{ran} ran during each of {COPIES} copies of {data}, so no copy is of one moment");
-        Err(fail(Exit::NotRestored, what, "stop what starts again and again, and run this again"))
+        Err(fail(
+            Exit::NotRestored,
+            what,
+            Next::xtask("status").so("stop what starts again and again, and run this again"),
+        ))
     }
 
     /// What uses the data; all of it belongs to the project.

@@ -7,7 +7,7 @@ use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Mode};
 use crate::base::next::Next;
 use crate::base::threads::{joined, side_by_side};
-use crate::checks::health::{StoreCorrupt, wait_healthy};
+use crate::checks::health::{wait_behind, wait_healthy};
 use crate::checks::memory::memory;
 use crate::deploy::backup;
 use crate::deploy::cleanup;
@@ -20,13 +20,14 @@ use crate::deploy::gate::Gate;
 use crate::deploy::lockout::{self, Closed, Lift, Opened};
 use crate::deploy::past::Past;
 use crate::deploy::paused::Longest;
+use crate::deploy::run::Command;
 use crate::deploy::view::View;
 use crate::engine::carry;
 use crate::engine::roles::Extent;
 use crate::host;
 use crate::stack::gate_rule::Kind;
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow::{Break, Continue};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -60,7 +61,7 @@ impl Execution<'_> {
         let closed = lockout::shut(self.running, self.now, &self.reason(), deadline)?;
         measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
         if let Closed::Stopped { .. } = closed {
-            bail!(Stale(closed.to_string()));
+            bail!(Stale::because(closed.to_string()));
         }
         lockout::close_where_none(self.running, &self.reason(), deadline)?;
         Ok(End::Done)
@@ -98,7 +99,7 @@ impl Execution<'_> {
             measured.stance = Stance::LeftServed;
         }
         self.target.engine.services(self.deadline.within(ASK))?;
-        bail!(Stale("the engine answers again".into()))
+        bail!(Stale::because("the engine answers again"))
     }
 
     pub(super) fn record_release(&self) -> Result<End> {
@@ -155,7 +156,9 @@ impl Execution<'_> {
         let images = services.iter().map(|service| &self.release.images[service]);
         match carry::load(images, engine.as_ref(), self.store, pilot.manifest.limits.deploy, until) {
             Err(error) if served && until.passed() => {
-                bail!(Stale(format!("loading the images takes long, so the gate is closed first: {error:#}")))
+                bail!(Stale::because(format!(
+                    "loading the images takes long, so the gate is closed first: {error:#}"
+                )))
             }
             loaded => loaded.map(|()| End::Done),
         }
@@ -181,11 +184,26 @@ impl Execution<'_> {
     }
 
     pub(super) fn settle(&self, deadline: Deadline) -> Result<End> {
-        self.wait_for_gateway()?;
-        // Before it was started, the service could not report that its store is corrupt.
-        let corrupt = |e: anyhow::Error| if e.is::<StoreCorrupt>() { Stale(e.to_string()).into() } else { e };
-        wait_healthy(&self.target.target()?, deadline).map_err(corrupt)?;
-        Ok(End::Done)
+        let target = self.target.target()?;
+        let healthy = self.wait_for_gateway().and_then(|()| wait_healthy(&target, deadline));
+        healthy.map(|_| End::Done).map_err(|error| self.unless_corrupt(error))
+    }
+
+    /// Before it was started, a service could not report that its store is corrupt. If one does now, the plan of a
+    /// rollback is stale; otherwise it is this error.
+    fn unless_corrupt(&self, error: anyhow::Error) -> anyhow::Error {
+        if self.run.request.command == Command::Up {
+            return error;
+        }
+        let once = Deadline::after(Duration::ZERO);
+        let asked = || -> Result<()> {
+            let (target, cover) = (self.target.target()?, self.target.cover()?);
+            let stopped = if cover.stops() { cover.services.clone() } else { BTreeSet::new() };
+            wait_behind(&target, &stopped, once).map(drop)
+        };
+        let found = error.downcast_ref().map(Stale::corrupt);
+        let found = found.or_else(|| asked().err()?.downcast_ref().map(Stale::corrupt));
+        found.map_or(error, Into::into)
     }
 
     pub(super) fn seed(&self) -> Result<End> {
@@ -202,7 +220,8 @@ impl Execution<'_> {
             Ok(())
         };
         let reason = self.run.reason();
-        let opened = lockout::open(self.target, &ledger, lift, &reason, self.deadline, &mut started)?;
+        let opened = lockout::open(self.target, &ledger, lift, &reason, self.deadline, &mut started)
+            .map_err(|error| self.unless_corrupt(error))?;
         if let Some(smoke) = checked {
             measured.smoke = Some(smoke);
         }
@@ -420,7 +439,7 @@ impl Execution<'_> {
 
     /// Checks everything behind the closed gate. At the same time, compares what runs with the release.
     pub(super) fn verify(&self, measured: &mut Measured) -> Result<End> {
-        self.wait_for_gateway()?;
+        self.wait_for_gateway().map_err(|error| self.unless_corrupt(error))?;
         let limits = &self.target.pilot.manifest.limits;
         let ready = self.deadline.within(limits.ready);
         let (smoke, differs) = std::thread::scope(|scope| {
@@ -444,7 +463,7 @@ impl Execution<'_> {
         }
         if !passed {
             let what = format!("release {} is not verified: {summary}", self.release.id);
-            return Err(fail(Exit::NotRestored, what, Next::xtask("status")));
+            return Err(self.unless_corrupt(fail(Exit::NotRestored, what, Next::xtask("status"))));
         }
         Ok(End::Done)
     }

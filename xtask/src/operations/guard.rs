@@ -2,7 +2,7 @@
 //! back once, by a rollback as anybody would make it, and ends as that ends. It takes the lock for the rollback alone; while
 //! another command is at work it does not judge, and afterwards it begins anew. Called by the command `guard`.
 
-use crate::base::deadline::Deadline;
+use crate::base::deadline::{Deadline, now};
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::next::Next;
 use crate::base::screen;
@@ -143,7 +143,7 @@ fn gone_back(
     let name = view.release.as_ref().map_or("what runs".into(), |release| format!("release {}", release.id));
     session.out.note(format!("{name} did not stay well: {why}; rolling back"));
     let request = request(view, &looked, session);
-    let deadline = Deadline::from(Instant::now(), session.pilot.manifest.limits.budget);
+    let deadline = Deadline::from(now(), session.pilot.manifest.limits.budget);
     let finished = rollback::locked(&request, session, deadline);
     drop(lock);
     finished.map(Some)

@@ -13,6 +13,7 @@ pub mod history;
 #[cfg(test)]
 mod in_memory;
 pub mod init;
+pub mod kill_switch;
 pub mod look;
 mod metrics;
 pub mod notify;

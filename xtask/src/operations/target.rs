@@ -88,14 +88,18 @@ pub fn no_release(session: &Session) -> anyhow::Error {
 }
 
 /// The targets of the run that is continued: `previous` may mean another release by now. If none of them is
-/// whole any more, the targets that a new run would have.
+/// whole any more, the targets that a new run would have. If the user named none, these follow: another client may have
+/// deployed since, and the images of the older ones may be only with that client.
 pub fn as_begun(targets: Targets, run: &Run, session: &Session) -> Targets {
     let meant = run.past.as_ref().map(|past| past.targets.as_slice()).unwrap_or_default();
     let all = session.store.list().map(|(all, _)| all).unwrap_or_default();
-    let releases: Vec<Release> =
+    let mut releases: Vec<Release> =
         meant.iter().filter_map(|id| all.iter().find(|release| release.id == *id)).cloned().collect();
     if releases.is_empty() {
         return targets;
+    }
+    if let (Targets::Releases(newer), None) = (&targets, &run.request.to) {
+        releases.extend(newer.iter().filter(|release| !meant.contains(&release.id)).cloned());
     }
     admitted(Targets::Releases(releases), session).unwrap_or(targets)
 }

@@ -2,7 +2,7 @@
 //! start it behind the closed gate, verify it, open, watch it, and promote it to known-good or mark it as failed and go
 //! back. Called by the command `up`.
 
-use crate::base::deadline::{Deadline, for_bytes};
+use crate::base::deadline::{Deadline, for_bytes, now};
 use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::files;
 use crate::base::machine;
@@ -30,7 +30,6 @@ use crate::stack::escalation;
 use crate::stack::manifest::MANIFEST_FILE;
 use crate::stack::pilot::Pilot;
 use anyhow::Result;
-use std::time::Instant;
 
 /// What the user asked for.
 #[derive(Debug, Default)]
@@ -80,7 +79,7 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
     })?;
     has_restorable_dumps(&release, session)?;
     let budget = pilot.manifest.limits.budget;
-    let deadline = Deadline::from(Instant::now(), budget);
+    let deadline = Deadline::from(now(), budget);
     let mut goal = Goal::plain(&release, Purpose::Deploy);
     let preview = session.preview(&goal, deadline)?.in_time(deadline)?;
     if preview.plan.steps.is_empty() {
@@ -98,7 +97,7 @@ pub fn run(options: &Options<'_>, session: &Session) -> Result<Finished> {
         }
     }
     // A snapshot is written and read back.
-    let deadline = Deadline::from(Instant::now(), for_bytes(budget, 2 * bytes));
+    let deadline = Deadline::from(now(), for_bytes(budget, 2 * bytes));
     deploy(goal, options.stay, &engine, session, deadline)
 }
 
@@ -314,7 +313,7 @@ fn go_back(
     session: &Session,
 ) -> Result<Finished> {
     let budget = with_data::budget(session.pilot.manifest.limits.budget, request)?;
-    let deadline = Deadline::from(Instant::now(), budget);
+    let deadline = Deadline::from(now(), budget);
     let why = failed.error.clone().unwrap_or_default();
     session.out.note(format!("{why}; rolling back"));
     let mut back = rollback::locked(request, session, deadline)?;

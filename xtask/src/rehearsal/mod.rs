@@ -9,6 +9,7 @@ mod apart;
 pub mod bench;
 pub mod drill;
 mod separate;
+pub mod torture;
 
 use crate::base::courier::Courier;
 use crate::base::deadline::Deadline;

@@ -4,7 +4,7 @@
 //! sure that what it saw before is still there, and only then removes that. So of two clients, one has the lock, in
 //! whichever order they do this. Called by `ledger`.
 
-use crate::base::deadline::{Deadline, now_ms, utc};
+use crate::base::deadline::{Deadline, now, now_ms, time_of_day, utc};
 use crate::base::failure::{Exit, fail};
 use crate::base::machine::{self, Process};
 use crate::base::next::Next;
@@ -112,11 +112,12 @@ struct Moment(Instant, SystemTime);
 
 impl Moment {
     fn now() -> Self {
-        Self(Instant::now(), SystemTime::now())
+        Self(now(), time_of_day())
     }
 
     fn elapsed(self) -> Duration {
-        self.0.elapsed().max(self.1.elapsed().unwrap_or_default())
+        let by_day = time_of_day().duration_since(self.1).unwrap_or_default();
+        (now() - self.0).max(by_day)
     }
 }
 
@@ -196,9 +197,9 @@ impl EngineLock {
         };
         self.records().push(kept.clone());
         self.shared.look()?;
-        let mut now = self.shared.every(NAME);
-        now.retain(|other| other.handle != kept.handle);
-        let same = now.len() == seen.len() && seen.iter().all(|kept| now.contains(kept));
+        let mut all = self.shared.every(NAME);
+        all.retain(|other| other.handle != kept.handle);
+        let same = all.len() == seen.len() && seen.iter().all(|kept| all.contains(kept));
         if !same {
             self.shared.take_away(std::slice::from_ref(&kept))?;
             self.records().retain(|own| *own != kept);
@@ -206,7 +207,7 @@ impl EngineLock {
         }
         self.shared.take_away(seen)?;
         *self.records() = vec![kept.clone()];
-        Ok(Some(Lease { kept, holder, asked, seen: Instant::now() }))
+        Ok(Some(Lease { kept, holder, asked, seen: now() }))
     }
 
     fn judge(&self, kept: &Kept) -> Result<Found> {
@@ -260,12 +261,12 @@ impl EngineLock {
             return Err(fail(Exit::Locked, what, Next::xtask("status")));
         };
         if lease.left() >= need + MARGIN {
-            if lease.seen.elapsed() < FRESH {
+            if now() - lease.seen < FRESH {
                 return Ok(());
             }
             self.shared.look()?;
             if self.shared.every(NAME).contains(&lease.kept) {
-                lease.seen = Instant::now();
+                lease.seen = now();
                 return Ok(());
             }
         } else {

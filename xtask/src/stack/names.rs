@@ -30,3 +30,6 @@ pub fn url_of(service: &str) -> String {
 pub fn version_in(env: &BTreeMap<String, String>) -> Option<&String> {
     env.get(VERSION)
 }
+
+/// A setting that may have any number: a stack that is tried out gets another one.
+pub const HARMLESS: &str = "QUOTA_PER_RUN";

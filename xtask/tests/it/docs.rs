@@ -212,6 +212,29 @@ fn the_exit_table_is_the_same_everywhere_and_links_lead_somewhere() {
     }
 }
 
+/// Every test that a page names as `file.rs::name` is one that there is.
+#[test]
+fn every_test_that_the_docs_name_exists() {
+    let (mut count, mut missing) = (0, Vec::new());
+    for (page, text) in pages() {
+        let named = text.split('`').skip(1).step_by(2).filter_map(|span| span.split_once(".rs::"));
+        for (file, name) in named {
+            let path = match file.strip_prefix("it/") {
+                Some(file) => format!("xtask/tests/it/{file}.rs"),
+                None => format!("xtask/src/{file}.rs"),
+            };
+            let code = std::fs::read_to_string(workspace().join(path)).unwrap_or_default();
+            let is_there = code.contains("#[test]\n") && code.contains(&format!("fn {name}("));
+            count += 1;
+            if !is_there {
+                missing.push(format!("{page}: {file}.rs::{name}"));
+            }
+        }
+    }
+    assert_eq!(missing, [""; 0]);
+    assert!(count > 20, "only {count} tests are named");
+}
+
 #[test]
 fn every_command_has_an_example_in_its_help() {
     let help = |args: &[&str]| {

@@ -389,6 +389,14 @@ impl<'a> Stacked<'a> {
         self.xtask(&[&["--format", "json"], args].concat())
     }
 
+    /// The names of the files of a new backup.
+    pub fn backed_up(&self) -> Vec<String> {
+        let said = self.xtask(&["backup", "create"]).expect(0).out;
+        let folder = said.lines().find_map(|line| line.trim().strip_prefix("in ")).unwrap().to_owned();
+        let names = std::fs::read_dir(folder).unwrap().flatten();
+        names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
     fn ask(&self, method: &str, body: Option<&str>) -> Option<Answer> {
         let text = std::fs::read_to_string(self.dir().join(".env")).unwrap();
         let port = text.lines().find_map(|line| line.strip_prefix("NOTES_PORT=")).unwrap().to_owned();

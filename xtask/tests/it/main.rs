@@ -61,6 +61,7 @@ mod swarm;
 mod swarm_page;
 mod terminal;
 mod tidy;
+mod torture;
 mod truths;
 mod unchanged;
 mod watch;

@@ -81,13 +81,32 @@ impl Execution<'_> {
     /// is closed and nobody holds it.
     fn held_by_now(&self) -> Result<Option<String>> {
         let ledger = self.store.ledger();
-        let standing = || Observed::from(hold::standing(&ledger)).held(&[]);
         let gate = self.target.gate(lockout::REQUEST).map(|gate| gate.position());
-        let (Ok(Gate::Closed(reason)), None) = (gate, standing()) else { return Ok(standing()) };
-        let closer = gate::closer_by(&self.target.pilot.manifest.gate, &reason);
-        ensure!(closer == Closer::Person, "the gate was closed meanwhile: {reason}");
-        Hold::found(&reason).place(&ledger)?;
-        Ok(standing())
+        let held = match (hold::standing(&ledger), &gate) {
+            // What cannot be read counts as a hold, but of a gate that was seen open nobody says that it is closed.
+            (Err(error), Ok(Gate::Open)) => {
+                self.out.note(format!("cannot tell whether somebody holds the gate closed: {error:#}"));
+                return Ok(None);
+            }
+            (holds, _) => Observed::from(holds).held(&[]),
+        };
+        match (gate, held) {
+            (Ok(Gate::Open), Some(held)) => {
+                // Opened without this tool, or not closed yet by whoever holds it.
+                let limit = Deadline::after(self.target.pilot.manifest.limits.engine);
+                let now = self.target.observe(self.target.engine.as_ref(), limit);
+                lockout::shut(self.target, &now, &self.run.reason_under(&now.holds), limit)?;
+                Ok(Some(held))
+            }
+            (Ok(Gate::Closed(reason)), None) => {
+                let closer = gate::closer_by(&self.target.pilot.manifest.gate, &reason);
+                ensure!(closer == Closer::Person, "the gate was closed meanwhile: {reason}");
+                let hold = Hold::found(&reason);
+                hold.place(&ledger)?;
+                Ok(Some(hold.to_string()))
+            }
+            (_, held) => Ok(held),
+        }
     }
 
     /// Shuts the public out at once. What could not be closed is closed again at the end of the run.

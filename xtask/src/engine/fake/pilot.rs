@@ -60,7 +60,9 @@ impl Wire for Answers {
                 .and_then(|text| serde_json::from_str(text).ok())
                 .unwrap_or_default(),
         };
-        self.answer(&asked, &mut things)
+        let reply = self.answer(&asked, &mut things)?;
+        things.over()?;
+        Ok(reply)
     }
 }
 
@@ -114,10 +116,11 @@ impl Answers {
         })
     }
 
-    fn healthz(&self, asked: &Asked<'_>, things: &Things) -> Reply {
+    fn healthz(&self, asked: &Asked<'_>, things: &mut Things) -> Reply {
         let corrupt = things.volumes.get(&asked.service).is_some_and(|data| data == CORRUPT);
+        let is_ill =
+            things.defect(&asked.service) == Some(Defect::Unhealthy) || things.is_starting(&asked.service);
         let gate = things.gate.as_ref().filter(|_| asked.service == "gateway");
-        let is_ill = things.defect(&asked.service) == Some(Defect::Unhealthy);
         let body = match gate {
             _ if is_ill && !corrupt => {
                 json!({"status": "unhealthy", "reason": "out of sorts", "project": self.project})

@@ -148,6 +148,7 @@ impl Runtime for Fake {
             if starts {
                 things.lets_in(service);
             }
+            things.over()?;
         }
         Ok(())
     }
@@ -159,13 +160,14 @@ impl Runtime for Fake {
         ensure!([*first, *second, "${REASON}"] == *offline.run, "unexpected words: {words:?}");
         things.volumes.entry(service.to_owned()).or_insert_with(|| "new".into());
         things.gate = Some((*reason).to_owned());
+        things.over()?;
         Ok(offline.prints.clone())
     }
 
     fn stop(&self, service: &str, _: Deadline) -> Result<()> {
         let mut things = self.world.act("stop")?;
         things.services.get_mut(service).with_context(|| format!("{service} is not there"))?.runs = false;
-        Ok(())
+        things.over()
     }
 
     fn start(&self, services: &[String], _: Deadline) -> Result<()> {
@@ -173,13 +175,14 @@ impl Runtime for Fake {
             let mut things = self.world.act("start again")?;
             things.services.get_mut(service).with_context(|| format!("{service} is not there"))?.runs = true;
             things.lets_in(service);
-            Ok(())
+            things.over()
         })
     }
 
     fn keep_down(&self, services: &[String], _: Deadline) -> Result<()> {
-        self.world.act("keep down")?.keep_down(services);
-        Ok(())
+        let mut things = self.world.act("keep down")?;
+        things.keep_down(services);
+        things.over()
     }
 
     fn restart_as(&self, policies: &BTreeMap<String, String>, _: Deadline) -> Result<()> {
@@ -188,7 +191,7 @@ impl Runtime for Fake {
             ensure!(policy == ALWAYS, "the policy {policy} is not the one of the release");
             things.services.get_mut(name).with_context(|| format!("{name} is not there"))?.restart = ALWAYS;
         }
-        Ok(())
+        things.over()
     }
 
     fn answers_at(&self, address: SocketAddr, _: Duration) -> Result<bool> {
@@ -213,12 +216,14 @@ impl Runtime for Fake {
             ["gate", "closed"] => return Ok((i32::from(things.gate.is_none()), String::new())),
             _ => return Ok((2, format!("unexpected words: {words:?}"))),
         }
+        things.over()?;
         Ok((0, String::new()))
     }
 
     fn remove(&self, services: &[String], _: Deadline) -> Result<()> {
-        self.world.act("remove")?.services.retain(|name, _| !services.contains(name));
-        Ok(())
+        let mut things = self.world.act("remove")?;
+        things.services.retain(|name, _| !services.contains(name));
+        things.over()
     }
 
     fn add(&self, _: &Path, _: &[String], _: Deadline) -> Result<()> {
@@ -227,11 +232,14 @@ impl Runtime for Fake {
 
     fn down(&self, extent: Extent, _: Deadline) -> Result<()> {
         // Services start one by one: a run may be interrupted in between.
-        self.world.act("end")?.end_all();
+        let mut things = self.world.act("end")?;
+        things.end_all();
+        things.over()?;
         if extent != Extent::Services {
             let mut things = self.world.act("remove volumes")?;
             things.volumes.clear();
             things.gate = None;
+            things.over()?;
         }
         Ok(())
     }
@@ -277,7 +285,7 @@ impl Images for Fake {
         let mut things = self.world.act("retag")?;
         let tags = release.images.values().map(|image| (image.tag.clone(), image.id.clone()));
         things.tags.extend(tags);
-        Ok(())
+        things.over()
     }
 
     fn size(&self, _: &Image, _: Deadline) -> Result<u64> {
@@ -296,8 +304,9 @@ impl Images for Fake {
 
     fn load(&self, image: &Image, from: &mut dyn Read, _: Deadline) -> Result<()> {
         let version = std::io::read_to_string(from)?;
-        self.world.act("load")?.add_image(&image.id, &version);
-        Ok(())
+        let mut things = self.world.act("load")?;
+        things.add_image(&image.id, &version);
+        things.over()
     }
 
     /// The operations of one thread are counted.
@@ -341,8 +350,9 @@ impl Data for Fake {
 
     fn unpause(&self, handles: &[String], _: Deadline) -> Result<()> {
         handles.iter().try_for_each(|handle| {
-            self.world.act("unpause")?.paused.remove(handle);
-            Ok(())
+            let mut things = self.world.act("unpause")?;
+            things.paused.remove(handle);
+            things.over()
         })
     }
 
@@ -378,7 +388,7 @@ impl Data for Fake {
         let data = std::io::read_to_string(from)?;
         let mut things = self.world.act("fill the database")?;
         *things.stored_by(&instance.handle, words, "restore")? = data;
-        Ok(())
+        things.over()
     }
 
     fn restore(&self, _: &Release, _: &Path, service: &str, from: &mut dyn Read, _: Deadline) -> Result<()> {
@@ -386,8 +396,9 @@ impl Data for Fake {
         let mut entries = tar.entries()?;
         let entry = entries.next().context("an empty archive")??;
         let data = std::io::read_to_string(entry)?;
-        self.world.act("restore")?.volumes.insert(service.to_owned(), data);
-        Ok(())
+        let mut things = self.world.act("restore")?;
+        things.volumes.insert(service.to_owned(), data);
+        things.over()
     }
 
     fn remove_data(&self, service: &str, _: Deadline) -> Result<()> {
@@ -397,7 +408,7 @@ impl Data for Fake {
         if service == self.pilot.gateway() {
             things.gate = None;
         }
-        Ok(())
+        things.over()
     }
 }
 

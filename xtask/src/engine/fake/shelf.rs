@@ -21,7 +21,9 @@ impl InMemory {
     /// One operation on the records.
     fn act<T>(&self, name: &'static str, how: impl FnOnce(&mut Records) -> T) -> Result<T> {
         let mut things = self.0.act(name)?;
-        Ok(how(things.records.as_mut().context("this engine keeps no records")?))
+        let done = how(things.records.as_mut().context("this engine keeps no records")?);
+        things.over()?;
+        Ok(done)
     }
 }
 

@@ -1,10 +1,12 @@
 //! Tests: what exists in the fake world: images, volumes, services, and the gate in the gateway's volume. It
 //! counts the operations, and makes one fail, or interrupts the run, when a test asks for it.
 
+use crate::base::fake::wait;
 use crate::stack::names::VERSION;
 use crate::stack::shelf::Kept;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
@@ -61,6 +63,81 @@ pub struct Records {
 /// What happens while a watch goes on, after so many looks.
 pub type InTime = Box<dyn FnOnce(&mut Things) + Send>;
 
+/// How an operation goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails, and has done nothing.
+    Fails,
+    /// The same after a long time.
+    Hangs,
+    /// It is done, and fails all the same.
+    FailsLate,
+    /// It does nothing, and says that it is done.
+    Lies,
+    /// The process dies before it.
+    Kills,
+}
+
+/// Which operations go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Those with these numbers (counted from 1), of the thread that is counted.
+    Numbers(usize, usize),
+    /// Those with this name, in every thread.
+    Named(&'static str),
+}
+
+/// How long what hangs takes.
+const LONG: Duration = Duration::from_secs(20);
+
+/// What a lie leaves as it was.
+struct Before {
+    images: BTreeMap<String, String>,
+    tags: BTreeMap<String, String>,
+    volumes: BTreeMap<String, String>,
+    gate: Option<String>,
+    paused: BTreeSet<String>,
+    services: BTreeMap<String, Started>,
+    records: Option<Records>,
+    let_in: (usize, usize),
+}
+
+/// One operation under way.
+pub struct Acting<'a> {
+    things: MutexGuard<'a, Things>,
+    before: Option<Box<Before>>,
+    late: Option<&'static str>,
+}
+
+impl Acting<'_> {
+    /// It is over: an error if it has to fail although it is done.
+    pub fn over(self) -> Result<()> {
+        self.late.map_or(Ok(()), |name| bail!("{name} fails late, as the test wants it"))
+    }
+}
+
+impl Deref for Acting<'_> {
+    type Target = Things;
+
+    fn deref(&self) -> &Things {
+        &self.things
+    }
+}
+
+impl DerefMut for Acting<'_> {
+    fn deref_mut(&mut self) -> &mut Things {
+        &mut self.things
+    }
+}
+
+impl Drop for Acting<'_> {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.things.put_back(*before);
+        }
+    }
+}
+
 /// Everything that exists.
 #[derive(Default)]
 pub struct Things {
@@ -88,10 +165,15 @@ pub struct Things {
     pub let_in_to_bad: usize,
     /// The names of the operations, in order.
     pub done: Vec<&'static str>,
-    /// The number of the operation that fails (counted from 1).
-    pub fail_at: Option<usize>,
-    /// The run is interrupted before the operation with this number.
-    pub kill_at: Option<usize>,
+    /// What goes wrong, and when.
+    pub faults: Vec<(When, Fault)>,
+    /// The process of the run was killed: nothing of it acts any more.
+    pub is_dead: bool,
+    /// How often something was let in that any check of the tool could have seen: a service had a defect that shows
+    /// behind a closed gate, or did not run.
+    pub let_in_unseen: usize,
+    /// How often these images must still be asked for their health until they are well.
+    pub starting: BTreeMap<String, usize>,
     /// The records of this stack, for every client; none if the engine keeps none.
     pub records: Option<Records>,
     /// What another process does before the operation with this number.
@@ -107,6 +189,35 @@ pub struct Things {
 }
 
 impl Things {
+    fn before(&self) -> Box<Before> {
+        Box::new(Before {
+            images: self.images.clone(),
+            tags: self.tags.clone(),
+            volumes: self.volumes.clone(),
+            gate: self.gate.clone(),
+            paused: self.paused.clone(),
+            services: self.services.clone(),
+            records: self.records.clone(),
+            let_in: (self.let_in_to_bad, self.let_in_unseen),
+        })
+    }
+
+    fn put_back(&mut self, before: Before) {
+        let Before { images, tags, volumes, gate, paused, services, records, let_in } = before;
+        (self.images, self.tags, self.volumes, self.gate) = (images, tags, volumes, gate);
+        (self.paused, self.services, self.records) = (paused, services, records);
+        (self.let_in_to_bad, self.let_in_unseen) = let_in;
+    }
+
+    /// What goes wrong with the operation that has this number, if it is counted, and this name.
+    fn fault(&self, number: Option<usize>, name: &str) -> Option<Fault> {
+        let is_meant = |when: &When| match *when {
+            When::Numbers(first, last) => number.is_some_and(|number| (first..=last).contains(&number)),
+            When::Named(other) => name == other,
+        };
+        self.faults.iter().find(|(when, _)| is_meant(when)).map(|(_, fault)| *fault)
+    }
+
     /// Time passes.
     pub fn pass(&mut self) {
         self.passed += 1;
@@ -125,6 +236,14 @@ impl Things {
         self.services.get(service).and_then(|started| self.defects.get(&started.image)).copied()
     }
 
+    /// Does this service still start? Whoever asks it often enough sees that it has started.
+    pub fn is_starting(&mut self, service: &str) -> bool {
+        let Some(image) = self.services.get(service).map(|started| &started.image) else { return false };
+        let Some(left) = self.starting.get_mut(image).filter(|left| **left > 0) else { return false };
+        *left -= 1;
+        true
+    }
+
     /// Are all services free of a defect, and is no stored data corrupt?
     pub fn is_well(&self) -> bool {
         self.services.keys().all(|service| self.defect(service).is_none())
@@ -140,6 +259,20 @@ impl Things {
         self.services.get("gateway").is_some_and(|gateway| gateway.runs) && self.gate.is_none()
     }
 
+    /// Is there something behind the gate that a check of the tool sees before it is opened?
+    pub fn is_seen_bad(&self) -> bool {
+        // Behind a gate that stops its services, nobody sends what the public would.
+        let is_bad = |name: &String| match self.defect(name) {
+            Some(Defect::Unhealthy) => true,
+            Some(Defect::Errors | Defect::LyingGate) => self.edge.is_empty(),
+            Some(Defect::FailsWhenOpen) | None => false,
+        };
+        self.services
+            .iter()
+            .any(|(name, started)| !self.edge.contains(name) && (!started.runs || is_bad(name)))
+            || self.volumes.iter().any(|(name, data)| data == CORRUPT && !self.edge.contains(name))
+    }
+
     /// Removes every service.
     pub fn end_all(&mut self) {
         self.services.clear();
@@ -153,6 +286,9 @@ impl Things {
             || self.volumes.iter().any(|(name, data)| behind(&name) && data == CORRUPT);
         if bad && self.edge.contains(service) {
             self.let_in_to_bad += 1;
+        }
+        if self.edge.contains(service) && self.is_seen_bad() {
+            self.let_in_unseen += 1;
         }
     }
 
@@ -170,6 +306,9 @@ impl Things {
         self.gate = reason;
         if was_closed && self.gate.is_none() && !self.is_well() {
             self.let_in_to_bad += 1;
+        }
+        if was_closed && self.gate.is_none() && self.is_seen_bad() {
+            self.let_in_unseen += 1;
         }
     }
 
@@ -212,30 +351,51 @@ impl World {
     /// Counts the operations of this thread from 1 again. One of them may fail, or the run is interrupted
     /// before it.
     pub fn begin(&self, fail_at: Option<usize>, kill_at: Option<usize>) {
+        let fails = fail_at.map(|at| (When::Numbers(at, at), Fault::Fails));
+        let kills = kill_at.map(|at| (When::Numbers(at, at), Fault::Kills));
+        self.begin_with(fails.into_iter().chain(kills).collect());
+    }
+
+    /// The same with any faults.
+    pub fn begin_with(&self, faults: Vec<(When, Fault)>) {
         let mut things = self.things();
         things.done.clear();
-        things.let_in_to_bad = 0;
-        (things.fail_at, things.kill_at) = (fail_at, kill_at);
+        (things.let_in_to_bad, things.let_in_unseen) = (0, 0);
+        (things.faults, things.is_dead, things.meanwhile) = (faults, false, None);
         things.counted = Some(std::thread::current().id());
     }
 
     /// One operation. Returns an error if it has to fail; panics if the run is interrupted here.
-    pub fn act(&self, name: &'static str) -> Result<MutexGuard<'_, Things>> {
+    pub fn act(&self, name: &'static str) -> Result<Acting<'_>> {
         let mut things = self.things();
-        if things.counted == Some(std::thread::current().id()) {
+        ensure!(!things.is_dead, "the process was killed");
+        let is_counted = things.counted == Some(std::thread::current().id());
+        if is_counted {
             things.done.push(name);
             let number = things.done.len();
             if let Some((_, act)) = things.meanwhile.take_if(|(at, _)| *at == number) {
                 act(&mut things);
             }
-            if things.kill_at == Some(number) {
-                drop(things);
+        }
+        let number = is_counted.then_some(things.done.len());
+        let mut acting = Acting { things, before: None, late: None };
+        match acting.fault(number, name) {
+            Some(Fault::Kills) if is_counted => {
+                acting.is_dead = true;
+                drop(acting);
                 std::panic::resume_unwind(Box::new(Killed));
             }
-            if things.fail_at == Some(number) {
-                anyhow::bail!("{name} fails, as the test wants it");
+            Some(Fault::Hangs) => {
+                wait(LONG);
+                bail!("{name} did not end in time, as the test wants it");
             }
+            Some(Fault::Fails) => bail!("{name} fails, as the test wants it"),
+            // Nothing looks at a policy once more after it was set.
+            Some(Fault::Lies) if name == "restart policy" => bail!("{name} fails, as the test wants it"),
+            Some(Fault::FailsLate) => acting.late = Some(name),
+            Some(Fault::Lies) => acting.before = Some(acting.things.before()),
+            Some(Fault::Kills) | None => {}
         }
-        Ok(things)
+        Ok(acting)
     }
 }

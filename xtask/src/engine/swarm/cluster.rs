@@ -27,9 +27,12 @@ pub const AT_A_TIME: usize = 8;
 /// How long one node may take to answer, or to say who it is. One that is lost must not hold up an incident.
 const SAYS: Duration = Duration::from_secs(3);
 
+/// How long another manager may take for an answer: one without a leader asks around first.
+const DECIDES: Duration = Duration::from_secs(6);
+
 /// How long the managers may be without a leader before that is taken for a lost majority: they notice the loss of one
-/// after ten seconds (swarmkit, `ElectionTick`), and then elect another one.
-const ELECTED: Duration = Duration::from_secs(25);
+/// after ten seconds (swarmkit, `ElectionTick`), and then elect another one, perhaps not at the first try.
+const ELECTED: Duration = Duration::from_secs(45);
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// What is found out once, and shared by the engines of one command.
@@ -104,7 +107,7 @@ impl Swarm {
         let asked = Deadline::after(ELECTED).poll(AGAIN, || {
             let mut last = None;
             for way in &ways {
-                match self.api(way).talk(Deadline::after(SAYS), &talk) {
+                match self.api(way).talk(Deadline::after(DECIDES), &talk) {
                     Err(error) if is_silent(&error) => last = last.or(Some(error)),
                     Ok(answer) => {
                         *self.found.manager.lock().unwrap_or_else(PoisonError::into_inner) =

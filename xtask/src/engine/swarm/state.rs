@@ -164,8 +164,8 @@ impl Seen {
             ports.into_iter().flatten().any(|one| one["PublishedPort"].as_u64() == Some(port.into()))
         };
         let tasks = self.services.iter().filter(publishes).flat_map(|service| self.tasks_of(service));
-        // One that is being stopped answers until it has ended.
-        let live = tasks.filter(|task| has_begun(task));
+        // One that is being stopped answers until it has ended; one on a lost node does not.
+        let live = tasks.filter(|task| has_begun(task) && self.is_on_ready_node(task));
         let node = |task: &Value| self.nodes.iter().find(|node| node.id == text(task, "/NodeID"))?.ip;
         let mut all: Vec<SocketAddr> = live.filter_map(node).map(|ip| SocketAddr::new(ip, port)).collect();
         all.sort_unstable();
@@ -294,6 +294,6 @@ mod tests {
         assert_eq!((stopping.published(80).len(), told(&stopping)[0].0.clone()), (1, "running".to_owned()));
         let mut lost = stopping;
         lost.nodes[0].is_ready = false;
-        assert_eq!(told(&lost)[0].0, "exited");
+        assert_eq!((told(&lost)[0].0.as_str(), lost.published(80).len()), ("exited", 0));
     }
 }

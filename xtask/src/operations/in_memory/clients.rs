@@ -23,12 +23,12 @@ impl Scene {
         scene
     }
 
-    fn keeps_records(&self) {
+    pub fn keeps_records(&self) {
         self.world.things().records = Some(Records::default());
     }
 
     /// Another client of the same engine, whose folder is empty.
-    fn client(&self) -> Self {
+    pub fn client(&self) -> Self {
         let folder = Folder::new();
         let state = StateDir::new(folder.0.join("state"));
         let pilot = Pilot::at(&self.pilot.pack, "memory", state, By::Any).unwrap();

@@ -12,12 +12,13 @@ mod guard;
 mod images;
 mod newer_data;
 mod pauses;
+mod torture;
 mod watch;
 
 use self::everywhere::{everywhere, prepared};
 use self::gates::with_gate;
 use crate::base::courier::Courier;
-use crate::base::deadline::Deadline;
+use crate::base::deadline::{Deadline, now};
 use crate::base::failure::Exit;
 use crate::base::files::{self, Mode};
 use crate::base::next::Context;
@@ -49,7 +50,7 @@ use std::ops::ControlFlow::{Break, Continue};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const SECRET: &str = "a-token-that-nobody-may-see";
 const DATA: [(&str, &str); 3] = [("engine", "kept in engine"), ("gateway", "kept"), ("jobs", "kept in jobs")];
@@ -208,7 +209,7 @@ impl Scene {
 
     /// One process: it has its own engine on the same world.
     fn run(&self, what: &dyn Fn(&Session) -> Result<Finished>) -> Ran {
-        let out = Output::silent(Instant::now()).of(Context::new(Some("memory"), None, None));
+        let out = Output::silent(now()).of(Context::new(Some("memory"), None, None));
         let engine = Box::new(self.world.engine(&self.pilot));
         let (pilot, store, courier) = (self.pilot.clone(), self.store(), Courier::default());
         let session = Session { pilot, engine, store, out, courier };
@@ -298,7 +299,7 @@ fn locked(session: &Session) -> Result<Locked<'_>> {
 }
 
 fn budget() -> Deadline {
-    Deadline::from(Instant::now(), Duration::from_secs(60))
+    Deadline::from(now(), Duration::from_secs(60))
 }
 
 fn roll_back(session: &Session) -> Result<Finished> {

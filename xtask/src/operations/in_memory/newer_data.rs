@@ -6,7 +6,8 @@ use crate::base::failure::exit_of;
 use crate::deploy::backup;
 use crate::operations::with_data;
 
-const RULES: &str = "\n[data.jobs]\nservice = \"jobs\"\nbackup = \"dump\"\nrestore = \"restore\"\nbefore_deploy = true\n\
+/// Data that is dumped, and data that is copied before a deployment.
+pub const RULES: &str = "\n[data.jobs]\nservice = \"jobs\"\nbackup = \"dump\"\nrestore = \"restore\"\nbefore_deploy = true\n\
     [data.engine]\nbefore_deploy = true\n";
 
 /// What the newer release makes of the data.

@@ -185,6 +185,39 @@ fn a_hold_that_is_placed_in_the_middle_is_kept_and_told() {
     scene.hold(Some(&finished));
 }
 
+/// Whatever fails while it is watched, what is said of the public is so.
+#[test]
+fn that_a_hold_keeps_the_gate_closed_is_said_only_of_one_that_is_closed() {
+    let mut failed = 0;
+    for at in 30.. {
+        let scene = watching_by(&|manifest| manifest);
+        scene.keeps_records();
+        scene.finishes(&|_| Ok(Finished::plain(Exit::Ok)));
+        scene.break_version(Defect::Errors);
+        scene.world.begin(Some(at), None);
+        let ran = scene.run(&roll_back);
+        if scene.world.things().done.len() < at {
+            break;
+        }
+        failed += 1;
+        let Ran::Finished(finished) = ran else { continue };
+        let is_open = scene.world.things().is_open();
+        assert!(!finished.exit.is_good() || is_open != finished.held, "failure {at}: {finished:?}");
+    }
+    assert!(failed > 5, "{failed}");
+}
+
+#[test]
+fn a_gate_that_is_opened_against_a_hold_in_the_middle_is_closed_again() {
+    let scene = watching();
+    Hold::mine("maintenance").place(&scene.store().ledger()).unwrap();
+    scene.after(2, |things| things.gate = None);
+    let finished = scene.finishes(&deploy_or_back);
+    assert_eq!((finished.outcome, finished.exit), (Some(Outcome::Deployed), Exit::Held), "{finished:?}");
+    assert!(!scene.world.things().is_open());
+    scene.hold(Some(&finished));
+}
+
 #[test]
 fn a_gate_that_is_closed_without_this_tool_in_the_middle_is_a_hold_and_one_that_closed_itself_is_bad() {
     let scene = watching();
