@@ -204,7 +204,10 @@ impl fmt::Display for Difference {
             }
             Self::Env { service, release, changes } => write!(f, "{service}: {}", listed(changes, release)),
             Self::Settings { service } => {
-                write!(f, "{service}: the engine has other settings for it (limits, volumes or health check)")
+                write!(
+                    f,
+                    "{service}: the engine has other settings for it (limits, volumes, health check, number of instances)"
+                )
             }
             Self::EnvFile { trouble: Some(trouble), .. } => write!(f, "env file: {trouble}"),
             Self::EnvFile { release, changes, .. } => write!(f, "env file: {}", listed(changes, release)),

@@ -10,8 +10,13 @@ use crate::deploy::execution::{End, Execution, Measured, Stale};
 use crate::deploy::plan::Plan;
 use crate::deploy::step::Step;
 use anyhow::Result;
+use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// How long an engine may take to notice that it has lost a machine, and the pause between two looks.
+const NOTICED: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Runs the steps in order, and stops at the first one that fails.
 pub fn execute(execution: &Execution<'_>, plan: &Plan, measured: &mut Measured) -> Result<()> {
@@ -98,9 +103,15 @@ impl Execution<'_> {
         }
     }
 
-    /// A machine that was lost while the step was done.
+    /// A machine that was lost while the step was done. Waits until the engine has noticed: what is planned before that is
+    /// stale too.
     fn lost_a_machine(&self) -> Option<String> {
-        self.target.engine.lost(Deadline::after(self.target.pilot.manifest.limits.engine))
+        let engine = self.target.engine.as_ref();
+        let lost = || engine.lost(Deadline::after(self.target.pilot.manifest.limits.engine));
+        let first = lost()?;
+        let noticed = || if lost().is_some() { Continue(()) } else { Break(()) };
+        self.deadline.within(NOTICED).poll(LOOK, noticed).ok();
+        Some(first)
     }
 
     /// The time limit of a step, if it has one of its own.

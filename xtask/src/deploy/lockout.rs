@@ -22,6 +22,7 @@ use crate::stack::model::Service;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
 /// The time limit of one request to the gate. It is short, because the public waits meanwhile.
@@ -29,6 +30,12 @@ pub const REQUEST: Duration = Duration::from_secs(1);
 
 /// The time limit for opening the gate, including the first public request.
 const OPENING: Duration = Duration::from_secs(10);
+
+/// How long instances of a gateway that was just applied are asked at the same addresses.
+const MOVED: Duration = Duration::from_secs(3);
+
+/// The pause before they are looked for again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// How long to wait for another command that is opening the gate.
 pub const OTHERS: Duration = Duration::from_secs(15);
@@ -251,15 +258,25 @@ fn stay_closed(view: &View, gate: &dyn Switch, hold: &Hold, deadline: Deadline) 
 /// Waits for a gate that was just applied, closes it if it came up open, and proves that it refuses the
 /// public. If that fails, its services are stopped at once. Returns true if it had come up open.
 pub fn closed_after_start(view: &View, reason: &str, deadline: Deadline) -> Result<bool> {
-    let gate = view.gate(REQUEST)?;
-    let error = match gate.close_applied(reason, deadline) {
-        Ok(open) => return Ok(open),
-        Err(error) => error,
+    let stops = view.cover()?.stops();
+    // The engine may move an instance meanwhile, so it is asked again where they are.
+    let applied = deadline.poll(AGAIN, || {
+        let gate = match view.gate(REQUEST) {
+            Ok(gate) => gate,
+            Err(error) => return Continue(error),
+        };
+        match gate.close_applied(reason, deadline.within(MOVED)) {
+            Ok(open) => Break(Ok(open)),
+            // A gateway that does not answer lets nobody in yet.
+            Err(error) if !stops && matches!(gate.position(), Gate::Unknown(_)) => Continue(error),
+            Err(error) => Break(Err(error)),
+        }
+    });
+    let error = match applied {
+        Ok(Ok(open)) => return Ok(open),
+        Err(error) => return Err(error),
+        Ok(Err(error)) => error,
     };
-    // A gateway that does not answer lets nobody in yet.
-    if !view.cover()?.stops() && matches!(gate.position(), Gate::Unknown(_)) {
-        return Err(error);
-    }
     let limit = Deadline::after(view.pilot.manifest.limits.engine);
     let stopped = view.cover().and_then(|Cover { services, .. }| {
         services.iter().try_for_each(|service| view.engine.stop(service, limit))

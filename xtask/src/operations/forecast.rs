@@ -221,7 +221,11 @@ fn services(drift: &[Difference], steps: &[Step]) -> Vec<Row> {
                 add(service, Sign::Changed, words.join(", "));
             }
             Difference::Settings { service } => {
-                add(service, Sign::Changed, "limits, volumes or health check → those of the release".into());
+                add(
+                    service,
+                    Sign::Changed,
+                    "limits, volumes, health check or number of instances → those of the release".into(),
+                );
             }
             Difference::Down { service, state } if state == "missing" => {
                 add(service, Sign::Added, "is missing".into());

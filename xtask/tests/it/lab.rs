@@ -6,8 +6,8 @@ use crate::http::{Answer, try_http_at};
 use crate::notes;
 use crate::pilot::{Engine, Folder, Pilot, Ran, available, ran, skip, workspace};
 use serde_json::Value;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The numbers of the nodes.
@@ -21,7 +21,6 @@ pub struct Lab {
     folder: Folder,
     ips: Vec<String>,
     space: String,
-    again: std::sync::Mutex<Vec<Child>>,
 }
 
 /// Runs a test on a lab, where one can be made.
@@ -32,8 +31,10 @@ pub fn with(name: &str, test: impl FnOnce(&Lab)) {
     }
 }
 
-fn script(act: &str, dir: &std::path::Path) -> Ran {
-    ran(Command::new("bash").arg(workspace().join("scripts/swarm-lab")).arg(act).arg(dir).output().unwrap())
+fn script(act: &str, dir: &Path, node: Option<usize>) -> Ran {
+    let mut script = Command::new("bash");
+    script.arg(workspace().join("scripts/swarm-lab")).arg(act).arg(dir);
+    ran(script.args(node.map(|node| node.to_string())).stdin(Stdio::null()).output().unwrap())
 }
 
 fn ip(words: &str) {
@@ -44,7 +45,7 @@ fn ip(words: &str) {
 impl Lab {
     pub fn new() -> Self {
         let folder = Folder::new("lab");
-        let made = script("up", &folder.0).expect(0).out;
+        let made = script("up", &folder.0, None).expect(0).out;
         let words = |n: &usize| {
             let line = made.lines().find(|line| line.trim_start().starts_with(&format!("node{n} "))).unwrap();
             line.split_whitespace().nth(1).unwrap().to_owned()
@@ -56,7 +57,7 @@ impl Lab {
             .output()
             .unwrap();
         let sum: u64 = String::from_utf8_lossy(&sum.stdout).trim().parse().unwrap();
-        Self { folder, ips, space: format!("lab{sum:08x}"), again: Default::default() }
+        Self { folder, ips, space: format!("lab{sum:08x}") }
     }
 
     /// The folder of the client's settings, with a context for each node.
@@ -83,41 +84,14 @@ impl Lab {
         format!("unix://{}/{node}/docker.sock", self.folder.0.display())
     }
 
-    fn pid(&self, node: usize) -> String {
-        std::fs::read_to_string(self.folder.0.join(format!("{node}/pid"))).unwrap().trim().to_owned()
-    }
-
-    /// Nobody hears of this node any more: its network is cut, and its daemon is killed.
+    /// As if its power and its network were cut.
     pub fn lose(&self, node: usize) {
-        self.cut(node);
-        Command::new("kill").args(["-9", &self.pid(node)]).status().unwrap();
+        script("lose", &self.folder.0, Some(node)).expect(0);
     }
 
-    /// Starts the daemon of a lost node again, and joins its network.
+    /// Starts a lost node again, and waits until the others hear of it.
     pub fn bring_back(&self, node: usize) {
-        let own = self.folder.0.join(node.to_string());
-        let path = |name: &str| own.join(name).display().to_string();
-        std::fs::remove_file(own.join("pid")).ok();
-        let log = std::fs::File::options().append(true).open(own.join("log")).unwrap();
-        let child = Command::new("nsenter")
-            .arg(format!("--net=/var/run/netns/{}-{node}", self.space))
-            .args(["unshare", "--uts", "sh", "-c", "hostname \"$0\" && exec dockerd \"$@\""])
-            .arg(format!("node{node}"))
-            .args([
-                "--config-file",
-                &path("daemon.json"),
-                "--host",
-                &format!("unix://{}", path("docker.sock")),
-            ])
-            .args(["--data-root", &path("data"), "--exec-root", &path("exec"), "--pidfile", &path("pid")])
-            .args(["--bip", &format!("172.{}.0.1/24", 30 + node), "--shutdown-timeout", "1"])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.again.lock().unwrap().push(child);
-        self.join(node);
+        script("back", &self.folder.0, Some(node)).expect(0);
         self.wait("the lost node is back", || {
             let seen = self.try_docker(node, &["node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}"]);
             let ready = |line: &&str| line.starts_with("Ready") && !line.ends_with("Unreachable");
@@ -154,11 +128,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        let removed = script("down", &self.folder.0);
-        for mut child in self.again.lock().unwrap().drain(..) {
-            child.kill().ok();
-            child.wait().ok();
-        }
+        let removed = script("down", &self.folder.0, None);
         if !std::thread::panicking() {
             assert_eq!(removed.code, 0, "{removed:?}");
         }

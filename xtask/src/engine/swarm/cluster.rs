@@ -18,8 +18,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::ControlFlow::{Break, Continue};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How many nodes are asked at a time.
 pub const AT_A_TIME: usize = 8;
@@ -35,17 +36,25 @@ const DECIDES: Duration = Duration::from_secs(6);
 const ELECTED: Duration = Duration::from_secs(45);
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// The ways to nodes by their ids, or why there is none.
+pub type Ways = BTreeMap<String, Result<Way, String>>;
+
+/// How long after a node did not answer it is asked again.
+const ASKED_AGAIN: Duration = Duration::from_secs(5);
+
 /// What is found out once, and shared by the engines of one command.
 #[derive(Default)]
 pub struct Found {
     /// The ways, by the id of the node; or why there is none.
-    ways: OnceLock<BTreeMap<String, Result<Way, String>>>,
+    ways: Mutex<Option<(Instant, Arc<Ways>)>>,
     /// The manager that answered last.
     manager: Mutex<Option<Way>>,
+    /// Was an election waited for that did not come?
+    gave_up: AtomicBool,
     /// What of the stack that was resolved last cannot be carried over to a Swarm, and what is different there.
     pub told: Mutex<(Vec<String>, Vec<String>)>,
     /// What runs, as it was seen last: where requests go.
-    pub seen: Mutex<Option<(std::time::Instant, Arc<Seen>)>>,
+    pub seen: Mutex<Option<(Instant, Arc<Seen>)>>,
 }
 
 /// How long a node may take to answer at a port.
@@ -102,9 +111,10 @@ impl Swarm {
             Err(error) if is_silent(&error) => error,
             other => return other.map_err(classify),
         };
-        let known = self.found.ways.get().into_iter().flat_map(BTreeMap::values).flatten();
-        let ways: Vec<Way> = known.filter(|way| **way != first).cloned().chain([first.clone()]).collect();
-        let asked = Deadline::after(ELECTED).poll(AGAIN, || {
+        let ways: Vec<Way> = self.others(&first).into_iter().chain([first.clone()]).collect();
+        // An election that did not come is not waited for again.
+        let patience = if self.found.gave_up.load(Relaxed) { Duration::ZERO } else { ELECTED };
+        let asked = Deadline::after(patience).poll(AGAIN, || {
             let mut last = None;
             for way in &ways {
                 match self.api(way).talk(Deadline::after(DECIDES), &talk) {
@@ -121,7 +131,35 @@ impl Swarm {
             let last = last.unwrap_or_else(|| anyhow!("no manager answers"));
             if ways.len() == 1 && !is_headless(&last) { Break(Err(last)) } else { Continue(last) }
         });
-        asked.flatten().map_err(|last| classify(if is_headless(&last) { last } else { error }))
+        asked.flatten().map_err(|last| {
+            self.found.gave_up.store(true, Relaxed);
+            classify(if is_headless(&last) { last } else { error })
+        })
+    }
+
+    /// The ways to the other nodes of the same Swarm. A context may lead to another Swarm, with another stack of the same
+    /// name; so the first manager must have said which nodes there are. One that has lost its leader still says which other
+    /// managers there were; of one that is gone nothing is known.
+    fn others(&self, first: &Way) -> Vec<Way> {
+        let limit = Deadline::after(DECIDES);
+        let known = self.known_ways().unwrap_or_default();
+        let mut ways: Vec<Way> = known.values().flatten().filter(|way| *way != first).cloned().collect();
+        if !known.is_empty() && known.values().all(Result::is_ok) {
+            return ways;
+        }
+        let Ok(info) = self.api(first).get("/info", limit) else { return ways };
+        let managers = info.pointer("/Swarm/RemoteManagers").and_then(Value::as_array);
+        let ids: Vec<&str> =
+            managers.into_iter().flatten().filter_map(|one| one["NodeID"].as_str()).collect();
+        let contexts = self.contexts(limit).unwrap_or_default().into_iter().map(|name| Way::context(&name));
+        let asked = side_by_side(AT_A_TIME, contexts.filter(|way| way != first).collect(), |way| {
+            let info = self.api(&way).get("/info", limit)?;
+            let id = info.pointer("/Swarm/NodeID").and_then(Value::as_str).unwrap_or_default();
+            ensure!(ids.contains(&id), "it is of another Swarm");
+            Ok(way)
+        });
+        ways.extend(asked.into_iter().flatten());
+        ways
     }
 
     /// GET at a manager.
@@ -145,34 +183,61 @@ impl Swarm {
             .collect())
     }
 
-    /// The way to each node, by its id. Each way was asked whose engine it leads to.
-    pub fn ways(&self, nodes: &[Node], deadline: Deadline) -> &BTreeMap<String, Result<Way, String>> {
-        self.found.ways.get_or_init(|| {
-            let contexts = self.contexts(deadline).unwrap_or_default();
-            let named = contexts.into_iter().filter(|name| nodes.iter().any(|node| node.name == *name));
-            let ways: Vec<Way> = named.map(|name| Way::context(&name)).chain([Way::default()]).collect();
-            let asked = side_by_side(AT_A_TIME, ways, |way| {
-                let told = self.api(&way).get("/info", deadline.within(SAYS));
-                let id =
-                    told.map(|info| info.pointer("/Swarm/NodeID").and_then(Value::as_str).map(str::to_owned));
-                Ok((way, id))
-            });
-            let asked: Vec<(Way, Result<Option<String>>)> = asked.into_iter().flatten().collect();
-            let of = |node: &Node| {
-                let is =
-                    |id: &Result<Option<String>>| id.as_ref().is_ok_and(|id| id.as_deref() == Some(&node.id));
-                if let Some((way, _)) = asked.iter().find(|(_, id)| is(id)) {
-                    return Ok(way.clone());
-                }
-                let own = Way::context(&node.name);
-                Err(match asked.iter().find(|(way, _)| *way == own) {
-                    Some((_, Err(error))) => format!("its context does not answer: {error:#}"),
-                    Some((_, Ok(_))) => format!("the context {} leads to another engine", node.name),
-                    None => format!("no docker context is called {}", node.name),
-                })
-            };
-            nodes.iter().map(|node| (node.id.clone(), of(node))).collect()
-        })
+    /// The way to each node, by its id. Each way was asked whose engine it leads to; one that did not answer is asked again
+    /// after a while.
+    pub fn ways(&self, nodes: &[Node], deadline: Deadline) -> Arc<Ways> {
+        let mut known = self.found.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.take();
+        if let Some((at, ways)) = &before {
+            let is_complete = nodes.iter().all(|node| matches!(ways.get(&node.id), Some(Ok(_))));
+            if is_complete || at.elapsed() < ASKED_AGAIN {
+                let ways = Arc::clone(ways);
+                *known = before;
+                return ways;
+            }
+        }
+        let mut ways = self.asked_ways(nodes, deadline);
+        for (id, way) in before.iter().flat_map(|(_, ways)| ways.iter()) {
+            if way.is_ok() && !matches!(ways.get(id), Some(Ok(_))) {
+                ways.insert(id.clone(), way.clone());
+            }
+        }
+        let ways = Arc::new(ways);
+        *known = Some((Instant::now(), Arc::clone(&ways)));
+        ways
+    }
+
+    fn asked_ways(&self, nodes: &[Node], deadline: Deadline) -> Ways {
+        let contexts = self.contexts(deadline).unwrap_or_default();
+        let named = contexts.into_iter().filter(|name| nodes.iter().any(|node| node.name == *name));
+        let ways: Vec<Way> = named.map(|name| Way::context(&name)).chain([Way::default()]).collect();
+        let asked = side_by_side(AT_A_TIME, ways, |way| {
+            let told = self.api(&way).get("/info", deadline.within(SAYS));
+            let id =
+                told.map(|info| info.pointer("/Swarm/NodeID").and_then(Value::as_str).map(str::to_owned));
+            Ok((way, id))
+        });
+        let asked: Vec<(Way, Result<Option<String>>)> = asked.into_iter().flatten().collect();
+        let of = |node: &Node| {
+            let is =
+                |id: &Result<Option<String>>| id.as_ref().is_ok_and(|id| id.as_deref() == Some(&node.id));
+            if let Some((way, _)) = asked.iter().find(|(_, id)| is(id)) {
+                return Ok(way.clone());
+            }
+            let own = Way::context(&node.name);
+            Err(match asked.iter().find(|(way, _)| *way == own) {
+                Some((_, Err(error))) => format!("its context does not answer: {error:#}"),
+                Some((_, Ok(_))) => format!("the context {} leads to another engine", node.name),
+                None => format!("no docker context is called {}", node.name),
+            })
+        };
+        nodes.iter().map(|node| (node.id.clone(), of(node))).collect()
+    }
+
+    /// The ways that are known.
+    fn known_ways(&self) -> Option<Arc<Ways>> {
+        let known = self.found.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().map(|(_, ways)| Arc::clone(ways))
     }
 
     /// The engine of a node.
@@ -219,7 +284,7 @@ impl Swarm {
     pub fn container(&self, handle: &str, deadline: Deadline) -> Result<(Compose, String)> {
         let (node, container) =
             handle.split_once('/').ok_or_else(|| anyhow!("the task has no container yet"))?;
-        if let Some(Ok(way)) = self.found.ways.get().and_then(|ways| ways.get(node)) {
+        if let Some(Ok(way)) = self.known_ways().as_ref().and_then(|ways| ways.get(node)) {
             return Ok((self.compose.through(way.options()), container.to_owned()));
         }
         let nodes = self.nodes_of_swarm(deadline)?;
