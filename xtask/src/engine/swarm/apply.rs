@@ -25,6 +25,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 /// The pause between two looks at tasks that begin.
@@ -196,10 +197,13 @@ impl Swarm {
             let ready = seen.nodes.iter().any(|one| one.id == node && one.is_ready);
             Some((ways.get(node).filter(|_| ready)?.as_ref().ok()?, containers))
         });
-        side_by_side(AT_A_TIME, all.collect(), |(way, containers)| {
+        let killed = side_by_side(AT_A_TIME, all.collect(), |(way, containers)| {
             let engine = self.compose.through(way.options());
-            engine.docker(&[&["kill"], containers.as_slice()].concat(), deadline)
+            // Docker answers when they have ended.
+            engine.docker(&[&["kill"], containers.as_slice()].concat(), deadline).map(|_| containers)
         });
+        let killed = killed.into_iter().flatten().flatten().map(str::to_owned);
+        self.found.ended.lock().unwrap_or_else(PoisonError::into_inner).extend(killed);
     }
 
     /// Waits until each service has its tasks, all of the new spec, and nothing of the old one runs.

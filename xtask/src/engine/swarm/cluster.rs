@@ -15,7 +15,7 @@ use crate::stack::pilot::Pilot;
 use crate::stack::shelf::Shelf;
 use anyhow::{Result, anyhow, bail, ensure};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::ControlFlow::{Break, Continue};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -49,6 +49,8 @@ pub struct Found {
     ways: Mutex<Option<(Instant, Arc<Ways>)>>,
     /// The manager that answered last.
     manager: Mutex<Option<Way>>,
+    /// The containers that were ended through the engines of their nodes, and seen to end. The managers may learn it late.
+    pub ended: Mutex<BTreeSet<String>>,
     /// Was an election waited for that did not come?
     gave_up: AtomicBool,
     /// What of the stack that was resolved last cannot be carried over to a Swarm, and what is different there.

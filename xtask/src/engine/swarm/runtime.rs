@@ -365,7 +365,8 @@ impl Swarm {
     /// What runs, at this moment.
     pub fn see(&self, deadline: Deadline) -> Result<Arc<Seen>> {
         let filter = self.filter();
-        let seen = self.ask(deadline, |line| look(line, &filter))?;
+        let mut seen = self.ask(deadline, |line| look(line, &filter))?;
+        seen.note_ended(&self.found.ended.lock().unwrap_or_else(PoisonError::into_inner));
         let seen = Arc::new(seen);
         *self.found.seen.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((Instant::now(), Arc::clone(&seen)));

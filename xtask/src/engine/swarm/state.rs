@@ -6,7 +6,7 @@ use crate::engine::swarm::node::Node;
 use crate::engine::swarm::spec;
 use crate::stack::model::{Health, Instance, Service};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 /// The label of a service that is kept down: how many replicas it has otherwise. It is there until the service may start
@@ -60,6 +60,16 @@ pub fn has_ended(task: &Value) -> bool {
 }
 
 impl Seen {
+    /// Notes that these containers have ended, of which the managers may not have heard.
+    pub fn note_ended(&mut self, ended: &BTreeSet<String>) {
+        for task in &mut self.tasks {
+            let has_ended = ended.contains(text(task, "/Status/ContainerStatus/ContainerID"));
+            if has_ended && has_begun(task) {
+                task["Status"]["State"] = "failed".into();
+            }
+        }
+    }
+
     /// The services of the stack, by name, with their tasks.
     pub fn services(&self, project: &str) -> BTreeMap<String, Service> {
         let one = |service: &Value| {
@@ -292,6 +302,9 @@ mod tests {
         // A task that is being stopped may still answer.
         let stopping = seen(0, true, vec![task("1", "n1", "shutdown", "running", 7)]);
         assert_eq!((stopping.published(80).len(), told(&stopping)[0].0.clone()), (1, "running".to_owned()));
+        let mut known = stopping.clone();
+        known.note_ended(&["c1".to_owned()].into());
+        assert_eq!((known.published(80).len(), told(&known)[0].0.as_str()), (0, "exited"));
         let mut lost = stopping;
         lost.nodes[0].is_ready = false;
         assert_eq!((told(&lost)[0].0.as_str(), lost.published(80).len()), ("exited", 0));
