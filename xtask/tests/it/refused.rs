@@ -76,7 +76,7 @@ fn cases(engine: Engine) -> Vec<(Vec<Edit<'static>>, Vec<&'static str>)> {
                 "request = \"GET gateway/admin/metrics\"",
                 "request = \"GET nobody/admin/metrics\"",
             )],
-            vec!["pilot.toml:222:11", "there is no service nobody"],
+            vec!["pilot.toml:223:11", "there is no service nobody"],
         ),
     ];
     if engine == Compose1 {
