@@ -92,7 +92,8 @@ fn data_that_a_failed_reset_has_removed_is_named_until_it_is_back() {
         let (code, events) = meanwhile(&pilot, &["reset", "--yes"], step("tear-down", "done"), || {
             *taken.borrow_mut() = Some(std::net::TcpListener::bind(("127.0.0.1", port)).unwrap());
         });
-        assert_eq!(code, 4, "{events:?}");
+        // It is seen before the services start, or on a busy machine only when one of them does not answer.
+        assert!(matches!(code, 1 | 4), "{events:?}");
         let said = |events: &[Value]| events.iter().map(ToString::to_string).collect::<String>();
         let id = pilot.runs().pop().unwrap().file_name().unwrap().to_string_lossy().into_owned();
         let restore = format!("backup restore {id} --only data --yes");
