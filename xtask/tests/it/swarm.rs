@@ -164,7 +164,7 @@ fn nodes_are_lost_and_cut_off() {
 /// At a random moment of a rollback, any node, also the one that the client goes to.
 fn a_node_is_lost_in_the_middle(stack: &Stack<'_>) {
     let mut random = Random::new();
-    let (mut restored, tries) = (0, tries(2));
+    let (mut restored, tries) = (0, tries(1));
     for attempt in 0..tries {
         let (node, moment) = (1 + random.below(3) as usize, random.up_to(Duration::from_secs(4)));
         stack.edit_env("ENABLE_CACHE", "true");
@@ -186,8 +186,10 @@ fn a_node_is_lost_in_the_middle(stack: &Stack<'_>) {
         if ended.code == 0 {
             restored += 1;
         } else {
-            // Safely closed, with the reason.
-            stack.is_shut();
+            // Safely closed, or left as it was; with the reason.
+            if !finished["public"]["shut-out"].is_null() {
+                stack.is_shut();
+            }
             assert!(finished["error"].as_str().is_some_and(|why| !why.is_empty()), "{finished}");
         }
         stack.lab.bring_back(node);
@@ -213,11 +215,11 @@ fn the_managers_elect_another_leader(stack: &Stack<'_>) {
             stack.lab.try_docker(other, &["node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}"]).out;
         all.lines().filter(|line| line.starts_with("Ready") && !line.ends_with("Unreachable")).count() == 3
     });
-    if ended.code != 0 {
+    // Before it closed the gate it may have ended without any change: then the public is left as it was.
+    if !ended.finished()["public"]["shut-out"].is_null() {
         stack.is_shut();
     }
-    let again = stack.json(&["rollback"]).finished();
-    assert_eq!(again["exit_code"], 0, "{again}");
+    stack.lab.wait("it is restored", || stack.json(&["rollback"]).code == 0);
 }
 
 /// Its manager cannot decide anything, so nothing is changed, and it is said.
