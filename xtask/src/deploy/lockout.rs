@@ -13,7 +13,6 @@ use crate::deploy::observe::Observation;
 use crate::deploy::view::View;
 use crate::release::description::Release;
 use crate::release::store::Store;
-use crate::stack::call::filled;
 use crate::stack::cover::Cover;
 use crate::stack::gate_rule::Kind;
 use crate::stack::hold::{self, Hold};
@@ -144,8 +143,7 @@ pub fn close_on_disk(view: &View, store: &Store, reason: &str, deadline: Deadlin
     if rule.kind() == Kind::Exec {
         gate::remember(&store.ledger(), reason)?;
     }
-    let words: Vec<String> =
-        offline.run.iter().map(|word| filled(word, &[("REASON", reason)])).collect::<Result<_>>()?;
+    let words = offline.words(reason)?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let dir = store.dir(&release.id);
     let said = view.engine.run_once(release, &dir, view.pilot.gateway(), &words, deadline)?;
@@ -159,8 +157,7 @@ pub fn close_where_none(view: &View, reason: &str, deadline: Deadline) -> Result
     let (Some(release), Some(offline)) = (&view.release, view.pilot.manifest.gate.offline()) else {
         return Ok(());
     };
-    let words: Vec<String> =
-        offline.run.iter().map(|word| filled(word, &[("REASON", reason)])).collect::<Result<_>>()?;
+    let words = offline.words(reason)?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let dir = view.pilot.state.release(&release.id);
     let closed = view.engine.run_where_none(release, &dir, view.pilot.gateway(), &words, deadline);

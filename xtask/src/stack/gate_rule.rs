@@ -1,7 +1,8 @@
 //! The `[gate]` part of a manifest: how the public is let in and shut out, by one of three kinds. Values
 //! only: the parts of `deploy/gate` do what is written here. Read by `manifest/gate`.
 
-use crate::stack::call::{Call, Line};
+use crate::stack::call::{Call, Line, filled};
+use anyhow::Result;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -106,6 +107,13 @@ pub struct Offline {
     /// The arguments of the same program that open it again: for machines of the engine where the service does not run now
     /// and may run later.
     pub open: Option<Vec<String>>,
+}
+
+impl Offline {
+    /// The arguments that close the gate for this reason.
+    pub fn words(&self, reason: &str) -> Result<Vec<String>> {
+        self.run.iter().map(|word| filled(word, &[("REASON", reason)])).collect()
+    }
 }
 
 /// The reason that a gate has which is closed before its service starts for the first time on a machine.

@@ -15,7 +15,6 @@ use crate::engine::swarm::runtime::{id, keep_down, update};
 use crate::engine::swarm::spec::{self, File, Plan, Source};
 use crate::engine::swarm::state::{Seen, has_begun, has_ended, label, name_of, replicas, settings_of};
 use crate::release::description::Image;
-use crate::stack::call::filled;
 use crate::stack::gate_rule::NOT_VERIFIED;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine as _;
@@ -326,8 +325,7 @@ impl Swarm {
     fn close_elsewhere(&self, plan: &Plan, deadline: Deadline) -> Result<()> {
         let Some(offline) = self.pilot.manifest.gate.offline() else { return Ok(()) };
         let service = self.pilot.gateway();
-        let filled = offline.run.iter().map(|word| filled(word, &[("REASON", NOT_VERIFIED)]));
-        let words: Vec<String> = filled.collect::<Result<_>>()?;
+        let words = offline.words(NOT_VERIFIED)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         for (node, said) in self.run_on_others(plan, service, &words, deadline)? {
             ensure!(
