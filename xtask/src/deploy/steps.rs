@@ -186,7 +186,8 @@ impl Execution<'_> {
     pub(super) fn settle(&self, deadline: Deadline) -> Result<End> {
         let target = self.target.target()?;
         let healthy = self.wait_for_gateway().and_then(|()| wait_healthy(&target, deadline));
-        healthy.map(|_| End::Done).map_err(|error| self.unless_corrupt(error))
+        let settled = healthy.and_then(|_| target.runtime.agreed(self.deadline));
+        settled.map(|()| End::Done).map_err(|error| self.unless_corrupt(error))
     }
 
     /// Before it was started, a service could not report that its store is corrupt. If one does now, the plan of a

@@ -219,6 +219,12 @@ pub trait Runtime: Sync {
         None
     }
 
+    /// Waits until the machines of the engine agree on what runs: every instance is let in, and found by its name. The error
+    /// says what is missing.
+    fn agreed(&self, _: Deadline) -> Result<()> {
+        Ok(())
+    }
+
     /// Lets time pass between two looks at what runs. Returns how much it was.
     fn pass(&self, time: Duration) -> Duration {
         let begun = Instant::now();

@@ -5,6 +5,7 @@ use crate::daemon;
 use crate::http::{Answer, try_http_at};
 use crate::notes;
 use crate::pilot::{Engine, Folder, Pilot, Ran, available, ran, skip, workspace};
+use crate::scenarios;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -151,36 +152,44 @@ impl std::ops::Deref for Stack<'_> {
     }
 }
 
-/// The whole source with two replicas of each service. All but what differs are links.
-fn source() -> Folder {
-    let tree = Folder::new("swarm-source");
-    let link = |name: &str| std::os::unix::fs::symlink(workspace().join(name), tree.0.join(name)).unwrap();
-    std::fs::create_dir_all(tree.0.join("pilot-deploy")).unwrap();
-    ["Cargo.toml", "Cargo.lock", "xtask", "target"].into_iter().for_each(link);
-    let changed = |name: &str, changes: &[(&str, &str)]| {
-        let mut text = std::fs::read_to_string(workspace().join("pilot-deploy").join(name)).unwrap();
+/// Gives the pilot of a tree two replicas of each service. Each engine has a store of its own, so the scenario is given to
+/// each.
+fn two_replicas(root: &Path) {
+    let change = |name: &str, changes: &[(&str, &str)]| {
+        let path = root.join("pilot-deploy").join(name);
+        let mut text = std::fs::read_to_string(&path).unwrap();
         for (from, to) in changes {
             assert!(text.contains(from), "{name} has no {from}");
             text = text.replacen(from, to, 1);
         }
-        std::fs::write(tree.0.join("pilot-deploy").join(name), text).unwrap();
+        std::fs::write(path, text).unwrap();
     };
     let replicas = "x-service: &service\n  deploy: { replicas: 2 }\n";
-    changed("docker-compose.poc.yml", &[("x-service: &service\n", replicas)]);
-    // Each engine has a store of its own, so the scenario is given to each.
-    changed(
+    change("docker-compose.poc.yml", &[("x-service: &service\n", replicas)]);
+    change(
         "pilot.toml",
         &[
             ("HEALTH_INTERVAL = \"10s\"", "HEALTH_INTERVAL = \"1s\""),
             ("request = \"POST gateway/admin/seed\"", "request = \"POST engine/scenarios\""),
         ],
     );
+}
+
+/// The whole source, with two replicas of each service. All but what differs are links.
+fn source() -> Folder {
+    let tree = Folder::new("swarm-source");
+    let link = |name: &str| std::os::unix::fs::symlink(workspace().join(name), tree.0.join(name)).unwrap();
+    std::fs::create_dir_all(tree.0.join("pilot-deploy")).unwrap();
+    ["Cargo.toml", "Cargo.lock", "xtask", "target"].into_iter().for_each(link);
     for entry in std::fs::read_dir(workspace().join("pilot-deploy")).unwrap().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !tree.0.join("pilot-deploy").join(&name).exists() {
-            link(&format!("pilot-deploy/{name}"));
+        let name = format!("pilot-deploy/{}", entry.file_name().to_string_lossy());
+        if ["docker-compose.poc.yml", "pilot.toml"].iter().any(|own| name.ends_with(own)) {
+            std::fs::copy(workspace().join(&name), tree.0.join(&name)).unwrap();
+        } else {
+            link(&name);
         }
     }
+    two_replicas(&tree.0);
     tree
 }
 
@@ -192,6 +201,19 @@ impl<'a> Stack<'a> {
         pilot.root = tree.0.clone();
         pilot.set("DOCKER_CONFIG", &lab.client().display().to_string());
         Self { lab, pilot, _tree: tree }
+    }
+
+    /// The same, of a repository with two commits.
+    pub fn of_commits(lab: &'a Lab, name: &str) -> Self {
+        let mut stack = Self::new(lab, name);
+        stack.pilot.root = scenarios::clone(&stack._tree, two_replicas);
+        stack.pilot.set("CARGO_TARGET_DIR", &workspace().join("target").display().to_string());
+        stack
+    }
+
+    /// The id of the first of the two commits.
+    pub fn first_commit(&self) -> String {
+        scenarios::git(&self.root, &["rev-parse", "HEAD~1"])
     }
 
     #[track_caller]
@@ -311,6 +333,82 @@ impl<'a> Stack<'a> {
                     })
             })
         });
+    }
+}
+
+/// A stack of somebody else on the same Swarm: a service on node 1 with an image of its own, a config, a secret, a network, a
+/// volume. Whatever a test does, all of it is as it was.
+pub struct Foreign<'a> {
+    lab: &'a Lab,
+    before: Vec<String>,
+}
+
+impl<'a> Foreign<'a> {
+    /// Makes it beside a stack, on whose image it is built.
+    pub fn beside(stack: &Stack<'a>) -> Self {
+        let lab = stack.lab;
+        let image = stack.spec("jobs")["TaskTemplate"]["ContainerSpec"]["Image"].as_str().unwrap().to_owned();
+        let context = Folder::new("context");
+        let at = context.0.display().to_string();
+        let listen = "SCENARIO_LISTEN=127.0.0.1:3003";
+        std::fs::write(context.0.join("Dockerfile"), format!("FROM {image}\nENV FOREIGN=1 {listen}\n"))
+            .unwrap();
+        // The node that runs the image has it.
+        let has = |node: &usize| lab.try_docker(*node, &["image", "inspect", &image]).code == 0;
+        assert!(has(&1), "node 1 lacks {image}");
+        lab.docker(1, &["build", "--quiet", "--tag", "foreign:1", &at]);
+        let id = lab.docker(1, &["image", "inspect", "--format", "{{.Id}}", "foreign:1"]);
+        for kind in ["config", "secret"] {
+            let file = context.0.join("Dockerfile").display().to_string();
+            lab.docker(
+                1,
+                &[kind, "create", "--label", "com.docker.stack.namespace=foreign", "foreign", &file],
+            );
+        }
+        lab.docker(1, &["network", "create", "--driver", "overlay", "foreign"]);
+        lab.docker(1, &["volume", "create", "foreign"]);
+        let create = ["service", "create", "--detach", "--no-resolve-image", "--name", "foreign"];
+        let with = ["--constraint", "node.hostname==node1", "--network", "foreign", "--config", "foreign"];
+        let more =
+            ["--endpoint-mode", "dnsrr", "--mount", "type=volume,source=foreign,target=/data", id.trim()];
+        lab.docker(1, &[create.as_slice(), &with, &more].concat());
+        let mut foreign = Self { lab, before: Vec::new() };
+        lab.wait("the foreign service runs", || foreign.tasks(1).contains("Running"));
+        foreign.before = foreign.look(1);
+        foreign
+    }
+
+    fn tasks(&self, manager: usize) -> String {
+        let format = ["--no-trunc", "--format", "{{.ID}} {{.CurrentState}}"];
+        self.lab.docker(manager, &[["service", "ps", "foreign"].as_slice(), &format].concat())
+    }
+
+    fn look(&self, manager: usize) -> Vec<String> {
+        let inspect = |node: usize, kind: &str, format: &str| {
+            self.lab.docker(node, &[kind, "inspect", "--format", format, "foreign"])
+        };
+        let versioned = "{{.ID}} {{.Version.Index}} {{json .Spec}}";
+        let cluster = ["service", "config", "secret"].map(|kind| inspect(manager, kind, versioned));
+        let network = inspect(manager, "network", "{{.Id}} {{.Created}}");
+        let node = [
+            inspect(1, "volume", "{{.CreatedAt}} {{.Mountpoint}}"),
+            self.lab.docker(1, &["image", "inspect", "--format", "{{.Id}}", "foreign:1"]),
+        ];
+        cluster.into_iter().chain([network]).chain(node).collect()
+    }
+
+    /// All of it is as it was.
+    #[track_caller]
+    pub fn is_untouched(&self, manager: usize) {
+        assert_eq!(self.look(manager), self.before, "something of another stack was touched");
+    }
+
+    /// Its first task still runs, too: no node was lost meanwhile.
+    #[track_caller]
+    pub fn has_run_on(&self) {
+        self.is_untouched(1);
+        let tasks = self.tasks(1);
+        assert!(tasks.lines().count() == 1 && tasks.contains("Running"), "{tasks}");
     }
 }
 

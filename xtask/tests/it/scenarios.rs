@@ -269,15 +269,17 @@ fn host(pilot: &Beside) {
     pilot.canary.iter().for_each(Canary::assert_untouched);
 }
 
-/// A clone of this repository with two commits of its own.
-fn clone(folder: &Folder) -> PathBuf {
+/// Git in a folder, as somebody. Returns what it says.
+pub fn git(dir: &Path, args: &[&str]) -> String {
+    let identity = ["-c", "user.name=Test", "-c", "user.email=test@example.invalid"];
+    let output = Command::new("git").args(identity).args(args).current_dir(dir).output().unwrap();
+    assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// A clone of this repository with two commits of its own, both with this change.
+pub fn clone(folder: &Folder, change: impl Fn(&Path)) -> PathBuf {
     let root = folder.0.join("clone");
-    let git = |dir: &Path, args: &[&str]| {
-        let identity = ["-c", "user.name=Test", "-c", "user.email=test@example.invalid"];
-        let output = Command::new("git").args(identity).args(args).current_dir(dir).output().unwrap();
-        assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    };
     let source = workspace();
     git(&source, &["clone", "--quiet", "--no-hardlinks", ".", &root.display().to_string()]);
     // What is being worked on counts, committed or not.
@@ -295,6 +297,7 @@ fn clone(folder: &Folder) -> PathBuf {
     let mut cargo = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
     cargo += "\n[profile.image.package.scenario]\nopt-level = 0\n";
     std::fs::write(root.join("Cargo.toml"), cargo).unwrap();
+    change(&root);
     let seed = root.join("pilot-deploy/seed/demo-scenario.json");
     for title in ["First title", "Second title"] {
         let mut scenario: Value = serde_json::from_str(&std::fs::read_to_string(&seed).unwrap()).unwrap();
@@ -315,7 +318,7 @@ fn title(pilot: &Pilot) -> String {
 #[test]
 fn commit_is_built_verified_and_leaves_the_checkout_alone() {
     let folder = Folder::new("sc-clone");
-    let root = clone(&folder);
+    let root = clone(&folder, |_| ());
     on(&[Process], "sc-commit", |mut pilot| {
         pilot.root = root.clone();
         pilot.set("CARGO_TARGET_DIR", &workspace().join("target").display().to_string());

@@ -166,6 +166,10 @@ impl Runtime for Swarm {
         self.see(deadline).ok().and_then(|seen| unreached(&seen))
     }
 
+    fn agreed(&self, deadline: Deadline) -> Result<()> {
+        self.wait_until_agreed(deadline)
+    }
+
     /// On every node where a task of the service may be put: one that starts there later finds what was made.
     fn run_once(
         &self,
@@ -207,7 +211,7 @@ impl Runtime for Swarm {
     fn remove(&self, services: &[String], deadline: Deadline) -> Result<()> {
         let seen = self.see(deadline)?;
         let gone = self.own(&seen, services);
-        self.kill(&seen, &gone, deadline);
+        self.kill(&seen, gone.iter().flat_map(|service| seen.tasks_of(service)), deadline);
         self.ask(deadline, |line| {
             gone.iter().try_for_each(|service| line.delete(&format!("/services/{}", id(service))))
         })?;
@@ -232,7 +236,7 @@ impl Runtime for Swarm {
         let seen = self.see(deadline)?;
         let own = self.own(&seen, services);
         self.change(&own, deadline, &|spec| keep_down(spec))?;
-        self.kill(&seen, &own, deadline);
+        self.kill(&seen, own.iter().flat_map(|service| seen.tasks_of(service)), deadline);
         let is_live = |seen: &Seen| {
             let on_ready =
                 |task: &Value| seen.nodes.iter().any(|n| n.is_ready && task["NodeID"] == n.id.as_str());

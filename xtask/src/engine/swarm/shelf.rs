@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
@@ -49,10 +50,23 @@ impl Configs {
 
     fn create(&self, name: &str, labels: Value, data: &[u8], deadline: Deadline) -> Result<Option<String>> {
         let made = json!({ "Name": self.name(name), "Labels": labels, "Data": STANDARD.encode(data) });
-        match self.0.ask(deadline, |line| line.post("/configs/create", &made)) {
-            Ok(made) => Ok(Some(id(&made).to_owned())),
+        let asked = Cell::new(false);
+        let created = self.0.ask(deadline, |line| {
+            let again = asked.replace(true);
+            match line.post("/configs/create", &made) {
+                Ok(made) => Ok(Some(id(&made).to_owned())),
+                // The answer of a manager that was lost may be missing, and the config be there.
+                Err(error) if status_of(&error) == Some(409) && again => {
+                    let there = line.get(&format!("/configs/{}", self.name(name)))?;
+                    let own = there["Spec"]["Data"] == made["Data"];
+                    Ok(own.then(|| id(&there).to_owned()))
+                }
+                Err(error) => Err(error),
+            }
+        });
+        match created {
             Err(error) if status_of(&error) == Some(409) => Ok(None),
-            Err(error) => Err(error),
+            other => other,
         }
     }
 

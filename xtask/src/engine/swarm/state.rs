@@ -13,6 +13,9 @@ use std::net::SocketAddr;
 /// again by itself.
 pub const KEPT: &str = "rollback.invalid/replicas";
 
+/// What is said of a task that has ended without the managers' having heard of it.
+pub const UNHEARD: &str = "its container has ended, and the managers have not heard of it";
+
 /// What was seen at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
@@ -66,6 +69,7 @@ impl Seen {
             let has_ended = ended.contains(text(task, "/Status/ContainerStatus/ContainerID"));
             if has_ended && has_begun(task) {
                 task["Status"]["State"] = "failed".into();
+                task["Status"]["Message"] = UNHEARD.into();
             }
         }
     }
@@ -185,7 +189,7 @@ impl Seen {
 }
 
 /// Does the Swarm want this task to run?
-fn is_wanted(task: &Value) -> bool {
+pub fn is_wanted(task: &Value) -> bool {
     matches!(text(task, "/DesiredState"), "running" | "ready" | "accepted")
 }
 

@@ -1,0 +1,170 @@
+//! Waits until a Swarm has done what it was told to: each service has its tasks, all of the new spec, and nothing of the old
+//! one runs. Called by `apply`.
+
+use crate::base::deadline::Deadline;
+use crate::engine::swarm::cluster::{Swarm, unreached};
+use crate::engine::swarm::runtime::id;
+use crate::engine::swarm::spec::{self, Plan};
+use crate::engine::swarm::state::{Seen, UNHEARD, has_begun, has_ended, name_of, replicas, settings_of};
+use anyhow::{Result, anyhow, bail};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow::{Break, Continue};
+use std::time::{Duration, Instant};
+
+/// The pause between two looks at tasks that begin.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How often the task of a slot may be rejected before that is an error: a Swarm tries for ever.
+const REJECTED: usize = 3;
+
+/// When tasks from before are ended once more. Managers that elect another leader meanwhile may have started them anew, and
+/// they hold the ports that the new ones need.
+const ENDED_AGAIN: Duration = Duration::from_secs(3);
+
+/// The tasks that there were before a change, by their ids.
+pub struct Past {
+    /// Those of services that are changed.
+    pub replaced: BTreeSet<String>,
+    /// Those of all services.
+    pub all: BTreeSet<String>,
+}
+
+impl Swarm {
+    /// Waits until each service has its tasks, all of the new spec, and nothing of the old one runs.
+    pub fn wait(&self, plan: &Plan, past: &Past, deadline: Deadline) -> Result<()> {
+        let settings: BTreeMap<&String, &str> = plan
+            .services
+            .iter()
+            .filter_map(|(name, spec)| {
+                let label =
+                    spec.pointer("/TaskTemplate/ContainerSpec/Labels")?.get(spec::SETTINGS)?.as_str()?;
+                Some((name, label))
+            })
+            .collect();
+        let named = |seen: &Seen, name: &str| {
+            seen.services.iter().find(|one| name_of(one, &self.pilot.project) == Some(name)).cloned()
+        };
+        let open = |seen: &Seen| {
+            let of = |(name, settings): (&&String, &&str)| match named(seen, name) {
+                Some(service) => pending(seen, &service, name, settings, past).transpose(),
+                None => Some(Ok(format!("{name} is not there"))),
+            };
+            settings.iter().find_map(of).transpose()
+        };
+        let mut ended = Instant::now();
+        // One question after another, so that it goes on at another manager when one is lost.
+        let waited = deadline.poll(PAUSE, || {
+            let seen = match self.see(deadline) {
+                Ok(seen) => seen,
+                Err(error) => return Break(Err(error)),
+            };
+            if ended.elapsed() > ENDED_AGAIN {
+                for (name, settings) in &settings {
+                    let service = named(&seen, name);
+                    self.kill(
+                        &seen,
+                        service.iter().flat_map(|one| old(&seen, one, settings, past)),
+                        deadline,
+                    );
+                }
+                ended = Instant::now();
+            }
+            // A node that was just lost is in the lists until the managers notice.
+            match open(&seen)
+                .map(|why| why.or_else(|| unreached(&seen).map(|node| format!("{node} is not reached"))))
+            {
+                Ok(None) => Break(Ok(())),
+                Ok(Some(why)) => Continue(anyhow!("the Swarm has not started what it was told to: {why}")),
+                Err(error) => Break(Err(error)),
+            }
+        });
+        waited.flatten()
+    }
+}
+
+/// Is a task of the release, and made by this change?
+fn is_new(task: &Value, settings: &str, past: &Past) -> bool {
+    settings_of(task) == Some(settings) && !past.replaced.contains(id(task))
+}
+
+/// The tasks from before that still run.
+fn old<'a>(
+    seen: &'a Seen,
+    service: &Value,
+    settings: &'a str,
+    past: &'a Past,
+) -> impl Iterator<Item = &'a Value> {
+    let on_ready =
+        |task: &&Value| seen.nodes.iter().any(|node| node.is_ready && task["NodeID"] == node.id.as_str());
+    seen.tasks_of(service)
+        .filter(move |task| !is_new(task, settings, past) && has_begun(task))
+        .filter(on_ready)
+}
+
+/// Why a service is not there yet; nothing if it is. It is an error if the Swarm cannot start it.
+fn pending(seen: &Seen, service: &Value, name: &str, settings: &str, past: &Past) -> Result<Option<String>> {
+    let is_new = |task: &&Value| is_new(task, settings, past);
+    let of_node = |task: &Value| {
+        let node = seen.nodes.iter().find(|node| task["NodeID"] == node.id.as_str());
+        node.map_or_else(String::new, |node| format!(" on {}", node.name))
+    };
+    let said = |task: &Value| {
+        let words = [&task["Status"]["Err"], &task["Status"]["Message"]];
+        words
+            .into_iter()
+            .filter_map(Value::as_str)
+            .find(|text| !text.is_empty())
+            .unwrap_or("no reason given")
+            .to_owned()
+    };
+    let rejected: Vec<&Value> = seen
+        .tasks_of(service)
+        .filter(is_new)
+        .filter(|task| task["Status"]["State"] == "rejected" && !past.all.contains(id(task)))
+        .collect();
+    if let Some(last) = rejected.last().filter(|_| rejected.len() >= REJECTED) {
+        bail!("{name} cannot start{}: {}", of_node(last), said(last));
+    }
+    let on_ready =
+        |task: &&Value| seen.nodes.iter().any(|node| node.is_ready && task["NodeID"] == node.id.as_str());
+    if let Some(task) = old(seen, service, settings, past).next() {
+        return Ok(Some(format!("a task of {name} from before still runs{}", of_node(task))));
+    }
+    // One that began and ended is there too: whether it is healthy is another question.
+    let begun = seen.tasks_of(service).filter(is_new).filter(|task| {
+        let container = task.pointer("/Status/ContainerStatus/ContainerID").and_then(Value::as_str);
+        (has_begun(task) && on_ready(task)) || (has_ended(task) && container.is_some_and(|id| !id.is_empty()))
+    });
+    let slots: BTreeSet<String> = begun.map(|task| format!("{}{}", task["Slot"], task["NodeID"])).collect();
+    let all: BTreeSet<u64> =
+        seen.tasks_of(service).filter(is_new).filter_map(|task| task["Slot"].as_u64()).collect();
+    let wanted = replicas(&service["Spec"]).unwrap_or(1);
+    if (slots.len() as u64) < wanted {
+        let waits = seen.tasks_of(service).filter(is_new).find(|task| !has_begun(task) && !has_ended(task));
+        let why = waits.map_or_else(
+            || "it has no task".to_owned(),
+            |task| {
+                format!(
+                    "{}: {}{}",
+                    task["Status"]["State"].as_str().unwrap_or("?"),
+                    said(task),
+                    of_node(task)
+                )
+            },
+        );
+        // After the loss of their leader, managers may count such a task for as long as its node does not report anew; nothing
+        // gets its port meanwhile.
+        let unheard = seen.tasks_of(service).find(|task| task["Status"]["Message"] == UNHEARD);
+        let unheard = unheard.map_or_else(String::new, |task| {
+            let node = of_node(task);
+            format!("; of a task from before{node}, {UNHEARD} (restarting docker{node} makes it report)")
+        });
+        return Ok(Some(format!(
+            "{} of {wanted} tasks of {name} have begun ({} made); {why}{unheard}",
+            slots.len(),
+            all.len()
+        )));
+    }
+    Ok(None)
+}
