@@ -27,7 +27,8 @@ fn the_scenarios_on_three_nodes() {
 }
 
 fn nothing_is_to_do(stack: &Stack<'_>) {
-    assert_eq!(stack.json(&["rollback"]).expect(0).finished()["outcome"], "nothing-to-do");
+    let ended = stack.json(&["rollback"]).expect(0);
+    assert_eq!(ended.finished()["outcome"], "nothing-to-do", "{}", ended.out);
 }
 
 /// A.

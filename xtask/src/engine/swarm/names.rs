@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow::{Break, Continue};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -21,29 +21,50 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// everything (libnetwork, `bulkSync`).
 const AGREED: Duration = Duration::from_secs(75);
 
+/// After how long tasks that a node has not heard of are started anew, once: of a new task it hears anew.
+const ANEW: Duration = Duration::from_secs(20);
+
+/// What is not agreed on yet.
+#[derive(Debug, PartialEq, Eq)]
+struct Difference {
+    why: String,
+    /// The tasks that a node has not heard of.
+    missing: BTreeSet<String>,
+}
+
 impl Swarm {
-    /// Waits until the Swarm lets in every task that has begun, and every node with tasks of the stack knows by name those
-    /// that run, and no other.
+    /// Waits until every task that is wanted has begun and is let in by the Swarm, and every node with tasks of the stack
+    /// knows by name those that run, and no other.
     pub fn wait_until_agreed(&self, deadline: Deadline) -> Result<()> {
+        let (begun, mut again) = (Instant::now(), false);
         let agreed = deadline.within(AGREED).poll(PAUSE, || {
-            match self.see(deadline).and_then(|seen| self.differ(&seen, deadline)) {
-                Ok(Some(why)) => Continue(anyhow!(why)),
-                other => Break(other.map(drop)),
+            let (seen, found) = match self.see(deadline).and_then(|seen| {
+                let found = self.difference(&seen, deadline)?;
+                Ok((seen, found))
+            }) {
+                Ok((_, None)) => return Break(Ok(())),
+                Ok((seen, Some(found))) => (seen, found),
+                Err(error) => return Break(Err(error)),
+            };
+            if begun.elapsed() > ANEW && !found.missing.is_empty() && !again {
+                again = true;
+                let missing = seen.tasks.iter().filter(|task| found.missing.contains(id(task)));
+                self.kill(&seen, missing, deadline);
             }
+            Continue(anyhow!(found.why))
         });
         agreed.flatten()
     }
 
-    /// What is not agreed on yet.
-    fn differ(&self, seen: &Seen, deadline: Deadline) -> Result<Option<String>> {
+    fn difference(&self, seen: &Seen, deadline: Deadline) -> Result<Option<Difference>> {
         if let Some(task) =
-            seen.tasks.iter().find(|task| is_wanted(task) && has_begun(task) && !is_let_in(task))
+            seen.tasks.iter().find(|task| is_wanted(task) && !(has_begun(task) && is_let_in(task)))
         {
             let service = seen.services.iter().find(|one| id(one) == task["ServiceID"]);
             let name = service.and_then(|one| name_of(one, &self.pilot.project)).unwrap_or("a service");
-            return Ok(Some(format!(
-                "the Swarm has not let in a task of {name} yet: its health check has not passed"
-            )));
+            let why =
+                format!("the Swarm has not let in a task of {name} yet: its health check has not passed");
+            return Ok(Some(Difference { why, missing: BTreeSet::new() }));
         }
         let ways = self.ways(&seen.nodes, deadline);
         let views = places(seen).into_iter().filter_map(|(node, network)| {
@@ -57,8 +78,7 @@ impl Swarm {
                 Err(error) if status_of(&error) == Some(404) => Ok(Value::Null),
                 other => other,
             };
-            Ok(stale(seen, network, &view.with_context(|| format!("on {name}"))?)
-                .map(|why| format!("{name} {why}")))
+            Ok(differs(seen, network, &view.with_context(|| format!("on {name}"))?, name))
         });
         Ok(told.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().next())
     }
@@ -87,25 +107,25 @@ fn places(seen: &Seen) -> BTreeSet<(&str, &str)> {
 
 /// Does a node know the tasks of the stack in a network? `view` is its `GET /networks/ID?verbose=true`: for each service
 /// the tasks, called `SERVICE.SLOT.ID`.
-fn stale(seen: &Seen, network: &str, view: &Value) -> Option<String> {
-    for service in &seen.services {
+fn differs(seen: &Seen, network: &str, view: &Value, node: &str) -> Option<Difference> {
+    seen.services.iter().find_map(|service| {
         let name = service.pointer("/Spec/Name").and_then(Value::as_str).unwrap_or_default();
         let known = view["Services"][name]["Tasks"].as_array().into_iter().flatten();
         let known: BTreeSet<&str> =
             known.filter_map(|task| task["Name"].as_str()?.rsplit('.').next()).collect();
         let live: Vec<&Value> = seen.tasks_of(service).filter(|task| has_begun(task)).collect();
-        let missing = live
-            .iter()
-            .filter(|task| is_let_in(task) && networks(task).any(|own| own == network))
-            .any(|task| !known.contains(id(task)));
-        if missing {
-            return Some(format!("does not know all tasks of {name} by name yet"));
-        }
-        if known.iter().any(|task| !live.iter().any(|one| id(one) == *task)) {
-            return Some(format!("still knows a task of {name} that has ended"));
-        }
-    }
-    None
+        let named = live.iter().filter(|task| is_let_in(task) && networks(task).any(|own| own == network));
+        let missing: BTreeSet<String> =
+            named.map(|task| id(task)).filter(|task| !known.contains(task)).map(str::to_owned).collect();
+        let why = if !missing.is_empty() {
+            format!("{node} does not know all tasks of {name} by name yet")
+        } else if known.iter().any(|task| !live.iter().any(|one| id(one) == *task)) {
+            format!("{node} still knows a task of {name} that has ended")
+        } else {
+            return None;
+        };
+        Some(Difference { why, missing })
+    })
 }
 
 #[cfg(test)]
@@ -130,7 +150,7 @@ mod tests {
         // Another stack may be in the same network.
         let view =
             json!({"Services": {"shop_web": {"Tasks": known}, "other": {"Tasks": [{"Name": "other.1.x"}]}}});
-        stale(&seen, "net", &view)
+        differs(&seen, "net", &view, "node1").map(|found| found.why)
     }
 
     #[test]
