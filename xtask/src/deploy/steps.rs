@@ -187,7 +187,8 @@ impl Execution<'_> {
         let target = self.target.target()?;
         let healthy = self.wait_for_gateway().and_then(|()| wait_healthy(&target, deadline));
         let settled = healthy.and_then(|_| target.runtime.agreed(self.deadline));
-        settled.map(|()| End::Done).map_err(|error| self.unless_corrupt(error))
+        let end = settled.map(|missing| missing.map_or(End::Done, |why| End::Warned(why, None)));
+        end.map_err(|error| self.unless_corrupt(error))
     }
 
     /// Before it was started, a service could not report that its store is corrupt. If one does now, the plan of a
@@ -409,7 +410,8 @@ impl Execution<'_> {
             }
         });
         applied.flatten().map_err(|error| self.name_port_owner(error))?;
-        Ok(End::Done)
+        let left_out = self.target.engine.left_out();
+        Ok(if left_out.is_empty() { End::Done } else { End::Warned(left_out.join("; "), None) })
     }
 
     /// A port that is in use is a problem of the host. The error names the process that uses it.

@@ -219,10 +219,15 @@ pub trait Runtime: Sync {
         None
     }
 
+    /// The machines that were left out when the stack was last brought to a release, and why.
+    fn left_out(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Waits until the machines of the engine agree on what runs: every instance is let in, and found by its name. The error
-    /// says what is missing.
-    fn agreed(&self, _: Deadline) -> Result<()> {
-        Ok(())
+    /// says what is missing; what comes back is missing too, and does no harm.
+    fn agreed(&self, _: Deadline) -> Result<Option<String>> {
+        Ok(None)
     }
 
     /// Lets time pass between two looks at what runs. Returns how much it was.

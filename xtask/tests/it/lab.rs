@@ -101,6 +101,14 @@ impl Lab {
         });
     }
 
+    /// From now on a node's daemon has no room for an image that is loaded: it unpacks it on a disk of one megabyte.
+    pub fn fill_disk(&self, node: usize) -> FullDisk {
+        let at = self.folder.0.join(format!("{node}/data/tmp"));
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "small"]).arg(&at).status();
+        assert!(mounted.unwrap().success());
+        FullDisk(at)
+    }
+
     /// Cuts a node off from the others.
     pub fn cut(&self, node: usize) {
         ip(&format!("-n {}-0 link set node{node} down", self.space));
@@ -134,6 +142,16 @@ impl Drop for Lab {
         if !std::thread::panicking() {
             assert_eq!(removed.code, 0, "{removed:?}");
         }
+    }
+}
+
+/// A disk without room. There is room again when it is dropped.
+pub struct FullDisk(PathBuf);
+
+impl Drop for FullDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        assert!(unmounted.unwrap().success() || std::thread::panicking());
     }
 }
 

@@ -295,6 +295,47 @@ fn a_client_of_the_minority_changes_nothing(stack: &Stack<'_>) {
     });
 }
 
+/// A node whose disk is full gets no images, so no task is put there; the others are enough. With room again it is supplied.
+#[test]
+fn a_node_without_room_or_on_leave_is_left_out() {
+    lab::with("a_node_without_room_or_on_leave_is_left_out", |lab| {
+        let stack = Stack::new(lab, "sr").up();
+        a_node_is_drained(&stack);
+        wipe(&stack, 3);
+        let full = lab.fill_disk(3);
+        let restored = stack.xtask(&["rollback"]).expect(0).all();
+        assert!(
+            restored.contains("no task is put on node3") && restored.contains("no space left"),
+            "{restored}"
+        );
+        stack.runs("v1.0.0");
+        assert_eq!(stack.served(), (2, 2));
+        let refused = stack.xtask(&["nodes", "sync"]).expect(4).all();
+        assert!(refused.contains("node3") && refused.contains("no space left"), "{refused}");
+        drop(full);
+        stack.xtask(&["nodes", "sync"]).expect(0);
+        let nodes = stack.told(&["nodes"], 0);
+        assert!(
+            nodes["nodes"].as_array().unwrap().iter().all(|node| node["images"]["known"] == 3),
+            "{nodes}"
+        );
+        nothing_is_to_do(&stack);
+        stack.xtask(&["down"]).expect(0);
+    });
+}
+
+/// A node that is on leave has no tasks; what it had runs elsewhere, and a rollback goes on without it.
+fn a_node_is_drained(stack: &Stack<'_>) {
+    stack.lab.docker(1, &["node", "update", "--availability", "drain", "node2"]);
+    stack.edit_env("ENABLE_CACHE", "true");
+    let name = format!("{}_engine", stack.project);
+    stack.lab.docker(1, &["service", "update", "--detach", "--env-add", "ENABLE_CACHE=true", &name]);
+    stack.restores(&["rollback"]);
+    assert!(stack.asked("/healthz").iter().all(|(node, _)| *node != 2), "a task is on node 2");
+    stack.lab.docker(1, &["node", "update", "--availability", "active", "node2"]);
+    nothing_is_to_do(stack);
+}
+
 /// Killed after each third event (`PILOT_TRIES`: each): the next command finishes.
 #[test]
 fn a_rollback_that_is_killed_is_finished_by_the_next_one() {

@@ -76,9 +76,11 @@ impl Swarm {
         let before = self.see(deadline)?;
         let pins = self.pins_of(plan, &before, deadline)?;
         let ways = self.ways(&before.nodes, deadline);
+        let lacking = self.lacking();
         // A node whose engine is not reached has neither the images nor a gate that was closed there.
-        let barred: Vec<&Node> =
-            before.nodes.iter().filter(|node| !matches!(ways.get(&node.id), Some(Ok(_)))).collect();
+        let is_barred =
+            |node: &&Node| !matches!(ways.get(&node.id), Some(Ok(_))) || lacking.contains_key(&node.id);
+        let barred: Vec<&Node> = before.nodes.iter().filter(is_barred).collect();
         let there = self.ask(deadline, |line| self.place(line, plan))?;
         let mut specs = BTreeMap::new();
         for (name, spec) in &plan.services {

@@ -51,6 +51,8 @@ pub struct Found {
     manager: Mutex<Option<Way>>,
     /// The containers that were ended through the engines of their nodes, and seen to end. The managers may learn it late.
     pub ended: Mutex<BTreeSet<String>>,
+    /// The nodes, by their ids, that could not be given an image that they need: how each is called, and why.
+    pub lacking: Mutex<BTreeMap<String, (String, String)>>,
     /// Was an election waited for that did not come?
     gave_up: AtomicBool,
     /// What of the stack that was resolved last cannot be carried over to a Swarm, and what is different there.

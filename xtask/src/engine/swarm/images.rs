@@ -19,6 +19,7 @@ use anyhow::{Context, Result, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
+use std::sync::PoisonError;
 
 /// One image for one node: the tag that it gets there, the engine that it comes from if the node lacks it, whether any node
 /// has it, and the node with its engine.
@@ -111,7 +112,13 @@ impl Images for Swarm {
     }
 
     fn bring(&self, images: &[Image], deadline: Deadline) -> Result<()> {
-        self.supply(images, deadline)
+        self.supply(images, deadline)?;
+        match self.lacking().into_values().next() {
+            Some((_, why)) => {
+                Err(fail(Exit::Host, why, Next::xtask("nodes").so("to see its images and its room")))
+            }
+            None => Ok(()),
+        }
     }
 
     fn can_lose_one(&self, images: &[Image], deadline: Deadline) -> Result<()> {
@@ -166,8 +173,13 @@ impl Swarm {
         found.with_context(|| format!("no node has image {} ({})", image.id, image.tag))
     }
 
+    /// The nodes that could not be given an image.
+    pub fn lacking(&self) -> BTreeMap<String, (String, String)> {
+        self.found.lacking.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Gives every node that takes tasks the images that it lacks, several nodes at a time, and the tags that keep them
-    /// there. It is an error if no node has one of them.
+    /// there. A node that cannot take one is left out (`lacking`). It is an error if no node has one of them.
     pub fn supply<'a>(&self, images: impl IntoIterator<Item = &'a Image>, deadline: Deadline) -> Result<()> {
         let images: BTreeMap<&String, &Image> = images.into_iter().map(|image| (&image.id, image)).collect();
         let there = self.each(deadline, |_, engine| {
@@ -195,16 +207,20 @@ impl Swarm {
         }
         let done =
             side_by_side(AT_A_TIME, work, |(image, tag, from, is_anywhere, node, engine): Work<'_>| {
-                if let Some(from) = from {
-                    carry(from, engine, image, deadline)
-                        .with_context(|| format!("cannot bring image {} to {}", image.tag, node.name))?;
-                } else if !is_anywhere {
+                if from.is_none() && !is_anywhere {
                     let what = format!("no node has image {} ({})", image.id, image.tag);
                     return Err(fail(Exit::NotRestored, what, Next::xtask("rollback").so("which loads it")));
                 }
-                engine.docker(&["tag", &image.id, &tag], deadline).map(drop)
+                let carried = from.map_or(Ok(()), |from| carry(from, engine, image, deadline));
+                let given = carried.and_then(|()| engine.docker(&["tag", &image.id, &tag], deadline));
+                Ok(given.err().map(|error| {
+                    let why = format!("cannot bring image {} to {}: {error:#}", image.tag, node.name);
+                    (node.id.clone(), (node.name.clone(), why))
+                }))
             });
-        done.into_iter().collect()
+        let lacking = done.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        *self.found.lacking.lock().unwrap_or_else(PoisonError::into_inner) = lacking;
+        Ok(())
     }
 
     /// Removes the images of the project from every node.

@@ -21,37 +21,29 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// everything (libnetwork, `bulkSync`).
 const AGREED: Duration = Duration::from_secs(75);
 
-/// After how long tasks that a node has not heard of are started anew, once: of a new task it hears anew.
-const ANEW: Duration = Duration::from_secs(20);
+/// How long a node may take to hear of a task if it knows another one of the same service: requests go to that one.
+const HEARD: Duration = Duration::from_secs(10);
 
 /// What is not agreed on yet.
 #[derive(Debug, PartialEq, Eq)]
 struct Difference {
     why: String,
-    /// The tasks that a node has not heard of.
-    missing: BTreeSet<String>,
+    /// Requests are answered all the same.
+    is_harmless: bool,
 }
 
 impl Swarm {
     /// Waits until every task that is wanted has begun and is let in by the Swarm, and every node with tasks of the stack
-    /// knows by name those that run, and no other.
-    pub fn wait_until_agreed(&self, deadline: Deadline) -> Result<()> {
-        let (begun, mut again) = (Instant::now(), false);
+    /// knows by name those that run, and no other. Returns what is missing and does no harm.
+    pub fn wait_until_agreed(&self, deadline: Deadline) -> Result<Option<String>> {
+        let begun = Instant::now();
         let agreed = deadline.within(AGREED).poll(PAUSE, || {
-            let (seen, found) = match self.see(deadline).and_then(|seen| {
-                let found = self.difference(&seen, deadline)?;
-                Ok((seen, found))
-            }) {
-                Ok((_, None)) => return Break(Ok(())),
-                Ok((seen, Some(found))) => (seen, found),
-                Err(error) => return Break(Err(error)),
-            };
-            if begun.elapsed() > ANEW && !found.missing.is_empty() && !again {
-                again = true;
-                let missing = seen.tasks.iter().filter(|task| found.missing.contains(id(task)));
-                self.kill(&seen, missing, deadline);
+            match self.see(deadline).and_then(|seen| self.difference(&seen, deadline)) {
+                Ok(None) => Break(Ok(None)),
+                Ok(Some(found)) if found.is_harmless && begun.elapsed() > HEARD => Break(Ok(Some(found.why))),
+                Ok(Some(found)) => Continue(anyhow!(found.why)),
+                Err(error) => Break(Err(error)),
             }
-            Continue(anyhow!(found.why))
         });
         agreed.flatten()
     }
@@ -64,7 +56,7 @@ impl Swarm {
             let name = service.and_then(|one| name_of(one, &self.pilot.project)).unwrap_or("a service");
             let why =
                 format!("the Swarm has not let in a task of {name} yet: its health check has not passed");
-            return Ok(Some(Difference { why, missing: BTreeSet::new() }));
+            return Ok(Some(Difference { why, is_harmless: false }));
         }
         let ways = self.ways(&seen.nodes, deadline);
         let views = places(seen).into_iter().filter_map(|(node, network)| {
@@ -80,8 +72,13 @@ impl Swarm {
             };
             Ok(differs(seen, network, &view.with_context(|| format!("on {name}"))?, name))
         });
-        Ok(told.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().next())
+        Ok(worst(told.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten()))
     }
+}
+
+/// What does harm comes first.
+fn worst(all: impl Iterator<Item = Difference>) -> Option<Difference> {
+    all.min_by_key(|one| one.is_harmless)
 }
 
 /// Does the Swarm let requests in to a task? It does when its health check has passed.
@@ -108,24 +105,24 @@ fn places(seen: &Seen) -> BTreeSet<(&str, &str)> {
 /// Does a node know the tasks of the stack in a network? `view` is its `GET /networks/ID?verbose=true`: for each service
 /// the tasks, called `SERVICE.SLOT.ID`.
 fn differs(seen: &Seen, network: &str, view: &Value, node: &str) -> Option<Difference> {
-    seen.services.iter().find_map(|service| {
+    let of_service = |service: &Value| {
         let name = service.pointer("/Spec/Name").and_then(Value::as_str).unwrap_or_default();
         let known = view["Services"][name]["Tasks"].as_array().into_iter().flatten();
         let known: BTreeSet<&str> =
             known.filter_map(|task| task["Name"].as_str()?.rsplit('.').next()).collect();
         let live: Vec<&Value> = seen.tasks_of(service).filter(|task| has_begun(task)).collect();
         let named = live.iter().filter(|task| is_let_in(task) && networks(task).any(|own| own == network));
-        let missing: BTreeSet<String> =
-            named.map(|task| id(task)).filter(|task| !known.contains(task)).map(str::to_owned).collect();
-        let why = if !missing.is_empty() {
-            format!("{node} does not know all tasks of {name} by name yet")
-        } else if known.iter().any(|task| !live.iter().any(|one| id(one) == *task)) {
-            format!("{node} still knows a task of {name} that has ended")
-        } else {
-            return None;
-        };
-        Some(Difference { why, missing })
-    })
+        let named: Vec<&str> = named.map(|task| id(task)).collect();
+        // A name that stands for a task that has ended makes requests hang.
+        if known.iter().any(|task| !live.iter().any(|one| id(one) == *task)) {
+            let why = format!("{node} still knows a task of {name} that has ended");
+            return Some(Difference { why, is_harmless: false });
+        }
+        let has_all = named.iter().all(|task| known.contains(task));
+        let why = format!("{node} does not know all tasks of {name} by name yet");
+        (!has_all).then_some(Difference { why, is_harmless: !known.is_empty() })
+    };
+    worst(seen.services.iter().filter_map(of_service))
 }
 
 #[cfg(test)]
@@ -140,7 +137,7 @@ mod tests {
                "NetworksAttachments": [{"Network": {"ID": "net", "DriverState": {"Name": "overlay"}, "Spec": {}}}]})
     }
 
-    fn told(tasks: &[Value], known: &[&str]) -> Option<String> {
+    fn told(tasks: &[Value], known: &[&str]) -> Option<(String, bool)> {
         let seen = Seen {
             services: vec![json!({"ID": "s", "Spec": {"Name": "shop_web"}})],
             tasks: tasks.to_vec(),
@@ -150,17 +147,22 @@ mod tests {
         // Another stack may be in the same network.
         let view =
             json!({"Services": {"shop_web": {"Tasks": known}, "other": {"Tasks": [{"Name": "other.1.x"}]}}});
-        differs(&seen, "net", &view, "node1").map(|found| found.why)
+        differs(&seen, "net", &view, "node1").map(|found| (found.why, found.is_harmless))
     }
 
     #[test]
     fn a_name_stands_for_the_tasks_that_run_and_for_no_other() {
         let tasks = [task("a", "running"), task("b", "running"), task("c", "failed")];
         assert_eq!(told(&tasks, &["a", "b"]), None);
-        assert!(told(&tasks, &["a"]).unwrap().contains("does not know all"));
-        assert!(told(&tasks, &["a", "b", "c"]).unwrap().contains("that has ended"));
-        assert!(told(&tasks, &["a", "b", "gone"]).unwrap().contains("that has ended"));
-        assert!(told(&[], &["gone"]).unwrap().contains("that has ended"));
+        let unheard = || "node1 does not know all tasks of shop_web by name yet".to_owned();
+        let ended = || "node1 still knows a task of shop_web that has ended".to_owned();
+        // Requests go to the other one.
+        assert_eq!(told(&tasks, &["a"]), Some((unheard(), true)));
+        assert_eq!(told(&tasks, &[]), Some((unheard(), false)));
+        for known in [["a", "b", "c"].as_slice(), &["a", "b", "gone"], &["a", "gone"]] {
+            assert_eq!(told(&tasks, known), Some((ended(), false)));
+        }
+        assert_eq!(told(&[], &["gone"]), Some((ended(), false)));
         // One that is not let in yet has no name.
         assert_eq!(told(&[task("a", "starting")], &[]), None);
         let node = |is_ready| Node {

@@ -166,7 +166,11 @@ impl Runtime for Swarm {
         self.see(deadline).ok().and_then(|seen| unreached(&seen))
     }
 
-    fn agreed(&self, deadline: Deadline) -> Result<()> {
+    fn left_out(&self) -> Vec<String> {
+        self.lacking().into_values().map(|(node, why)| format!("no task is put on {node}: {why}")).collect()
+    }
+
+    fn agreed(&self, deadline: Deadline) -> Result<Option<String>> {
         self.wait_until_agreed(deadline)
     }
 
