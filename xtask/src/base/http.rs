@@ -414,6 +414,35 @@ mod tests {
     }
 
     #[test]
+    fn every_request_says_which_project_is_meant_and_the_public_has_no_token() {
+        #[derive(Default)]
+        struct Hears(std::sync::Mutex<Vec<String>>);
+        impl Wire for Hears {
+            fn base(&self) -> &str {
+                "http://hears"
+            }
+            fn send(&self, request: &Request<'_>) -> Result<Reply> {
+                let headers: Vec<String> =
+                    request.headers.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                self.0.lock().unwrap().push(headers.join(" "));
+                Ok(Reply { status: 200, headers: HeaderMap::new(), body: Box::new(&b""[..]) })
+            }
+        }
+        let own = |name: &str, value: &str| Some((name.to_owned(), value.to_owned()));
+        let wire = Arc::new(Hears::default());
+        let pass = Pass { project: own("x-project", "mine"), token: own("x-token", "t") };
+        let client = Client::over(wire.clone(), "mine", pass);
+        client.get("/").unwrap();
+        client.head("/").unwrap();
+        client.post("/", &Value::Null).unwrap();
+        client.stream("/", Some("7")).unwrap();
+        client.public().get("/").unwrap();
+        let both = "x-project=mine x-token=t";
+        let resumed = format!("{both} last-event-id=7");
+        assert_eq!(*wire.0.lock().unwrap(), [both, both, both, &resumed, "x-project=mine"]);
+    }
+
+    #[test]
     fn events_are_read_as_the_standard_has_them() {
         struct Says(&'static str);
         impl Wire for Says {

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod clients;
+mod copies;
 mod everywhere;
 mod gates;
 mod guard;
