@@ -11,6 +11,7 @@ mod everywhere;
 mod gates;
 mod guard;
 mod images;
+mod meanwhile;
 mod newer_data;
 mod pauses;
 mod torture;
