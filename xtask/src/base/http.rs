@@ -23,6 +23,9 @@ const BODY: u64 = 4 << 20;
 /// Longest line of a stream, in bytes.
 const LINE: u64 = 64 << 10;
 
+/// The name of an event that has none.
+const UNNAMED: &str = "message";
+
 /// Largest number of events in a stream.
 const EVENTS: usize = 10_000;
 
@@ -211,7 +214,7 @@ impl Client {
             bail!("{}: {}", self.tried(path), answer.brief());
         }
         let reader: Box<dyn BufRead> = Box::new(BufReader::new(reply.body));
-        Ok(Events { reader, started, what: self.tried(path), seen: 0 })
+        Ok(Events { reader, started, what: self.tried(path), seen: 0, begun: false })
     }
 
     fn tried(&self, path: &str) -> String {
@@ -246,9 +249,9 @@ impl Client {
 pub struct Event {
     /// `msg_001`.
     pub id: String,
-    /// `token`, `done`, …
+    /// `token`, `done`, …; `message` if the service gives none.
     pub name: String,
-    /// JSON text, byte for byte.
+    /// JSON text, byte for byte. Several lines are joined by line feeds.
     pub data: String,
     /// Time since the request was sent.
     pub after: Duration,
@@ -260,6 +263,8 @@ pub struct Events {
     started: Instant,
     what: String,
     seen: usize,
+    /// Was anything read?
+    begun: bool,
 }
 
 impl Events {
@@ -295,21 +300,38 @@ impl Events {
         let read = self.reader.by_ref().take(LINE + 1).read_line(&mut line);
         let read = read.with_context(|| self.what.clone())? as u64;
         ensure!(read <= LINE, "{}: a line of the stream is longer than {LINE} bytes", self.what);
-        Ok((read > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned()))
+        if read == 0 {
+            return Ok(None);
+        }
+        let begun = std::mem::replace(&mut self.begun, true);
+        let text = line.strip_prefix('\u{feff}').filter(|_| !begun).unwrap_or(&line);
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        Ok(Some(text.strip_suffix('\r').unwrap_or(text).to_owned()))
     }
 
+    /// The next event, as the standard has it (WHATWG HTML, server-sent events): one ends with an empty line, and has a
+    /// name or data. What is more here: a name without data counts. What is less: the id does not go over to the next.
     fn event(&mut self) -> Result<Option<Event>> {
-        let (mut id, mut name, mut data) = (String::new(), String::new(), String::new());
+        let (mut id, mut name, mut data) = (String::new(), String::new(), None::<String>);
         while let Some(line) = self.line()? {
-            match line.split_once(':') {
-                Some(("id", value)) => id = value.trim_start().to_owned(),
-                Some(("event", value)) => name = value.trim_start().to_owned(),
-                Some(("data", value)) => data = value.trim_start().to_owned(),
-                None if !name.is_empty() => {
-                    self.seen += 1;
-                    ensure!(self.seen <= EVENTS, "{}: the stream has more than {EVENTS} events", self.what);
-                    return Ok(Some(Event { id, name, data, after: self.started.elapsed() }));
+            if line.is_empty() {
+                if name.is_empty() && data.is_none() {
+                    id.clear();
+                    continue;
                 }
+                self.seen += 1;
+                ensure!(self.seen <= EVENTS, "{}: the stream has more than {EVENTS} events", self.what);
+                let name = if name.is_empty() { UNNAMED.to_owned() } else { name };
+                let data = data.unwrap_or_default();
+                return Ok(Some(Event { id, name, data, after: self.started.elapsed() }));
+            }
+            let (field, value) = line.split_once(':').unwrap_or((&line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match (field, &mut data) {
+                ("id", _) => id = value.to_owned(),
+                ("event", _) => name = value.to_owned(),
+                ("data", Some(data)) => data.extend(["\n", value]),
+                ("data", none) => *none = Some(value.to_owned()),
                 _ => {}
             }
         }
@@ -389,6 +411,64 @@ mod tests {
         refused(|| hostile("", "garbage ", 1000, long_enough));
         let claimed = "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999\r\n\r\n";
         refused(|| hostile(claimed, "x", 1 << 16, long_enough));
+    }
+
+    #[test]
+    fn every_request_says_which_project_is_meant_and_the_public_has_no_token() {
+        #[derive(Default)]
+        struct Hears(std::sync::Mutex<Vec<String>>);
+        impl Wire for Hears {
+            fn base(&self) -> &str {
+                "http://hears"
+            }
+            fn send(&self, request: &Request<'_>) -> Result<Reply> {
+                let headers: Vec<String> =
+                    request.headers.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                self.0.lock().unwrap().push(headers.join(" "));
+                Ok(Reply { status: 200, headers: HeaderMap::new(), body: Box::new(&b""[..]) })
+            }
+        }
+        let own = |name: &str, value: &str| Some((name.to_owned(), value.to_owned()));
+        let wire = Arc::new(Hears::default());
+        let pass = Pass { project: own("x-project", "mine"), token: own("x-token", "t") };
+        let client = Client::over(wire.clone(), "mine", pass);
+        client.get("/").unwrap();
+        client.head("/").unwrap();
+        client.post("/", &Value::Null).unwrap();
+        client.stream("/", Some("7")).unwrap();
+        client.public().get("/").unwrap();
+        let both = "x-project=mine x-token=t";
+        let resumed = format!("{both} last-event-id=7");
+        assert_eq!(*wire.0.lock().unwrap(), [both, both, both, &resumed, "x-project=mine"]);
+    }
+
+    #[test]
+    fn events_are_read_as_the_standard_has_them() {
+        struct Says(&'static str);
+        impl Wire for Says {
+            fn base(&self) -> &str {
+                "http://says"
+            }
+            fn send(&self, _: &Request<'_>) -> Result<Reply> {
+                Ok(Reply { status: 200, headers: HeaderMap::new(), body: Box::new(self.0.as_bytes()) })
+            }
+        }
+        let events = |said| {
+            let client = Client::over(Arc::new(Says(said)), "test", Pass::default());
+            let all = client.stream("/x", None).unwrap().rest().unwrap();
+            all.into_iter().map(|one| [one.id, one.name, one.data].join("|")).collect::<Vec<_>>()
+        };
+        for (said, read) in [
+            ("\u{feff}id: 1\r\nevent: token\r\ndata: {}\r\n\r\n", &["1|token|{}"][..]),
+            ("event: token\ndata: one\ndata:  two\n\n", &["|token|one\n two"]),
+            // A name is not that of the event behind it, nor is data.
+            ("data: one\n\nevent: done\ndata: two\n\n", &["|message|one", "|done|two"]),
+            // Nor does a field without a value end an event.
+            ("event: token\ndata\nretry\n: still here\n\nid: 7\n\nevent: done\n\n", &["|token|", "|done|"]),
+            ("event: token\ndata: not yet", &[]),
+        ] {
+            assert_eq!(events(said), read, "{said:?}");
+        }
     }
 
     #[test]

@@ -29,3 +29,4 @@ pub mod signals;
 pub mod stderr;
 pub mod threads;
 pub mod tunnel;
+pub mod yaml;

@@ -8,6 +8,8 @@ pub mod copying;
 #[cfg(test)]
 pub mod fake;
 mod helper;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 pub mod pause;
 mod process;
 pub mod reach;

@@ -10,6 +10,8 @@ pub mod forecast;
 pub mod foresee;
 pub mod guard;
 pub mod history;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 #[cfg(test)]
 mod in_memory;
 pub mod init;

@@ -2,11 +2,12 @@
 //! containers, volumes and networks. Variables stay variables, so a drill can change a setting. Values only. Called by
 //! `rehearsal`.
 
+use crate::base::yaml;
 use crate::stack::definition::Port;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use yaml_rust2::{Yaml, YamlLoader};
+use yaml_rust2::Yaml;
 
 /// What the services of a rehearsal have instead, by their names.
 #[derive(Debug, Default)]
@@ -21,7 +22,7 @@ pub struct Own {
 /// several files, so they are taken out of `own` by the first file that has the service. Errors: it is not understood, or
 /// a service uses the network of the host.
 pub fn apart(text: &str, own: &mut Own) -> Result<String> {
-    let mut documents = YamlLoader::load_from_str(text).context("it is not YAML")?;
+    let mut documents = yaml::documents(text)?;
     let mut top = value(documents.pop().unwrap_or(Yaml::Null))?;
     for (name, service) in inner(&mut top, "services") {
         ensure!(

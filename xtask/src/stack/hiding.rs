@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 /// Registers the secrets of a file: each value as a program gets it, and as it is written in the file.
 pub fn learn(text: &str) {
-    for piece in pieces(text) {
+    for piece in without_mark(text) {
         match piece {
             Piece::Setting { key, value, written, .. } => {
                 let quoted = written.starts_with(['"', '\'']);
@@ -30,7 +30,12 @@ pub fn masked(text: &str) -> String {
         Piece::Setting { head, written, .. } => secrets::mask(&format!("{head}{written}")),
         Piece::Other(text) => secrets::mask_env_file(text),
     };
-    pieces(text).into_iter().map(shown).collect()
+    without_mark(text).into_iter().map(shown).collect()
+}
+
+/// The pieces behind the byte order mark, which would count as a line that is no setting.
+fn without_mark(text: &str) -> Vec<Piece<'_>> {
+    pieces(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
 #[cfg(test)]

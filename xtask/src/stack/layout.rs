@@ -5,13 +5,14 @@
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files;
 use crate::base::next::Next;
+use crate::base::yaml;
 use crate::stack::envfile::EnvFile;
 use crate::stack::manifest::Manifest;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
-use yaml_rust2::{Yaml, YamlLoader};
+use yaml_rust2::Yaml;
 
 /// The names that Compose 2 looks for, in its order, each with the name of the file that it merges into it.
 const COMPOSE_FILES: [(&str, [&str; 2]); 4] = [
@@ -231,7 +232,7 @@ struct Mentioned {
 impl Mentioned {
     fn of(text: &str) -> Option<Self> {
         let mut found = Self::default();
-        YamlLoader::load_from_str(text).ok()?.iter().for_each(|document| found.search(document));
+        yaml::documents(text).ok()?.iter().for_each(|document| found.search(document));
         Some(found)
     }
 

@@ -4,16 +4,17 @@
 //! Compose 2 writes everything in its long form, and real names. Compose 1 mixes short and long forms, leaves
 //! default names and the default network out, and prints the services of every profile.
 
+use crate::base::yaml;
 use crate::stack::definition::{Definition, Environment, Mount, Port, Resolved, Resource, Service, Source};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use yaml_rust2::{Yaml, YamlLoader};
+use yaml_rust2::Yaml;
 
 /// The format that a compose file names (`version: "3.8"`); none if it names none, or cannot be parsed.
 pub fn format_of(compose_file: &str) -> Option<String> {
-    let top = YamlLoader::load_from_str(compose_file).ok()?.into_iter().next()?;
+    let top = yaml::documents(compose_file).ok()?.into_iter().next()?;
     match &top["version"] {
         Yaml::String(format) | Yaml::Real(format) => Some(format.clone()),
         Yaml::Integer(format) => Some(format.to_string()),
@@ -45,7 +46,7 @@ impl Place<'_> {
     /// Parses the output of Compose 1.
     pub fn compose_1(&self, yaml: &str) -> Result<Resolved> {
         let parse = || -> Result<Resolved> {
-            let mut documents = YamlLoader::load_from_str(&unescaped(yaml)).context("it is not YAML")?;
+            let mut documents = yaml::documents(&unescaped(yaml))?;
             let top = value(documents.pop().unwrap_or(Yaml::Null))?;
             let mut definition = self.definition(&top)?;
             let names_none =

@@ -5,6 +5,8 @@ pub mod client;
 mod config;
 pub mod daemon;
 pub mod data;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 mod images;
 mod inspect;
 mod parts;

@@ -96,7 +96,7 @@ impl Api {
     /// Several questions over one connection.
     pub fn talk<T>(&self, deadline: Deadline, talk: impl FnOnce(&mut Line<'_>) -> Result<T>) -> Result<T> {
         let dial = cmd(&self.docker, &[]).args(self.way.options()).args(["system", "dial-stdio"]);
-        dial.talk_by(deadline, |to, from| talk(&mut Line { to, from: BufReader::new(from) }))
+        dial.talk_by(deadline, |to, from| talk(&mut Line::new(to, from)))
     }
 
     /// One question.
@@ -111,7 +111,12 @@ pub struct Line<'a> {
     from: BufReader<&'a mut dyn Read>,
 }
 
-impl Line<'_> {
+impl<'a> Line<'a> {
+    /// One that is asked and answers here.
+    pub fn new(to: &'a mut dyn Write, from: &'a mut dyn Read) -> Self {
+        Self { to, from: BufReader::new(from) }
+    }
+
     /// GET.
     pub fn get(&mut self, path: &str) -> Result<Value> {
         self.ask("GET", path, None)
@@ -196,7 +201,7 @@ impl Line<'_> {
     }
 
     fn exactly(&mut self, length: u64, into: &mut Vec<u8>) -> Result<()> {
-        ensure!(into.len() as u64 + length <= BODY, "the answer is longer than {BODY} bytes");
+        ensure!(length <= BODY.saturating_sub(into.len() as u64), "the answer is longer than {BODY} bytes");
         let read = self.from.by_ref().take(length).read_to_end(into).context("cannot read the answer")?;
         ensure!(read as u64 == length, "the answer was cut off");
         Ok(())
@@ -264,8 +269,7 @@ mod tests {
     /// What is made of an answer.
     fn read(answer: &str) -> Result<Value> {
         let (mut sent, mut from) = (Vec::new(), answer.as_bytes());
-        let from: &mut dyn Read = &mut from;
-        let value = Line { to: &mut sent, from: BufReader::new(from) }.get("/nodes?x=1")?;
+        let value = Line::new(&mut sent, &mut from).get("/nodes?x=1")?;
         assert!(sent.starts_with(b"GET /v1.41/nodes?x=1 HTTP/1.1\r\n"));
         Ok(value)
     }
@@ -288,6 +292,8 @@ mod tests {
         }
         let endless = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", u64::MAX / 2);
         assert!(read(&endless).unwrap_err().chain().any(|cause| cause.to_string().contains("longer than")));
+        let chunk = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n1\r\nffffffffffffffff\r\n";
+        assert!(read(chunk).unwrap_err().chain().any(|cause| cause.to_string().contains("longer than")));
         let long = format!("HTTP/1.1 200 OK\r\nA: {}", "b".repeat(2 * HEAD));
         assert!(read(&long).is_err());
     }

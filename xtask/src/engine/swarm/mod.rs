@@ -9,6 +9,8 @@ mod apply;
 pub mod by_hand;
 pub mod cluster;
 pub mod data;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 mod images;
 mod inspect;
 mod names;

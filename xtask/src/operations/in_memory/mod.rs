@@ -6,10 +6,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod clients;
+mod copies;
 mod everywhere;
 mod gates;
 mod guard;
 mod images;
+mod meanwhile;
 mod newer_data;
 mod pauses;
 mod torture;

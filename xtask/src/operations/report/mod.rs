@@ -17,7 +17,6 @@ use crate::deploy::event::Finished;
 use crate::operations::report::story::Story;
 use crate::stack::state_dir::RunDir;
 use anyhow::Result;
-use std::path::PathBuf;
 
 /// Writes the reports of the run in `dir`. The run has ended once `report.json` is there, so that is written even if the
 /// journal cannot be read.
@@ -28,11 +27,16 @@ pub fn write(dir: &RunDir, finished: &Finished) -> Result<()> {
         Err(error) => (reading::of(&[], finished, &dir.id()), Some(error)),
     };
     files::write_json(&dir.report(), &story, Mode::Plain)?;
-    let write = |path: PathBuf, text: String| files::write(&path, text.as_bytes(), Mode::Plain);
-    write(dir.page(), html::page(&story)?)?;
-    write(dir.markdown(), markdown::page(&story)?)?;
-    write(dir.junit(), junit::suites(&story))?;
+    let paths = [dir.page(), dir.markdown(), dir.junit()];
+    for (path, text) in paths.iter().zip(pages(&story)?) {
+        files::write(path, text.as_bytes(), Mode::Plain)?;
+    }
     error.map_or(Ok(()), Err)
+}
+
+/// The page, the ticket and the suites that tell a story.
+pub fn pages(story: &Story) -> Result<[String; 3]> {
+    Ok([html::page(story)?, markdown::page(story)?, junit::suites(story)])
 }
 
 /// The story of a run, as Markdown and as a value. One that has not ended has no end in it.

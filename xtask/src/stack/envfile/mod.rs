@@ -92,7 +92,7 @@ pub enum Piece<'a> {
 /// All of a text, in its order. From its first error on, it is unknown what is meant as a setting.
 pub fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut reader = Reader::new(text);
-    let (mut pieces, mut from) = (Vec::new(), reader.at);
+    let (mut pieces, mut from) = (Vec::new(), 0);
     loop {
         match reader.next() {
             Ok(Some(Setting { key, value, start, written })) => {
@@ -110,28 +110,51 @@ pub fn pieces(text: &str) -> Vec<Piece<'_>> {
 }
 
 /// `text` with one setting changed and every other byte as it was. A new setting is added at the end. The
-/// value is written in a form that Compose 1 and 2 read alike; it is an error if there is none.
+/// value is written in a form that Compose 1 and 2 read alike, and that fits to what stands behind it; it is an error if
+/// there is none.
 pub fn with_value(text: &str, key: &str, value: &str) -> Result<String> {
     let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").replace('\r', "\\r");
     let forms = [value.to_owned(), format!("'{}'", value.replace('\'', "\\'")), format!("\"{escaped}\"")];
     let alike = |form: &&String| {
-        let line = format!("{key}={form} # note\nNEXT=\"1\"\n");
+        let line = format!("{key}={form} # note\nNEXT_{key}=\"1\"\n");
         EnvFile::parse("", line.as_bytes()).is_ok_and(|env| {
             env.get(key) == Some(value) && env.names().count() == 2 && env.differs.is_empty()
         })
     };
-    let form = forms.iter().find(alike);
-    let form = form.with_context(|| format!("no way to write {key} that Compose 1 and 2 read alike"))?;
-    let mut reader = Reader::new(text);
-    let mut last = None;
+    let (mut reader, mut settings, mut last) = (Reader::new(text), Vec::new(), None);
     while let Some(setting) = reader.next().map_err(|wrong| anyhow::Error::msg(wrong.says))? {
-        last = (setting.key == key).then_some(setting.written).or(last);
+        if setting.key == key {
+            last = Some((settings.len(), setting.written.clone()));
+        }
+        settings.push((setting.key, &text[setting.written]));
     }
     let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    Ok(match last {
-        Some(written) => format!("{}{form}{}", &text[..written.start], &text[written.end..]),
+    let put = |form: &String| match &last {
+        Some((_, written)) => format!("{}{form}{}", &text[..written.start], &text[written.end..]),
         None => format!("{text}{end}{key}={form}\n"),
-    })
+    };
+    // What stands behind it on its line, or depends on it, may be read in another way now.
+    let fits = |form: &&String| {
+        let mut wanted = settings.clone();
+        match &last {
+            Some((at, _)) => wanted[*at].1 = form.as_str(),
+            None => wanted.push((key, form.as_str())),
+        }
+        let changed = put(form);
+        let found = pieces(&changed);
+        let found = found.iter().filter_map(|piece| match piece {
+            Piece::Setting { key, written, .. } => Some((*key, *written)),
+            Piece::Other(_) => None,
+        });
+        let reads = |env: EnvFile| env.get(key) == Some(value);
+        found.eq(wanted) && EnvFile::parse("", changed.as_bytes()).is_ok_and(reads)
+    };
+    let form = forms.iter().filter(alike).find(fits).with_context(|| {
+        format!(
+            "no way to write {key} that Compose 1 and 2 read alike, and that leaves what stands beside it as it is"
+        )
+    })?;
+    Ok(put(form))
 }
 
 #[cfg(test)]

@@ -113,6 +113,17 @@ fn what_compose_1_reads_differently_is_named_with_its_place() {
 }
 
 #[test]
+fn the_pieces_of_a_file_are_all_of_it() {
+    for text in ["\u{feff}# note\nA='1' # one\n", "A=1\nB 2\nC=3", ""] {
+        let written = |piece: &Piece<'_>| match piece {
+            Piece::Setting { head, written, .. } => format!("{head}{written}"),
+            Piece::Other(text) => (*text).to_owned(),
+        };
+        assert_eq!(pieces(text).iter().map(written).collect::<String>(), text);
+    }
+}
+
+#[test]
 fn one_setting_changes_and_every_other_byte_stays() {
     let text = "# note\r\nexport A = \"1\" # one\nB=\nB=${A}\n\nC='x\ny'";
     for (key, value, want) in [
@@ -145,6 +156,18 @@ fn one_setting_changes_and_every_other_byte_stays() {
         assert_eq!((env.get("A"), env.get("B")), (Some(value), Some("2")), "{changed}");
         assert_eq!(env.differs(), [""; 0], "{changed}");
     }
+    // What stands behind a value on its line stays what it is.
+    for (text, want) in [
+        ("A=\"1\"B=2\n", "A='x'B=2\n"),
+        ("A=\"1\"#note\n", "A='x'#note\n"),
+        ("A=\"1\"\t# note\n", "A='x'\t# note\n"),
+        ("NEXT=1\n", "NEXT=x\n"),
+    ] {
+        assert_eq!(with_value(text, text.split('=').next().unwrap(), "x").unwrap(), want);
+    }
+    // Nor does a file become unreadable: here B would get the one or the other A.
+    assert!(with_value("A=1\nB=${A}\nA=1\n", "A", "2").is_err());
+    assert!(with_value("B=${A:-x}\n", "A", "2").is_err());
     assert!(with_value("", "A", "${a}").is_err());
     assert!(with_value("", "A", "a\0").is_err());
 }
