@@ -132,7 +132,7 @@ pub fn export(pilot: &Pilot, store: &Store, release: &Release, to: &Path) -> Res
         let mut written = Archive::open(&staging, deadline)?.sizes();
         written.remove(INDEX);
         ensure!(written == sizes, "a file of release {} changed while it was packed", release.id);
-        std::fs::rename(&staging, to).with_context(|| format!("cannot write {}", to.display()))
+        files::rename(&staging, to).with_context(|| format!("cannot write {}", to.display()))
     });
     if packed.is_err() {
         files::remove(&staging).ok();
@@ -354,5 +354,5 @@ fn move_to(old: &Path, new: &Path) -> Result<()> {
         return Ok(());
     }
     files::make_folder(new.parent().context("a file needs a folder")?)?;
-    std::fs::rename(old, new).with_context(|| format!("cannot write {}", new.display()))
+    files::rename(old, new).with_context(|| format!("cannot write {}", new.display()))
 }

@@ -204,7 +204,7 @@ impl<'a> Place<'a> {
         })?;
         let folder = self.state.backups().join(&id);
         // A folder that came meanwhile is not replaced: only an empty one could be.
-        std::fs::rename(&staging, &folder).with_context(|| format!("cannot publish {}", folder.display()))?;
+        files::rename(&staging, &folder).with_context(|| format!("cannot publish {}", folder.display()))?;
         Ok(Pulled { backup: id, folder, was_here: false })
     }
 
