@@ -344,6 +344,8 @@ fn publish(store: &Store, packed: &Store, mut release: Release) -> Result<Releas
     release.pinned = false;
     files::write_json(&old.join(DESCRIPTION), &release, Mode::Plain)?;
     store.share(&release, &old)?;
+    // Its files are synced; the names of those in its folders are not.
+    files::sync_below(&old)?;
     move_to(&old, &store.dir(&release.id))?;
     Ok(release)
 }
