@@ -2,6 +2,7 @@
 //! written. A rename and a new folder are there after a power cut too: the folder that they are in is synced. Also checksums, sizes, and temporary folders. Nothing here knows what the files mean.
 
 use crate::base::deadline::Deadline;
+pub use crate::base::durable::{rename, sync, sync_below, sync_folder};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::OFlags;
 use serde::Serialize;
@@ -102,41 +103,6 @@ fn publish(path: &Path, mode: Mode, fill: impl FnOnce(&mut File) -> std::io::Res
     written.with_context(|| format!("cannot write {}", path.display()))?;
     // The rename is durable only when the folder is synced.
     sync_folder(folder)
-}
-
-/// Makes the entries of a folder durable: what was created in it, renamed and removed.
-pub fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|f| f.sync_all()).with_context(|| format!("cannot sync {}", folder.display()))
-}
-
-/// Makes what another program has written to a file durable.
-pub fn sync(path: &Path) -> Result<()> {
-    open_regular(path)?.sync_all().with_context(|| format!("cannot sync {}", path.display()))
-}
-
-/// Makes a folder durable with all files and folders below it. Links and special files are entries, and no more.
-pub fn sync_below(folder: &Path) -> Result<()> {
-    for name in names(folder)? {
-        let path = folder.join(name);
-        let data = std::fs::symlink_metadata(&path);
-        let data = data.with_context(|| format!("cannot read {}", path.display()))?;
-        if data.is_dir() {
-            sync_below(&path)?;
-        } else if data.is_file() {
-            sync(&path)?;
-        }
-    }
-    sync_folder(folder)
-}
-
-/// Renames a file or folder, durably: what it is called after this it is called after a power cut. An error of the
-/// rename itself leaves both as they were.
-pub fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::rename(from, to)?;
-    let folders = [to, from].map(|path| path.parent().filter(|folder| !folder.as_os_str().is_empty()));
-    let [into, out_of] = folders.map(|folder| folder.unwrap_or(Path::new(".")));
-    File::open(into)?.sync_all()?;
-    if into == out_of { Ok(()) } else { File::open(out_of)?.sync_all() }
 }
 
 /// Replaces `to` with a copy of `from` in one atomic exchange (renameat2(2)), and returns the bytes that `to`

@@ -205,8 +205,11 @@ fn wrong(path: &Path, name: &str) -> Option<String> {
     match name.rsplit_once('.').map(|(_, end)| end) {
         Some("json") => json(&text),
         Some("toml") => toml::from_str::<toml::Table>(&text).err().map(|error| error.to_string()),
-        // A line that is not at its end was being written.
-        Some("jsonl") => text.split_inclusive('\n').filter(|line| line.ends_with('\n')).find_map(json),
+        // The line that was being written is torn, with or without its end. No other is.
+        Some("jsonl") => {
+            let torn: Vec<String> = text.lines().filter_map(json).collect();
+            (torn.len() > 1).then(|| torn.join(", "))
+        }
         _ => None,
     }
 }
