@@ -129,7 +129,10 @@ fn write(path: &Path, position: &Position) -> Result<(), String> {
     let temporary = path.with_extension("json.new");
     let mut out = std::fs::File::create(&temporary).map_err(said)?;
     out.write_all(text.as_bytes()).and_then(|()| out.sync_all()).map_err(said)?;
-    std::fs::rename(&temporary, path).map_err(said)
+    std::fs::rename(&temporary, path).map_err(said)?;
+    // Only now is it as it says after a power cut too.
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(said)
 }
 
 #[cfg(test)]

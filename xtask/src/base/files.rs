@@ -1,7 +1,8 @@
 //! Files on disk. A write goes to a temporary name, is synced and then renamed, so that a file is never half
-//! written. Also checksums, sizes, and temporary folders. Nothing here knows what the files mean.
+//! written. A rename and a new folder are there after a power cut too: the folder that they are in is synced. Also checksums, sizes, and temporary folders. Nothing here knows what the files mean.
 
 use crate::base::deadline::Deadline;
+pub use crate::base::durable::{rename, sync, sync_below, sync_folder};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::OFlags;
 use serde::Serialize;
@@ -101,7 +102,7 @@ fn publish(path: &Path, mode: Mode, fill: impl FnOnce(&mut File) -> std::io::Res
     }
     written.with_context(|| format!("cannot write {}", path.display()))?;
     // The rename is durable only when the folder is synced.
-    File::open(folder).and_then(|f| f.sync_all()).with_context(|| format!("cannot sync {}", folder.display()))
+    sync_folder(folder)
 }
 
 /// Replaces `to` with a copy of `from` in one atomic exchange (renameat2(2)), and returns the bytes that `to`
@@ -119,8 +120,7 @@ pub fn exchange(from: &Path, to: &Path, mode: Mode) -> Result<Option<Vec<u8>>> {
         }),
     };
     remove(&beside)?;
-    let synced = File::open(folder).and_then(|f| f.sync_all());
-    synced.with_context(|| format!("cannot sync {}", folder.display()))?;
+    sync_folder(folder)?;
     old
 }
 
@@ -221,13 +221,21 @@ pub fn stays_within(path: &str) -> bool {
 
 /// Makes a folder and its missing parents.
 pub fn make_folder(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).with_context(|| format!("cannot create folder {}", path.display()))
+    make_missing(path, 0o777)
 }
 
 /// The same with mode 0700: no other user can look into it.
 pub fn make_private_folder(path: &Path) -> Result<()> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.with_context(|| format!("cannot create folder {}", path.display()))
+    make_missing(path, 0o700)
+}
+
+/// Each new one is durable, or what is synced in it could not be reached after a power cut.
+fn make_missing(path: &Path, mode: u32) -> Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.with_context(|| format!("cannot create folder {}", path.display()))?;
+    let named = missing.iter().filter(|folder| !folder.as_os_str().is_empty());
+    named.rev().try_for_each(|folder| sync_folder(folder_of(folder)?))
 }
 
 /// The time as a name that sorts: `20261124T000821734`.

@@ -7,6 +7,7 @@ pub mod board;
 pub mod count;
 pub mod courier;
 pub mod deadline;
+pub mod durable;
 pub mod failure;
 #[cfg(test)]
 pub mod fake;

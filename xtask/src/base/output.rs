@@ -121,12 +121,20 @@ impl Output {
         self.context.xtask(words)
     }
 
-    /// Opens a journal: from now on events are also appended to this file.
+    /// Opens a journal: from now on events are also appended to this file. What a run that was cut off has not written
+    /// to its end is removed, or the next line would be a part of it.
     pub fn open_journal(&self, path: &Path) -> Result<()> {
         let folder = path.parent().context("a journal needs a folder")?;
         files::make_folder(folder)?;
-        let file = File::options().create(true).append(true).open(path);
+        let written = files::read_if_there(path)?.unwrap_or_default();
+        let lines = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let file = File::options().create(true).append(true).open(path).and_then(|file| {
+            let torn = lines < written.len();
+            if torn { file.set_len(lines as u64).map(|()| file) } else { Ok(file) }
+        });
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        // Each line is synced; so must be the name of the file that has them.
+        files::sync_folder(folder)?;
         *self.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
         Ok(())
     }
@@ -257,5 +265,27 @@ impl Output {
             _ => text.to_owned(),
         };
         format!("{} {text}", self.mark(good))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_cut_off_takes_no_other_with_it() {
+        let scratch = files::Scratch::new("output-test").unwrap();
+        let path = scratch.path().join("journal.jsonl");
+        for left in [&b"{\"event\":\"sta"[..], &[0; 40]] {
+            std::fs::write(&path, [b"{\"event\":\"note\"}\n", left].concat()).unwrap();
+            let out = Output::silent(Instant::now());
+            out.open_journal(&path).unwrap();
+            out.note("again");
+            let text = std::fs::read_to_string(&path).unwrap();
+            let lines: Vec<serde_json::Value> =
+                text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            assert_eq!(lines.iter().map(|line| &line["event"]).collect::<Vec<_>>(), ["note", "note"]);
+            assert_eq!(lines[1]["text"], "again");
+        }
     }
 }

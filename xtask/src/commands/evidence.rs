@@ -87,7 +87,8 @@ fn pack(folder: &Path, deadline: Deadline) -> Result<PathBuf> {
     let tar = cmd("tar", &["--create", "--file", &staging.display().to_string(), "--directory"]);
     let packed =
         tar.args([&parent.to_string_lossy(), &*name.to_string_lossy()]).run(deadline).and_then(|_| {
-            std::fs::rename(&staging, &archive).with_context(|| format!("cannot write {}", archive.display()))
+            files::sync(&staging)?;
+            files::rename(&staging, &archive).with_context(|| format!("cannot write {}", archive.display()))
         });
     if packed.is_err() {
         files::remove(&staging).ok();

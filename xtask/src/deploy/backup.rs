@@ -247,7 +247,7 @@ pub fn keep(pilot: &Pilot, engine: &dyn Engine, what: Contents<'_>, deadline: De
     }
     let backup = made?;
     let dir = pilot.state.backups().join(&id);
-    std::fs::rename(&staging, &dir).with_context(|| format!("cannot publish {}", dir.display()))?;
+    files::rename(&staging, &dir).with_context(|| format!("cannot publish {}", dir.display()))?;
     Ok(Kept { id, dir, backup, run: None })
 }
 
@@ -313,7 +313,7 @@ pub fn retain(state: &StateDir, keep: usize, releases: &BTreeSet<String>) -> Res
     for kept in surplus(all, keep, releases) {
         // Rename it first: then a removal that is interrupted leaves no incomplete backup in the list.
         let staging = kept.dir.with_file_name(format!(".old-{}", kept.id));
-        if let Err(error) = std::fs::rename(&kept.dir, &staging) {
+        if let Err(error) = files::rename(&kept.dir, &staging) {
             bail!("cannot remove {}: {error}", kept.dir.display());
         }
         freed.push(Freed { what: format!("backup {}", kept.id), bytes: files::remove(&staging)? });

@@ -36,7 +36,7 @@ pub fn retain(state: &StateDir, limits: &Limits, releases: &BTreeSet<String>) ->
     for dir in surplus(&runs, limits.keep_runs, held) {
         // Rename it first: then a removal that is cut off leaves no incomplete run in the list.
         let staging = dir.path().with_file_name(format!("{REMOVED}{}", dir.id()));
-        std::fs::rename(dir.path(), &staging)
+        files::rename(dir.path(), &staging)
             .with_context(|| format!("cannot remove {}", dir.path().display()))?;
         freed.push(Freed { what: format!("run {}", dir.id()), bytes: files::remove(&staging)? });
     }

@@ -15,11 +15,11 @@ use crate::stack::model::{Instance, Node, Service};
 use crate::stack::pilot::Pilot;
 use crate::stack::ports;
 use crate::stack::shelf::Shelf;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -144,15 +144,6 @@ pub fn here(published: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, published.port())
-}
-
-/// Does something take a connection here? An error if that is not known.
-pub fn connects(address: SocketAddr, limit: Duration) -> Result<bool> {
-    match TcpStream::connect_timeout(&address, limit) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("cannot tell whether {address} answers")),
-    }
 }
 
 /// Runs the services of a stack.
@@ -282,7 +273,7 @@ pub trait Runtime: Sync {
 
     /// Does something take a connection at this address of the engine's machine? An error if that is not known.
     fn answers_at(&self, address: SocketAddr, limit: Duration) -> Result<bool> {
-        connects(here(address), limit)
+        ports::connects(here(address), limit)
     }
 
     /// Runs a program in a running instance, with these variables too. Returns its exit code and what it

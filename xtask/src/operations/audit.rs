@@ -65,7 +65,11 @@ fn append(state: &StateDir, line: &str, full: u64) -> Result<()> {
     let [log, before] = state.audit();
     put_aside(&log, &before, full)?;
     let what = || format!("cannot write to {}", log.display());
-    files::append(&log).and_then(|mut file| file.write_all(line.as_bytes())).with_context(what)
+    let written = files::append(&log).and_then(|mut file| {
+        file.write_all(line.as_bytes())?;
+        file.sync_data()
+    });
+    written.with_context(what)
 }
 
 /// Renames a log that is full. Of several commands at once, one does it: the one that has the lock on that very file.
@@ -78,7 +82,7 @@ fn put_aside(log: &Path, before: &Path, full: u64) -> Result<()> {
     let same =
         || std::fs::symlink_metadata(log).is_ok_and(|now| (now.dev(), now.ino()) == (data.dev(), data.ino()));
     if file.try_lock().is_ok() && file.metadata()?.ino() == data.ino() && same() {
-        std::fs::rename(log, before).with_context(|| format!("cannot put {} aside", log.display()))?;
+        files::rename(log, before).with_context(|| format!("cannot put {} aside", log.display()))?;
     }
     Ok(())
 }

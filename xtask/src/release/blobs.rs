@@ -330,6 +330,7 @@ impl<'a> Arriving<'a> {
         if let Some(Staged(path, file)) = &self.new {
             file.sync_all().with_context(|| format!("cannot write {}", path.display()))?;
             ensure!(files::sha256(path)? == sum, "{} is not what was written to it", path.display());
+            // The folder is synced when the index is written, which comes after all blobs that it names.
             let to = self.state.blob(&sum);
             std::fs::rename(path, &to).with_context(|| format!("cannot write {}", to.display()))?;
         }

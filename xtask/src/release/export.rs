@@ -132,7 +132,7 @@ pub fn export(pilot: &Pilot, store: &Store, release: &Release, to: &Path) -> Res
         let mut written = Archive::open(&staging, deadline)?.sizes();
         written.remove(INDEX);
         ensure!(written == sizes, "a file of release {} changed while it was packed", release.id);
-        std::fs::rename(&staging, to).with_context(|| format!("cannot write {}", to.display()))
+        files::rename(&staging, to).with_context(|| format!("cannot write {}", to.display()))
     });
     if packed.is_err() {
         files::remove(&staging).ok();
@@ -344,6 +344,8 @@ fn publish(store: &Store, packed: &Store, mut release: Release) -> Result<Releas
     release.pinned = false;
     files::write_json(&old.join(DESCRIPTION), &release, Mode::Plain)?;
     store.share(&release, &old)?;
+    // Its files are synced; the names of those in its folders are not.
+    files::sync_below(&old)?;
     move_to(&old, &store.dir(&release.id))?;
     Ok(release)
 }
@@ -354,5 +356,5 @@ fn move_to(old: &Path, new: &Path) -> Result<()> {
         return Ok(());
     }
     files::make_folder(new.parent().context("a file needs a folder")?)?;
-    std::fs::rename(old, new).with_context(|| format!("cannot write {}", new.display()))
+    files::rename(old, new).with_context(|| format!("cannot write {}", new.display()))
 }

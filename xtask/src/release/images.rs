@@ -9,7 +9,6 @@ use crate::release::description::{Image, Release};
 use crate::release::store::Store;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -214,9 +213,6 @@ impl Store {
         let index = index.with_context(|| format!("the engine gave nothing of image {}", image.id))?;
         let sum = files::sha256_bytes(&index);
         files::write(&self.state.blob(&sum), &index, Mode::Plain)?;
-        let blobs = self.state.blobs();
-        let synced = File::open(&blobs).and_then(|folder| folder.sync_all());
-        synced.with_context(|| format!("cannot sync {}", blobs.display()))?;
         Ok(Image { index: Some(sum), ..image.clone() })
     }
 

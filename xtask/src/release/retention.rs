@@ -78,7 +78,7 @@ impl Store {
             }
             // Rename it first: then a removal that is cut off leaves no incomplete release in the list.
             let staging = self.dir(&format!(".{id}-old"));
-            std::fs::rename(&path, &staging).with_context(|| format!("cannot remove {}", path.display()))?;
+            files::rename(&path, &staging).with_context(|| format!("cannot remove {}", path.display()))?;
             freed.push(Freed { what: format!("release {id}"), bytes: files::remove(&staging)? });
         }
         if !images.is_empty() {

@@ -136,7 +136,7 @@ impl Store {
                 files::write_json(&staging.join(DESCRIPTION), &release, Mode::Plain)
             });
         // Another command of this folder may have fetched it meanwhile.
-        let published = taken.and_then(|()| match std::fs::rename(&staging, self.dir(id)) {
+        let published = taken.and_then(|()| match files::rename(&staging, &self.dir(id)) {
             Err(_) if self.dir(id).join(DESCRIPTION).exists() => Ok(()),
             other => other.with_context(|| format!("cannot publish release {id}")),
         });
@@ -160,7 +160,7 @@ impl Store {
             if gone.is_removed(number(&id)) {
                 // Rename it first: then a removal that is cut off leaves no incomplete release in the list.
                 let staging = self.dir(&format!(".{id}-old"));
-                std::fs::rename(self.dir(&id), &staging)
+                files::rename(&self.dir(&id), &staging)
                     .with_context(|| format!("cannot remove release {id}"))?;
                 files::remove(&staging)?;
                 told.push(format!("release {id} was removed here too: another client had removed it"));
@@ -186,7 +186,7 @@ impl Store {
     fn renumber(&self, mut release: Release) -> Result<String> {
         let old = std::mem::replace(&mut release.id, self.free_id()?);
         let (from, to) = (self.dir(&old), self.dir(&release.id));
-        std::fs::rename(&from, &to).with_context(|| format!("cannot rename {}", from.display()))?;
+        files::rename(&from, &to).with_context(|| format!("cannot rename {}", from.display()))?;
         files::write_json(&to.join(DESCRIPTION), &release, Mode::Plain)?;
         files::remove(&self.state.pin(&old))?;
         Ok(format!("release {old} of this folder is now {}: another client has a release {old}", release.id))

@@ -230,7 +230,7 @@ impl Store {
         let release = Release { id: id.clone(), ..release };
         files::write_json(&staging.join(DESCRIPTION), &release, Mode::Plain)?;
         self.share(&release, &staging)?;
-        std::fs::rename(&staging, self.dir(&id)).with_context(|| format!("cannot publish release {id}"))?;
+        files::rename(&staging, &self.dir(&id)).with_context(|| format!("cannot publish release {id}"))?;
         Ok(release)
     }
 
@@ -252,7 +252,7 @@ impl Store {
         let staging = link.with_file_name(".xtask.new");
         std::fs::remove_file(&staging).ok();
         std::os::unix::fs::symlink(Path::new("bin").join(&sum), &staging)
-            .and_then(|()| std::fs::rename(&staging, &link))
+            .and_then(|()| files::rename(&staging, &link))
             .with_context(|| format!("cannot make {}", link.display()))?;
         Ok(sum)
     }

@@ -237,7 +237,7 @@ impl Ledger {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
             Err(error) => return Err(error).with_context(|| format!("cannot write {}", path.display())),
         }
-        sync(folder).map(|()| true)
+        files::sync_folder(folder).map(|()| true)
     }
 
     /// Puts a record at the engine if there is none; returns false if there is one.
@@ -284,7 +284,7 @@ impl Ledger {
     fn remove_here(&self, record: Record<'_>) -> Result<()> {
         let path = self.path(record);
         files::remove(&path)?;
-        path.parent().filter(|folder| folder.exists()).map_or(Ok(()), sync)
+        path.parent().filter(|folder| folder.exists()).map_or(Ok(()), files::sync_folder)
     }
 
     /// Ids of the holds that stand: at the engine, which is asked, or in the state folder. It is an error if the engine
@@ -408,10 +408,6 @@ fn text(bytes: &[u8]) -> String {
 
 fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-fn sync(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|f| f.sync_all()).with_context(|| format!("cannot sync {}", folder.display()))
 }
 
 #[cfg(test)]

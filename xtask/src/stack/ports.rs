@@ -1,10 +1,11 @@
-//! TCP ports of this host: which are free, and which process uses one.
+//! TCP ports: which are free on this host, which process uses one, and whether something answers there.
 
 use crate::base::deadline::Deadline;
 use crate::base::machine;
 use crate::base::proc::cmd;
 use crate::stack::names;
 use anyhow::{Context, Result};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ pub fn owner_of(port: u16) -> Option<String> {
             let taken = !machine::BIND_TELLS && answers(port);
             taken.then(|| process_on(port).unwrap_or_else(|| "an unknown process".into()))
         }
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+        Err(e) if e.kind() == ErrorKind::AddrInUse => {
             Some(process_on(port).unwrap_or_else(|| "an unknown process".into()))
         }
         Err(e) => Some(format!("no process, but it cannot be used: {e}")),
@@ -61,6 +62,15 @@ fn container_on(port: u16) -> Option<String> {
     let names = list.run(Deadline::after(Duration::from_secs(2))).ok()?;
     let first = names.lines().next()?;
     Some(format!("container {first}"))
+}
+
+/// Does something take a connection here? An error if that is not known.
+pub fn connects(address: SocketAddr, limit: Duration) -> Result<bool> {
+    match TcpStream::connect_timeout(&address, limit) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot tell whether {address} answers")),
+    }
 }
 
 #[cfg(test)]

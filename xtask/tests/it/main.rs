@@ -41,6 +41,8 @@ mod pilot;
 mod pins;
 mod pipeline;
 mod planned;
+#[cfg(target_os = "linux")]
+mod power;
 mod processes;
 mod promises;
 mod refused;

@@ -201,6 +201,12 @@ impl Random {
         Self(seed)
     }
 
+    /// Those of a given seed, for one try among many.
+    #[cfg(target_os = "linux")]
+    pub fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
     pub fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -203,8 +203,10 @@ impl<'a> Place<'a> {
             format!("every name for backup {} is taken in {}", stored.id, self.state.backups().display())
         })?;
         let folder = self.state.backups().join(&id);
+        // What restic has written. After a power cut too a backup is whole, or not in the list.
+        files::sync_below(&staging)?;
         // A folder that came meanwhile is not replaced: only an empty one could be.
-        std::fs::rename(&staging, &folder).with_context(|| format!("cannot publish {}", folder.display()))?;
+        files::rename(&staging, &folder).with_context(|| format!("cannot publish {}", folder.display()))?;
         Ok(Pulled { backup: id, folder, was_here: false })
     }
 

@@ -85,7 +85,9 @@ impl Data for Processes {
         let to = self.data(service);
         files::make_folder(&to)?;
         let restored = tar("--extract", "-", &to).write_by(deadline, |into| Ok(pass(from, into).map(drop)?));
-        restored.map(drop).map_err(|error| copying::is_full_there(&to.display().to_string(), error))
+        restored.map_err(|error| copying::is_full_there(&to.display().to_string(), error))?;
+        // The journal says from now on that it is restored. tar syncs nothing.
+        files::sync_below(&to)
     }
 
     fn dump(&self, _: &Instance, words: &[String], _: &mut dyn Write, _: Deadline) -> Result<()> {

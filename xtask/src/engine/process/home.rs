@@ -64,7 +64,7 @@ impl Processes {
     pub fn remove_whole(&self, path: &Path) -> Result<()> {
         let trash = self.home.join("trash");
         files::make_folder(&trash)?;
-        match std::fs::rename(path, trash.join(files::random()?)) {
+        match files::rename(path, &trash.join(files::random()?)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot remove {}", path.display()));
             }

@@ -143,9 +143,11 @@ impl Images for Processes {
         for id in old {
             let program = self.program(&id);
             let bytes = files::size(&program)?;
-            for path in [program.clone(), program.with_extension("head")] {
-                std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-            }
+            // The head first, and durably: an image that has one is taken for whole.
+            let head = program.with_extension("head");
+            std::fs::remove_file(&head).with_context(|| format!("cannot remove {}", head.display()))?;
+            files::sync_folder(&self.home.join("images"))?;
+            files::remove(&program)?;
             freed.push(Freed { what: format!("program {}", program.display()), bytes });
         }
         freed.extend(self.remove_unfinished()?);

@@ -7,15 +7,14 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::base::threads::side_by_side;
-use crate::engine::swarm::api::{Line, status_of};
+use crate::engine::swarm::api::{Line, classify, status_of};
 use crate::engine::swarm::cluster::{AT_A_TIME, Swarm};
 use crate::engine::swarm::node::Node;
-use crate::engine::swarm::runtime::{id, keep_down, update};
 use crate::engine::swarm::spec::{self, File, Plan, Source};
-use crate::engine::swarm::state::{Seen, has_begun, label, name_of};
+use crate::engine::swarm::state::{Seen, has_begun, id, keep_down, label, name_of};
 use crate::engine::swarm::waiting::Past;
 use crate::release::description::Image;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -23,6 +22,10 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::PoisonError;
+
+/// How often a change is tried again because the Swarm itself has changed the service in between: it writes there how far
+/// an update is.
+const CHANGES: usize = 10;
 
 impl Swarm {
     /// What the files in `dir` are on a Swarm. `read` gives out a file of the stack.
@@ -251,4 +254,32 @@ fn quick(mut spec: Value) -> Value {
     spec["UpdateConfig"] =
         json!({ "Parallelism": 0, "FailureAction": "continue", "Monitor": 1, "Order": "stop-first" });
     spec
+}
+
+/// Gives a service this spec. The Swarm writes there by itself how far an update is, so a service of another version is
+/// read anew; if its spec is not what was read before, somebody else has changed it.
+pub fn update(line: &mut Line<'_>, service: &Value, spec: &Value) -> Result<()> {
+    let path = format!("/services/{}", id(service));
+    let mut version = service.pointer("/Version/Index").and_then(Value::as_u64).unwrap_or(0);
+    for _ in 0..CHANGES {
+        match line.post(&format!("{path}/update?version={version}"), spec) {
+            Err(error) if format!("{error:#}").contains("out of sequence") => {
+                let now = line.get(&path)?;
+                // The answer of a manager that was lost may be missing, and what it was told be done.
+                if spec::digest(&now["Spec"]) == spec::digest(spec) {
+                    return Ok(());
+                }
+                if now["Spec"] != service["Spec"] {
+                    let name = spec["Name"].as_str().unwrap_or("a service");
+                    bail!(
+                        "somebody else has changed {name} meanwhile: docker service inspect {name} shows it"
+                    );
+                }
+                version = now.pointer("/Version/Index").and_then(Value::as_u64).unwrap_or(0);
+            }
+            Err(error) if status_of(&error) == Some(404) => return Err(error.context("the service is gone")),
+            other => return other.map(drop).map_err(classify),
+        }
+    }
+    bail!("the Swarm has changed the service {CHANGES} times while it was updated")
 }

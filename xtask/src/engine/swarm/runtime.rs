@@ -4,18 +4,20 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::http::Client;
 use crate::base::threads::side_by_side;
-use crate::engine::roles::{Engine, Extent, Kind, Runtime, connects};
-use crate::engine::swarm::api::{Line, classify, in_path, status_of};
+use crate::engine::roles::{Engine, Extent, Kind, Runtime};
+use crate::engine::swarm::api::{Line, in_path};
+use crate::engine::swarm::apply::update;
 use crate::engine::swarm::cluster::{AT_A_TIME, Swarm, unreached};
 use crate::engine::swarm::node::nodes;
 use crate::engine::swarm::spec;
-use crate::engine::swarm::state::{KEPT, Seen, has_begun, label, name_of, replicas};
+use crate::engine::swarm::state::{KEPT, Seen, has_begun, id, keep_down, label, name_of, replicas};
 use crate::release::description::{Image, Release};
 use crate::stack::definition::Resolved;
 use crate::stack::endpoint::Endpoint;
 use crate::stack::envfile::EnvFile;
 use crate::stack::model::{Instance, Service};
 use crate::stack::pilot::Pilot;
+use crate::stack::ports::connects;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,10 +35,6 @@ const WHERE: Duration = Duration::from_secs(5);
 
 /// The pause between two looks at tasks that end.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// How often a change is tried again because the Swarm itself has changed the service in between: it writes there how far
-/// an update is.
-const CHANGES: usize = 10;
 
 impl Runtime for Swarm {
     fn project(&self) -> &str {
@@ -344,20 +342,6 @@ impl Runtime for Swarm {
     }
 }
 
-/// The id of an object of the API.
-pub fn id(object: &Value) -> &str {
-    object["ID"].as_str().unwrap_or_default()
-}
-
-/// A service of this spec does not run, and remembers how many replicas it has.
-pub fn keep_down(spec: &mut Value) {
-    // One that has a task on each node is made one with replicas by `down` of its own: it has none to count.
-    if let Some(wanted) = replicas(spec).filter(|wanted| *wanted > 0) {
-        spec["Labels"][KEPT] = wanted.to_string().into();
-        spec["Mode"]["Replicated"]["Replicas"] = 0.into();
-    }
-}
-
 impl Swarm {
     /// The names of the services that always start.
     pub fn services_of_stack(&self) -> BTreeSet<String> {
@@ -453,32 +437,4 @@ pub fn look(line: &mut Line<'_>, filter: &str) -> Result<Seen> {
     let tasks = list(line.get(&format!("/tasks?filters={filter}"))?);
     let nodes = nodes(&line.get("/nodes")?);
     Ok(Seen { services, tasks, nodes })
-}
-
-/// Gives a service this spec. The Swarm writes there by itself how far an update is, so a service of another version is
-/// read anew; if its spec is not what was read before, somebody else has changed it.
-pub fn update(line: &mut Line<'_>, service: &Value, spec: &Value) -> Result<()> {
-    let path = format!("/services/{}", id(service));
-    let mut version = service.pointer("/Version/Index").and_then(Value::as_u64).unwrap_or(0);
-    for _ in 0..CHANGES {
-        match line.post(&format!("{path}/update?version={version}"), spec) {
-            Err(error) if format!("{error:#}").contains("out of sequence") => {
-                let now = line.get(&path)?;
-                // The answer of a manager that was lost may be missing, and what it was told be done.
-                if spec::digest(&now["Spec"]) == spec::digest(spec) {
-                    return Ok(());
-                }
-                if now["Spec"] != service["Spec"] {
-                    let name = spec["Name"].as_str().unwrap_or("a service");
-                    bail!(
-                        "somebody else has changed {name} meanwhile: docker service inspect {name} shows it"
-                    );
-                }
-                version = now.pointer("/Version/Index").and_then(Value::as_u64).unwrap_or(0);
-            }
-            Err(error) if status_of(&error) == Some(404) => return Err(error.context("the service is gone")),
-            other => return other.map(drop).map_err(classify),
-        }
-    }
-    bail!("the Swarm has changed the service {CHANGES} times while it was updated")
 }

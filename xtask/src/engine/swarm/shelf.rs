@@ -7,7 +7,7 @@ use crate::engine::compose::probes::time;
 use crate::engine::roles::Ledger;
 use crate::engine::swarm::api::{in_path, status_of};
 use crate::engine::swarm::cluster::Swarm;
-use crate::engine::swarm::runtime::id;
+use crate::engine::swarm::state::id;
 use crate::stack::shelf::{Kept, Shelf, Title};
 use anyhow::{Context, Result};
 use base64::Engine as _;

@@ -48,6 +48,20 @@ pub fn label<'a>(spec: &'a Value, name: &str) -> Option<&'a str> {
     spec.get("Labels")?.get(name)?.as_str()
 }
 
+/// The id of an object of the API.
+pub fn id(object: &Value) -> &str {
+    object["ID"].as_str().unwrap_or_default()
+}
+
+/// A service of this spec does not run, and remembers how many replicas it has.
+pub fn keep_down(spec: &mut Value) {
+    // One that has a task on each node is made one with replicas by `down` of its own: it has none to count.
+    if let Some(wanted) = replicas(spec).filter(|wanted| *wanted > 0) {
+        spec["Labels"][KEPT] = wanted.to_string().into();
+        spec["Mode"]["Replicated"]["Replicas"] = 0.into();
+    }
+}
+
 /// Is the container of a task there, so that it may answer?
 pub fn has_begun(task: &Value) -> bool {
     let pid = task.pointer("/Status/ContainerStatus/PID").and_then(Value::as_i64);

@@ -3,9 +3,8 @@
 
 use crate::base::deadline::Deadline;
 use crate::engine::swarm::cluster::{Swarm, unreached};
-use crate::engine::swarm::runtime::id;
 use crate::engine::swarm::spec::{self, Plan};
-use crate::engine::swarm::state::{Seen, UNHEARD, has_begun, has_ended, name_of, replicas, settings_of};
+use crate::engine::swarm::state::{Seen, UNHEARD, has_begun, has_ended, id, name_of, replicas, settings_of};
 use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
