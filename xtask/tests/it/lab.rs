@@ -407,7 +407,7 @@ impl<'a> Foreign<'a> {
         };
         let versioned = "{{.ID}} {{.Version.Index}} {{json .Spec}}";
         let cluster = ["service", "config", "secret"].map(|kind| inspect(manager, kind, versioned));
-        let network = inspect(manager, "network", "{{.Id}} {{.Created}}");
+        let network = inspect(manager, "network", "{{.Id}} {{json .Labels}} {{json .Options}}");
         let node = [
             inspect(1, "volume", "{{.CreatedAt}} {{.Mountpoint}}"),
             self.lab.docker(1, &["image", "inspect", "--format", "{{.Id}}", "foreign:1"]),

@@ -229,7 +229,7 @@ fn a_node_is_lost_in_the_middle(stack: &Stack<'_>, foreign: &Foreign<'_>) {
         let finished = ended.finished();
         println!(
             "try {attempt}: {wrong:?}, node {node} lost after {moment:?}: exit {} after {} ms, {}, {}",
-            ended.code, finished["total_ms"], finished["outcome"], finished["error"]
+            ended.code, finished["restored_ms"], finished["outcome"], finished["error"]
         );
         if ended.code == 0 {
             restored += 1;

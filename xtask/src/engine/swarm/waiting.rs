@@ -155,10 +155,8 @@ fn pending(seen: &Seen, service: &Value, name: &str, settings: &str, past: &Past
         // After the loss of their leader, managers may count such a task for as long as its node does not report anew; nothing
         // gets its port meanwhile.
         let unheard = seen.tasks_of(service).find(|task| task["Status"]["Message"] == UNHEARD);
-        let unheard = unheard.map_or_else(String::new, |task| {
-            let node = of_node(task);
-            format!("; of a task from before{node}, {UNHEARD} (restarting docker{node} makes it report)")
-        });
+        let unheard = unheard
+            .map_or_else(String::new, |task| format!("; of a task from before{}, {UNHEARD}", of_node(task)));
         return Ok(Some(format!(
             "{} of {wanted} tasks of {name} have begun ({} made); {why}{unheard}",
             slots.len(),
@@ -166,4 +164,59 @@ fn pending(seen: &Seen, service: &Value, name: &str, settings: &str, past: &Past
         )));
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::swarm::node::Node;
+    use serde_json::json;
+
+    const SLOTS: u64 = 2;
+
+    fn task(name: &str, settings: &str, node: &str, state: &str) -> Value {
+        json!({"ID": name, "ServiceID": "s", "NodeID": node, "Slot": 1,
+               "Spec": {"ContainerSpec": {"Labels": {spec::SETTINGS: settings}}},
+               "Status": {"State": state, "ContainerStatus": {"ContainerID": format!("c-{name}"), "PID": 7}}})
+    }
+
+    fn told(tasks: Vec<Value>, ended: &[&str]) -> Result<Option<String>> {
+        let node = |id: &str, is_ready| Node {
+            id: id.into(),
+            name: format!("host-{id}"),
+            ip: None,
+            is_ready,
+            availability: "active".into(),
+            manager: None,
+        };
+        let service = json!({"ID": "s", "Spec": {"Mode": {"Replicated": {"Replicas": SLOTS}}}});
+        let nodes = vec![node("n1", true), node("n2", true), node("lost", false)];
+        let mut seen = Seen { services: vec![service.clone()], tasks, nodes };
+        seen.note_ended(&ended.iter().map(|id| (*id).to_owned()).collect());
+        // `before` had the same settings, and is replaced.
+        let past = Past { replaced: ["before".to_owned()].into(), all: BTreeSet::new() };
+        pending(&seen, &service, "web", "new", &past)
+    }
+
+    #[test]
+    fn a_service_is_there_when_its_new_tasks_run_and_no_other_does() {
+        let first = || task("a", "new", "n1", "running");
+        let second = |node, state| task("b", "new", node, state);
+        assert_eq!(told(vec![first(), second("n2", "starting")], &[]).unwrap(), None);
+        for old in [task("c", "old", "n2", "running"), task("before", "new", "n2", "running")] {
+            let why = told(vec![first(), second("n2", "running"), old], &[]).unwrap().unwrap();
+            assert!(why.contains("from before still runs on host-n2"), "{why}");
+        }
+        // Of what is on a lost node nobody hears when it has ended, and it does not count.
+        let lost = || task("c", "old", "lost", "running");
+        assert_eq!(told(vec![first(), second("n2", "running"), lost()], &[]).unwrap(), None);
+        let why = told(vec![first(), second("lost", "running")], &[]).unwrap().unwrap();
+        assert!(why.contains("1 of 2 tasks of web have begun"), "{why}");
+        // The managers count a task that was seen to end.
+        let why = told(vec![first(), task("c", "old", "n2", "running")], &["c-c"]).unwrap().unwrap();
+        assert!(why.ends_with(&format!("from before on host-n2, {UNHEARD}")), "{why}");
+        let rejected = |name: &str| task(name, "new", "n2", "rejected");
+        let error = told(vec![first(), rejected("d"), rejected("e"), rejected("f")], &[]).unwrap_err();
+        assert!(error.to_string().contains("web cannot start on host-n2"), "{error}");
+    }
 }
