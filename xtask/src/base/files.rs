@@ -1,5 +1,6 @@
-//! Files on disk. A write goes to a temporary name, is synced and then renamed, so that a file is never half
-//! written. A rename and a new folder are there after a power cut too: the folder that they are in is synced. Also checksums, sizes, and temporary folders. Nothing here knows what the files mean.
+//! Files on disk. A write goes to a temporary name, is synced and then renamed, so that a file is never half written. A rename
+//! and a new folder are there after a power cut too: the folder that they are in is synced. Also checksums, sizes, and
+//! temporary folders. Nothing here knows what the files mean.
 
 use crate::base::deadline::Deadline;
 pub use crate::base::durable::{rename, sync, sync_below, sync_folder};
