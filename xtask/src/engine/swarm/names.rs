@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const AGREED: Duration = Duration::from_secs(75);
 
 /// How long a node may take to hear of a task if it knows another one of the same service: requests go to that one.
-const HEARD: Duration = Duration::from_secs(10);
+const HEARD: Duration = Duration::from_secs(3);
 
 /// What is not agreed on yet.
 #[derive(Debug, PartialEq, Eq)]
