@@ -53,8 +53,8 @@ impl Swarm {
         {
             let service = seen.services.iter().find(|one| id(one) == task["ServiceID"]);
             let name = service.and_then(|one| name_of(one, &self.pilot.project)).unwrap_or("a service");
-            let why =
-                format!("the Swarm has not let in a task of {name} yet: its health check has not passed");
+            let state = task["Status"]["State"].as_str().unwrap_or("not known");
+            let why = format!("the Swarm has not let in a task of {name} yet, which is {state}");
             return Ok(Some(Difference { why, is_harmless: false }));
         }
         let ways = self.ways(&seen.nodes, deadline);
