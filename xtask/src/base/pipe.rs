@@ -26,6 +26,11 @@ impl<T: AsFd> Pipe<T> {
         Ok(Self { end, deadline, passed: 0 })
     }
 
+    /// From now on another deadline holds.
+    pub fn until(&mut self, deadline: Deadline) {
+        (self.deadline, self.passed) = (deadline, 0);
+    }
+
     /// The deadline, which may have grown with the bytes that were passed on.
     pub fn deadline(&self) -> Deadline {
         self.deadline.for_bytes(self.passed)

@@ -13,7 +13,7 @@ use crate::base::signals;
 use anyhow::{Context, Error, Result, bail};
 use std::fmt;
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read, Write};
+use std::io::{BufReader, ErrorKind, PipeReader, PipeWriter, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -172,23 +172,15 @@ impl Cmd {
         files::tail(&out, u64::MAX).with_context(|| format!("cannot read the output of `{self}`"))
     }
 
-    /// Runs the command while `talk` writes its standard input and reads its standard output. The input stays open until
-    /// `talk` returns: for programs that pass both on to a server. Errors: those of `run`, and that of `talk`.
-    pub fn talk_by<T>(
-        self,
-        deadline: Deadline,
-        talk: impl FnOnce(&mut dyn Write, &mut dyn Read) -> Result<T>,
-    ) -> Result<T> {
+    /// Starts the command to talk to it: for programs that pass on to a server what they read, and its answers back. Errors:
+    /// it cannot be started.
+    pub fn talk(self, deadline: Deadline) -> Result<Talk> {
         let (input, mine) = std::io::pipe().context("cannot make a pipe")?;
         let (ours, output) = std::io::pipe().context("cannot make a pipe")?;
-        let mut to = Pipe::new(mine, deadline).context("cannot make a pipe")?;
-        let mut from = Pipe::new(ours, deadline).context("cannot make a pipe")?;
+        let to = Pipe::new(mine, deadline).context("cannot make a pipe")?;
+        let from = Pipe::new(ours, deadline).context("cannot make a pipe")?;
         let child = self.start(deadline, |expression| expression.stdin_file(input).stdout_file(output))?;
-        let talked = talk(&mut to, &mut from);
-        drop(to);
-        let ended = child.after(talked, &self, None, deadline);
-        drop(from);
-        ended
+        Ok(Talk { cmd: self, child, to, from })
     }
 
     /// Starts it. `io` sets its standard input and output.
@@ -227,6 +219,38 @@ impl Cmd {
     }
 }
 
+/// A program that is talked to. It is killed when this is dropped, and ends by itself if this process does.
+pub struct Talk {
+    cmd: Cmd,
+    child: Child,
+    to: Pipe<PipeWriter>,
+    from: Pipe<PipeReader>,
+}
+
+impl Talk {
+    /// `talk` writes its standard input and reads its standard output. Errors: those of `Cmd::run`, and that of `talk`;
+    /// after one the program is ended, and nothing more can be said.
+    pub fn part<T>(
+        &mut self,
+        deadline: Deadline,
+        talk: impl FnOnce(&mut dyn Write, &mut dyn Read) -> Result<T>,
+    ) -> Result<T> {
+        self.to.until(deadline);
+        self.from.until(deadline);
+        let talked = talk(&mut self.to, &mut self.from);
+        talked.map_err(|error| self.child.failed(error, &self.cmd, None, deadline))
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        // The number of one that has ended may be another program's by now.
+        if let Ok(None) = self.child.handle.try_wait() {
+            self.child.kill();
+        }
+    }
+}
+
 /// A program that runs.
 struct Child {
     handle: duct::Handle,
@@ -237,7 +261,7 @@ struct Child {
 
 impl Child {
     /// Waits for its end; kills its group at the deadline. `out` has its output, for a message.
-    fn end(self, cmd: &Cmd, out: Option<&File>, deadline: Deadline) -> Result<()> {
+    fn end(&self, cmd: &Cmd, out: Option<&File>, deadline: Deadline) -> Result<()> {
         let ended = self.handle.wait_timeout(deadline.left());
         let ended = ended.with_context(|| format!("cannot wait for `{cmd}`"))?;
         signals::pass();
@@ -252,34 +276,38 @@ impl Child {
     }
 
     /// Kills it, because it missed the deadline; returns that as the error.
-    fn stop(self, cmd: &Cmd, out: Option<&File>, deadline: Deadline) -> Error {
+    fn stop(&self, cmd: &Cmd, out: Option<&File>, deadline: Deadline) -> Error {
         self.kill();
         late(deadline, format!("`{cmd}` did not end in time: {}", said(out, &self.err)))
     }
 
     /// The same after the other end of its pipe was used up, or failed: then it is killed.
-    fn after<T>(self, used: Result<T>, cmd: &Cmd, out: Option<&File>, deadline: Deadline) -> Result<T> {
-        let error = match used {
-            Ok(value) => return self.end(cmd, out, deadline).map(|()| value),
-            Err(error) => error,
-        };
+    fn after<T>(&self, used: Result<T>, cmd: &Cmd, out: Option<&File>, deadline: Deadline) -> Result<T> {
+        match used {
+            Ok(value) => self.end(cmd, out, deadline).map(|()| value),
+            Err(error) => Err(self.failed(error, cmd, out, deadline)),
+        }
+    }
+
+    /// What went wrong with it: it was too slow, or it says why it ended, or this error. Then it has ended.
+    fn failed(&self, error: Error, cmd: &Cmd, out: Option<&File>, deadline: Deadline) -> Error {
         let is = |kind| {
             let mut all = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
             all.any(|error| error.kind() == kind)
         };
         if is(ErrorKind::TimedOut) {
-            return Err(self.stop(cmd, out, deadline));
+            return self.stop(cmd, out, deadline);
         }
         // A program that ended too early says why better than what it left behind.
         let cut = is(ErrorKind::BrokenPipe) || is(ErrorKind::UnexpectedEof);
         let limit = if cut { deadline.within(LAST) } else { Deadline::after(Duration::ZERO) };
         let ended = self.handle.wait_timeout(limit.left()).ok().flatten();
         if cut && ended.is_some_and(|output| !output.status.success()) {
-            return Err(self.end(cmd, out, deadline).err().unwrap_or(error));
+            return self.end(cmd, out, deadline).err().unwrap_or(error);
         }
         signals::pass();
         self.kill();
-        Err(error)
+        error
     }
 
     fn kill(&self) {

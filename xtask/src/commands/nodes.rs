@@ -47,9 +47,9 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
     if args.action.is_some() {
         let _lock = session.lock("nodes sync")?;
         let _shown = screen::doing("bring images to the nodes");
-        session
-            .engine
-            .bring(&wanted.values().cloned().collect::<Vec<_>>(), Deadline::after(limits.deploy))?;
+        let wanted: Vec<Image> = wanted.values().cloned().collect();
+        let remark = session.engine.bring(&wanted, Deadline::after(limits.deploy))?;
+        remark.into_iter().for_each(|remark| session.out.note(remark));
     }
     let ids: BTreeSet<String> = wanted.into_keys().collect();
     let deadline = Deadline::after(limits.engine);

@@ -74,7 +74,7 @@ pub fn show(session: &Session, look: &Look) {
         Gate::Open => (Some(true), "open".to_owned()),
         Gate::Closed(reason) if now.not_closed.is_empty() => (None, format!("closed: {reason}")),
         // Not all that is published is closed.
-        Gate::Closed(reason) => (None, format!("stopped: {reason}{}", left_open(&now.not_closed))),
+        Gate::Closed(reason) => (None, format!("closed in part: {reason}{}", left_open(&now.not_closed))),
         Gate::Unknown(why) => (Some(false), format!("unknown: {why}")),
     };
     out.say(out.marked(good, &format!("{:<10} {words}", "gate")));

@@ -10,6 +10,7 @@ use crate::base::observed::Observed;
 use crate::deploy::gate::stop::settle;
 use crate::deploy::gate::{self, Closer, Gate, Switch};
 use crate::deploy::observe::Observation;
+use crate::deploy::step::left_open;
 use crate::deploy::view::View;
 use crate::release::description::Release;
 use crate::release::store::Store;
@@ -301,6 +302,14 @@ pub fn public(view: &View, deadline: Deadline) -> Public {
     seen(view, &now)
 }
 
+/// Shut out in whole, or but for these.
+fn shut_out(how: &str, not_closed: &[String]) -> Public {
+    match not_closed {
+        [] => Public::ShutOut(how.to_owned()),
+        some => Public::Partly(format!("{how}{}", left_open(some))),
+    }
+}
+
 /// The same, from an observation that was just made.
 pub fn seen(view: &View, now: &Observation) -> Public {
     if let Observed::Known(stack) = &now.stack {
@@ -311,17 +320,16 @@ pub fn seen(view: &View, now: &Observation) -> Public {
             .map(|(name, _)| name.as_str())
             .collect();
         if published.is_empty() {
-            return Public::ShutOut("no published service runs".into());
+            return shut_out("no published service runs", &view.beyond_reach());
         }
         let gateway = view.pilot.manifest.gate.service().filter(|_| view.release.is_some());
         if gateway.is_some_and(|name| !stack.services.get(name).is_some_and(|s| s.is_live())) {
-            return Public::ShutOut("the gateway does not run".into());
+            return shut_out("the gateway does not run", &view.beyond_reach());
         }
     }
     let proof = view.gate_seen(now, REQUEST).and_then(|gate| gate.prove_closed());
     match (proof, &now.gate) {
-        (Ok(proof), _) if now.not_closed.is_empty() => Public::ShutOut(proof),
-        (Ok(proof), _) => Public::Partly(proof),
+        (Ok(proof), _) => shut_out(&proof, &now.not_closed),
         (Err(_), Gate::Open) => Public::Served,
         (Err(error), _) => Public::Unknown(format!("{error:#}")),
     }

@@ -4,6 +4,7 @@
 use crate::base::observed::Observed;
 use crate::deploy::difference::{Difference, Scenario};
 use crate::deploy::gate::Gate;
+use crate::deploy::gate::stop::stays_down;
 use crate::deploy::observe::Observation;
 use crate::deploy::step::Step;
 use crate::release::description::Release;
@@ -148,11 +149,19 @@ impl Way<'_> {
     fn is_as_wanted(&self) -> bool {
         let matters = |d: &&Difference| !matches!(d, Difference::ComposeFile);
         let gate_is_right = match &self.now.gate {
-            Gate::Open => self.hold().is_none(),
-            Gate::Closed(_) => self.hold().is_some(),
+            // A hold that is lifted is lifted in the step that opens the gate.
+            Gate::Open => self.now.holds.held(&[]).is_none(),
+            Gate::Closed(_) => self.hold().is_some() && self.stays_closed(),
             Gate::Unknown(_) => false,
         };
         self.drift.iter().find(matters).is_none() && gate_is_right
+    }
+
+    /// Does the engine start nothing again by itself that was stopped to close the gate?
+    fn stays_closed(&self) -> bool {
+        let services = self.now.stack.known().map(|stack| &stack.services);
+        services
+            .is_none_or(|services| self.rules.release.stopped().iter().all(|name| stays_down(services, name)))
     }
 
     /// A run that was cut off on its watch is taken up: it repeats no earlier step.

@@ -228,6 +228,19 @@ impl View {
         Target::new(&self.pilot, self.engine.as_ref(), self.env()?)
     }
 
+    /// What stays published while the gate is closed, and what cannot be asked whether it does.
+    pub fn not_closed(&self, services: Option<&BTreeMap<String, Service>>) -> Vec<String> {
+        let mut all = self.cover().map(|cover| cover.not_closed(services)).unwrap_or_default();
+        all.extend(self.beyond_reach());
+        all
+    }
+
+    /// What may serve the public and cannot be asked.
+    pub fn beyond_reach(&self) -> Vec<String> {
+        let all = self.engine.beyond_reach();
+        all.unwrap_or_else(|error| vec![format!("what is not reached: {error:#}")])
+    }
+
     /// Observes the stack by this view. `stored` is the engine that knows which data exists: the target
     /// release may use other names for volumes.
     pub fn observe(&self, stored: &dyn Engine, deadline: Deadline) -> Observation {
@@ -241,8 +254,8 @@ impl View {
             position,
             deadline,
         );
-        if let (Gate::Closed(_), Ok(cover)) = (&now.gate, self.cover()) {
-            now.not_closed = cover.not_closed(now.stack.known().map(|stack| &stack.services));
+        if matches!(now.gate, Gate::Closed(_)) {
+            now.not_closed = self.not_closed(now.stack.known().map(|stack| &stack.services));
         }
         now
     }

@@ -1,5 +1,5 @@
 //! Carries images between the store and an engine: several at a time, within a time that grows with their size.
-//! Called by `deploy`, `operations/candidate`, `rehearsal` and the command `releases pull`.
+//! Called by `deploy`, `operations`, `rehearsal` and the command `releases pull`.
 
 use crate::base::deadline::{Deadline, for_bytes};
 use crate::base::passing::Passing;
@@ -46,6 +46,11 @@ pub fn save(
     store.save_images(release, engine.at_a_time(), &|image, take| {
         saved(image, engine, limit, &mut |from| take(&mut Until { from, over }))
     })
+}
+
+/// Saves an image that no release has.
+pub fn save_image(image: &Image, engine: &dyn Images, store: &Store, limit: Duration) -> Result<Image> {
+    store.save_image(image, &|image, take| saved(image, engine, limit, take))
 }
 
 /// Saves the images of a release that only another client has saved, and returns how many there were.

@@ -19,7 +19,7 @@ use anyhow::Result;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -136,16 +136,6 @@ pub struct Build<'a> {
     pub fault: &'a str,
 }
 
-/// Where something that is published at this address of this machine is reached.
-pub fn here(published: SocketAddr) -> SocketAddr {
-    let ip = match published.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, published.port())
-}
-
 /// Runs the services of a stack.
 pub trait Runtime: Sync {
     /// Which engine it is.
@@ -183,7 +173,7 @@ pub trait Runtime: Sync {
 
     /// Where a port is reached from here that is published at this address of the engine's machine.
     fn reached(&self, published: SocketAddr) -> Result<SocketAddr> {
-        Ok(here(published))
+        Ok(ports::here(published))
     }
 
     /// Where a port is published, in words: an address if there is one that can be opened from here.
@@ -208,6 +198,11 @@ pub trait Runtime: Sync {
     /// where there is one machine alone.
     fn lost(&self, _: Deadline) -> Option<String> {
         None
+    }
+
+    /// What may still serve the public and cannot be asked: what was started on a machine that is not reached.
+    fn beyond_reach(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     /// The machines that were left out when the stack was last brought to a release, and why.
@@ -273,7 +268,7 @@ pub trait Runtime: Sync {
 
     /// Does something take a connection at this address of the engine's machine? An error if that is not known.
     fn answers_at(&self, address: SocketAddr, limit: Duration) -> Result<bool> {
-        ports::connects(here(address), limit)
+        ports::connects(ports::here(address), limit)
     }
 
     /// Runs a program in a running instance, with these variables too. Returns its exit code and what it
@@ -346,9 +341,10 @@ pub trait Images: Sync {
     /// the engine then does not have the image with this id.
     fn load(&self, image: &Image, from: &mut dyn Read, deadline: Deadline) -> Result<()>;
 
-    /// Brings images to every machine of the engine that may need them. Nothing to do where there is only one.
-    fn bring(&self, _: &[Image], _: Deadline) -> Result<()> {
-        Ok(())
+    /// Brings images to every machine of the engine that may need them. Nothing to do where there is only one. Returns why
+    /// the registry of the stack was not used, if it has one.
+    fn bring(&self, _: &[Image], _: Deadline) -> Result<Option<String>> {
+        Ok(None)
     }
 
     /// An error if so few machines have these images that the loss of one would be the loss of the release.

@@ -38,7 +38,9 @@ pub fn status(session: &Session) -> Result<Finished> {
             session.out.verdict(format!("the gate is closed: {reason}"));
         }
         Gate::Closed(reason) => {
-            session.out.verdict(format!("stopped: {reason}{}", left_open(&now.not_closed)));
+            session
+                .out
+                .verdict(format!("the gate is closed in part: {reason}{}", left_open(&now.not_closed)));
         }
         Gate::Unknown(_) => {}
     }
@@ -107,7 +109,9 @@ pub fn on(reason: &str, session: &Session) -> Result<Finished> {
     if let Err(error) = lockout::close_where_none(&view, reason, limit) {
         session.out.note(format!("{error:#}"));
     }
-    session.out.verdict(closed.to_string());
+    let services = view.engine.services(limit).ok();
+    let not_closed = view.not_closed(services.as_ref());
+    session.out.verdict(format!("{closed}{}", left_open(&not_closed)));
     written.map_err(|error| {
         let what = format!(
             "{closed}, but the hold could not be written, so a run may open the gate again: {error:#}"
@@ -123,7 +127,7 @@ pub fn on(reason: &str, session: &Session) -> Result<Finished> {
         "  to verify the pilot, lift this hold and open the gate: {}",
         session.out.xtask("kill-switch off")
     ));
-    Ok(Finished { held: true, hold: Some(hold.to_string()), ..Finished::plain(Exit::Ok) })
+    Ok(Finished { held: true, hold: Some(hold.to_string()), not_closed, ..Finished::plain(Exit::Ok) })
 }
 
 /// How an attempt to close the gate ended: with a proof, or with what was seen last.

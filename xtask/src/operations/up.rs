@@ -7,6 +7,7 @@ use crate::base::failure::{Exit, exit_of, fail, next_of};
 use crate::base::files;
 use crate::base::machine;
 use crate::base::next::Next;
+use crate::base::screen;
 use crate::deploy::backup;
 use crate::deploy::converge::Preview;
 use crate::deploy::event::{Finished, Outcome};
@@ -20,16 +21,18 @@ use crate::deploy::run::{self, Command, Request, Run};
 use crate::deploy::session::Session;
 use crate::deploy::step::Step;
 use crate::deploy::view::View;
+use crate::engine::carry;
 use crate::operations::beginning::started;
 use crate::operations::candidate::Source;
 use crate::operations::ending::Ended;
 use crate::operations::reopen::reopen;
 use crate::operations::{candidate, ending, init, notify, rollback, target, with_data};
-use crate::release::description::Release;
+use crate::release::description::{Image, Release};
 use crate::stack::escalation;
 use crate::stack::manifest::MANIFEST_FILE;
 use crate::stack::pilot::Pilot;
 use anyhow::Result;
+use std::sync::atomic::AtomicBool;
 
 /// What the user asked for.
 #[derive(Debug, Default)]
@@ -215,6 +218,12 @@ pub fn deploy(
     let mut measured = Measured { past: run.past.clone().unwrap_or_default(), ..Measured::default() };
     take_over_snapshot(session, &run, &mut measured.past);
     ending::tell_of_cut_off(session, &run);
+    // As building, this takes nothing from the time of the deployment: the public is served.
+    let left = deadline.left();
+    if let Err(error) = bring_images(release, session) {
+        session.out.note(format!("not every machine has the images yet: {error:#}"));
+    }
+    let deadline = Deadline::from(now(), left);
     let converged = session.converge(&mut goal, &run, deadline, &mut measured);
     let left = converged.as_ref().err().map(|error| Left::by(error, &measured));
     let result = match (converged, left) {
@@ -240,6 +249,24 @@ pub fn deploy(
         Some(request) => go_back(&release.id, finished, &request, &measured.past, session),
         None => Ok(finished),
     }
+}
+
+/// Where there are several machines, and only one has the images, each of the others gets what it lacks while the public is
+/// still served.
+fn bring_images(release: &Release, session: &Session) -> Result<()> {
+    let engine = session.engine.as_ref();
+    let limit = session.pilot.manifest.limits.deploy;
+    let images = |release: Release| -> Vec<Image> { release.images.into_values().collect() };
+    let is_spread = engine.can_lose_one(&images(release.clone()), Deadline::after(limit)).is_ok();
+    if is_spread && session.pilot.manifest.registry.is_none() {
+        return Ok(());
+    }
+    session.store.ledger().keep(limit)?;
+    let _shown = screen::doing(format!("bring the images of release {} to every machine", release.id));
+    carry::save(&release.id, engine, &session.store, limit, &AtomicBool::new(false))?;
+    let remark = engine.bring(&images(session.store.named(&release.id)?), Deadline::after(limit))?;
+    remark.into_iter().for_each(|remark| session.out.note(remark));
+    Ok(())
 }
 
 /// The rollback that follows a deployment that failed: to the release that served before, as it left its data if the new

@@ -9,6 +9,7 @@ use crate::release::form::is_sum;
 use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -30,6 +31,9 @@ const BLOCK: usize = 1 << 20;
 
 /// The unit of a tar, in bytes.
 const UNIT: usize = 512;
+
+/// Eleven octal digits: a size below this fits into a header of a tar (POSIX ustar).
+const IN_HEADER: u64 = 8 << 30;
 
 /// A part of the stream of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +100,30 @@ pub fn parts(index: &[u8]) -> Result<Vec<Part>> {
         }
     }
     Ok(parts)
+}
+
+/// The parts of the same tar without the members that are these blobs.
+pub fn without(parts: Vec<Part>, blobs: &BTreeSet<String>) -> Vec<Part> {
+    let (mut left, mut after) = (Vec::new(), 0);
+    for part in parts {
+        match (part, left.last_mut()) {
+            // The header is before a blob, and what fills its last unit is after it. The size of a larger member is in
+            // an extension before its header, which is then about the next member.
+            (Part::Blob(sum, bytes), Some(Part::Inside(before)))
+                if blobs.contains(&sum) && bytes < IN_HEADER && before.len() >= UNIT =>
+            {
+                before.end -= UNIT;
+                after = padding(bytes);
+            }
+            (Part::Inside(range), _) => {
+                let begin = range.end.min(range.start + after as usize);
+                left.push(Part::Inside(begin..range.end));
+                after = 0;
+            }
+            (blob, _) => left.push(blob),
+        }
+    }
+    left
 }
 
 /// An index that is being written.
@@ -350,10 +378,9 @@ pub struct Joined {
 }
 
 impl Joined {
-    /// The stream of the image with this index.
-    pub fn new(state: &StateDir, index: Vec<u8>) -> Result<Self> {
-        let parts = parts(&index)?.into_iter();
-        Ok(Self { state: state.clone(), index, parts, inside: 0..0, blob: None })
+    /// The stream with these parts of an index.
+    pub fn new(state: &StateDir, index: Vec<u8>, parts: Vec<Part>) -> Self {
+        Self { state: state.clone(), index, parts: parts.into_iter(), inside: 0..0, blob: None }
     }
 }
 
@@ -452,8 +479,13 @@ mod tests {
         }
 
         fn joined(&self, index: &[u8]) -> Result<Vec<u8>> {
+            self.joined_without(index, &[])
+        }
+
+        fn joined_without(&self, index: &[u8], blobs: &[&[u8]]) -> Result<Vec<u8>> {
+            let sums = blobs.iter().map(|blob| files::sha256_bytes(blob)).collect();
             let mut all = Vec::new();
-            Joined::new(&self.state, index.to_vec())?.read_to_end(&mut all)?;
+            Joined::new(&self.state, index.to_vec(), without(parts(index)?, &sums)).read_to_end(&mut all)?;
             Ok(all)
         }
 
@@ -484,6 +516,31 @@ mod tests {
         let mut sums = [files::sha256_bytes(&shared), files::sha256_bytes(&small)];
         sums.sort();
         assert_eq!(kept.blobs(), sums);
+    }
+
+    #[test]
+    fn without_some_layers_it_is_the_tar_of_the_others() {
+        let kept = kept();
+        let (first, second, third) = (noise(1, 300_001), noise(2, 70_000), noise(3, LARGE as usize));
+        let all = [
+            ("a/layer.tar", &first[..]),
+            ("b/VERSION", b"1.0"),
+            ("b/layer.tar", &second),
+            ("c/layer.tar", &third),
+        ];
+        let index = kept.there_and_back(&tar_of(&all));
+        let expect = |left_out: &[&[u8]]| {
+            let left: Vec<_> = all.into_iter().filter(|(_, data)| !left_out.contains(data)).collect();
+            assert!(kept.joined_without(&index, left_out).unwrap() == tar_of(&left), "{}", left_out.len());
+        };
+        for left_out in
+            [&[&first[..]][..], &[&second], &[&first, &third], &[&first, &second, &third], &[b"other"]]
+        {
+            expect(left_out);
+        }
+        // What is left out is not read.
+        std::fs::remove_file(kept.state.blob(&files::sha256_bytes(&second))).unwrap();
+        expect(&[&second]);
     }
 
     #[test]

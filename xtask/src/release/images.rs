@@ -78,6 +78,11 @@ impl Store {
     /// Opens an image to be loaded. An archive is checked first, a blob before its last byte is given out. So no
     /// engine gets a whole image that was altered.
     pub fn open(&self, image: &Image) -> Result<Saved> {
+        self.open_without(image, &BTreeSet::new())
+    }
+
+    /// The same without the layers with these checksums. An archive is opened as it is.
+    pub fn open_without(&self, image: &Image, layers: &BTreeSet<String>) -> Result<Saved> {
         let Some(index) = self.index(image, files::read)? else {
             for needed in self.needed_by(image, files::read)? {
                 needed.check()?;
@@ -90,8 +95,9 @@ impl Store {
             Part::Inside(range) => range.len() as u64,
             Part::Blob(_, bytes) => *bytes,
         };
-        let bytes = blobs::parts(&index)?.iter().map(length).fold(0, u64::saturating_add);
-        Ok(Saved { from: Box::new(Joined::new(&self.state, index)?), bytes })
+        let parts = blobs::without(blobs::parts(&index)?, layers);
+        let bytes = parts.iter().map(length).fold(0, u64::saturating_add);
+        Ok(Saved { from: Box::new(Joined::new(&self.state, index, parts)), bytes })
     }
 
     /// Does everything of each release exist unchanged: its files, its images, and the xtask that made it? What
@@ -203,7 +209,8 @@ impl Store {
         needed.is_ok_and(|needed| needed.iter().all(|needed| needed.check().is_ok()))
     }
 
-    fn save_image(&self, image: &Image, save: &Save<'_>) -> Result<Image> {
+    /// Saves an image, and returns it with its index, which the caller records.
+    pub fn save_image(&self, image: &Image, save: &Save<'_>) -> Result<Image> {
         let mut index = None;
         save(image, &mut |from| {
             index = Some(blobs::cut(from, &self.state)?);

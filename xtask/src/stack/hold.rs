@@ -9,7 +9,9 @@ use crate::base::observed::Observed;
 use crate::stack::ledger::{Ledger, Record};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use std::collections::hash_map::RandomState;
 use std::fmt;
+use std::hash::{BuildHasher, Hasher};
 
 const FORMAT: u32 = 1;
 
@@ -55,8 +57,9 @@ impl Hold {
     fn by(user: &str, reason: &str) -> Self {
         let host = machine::host_name();
         let at_ms = now_ms();
-        // Two holds of the same millisecond come from two processes, so the process id makes the id unique.
-        let id = format!("{at_ms:x}-{:x}", std::process::id());
+        // Two clients may close it in the same millisecond, and in containers they have the same process id. The number is
+        // random: the system seeds the standard library's hash maps.
+        let id = format!("{at_ms:x}-{:08x}", RandomState::new().build_hasher().finish() as u32);
         Self {
             version: FORMAT,
             id,
@@ -166,6 +169,12 @@ mod tests {
     use super::*;
     use crate::base::files::Scratch;
     use crate::stack::state_dir::StateDir;
+
+    #[test]
+    fn no_two_holds_have_the_same_id() {
+        let ids: std::collections::BTreeSet<String> = (0..1000).map(|_| Hold::mine("at once").id).collect();
+        assert_eq!(ids.len(), 1000);
+    }
 
     #[test]
     fn a_hold_stands_until_it_is_lifted_and_one_that_cannot_be_read_stands_too() {

@@ -6,7 +6,7 @@ use crate::base::proc::cmd;
 use crate::stack::names;
 use anyhow::{Context, Result};
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 /// `count` free ports on 127.0.0.1 for a project. They are between 20000 and 32000, below the range that
@@ -19,6 +19,16 @@ pub fn free_ports(count: usize, project: &str) -> Result<Vec<TcpListener>> {
     let hold = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
     let ports: Vec<TcpListener> = (start..32_000).chain(20_000..start).filter_map(hold).take(count).collect();
     (ports.len() == count).then_some(ports).context("not enough free ports between 20000 and 32000")
+}
+
+/// Where something that is published at this address of this machine is reached.
+pub fn here(published: SocketAddr) -> SocketAddr {
+    let ip = match published.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, published.port())
 }
 
 /// Who uses this port, as far as it can be found out; nothing if it is free.

@@ -274,7 +274,7 @@ impl StateDir {
     /// older versions) come first.
     pub fn every_run(&self) -> Result<Vec<(u64, RunDir)>> {
         let mut all = Vec::new();
-        for folder in std::iter::once(self.runs()).chain(files::own_temporaries(&self.fallback_purpose())) {
+        for folder in std::iter::once(self.runs()).chain(self.fallbacks()) {
             let names = files::names(&folder)?;
             let own = names.iter().filter(|name| !name.starts_with('.'));
             all.extend(own.map(|name| (number(name), RunDir(folder.join(name)))));
@@ -295,6 +295,11 @@ impl StateDir {
         };
         let runs = self.every_run().unwrap_or_default().into_iter().map(|(_, run)| run.0);
         [self.releases(), self.backups()].into_iter().chain(runs).flat_map(each).collect()
+    }
+
+    /// Where the runs are that found no room here.
+    pub fn fallbacks(&self) -> Vec<PathBuf> {
+        files::own_temporaries(&self.fallback_purpose())
     }
 
     fn fallback_purpose(&self) -> String {

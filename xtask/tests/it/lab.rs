@@ -94,8 +94,14 @@ impl Lab {
     pub fn bring_back(&self, node: usize) {
         // On a busy machine an election takes longer than the script waits.
         script("back", &self.folder.0, Some(node));
-        self.wait("the lost node is back", || {
-            let seen = self.try_docker(node, &["node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}"]);
+        self.are_ready(node);
+    }
+
+    /// Waits until a node sees all of them ready, as managers that are reached.
+    pub fn are_ready(&self, told_by: usize) {
+        self.wait("all nodes are ready", || {
+            let seen =
+                self.try_docker(told_by, &["node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}"]);
             let ready = |line: &&str| line.starts_with("Ready") && !line.ends_with("Unreachable");
             seen.code == 0 && seen.out.lines().filter(ready).count() == NODES.len()
         });
@@ -117,6 +123,27 @@ impl Lab {
     /// Joins it again.
     pub fn join(&self, node: usize) {
         ip(&format!("-n {}-0 link set node{node} up", self.space));
+    }
+
+    /// A node leaves the Swarm for good. Its engine goes on.
+    pub fn leaves(&self, node: usize, told_by: usize) {
+        let name = format!("node{node}");
+        self.docker(told_by, &["node", "demote", &name]);
+        let state = |format: &str| {
+            self.try_docker(told_by, &["node", "inspect", "--format", format, &name]).out.trim().to_owned()
+        };
+        self.wait("it is no manager", || state("{{if .ManagerStatus}}yes{{end}}").is_empty());
+        self.docker(node, &["swarm", "leave", "--force"]);
+        self.wait("it has left", || state("{{.Status.State}}") == "down");
+        self.docker(told_by, &["node", "rm", &name]);
+    }
+
+    /// A node that is in no Swarm joins this one as a manager.
+    pub fn joins(&self, node: usize, told_by: usize) {
+        let token = self.docker(told_by, &["swarm", "join-token", "--quiet", "manager"]);
+        let (own, to) = (self.ip(node), format!("{}:2377", self.ip(told_by)));
+        self.docker(node, &["swarm", "join", "--token", token.trim(), "--advertise-addr", own, &to]);
+        self.are_ready(node);
     }
 
     /// The node that leads the managers, as another one says.
@@ -256,6 +283,22 @@ impl<'a> Stack<'a> {
         (all.iter().filter(|(_, answer)| answer.status == 200).count(), all.len())
     }
 
+    /// Waits until each of the two gateways serves. What there is instead is told.
+    #[track_caller]
+    pub fn all_serve(&self) {
+        let limit = Instant::now() + AGAIN;
+        while self.served() != (2, 2) {
+            if Instant::now() > limit {
+                let name = format!("{}_gateway", self.project);
+                let tasks = self.lab.docker(self.manager(), &["service", "ps", "--no-trunc", &name]);
+                let asked = self.asked("/report?scenarioId=demo&seed=42");
+                let asked: Vec<_> = asked.iter().map(|(node, answer)| (node, answer.status)).collect();
+                panic!("{asked:?}\n{tasks}\n{}", self.xtask(&["status"]).all());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// The public is shut out, wherever a gateway answers.
     #[track_caller]
     pub fn is_shut(&self) {
@@ -351,82 +394,6 @@ impl<'a> Stack<'a> {
                     })
             })
         });
-    }
-}
-
-/// A stack of somebody else on the same Swarm: a service on node 1 with an image of its own, a config, a secret, a network, a
-/// volume. Whatever a test does, all of it is as it was.
-pub struct Foreign<'a> {
-    lab: &'a Lab,
-    before: Vec<String>,
-}
-
-impl<'a> Foreign<'a> {
-    /// Makes it beside a stack, on whose image it is built.
-    pub fn beside(stack: &Stack<'a>) -> Self {
-        let lab = stack.lab;
-        let image = stack.spec("jobs")["TaskTemplate"]["ContainerSpec"]["Image"].as_str().unwrap().to_owned();
-        let context = Folder::new("context");
-        let at = context.0.display().to_string();
-        let listen = "SCENARIO_LISTEN=127.0.0.1:3003";
-        std::fs::write(context.0.join("Dockerfile"), format!("FROM {image}\nENV FOREIGN=1 {listen}\n"))
-            .unwrap();
-        // The node that runs the image has it.
-        let has = |node: &usize| lab.try_docker(*node, &["image", "inspect", &image]).code == 0;
-        assert!(has(&1), "node 1 lacks {image}");
-        lab.docker(1, &["build", "--quiet", "--tag", "foreign:1", &at]);
-        let id = lab.docker(1, &["image", "inspect", "--format", "{{.Id}}", "foreign:1"]);
-        for kind in ["config", "secret"] {
-            let file = context.0.join("Dockerfile").display().to_string();
-            lab.docker(
-                1,
-                &[kind, "create", "--label", "com.docker.stack.namespace=foreign", "foreign", &file],
-            );
-        }
-        lab.docker(1, &["network", "create", "--driver", "overlay", "foreign"]);
-        lab.docker(1, &["volume", "create", "foreign"]);
-        let create = ["service", "create", "--detach", "--no-resolve-image", "--name", "foreign"];
-        let with = ["--constraint", "node.hostname==node1", "--network", "foreign", "--config", "foreign"];
-        let more =
-            ["--endpoint-mode", "dnsrr", "--mount", "type=volume,source=foreign,target=/data", id.trim()];
-        lab.docker(1, &[create.as_slice(), &with, &more].concat());
-        let mut foreign = Self { lab, before: Vec::new() };
-        lab.wait("the foreign service runs", || foreign.tasks(1).contains("Running"));
-        foreign.before = foreign.look(1);
-        foreign
-    }
-
-    fn tasks(&self, manager: usize) -> String {
-        let format = ["--no-trunc", "--format", "{{.ID}} {{.CurrentState}}"];
-        self.lab.docker(manager, &[["service", "ps", "foreign"].as_slice(), &format].concat())
-    }
-
-    fn look(&self, manager: usize) -> Vec<String> {
-        let inspect = |node: usize, kind: &str, format: &str| {
-            self.lab.docker(node, &[kind, "inspect", "--format", format, "foreign"])
-        };
-        let versioned = "{{.ID}} {{.Version.Index}} {{json .Spec}}";
-        let cluster = ["service", "config", "secret"].map(|kind| inspect(manager, kind, versioned));
-        let network = inspect(manager, "network", "{{.Id}} {{json .Labels}} {{json .Options}}");
-        let node = [
-            inspect(1, "volume", "{{.CreatedAt}} {{.Mountpoint}}"),
-            self.lab.docker(1, &["image", "inspect", "--format", "{{.Id}}", "foreign:1"]),
-        ];
-        cluster.into_iter().chain([network]).chain(node).collect()
-    }
-
-    /// All of it is as it was.
-    #[track_caller]
-    pub fn is_untouched(&self, manager: usize) {
-        assert_eq!(self.look(manager), self.before, "something of another stack was touched");
-    }
-
-    /// Its first task still runs, too: no node was lost meanwhile.
-    #[track_caller]
-    pub fn has_run_on(&self) {
-        self.is_untouched(1);
-        let tasks = self.tasks(1);
-        assert!(tasks.lines().count() == 1 && tasks.contains("Running"), "{tasks}");
     }
 }
 

@@ -630,6 +630,9 @@ pub fn remove(command: &[&str], ids: &str) {
     }
 }
 
+/// The longest that a docker command of a test may take, in seconds.
+const LONGEST: &str = "300";
+
 /// Standard output of a docker command that has to work.
 #[track_caller]
 pub fn docker(args: &[&str]) -> String {
@@ -638,8 +641,13 @@ pub fn docker(args: &[&str]) -> String {
 
 /// The same where it may fail: what it says then.
 fn try_docker(args: &[&str]) -> Result<String, String> {
-    let output = Command::new("docker").args(args).output().unwrap();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    // A daemon that hangs must not hang a CI job.
+    let output = Command::new("timeout").args([LONGEST, "docker"]).args(args).output().unwrap();
+    match output.status.code() {
+        Some(0) => Ok(text(&output.stdout)),
+        Some(124) => Err(format!("no answer within {LONGEST} s")),
+        _ => Err(text(&output.stderr)),
+    }
 }
 
 pub fn ran(output: Output) -> Ran {

@@ -1,7 +1,9 @@
 //! The pilot on a Swarm of three nodes: the runbook's scenarios, and what others do to the Swarm meanwhile.
 
-use crate::lab::{self, Foreign, Lab, NODES, Stack, Stacked};
-use crate::pilot::{Folder, Random, cuts, ran, tries};
+use crate::foreign::Foreign;
+use crate::lab::{self, Lab, NODES, Stack, Stacked};
+use crate::pilot::{Folder, Ran, Random, cuts, program, ran, tries};
+use crate::registry::Registry;
 use crate::resume::heard_until_killed;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -21,6 +23,8 @@ fn the_scenarios_on_three_nodes() {
         scaled_by_hand(&stack);
         held(&stack);
         other_clients(&stack);
+        only_what_a_node_lacks_is_sent(&stack);
+        a_registry_is_used_and_not_needed(&stack);
         removed_without_a_trace(lab, stack);
         foreign.has_run_on();
     });
@@ -93,7 +97,9 @@ fn wipe(stack: &Stack<'_>, node: usize) {
 /// D.
 fn images_wiped(stack: &Stack<'_>) {
     wipe(stack, 2);
-    stack.restores(&["rollback"]);
+    // The Swarm may have started these tasks on the other nodes already.
+    stack.xtask(&["rollback"]).expect(0);
+    assert_eq!(stack.served(), (2, 2));
     stack.xtask(&["nodes", "sync"]).expect(0);
     NODES.into_iter().for_each(|node| wipe(stack, node));
     let finished = stack.restores(&["rollback"]);
@@ -145,6 +151,119 @@ fn other_clients(stack: &Stack<'_>) {
     assert!(listed.out.contains("r1"), "{listed:?}");
 }
 
+/// A release with a small layer more. Where a node has the layer below, that one is not even read: it is altered, and a read
+/// would fail.
+fn only_what_a_node_lacks_is_sent(stack: &Stack<'_>) {
+    let image = |service: &str| {
+        stack.spec(service)["TaskTemplate"]["ContainerSpec"]["Image"].as_str().unwrap().to_owned()
+    };
+    let context = Folder::new("context");
+    std::fs::write(context.0.join("data"), [7; 100_000]).unwrap();
+    let at = context.0.display().to_string();
+    let layers = |image: &str| {
+        let format = "{{join .RootFS.Layers \" \"}}";
+        stack.lab.docker(1, &["image", "inspect", "--format", format, image]).trim().to_owned()
+    };
+    let below = layers(&image("engine"));
+    for service in ["gateway", "engine", "jobs"] {
+        std::fs::write(context.0.join("Dockerfile"), format!("FROM {}\nCOPY data /data\n", image(service)))
+            .unwrap();
+        let tag = format!("{}-{service}:larger", stack.project);
+        stack.lab.docker(1, &["build", "--quiet", "--tag", &tag, &at]);
+    }
+    stack.xtask(&["up", "--tag", "larger"]).expect(0);
+    let larger = image("engine");
+    assert_eq!(layers(&larger).split(' ').next(), Some(below.as_str()));
+    stack.restores(&["rollback", "--to", "r1"]);
+    wipe_unused(stack, 3);
+    assert_ne!(stack.lab.try_docker(3, &["image", "inspect", &larger]).code, 0);
+    let layers = layers(&larger);
+    let altered = |layer: &str, what: &dyn Fn()| {
+        let blob = stack.state().join("blobs").join(layer.trim_start_matches("sha256:"));
+        let whole = std::fs::read(&blob).unwrap();
+        std::fs::write(&blob, vec![0; whole.len()]).unwrap();
+        what();
+        stack.lab.docker(3, &["image", "inspect", &larger]);
+        std::fs::write(&blob, whole).unwrap();
+    };
+    altered(&below, &|| drop(with_a_client_that_saves_nothing(stack, &["nodes", "sync"]).expect(0)));
+    // What the store cannot give comes from another node.
+    wipe_unused(stack, 3);
+    altered(layers.rsplit(' ').next().unwrap(), &|| drop(stack.xtask(&["nodes", "sync"]).expect(0)));
+    stack.xtask(&["releases", "verify"]).expect(0);
+    nothing_is_to_do(stack);
+}
+
+/// A node draws from it what it lacks, with nothing saved on another node and nothing read from the store; a deployment and a
+/// rollback go on without it.
+fn a_registry_is_used_and_not_needed(stack: &Stack<'_>) {
+    let Some(registry) = Registry::beside(stack) else { return };
+    let manifest = stack.root.join("pilot-deploy/pilot.toml");
+    let before = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, before.clone() + &registry.section()).unwrap();
+    let deployed = stack.xtask(&["up", "--tag", "larger"]).expect(0).all();
+    assert!(!deployed.contains("was not used"), "{deployed}");
+    for service in ["gateway", "engine", "jobs"] {
+        let name = format!("pilot/{}-{service}", stack.project);
+        assert!(registry.has().contains(&name), "{name}: {}", registry.has());
+    }
+    // What runs says which registry there is.
+    stack.xtask(&["up", "--tag", "v1.0.0"]).expect(0);
+    let (blobs, away) = (stack.state().join("blobs"), stack.state().join("away"));
+    wipe_unused(stack, 3);
+    std::fs::rename(&blobs, &away).unwrap();
+    let drawn = with_a_client_that_saves_nothing(stack, &["nodes", "sync"]).expect(0).all();
+    std::fs::rename(&away, &blobs).unwrap();
+    assert!(!drawn.contains("was not used"), "{drawn}");
+    assert_eq!(stack.lab.docker(3, &["images", "--quiet", "--filter", "reference=*/pilot/*"]), "");
+    registry.lose();
+    wipe_unused(stack, 3);
+    let synced = stack.xtask(&["nodes", "sync"]).expect(0).all();
+    assert!(synced.contains("was not used"), "{synced}");
+    let deployed = stack.xtask(&["up", "--tag", "larger"]).expect(0).all();
+    assert!(deployed.contains("was not used"), "{deployed}");
+    stack.restores(&["rollback", "--to", "previous"]);
+    std::fs::write(&manifest, before).unwrap();
+    nothing_is_to_do(stack);
+}
+
+/// No image comes from another node.
+fn with_a_client_that_saves_nothing(stack: &Stack<'_>, args: &[&str]) -> Ran {
+    let bin = Folder::new("bin");
+    let real = std::env::var("PATH").unwrap();
+    let script = format!(
+        "#!/bin/sh\nfor word; do if [ \"$word\" = save ]; then echo 'nothing is saved' >&2; exit 1; fi; done\n\
+         PATH='{real}'; exec docker \"$@\"\n"
+    );
+    program(&bin.0.join("docker"), &script);
+    let path = format!("{}:{real}", bin.0.display());
+    ran(stack.command(args).env("PATH", path).output().unwrap())
+}
+
+/// Removes the images of the stack that no task of a node uses.
+fn wipe_unused(stack: &Stack<'_>, node: usize) {
+    let own = format!("label=com.docker.stack.namespace={}", stack.project);
+    let ended = [
+        "ps",
+        "--all",
+        "--quiet",
+        "--filter",
+        &own,
+        "--filter",
+        "status=exited",
+        "--filter",
+        "status=created",
+    ];
+    for id in stack.lab.docker(node, &ended).lines() {
+        stack.lab.try_docker(node, &["rm", id]);
+    }
+    let pins = format!("reference=rollback.invalid/{}/*", stack.project);
+    let tags = stack.lab.docker(node, &["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", &pins]);
+    for tag in tags.lines() {
+        stack.lab.try_docker(node, &["rmi", tag]);
+    }
+}
+
 fn removed_without_a_trace(lab: &Lab, stack: Stack<'_>) {
     stack.xtask(&["down"]).expect(0);
     // A node forgets a network when its tasks have ended.
@@ -159,7 +278,7 @@ fn removed_without_a_trace(lab: &Lab, stack: Stack<'_>) {
 #[test]
 fn nodes_are_lost_and_cut_off() {
     lab::with("nodes_are_lost_and_cut_off", |lab| {
-        let commits = tries(1) >= Wrong::ALL.len();
+        let commits = tries(1) > 1;
         let stack = if commits { Stack::of_commits(lab, "sl") } else { Stack::new(lab, "sl") }.up();
         let foreign = Foreign::beside(&stack);
         a_node_is_lost_in_the_middle(&stack, &foreign);
@@ -222,29 +341,35 @@ fn a_node_is_lost_in_the_middle(stack: &Stack<'_>, foreign: &Foreign<'_>) {
         let args = wrong.make(stack);
         let args: Vec<&str> =
             ["--format", "json"].into_iter().chain(args.iter().map(String::as_str)).collect();
-        let running = stack.command(&args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut running = stack.command(&args).stdout(Stdio::piped()).spawn().unwrap();
         std::thread::sleep(moment);
         stack.lab.lose(node);
+        let in_the_middle = running.try_wait().unwrap().is_none();
         let ended = ran(running.wait_with_output().unwrap());
         let finished = ended.finished();
         println!(
-            "try {attempt}: {wrong:?}, node {node} lost after {moment:?}: exit {} after {} ms, {}, {}",
+            "try {attempt}: {wrong:?}, node {node} lost after {moment:?}, in the middle: {in_the_middle}: exit {} after {} ms, {}, {}",
             ended.code, finished["restored_ms"], finished["outcome"], finished["error"]
         );
         if ended.code == 0 {
             restored += 1;
-            assert!(stack.served().0 > 0, "{finished}");
+            if in_the_middle {
+                assert!(stack.served().0 > 0, "{finished}");
+            }
         } else {
             // Safely closed, or left as it was; with the reason.
             if !finished["public"]["shut-out"].is_null() {
                 stack.is_shut();
             }
+            // What is on the lost node was not asked, and is told.
+            let partly = finished["public"]["partly"].as_str();
+            assert!(partly.is_none_or(|told| told.contains(&format!("on node{node}, which"))), "{finished}");
             assert!(finished["error"].as_str().is_some_and(|why| !why.is_empty()), "{finished}");
         }
         stack.lab.bring_back(node);
         let again = if ended.code == 0 { &["rollback"][..] } else { &args[2..] };
         stack.lab.wait("it is restored", || stack.json(again).code == 0);
-        stack.lab.wait("all replicas serve", || stack.served() == (2, 2));
+        stack.all_serve();
         foreign.is_untouched(stack.manager());
     }
     println!("{restored} of {tries} restored with a node lost in the middle");
@@ -259,17 +384,24 @@ fn the_managers_elect_another_leader(stack: &Stack<'_>) {
     std::thread::sleep(Duration::from_millis(300));
     stack.lab.cut(leader);
     let ended = ran(running.wait_with_output().unwrap());
-    println!("the leader, node {leader}, was cut off: exit {}, {}", ended.code, ended.finished()["outcome"]);
+    let finished = ended.finished();
+    println!(
+        "the leader, node {leader}, was cut off: exit {}, {}, {}",
+        ended.code, finished["outcome"], finished["public"]
+    );
     stack.lab.join(leader);
     let other = NODES.into_iter().find(|node| *node != leader).unwrap();
-    stack.lab.wait("all nodes are ready", || {
-        let all =
-            stack.lab.try_docker(other, &["node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}"]).out;
-        all.lines().filter(|line| line.starts_with("Ready") && !line.ends_with("Unreachable")).count() == 3
-    });
+    stack.lab.are_ready(other);
     // Before it closed the gate it may have ended without any change: then the public is left as it was.
-    if !ended.finished()["public"]["shut-out"].is_null() {
+    if !finished["public"]["shut-out"].is_null() {
         stack.is_shut();
+    }
+    // A gateway that was cut off goes on until its node is told to end it.
+    if let Some(told) = finished["public"]["partly"].as_str() {
+        assert!(told.contains(&format!("gateway on node{leader}, which is not reached")), "{told}");
+        stack.lab.wait("the public is shut out", || {
+            stack.asked("/report?scenarioId=demo&seed=42").iter().all(|(_, answer)| answer.status == 503)
+        });
     }
     stack.lab.wait("it is restored", || stack.json(&["rollback"]).code == 0);
 }
@@ -297,12 +429,14 @@ fn a_client_of_the_minority_changes_nothing(stack: &Stack<'_>) {
 
 /// A node whose disk is full gets no images, so no task is put there; the others are enough. With room again it is supplied.
 #[test]
-fn a_node_without_room_or_on_leave_is_left_out() {
-    lab::with("a_node_without_room_or_on_leave_is_left_out", |lab| {
+fn a_node_without_room_drained_or_new_is_no_obstacle() {
+    lab::with("a_node_without_room_drained_or_new_is_no_obstacle", |lab| {
         let stack = Stack::new(lab, "sr").up();
         a_node_is_drained(&stack);
         wipe(&stack, 3);
         let full = lab.fill_disk(3);
+        // The Swarm may have moved the tasks of the node already: then nothing else would be wrong.
+        stack.edit_env("ENABLE_CACHE", "true");
         let restored = stack.xtask(&["rollback"]).expect(0).all();
         assert!(
             restored.contains("no task is put on node3") && restored.contains("no space left"),
@@ -320,8 +454,35 @@ fn a_node_without_room_or_on_leave_is_left_out() {
             "{nodes}"
         );
         nothing_is_to_do(&stack);
+        a_node_joins_later(&stack);
         stack.xtask(&["down"]).expect(0);
     });
+}
+
+/// A node that joins while the stack runs has no images. It is said, it is supplied, and it takes tasks.
+fn a_node_joins_later(stack: &Stack<'_>) {
+    stack.lab.leaves(3, 1);
+    stack.xtask(&["rollback"]).expect(0);
+    assert_eq!(stack.served(), (2, 2));
+    wipe(stack, 3);
+    stack.lab.joins(3, 1);
+    let known = |nodes: &serde_json::Value| -> Vec<u64> {
+        nodes["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|node| node["images"]["known"].as_u64())
+            .collect()
+    };
+    assert_eq!(known(&stack.told(&["nodes"], 4)), [3, 3, 0]);
+    stack.xtask(&["nodes", "sync"]).expect(0);
+    assert_eq!(known(&stack.told(&["nodes"], 0)), [3, 3, 3]);
+    stack.lab.docker(1, &["node", "update", "--availability", "drain", "node2"]);
+    stack.xtask(&["rollback"]).expect(0);
+    let at: Vec<usize> = stack.asked("/healthz").into_iter().map(|(node, _)| node).collect();
+    assert_eq!(at, [1, 3]);
+    stack.lab.docker(1, &["node", "update", "--availability", "active", "node2"]);
+    nothing_is_to_do(stack);
 }
 
 /// A node that is on leave has no tasks; what it had runs elsewhere, and a rollback goes on without it.

@@ -8,40 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A docker client that tells of one more container the first `times` that it lists any: one that is gone
-/// when it is asked for, as in the middle of a deployment. All else is the real client's.
-fn with_a_container_that_goes_away(pilot: &mut Pilot, times: usize) {
-    let real = Command::new("sh").args(["-c", "command -v docker"]).output().unwrap().stdout;
-    let real = String::from_utf8(real).unwrap();
-    let (real, folder) = (real.trim(), pilot.folder.0.join("bin"));
-    let seen = pilot.folder.0.join("seen");
-    std::fs::remove_file(&seen).ok();
-    let gone = "0123456789abcdef".repeat(4);
-    program(
-        &folder.join("docker"),
-        &format!(
-            "#!/bin/sh\n\"{real}\" \"$@\" || exit\n[ \"$1\" = ps ] || exit 0\necho x >> {seen}\n\
-             [ $(wc -l < {seen}) -gt {times} ] || echo {gone}\n",
-            seen = seen.display()
-        ),
-    );
-    pilot.set("PATH", &format!("{}:{}", folder.display(), std::env::var("PATH").unwrap()));
-}
-
-fn a_container_that_goes_away_between_two_questions_is_no_failure(pilot: &mut Pilot) {
-    let path = std::env::var("PATH").unwrap();
-    for args in [&["status"][..], &["assess"], &["diagnose"]] {
-        with_a_container_that_goes_away(pilot, 3);
-        pilot.xtask(args).expect(0);
-    }
-    // One that is always named and never there: an error of a few lines, and no inspect document.
-    with_a_container_that_goes_away(pilot, 10_000);
-    let told = pilot.xtask(&["status"]).expect(4);
-    assert!(told.all().to_lowercase().contains("no such"), "{}", told.all());
-    assert!(told.all().lines().count() < 12 && !told.all().contains("\"Id\""), "{}", told.all());
-    pilot.set("PATH", &path);
-}
-
 fn an_engine_is_not_blamed_for_a_budget_that_ended(pilot: &Pilot) {
     let cases = [
         &["rollback", "--budget", "1ms"][..],
@@ -70,7 +36,6 @@ fn a_fresh_clone_is_told_where_the_running_pilots_state_is(pilot: &Pilot) {
 /// One of those in `all_on_one.rs`.
 pub fn what_is_said_of_docker(pilot: &mut Pilot) {
     a_fresh_clone_is_told_where_the_running_pilots_state_is(pilot);
-    a_container_that_goes_away_between_two_questions_is_no_failure(pilot);
     an_engine_is_not_blamed_for_a_budget_that_ended(pilot);
 }
 

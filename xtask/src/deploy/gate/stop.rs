@@ -91,6 +91,11 @@ fn has_policy(services: &BTreeMap<String, Service>, name: &str, holds: impl Fn(&
     instances.into_iter().filter_map(|one| one.restart.as_deref()).any(holds)
 }
 
+/// Does the engine not start a service again by itself, if it is down?
+pub fn stays_down(services: &BTreeMap<String, Service>, name: &str) -> bool {
+    !has_policy(services, name, |policy| policy != NEVER)
+}
+
 /// Was a service, which starts again while the gate is open, kept from it?
 fn is_kept_down(
     policies: &BTreeMap<String, String>,
@@ -144,7 +149,7 @@ impl Stop<'_> {
             if is_live(&services, name) {
                 bail!("{name} is {}", services.get(name).map_or("there", Service::state));
             }
-            if has_policy(&services, name, |policy| policy != NEVER) {
+            if !stays_down(&services, name) {
                 bail!("{name} is down, but the engine may start it again");
             }
         }
@@ -153,11 +158,9 @@ impl Stop<'_> {
         let open = self.cover.not_closed(Some(&services));
         Ok(match (names.is_empty(), open.is_empty()) {
             (true, true) => "nothing is published, so there is nothing to close".to_owned(),
-            (true, false) => format!("nothing was stopped; not closed: {}", open.join(", ")),
+            (true, false) => "nothing was stopped".to_owned(),
             (false, true) => format!("the gate is closed: {names} stopped, and no port of the gate answers"),
-            (false, false) => {
-                format!("{names} stopped, and no port of the gate answers; not closed: {}", open.join(", "))
-            }
+            (false, false) => format!("{names} stopped, and no port of the gate answers"),
         })
     }
 }

@@ -278,6 +278,37 @@ fn a_gate_that_stops_closes_what_is_there_and_starts_it_last() {
 }
 
 #[test]
+fn a_hold_over_an_open_gate_is_lifted_by_a_run_with_all_its_checks() {
+    let (mut now, release, _) = matching();
+    let hold = Hold::mine("bad answers");
+    let lift = [hold.id.clone()];
+    let steps = |now: &Observation, lift: &[String]| {
+        let goal = Goal { lift, ..back(&release) };
+        make(now, &[], &goal, same()).steps
+    };
+    assert_eq!(steps(&now, &lift), []);
+    now.holds = Observed::Known(vec![hold]);
+    assert!(matches!(end_of(&steps(&now, &lift)), Some(Step::OpenGate)));
+    assert!(matches!(end_of(&steps(&now, &[])), Some(Step::KeepClosed { .. })));
+}
+
+#[test]
+fn what_a_hold_keeps_down_and_the_engine_may_start_is_stopped_once_more() {
+    let stop = Cover { services: ["gateway".to_owned()].into(), ..Cover::stop() };
+    let (mut now, release, _) = matching();
+    now.gate = Gate::Closed("bad answers".into());
+    now.holds = Observed::Known(vec![Hold::mine("bad answers")]);
+    let steps = |now: &Observation| make(now, &[], &back(&release), rules(Some(&stop), &stop)).steps;
+    for (policy, is_enough) in [(Some("no"), true), (None, true), (Some("always"), false)] {
+        change(&mut now, "gateway", |gateway| {
+            (gateway.state, gateway.restart) = ("exited".into(), policy.map(str::to_owned));
+        });
+        assert_eq!(steps(&now).is_empty(), is_enough, "{policy:?}");
+    }
+    assert!(matches!(steps(&now)[0], Step::StopGate { .. }));
+}
+
+#[test]
 fn a_service_that_the_release_does_not_have_is_removed_after_the_evidence() {
     let p = plan(
         |n| {

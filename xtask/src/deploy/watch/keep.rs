@@ -83,12 +83,13 @@ impl Execution<'_> {
         let ledger = self.store.ledger();
         let gate = self.target.gate(lockout::REQUEST).map(|gate| gate.position());
         let held = match (hold::standing(&ledger), &gate) {
-            // What cannot be read counts as a hold, but of a gate that was seen open nobody says that it is closed.
-            (Err(error), Ok(Gate::Open)) => {
+            (Ok(holds), _) => Observed::Known(holds).held(&[]),
+            // What cannot be read counts as a hold of a gate that is closed. Of another one nobody says that it is closed.
+            (Err(error), Ok(Gate::Closed(_))) => Observed::from(Err(error)).held(&[]),
+            (Err(error), _) => {
                 self.out.note(format!("cannot tell whether somebody holds the gate closed: {error:#}"));
                 return Ok(None);
             }
-            (holds, _) => Observed::from(holds).held(&[]),
         };
         match (gate, held) {
             (Ok(Gate::Open), Some(held)) => {

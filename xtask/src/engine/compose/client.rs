@@ -6,6 +6,7 @@ use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::base::proc::{Cmd, RunError, cmd};
+use crate::engine::compose::api::{self, Api, Lines, Way, by_labels, listed};
 use crate::engine::compose::daemon::Daemon;
 use crate::engine::compose::state::plugin;
 use crate::engine::roles::Runtime;
@@ -14,11 +15,16 @@ use crate::stack::envfile::EnvFile;
 use crate::stack::layout;
 use crate::stack::pilot::Pilot;
 use anyhow::{Context, Result};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow::{Break, Continue};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+/// The labels of Compose: the project of what it made, and whether a container is one of `compose run`.
+pub const PROJECT: &str = "com.docker.compose.project";
+const ONE_OFF: &str = "com.docker.compose.oneoff";
 
 /// How often `steady` asks again if an object disappears in between, and the pause before it does.
 const ASKED: u32 = 10;
@@ -36,6 +42,10 @@ pub struct Compose {
     pub options: Vec<String>,
     /// Which Compose is installed; empty until it was needed.
     pub generation: OnceLock<Generation>,
+    /// What it says of itself; empty until it was needed. Asking takes as long as a small command of it.
+    pub described: OnceLock<String>,
+    /// Connections to daemons.
+    pub lines: Arc<Lines>,
 }
 
 /// Which Compose is installed, by its command.
@@ -94,13 +104,7 @@ pub fn classify(error: anyhow::Error) -> anyhow::Error {
         return error;
     }
     let text = format!("{error:#}");
-    let host = [
-        "Cannot connect to the Docker daemon",
-        "error during connect",
-        "failed to connect",
-        "Is the docker daemon running",
-    ];
-    if is_hung(&error) || host.iter().any(|mark| text.contains(mark)) {
+    if is_hung(&error) || api::is_gone(&error) {
         let next = Next::xtask("host")
             .so("to see what is wrong; host --restart-engine restarts Docker, if it is of this machine");
         return fail(Exit::Host, format!("the Docker engine does not answer: {text}"), next);
@@ -127,7 +131,19 @@ impl Compose {
             fail(Exit::Host, format!("the compose engine needs the docker client: {e}"), next)
         })?;
         let daemon = Daemon::of_client(&docker, Deadline::after(pilot.manifest.limits.engine))?;
-        Ok(Self { pilot: pilot.clone(), docker, daemon, options: Vec::new(), generation: OnceLock::new() })
+        let (generation, described) = (OnceLock::new(), OnceLock::new());
+        let (pilot, options, lines) = (pilot.clone(), Vec::new(), Arc::default());
+        Ok(Self { pilot, docker, daemon, options, generation, described, lines })
+    }
+
+    /// The API of the daemon, for questions: a command of the client takes longer to start than most answers.
+    pub fn api(&self) -> Api {
+        Api { docker: self.docker.clone(), way: Way::with(&self.options), lines: Arc::clone(&self.lines) }
+    }
+
+    /// GET at the daemon.
+    pub fn get(&self, path: &str, deadline: Deadline) -> Result<Value> {
+        self.api().get(path, deadline).map_err(classify)
     }
 
     /// A docker command.
@@ -199,7 +215,7 @@ impl Compose {
 
     /// The docker filter for everything that Compose made for this project.
     pub fn label(&self) -> String {
-        format!("label=com.docker.compose.project={}", self.pilot.project)
+        format!("label={PROJECT}={}", self.pilot.project)
     }
 
     /// The option that forbids pulling; nothing for Compose 1, which does not have it.
@@ -210,23 +226,10 @@ impl Compose {
         })
     }
 
-    /// Ids of the project's containers, also stopped ones, but without one-off containers (`compose run`).
-    pub fn containers(&self, deadline: Deadline) -> Result<Vec<String>> {
-        let project = self.label();
-        let found = self.docker(
-            &[
-                "ps",
-                "-a",
-                "--no-trunc",
-                "--quiet",
-                "--filter",
-                &project,
-                "--filter",
-                "label=com.docker.compose.oneoff=False",
-            ],
-            deadline,
-        )?;
-        Ok(found.lines().map(str::to_owned).collect())
+    /// What the daemon says of each of the project's containers, also stopped ones, but without one-off containers (`compose
+    /// run`).
+    pub fn inspected(&self, deadline: Deadline) -> Result<Vec<Value>> {
+        inspected(&self.api(), &self.pilot.project, deadline)
     }
 
     /// Runs one docker command on all of `names`; nothing if there are none.
@@ -236,20 +239,6 @@ impl Compose {
         }
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         self.docker(&[words, &names].concat(), deadline).map(Some)
-    }
-
-    /// For a query of two parts: list the objects, then inspect each. If an object disappears between the
-    /// two, as it can during a deployment, the whole query is repeated.
-    pub fn steady<T>(&self, deadline: Deadline, ask: impl Fn() -> Result<T>) -> Result<T> {
-        let mut asked = 0;
-        let found = deadline.poll(BETWEEN, || {
-            asked += 1;
-            match ask() {
-                Err(error) if is_gone(&error) && asked < ASKED => Continue(error),
-                other => Break(other),
-            }
-        });
-        found.flatten()
     }
 
     /// Content ids of images.
@@ -272,9 +261,37 @@ impl Compose {
     }
 }
 
+fn inspected(api: &Api, project: &str, deadline: Deadline) -> Result<Vec<Value>> {
+    let labels = [format!("{PROJECT}={project}"), format!("{ONE_OFF}=False")];
+    let list = format!("/containers/json?all=1&filters={}", by_labels(&labels));
+    steady(deadline, || {
+        let inspected = api.talk(deadline, |line| {
+            let all = line.get(&list)?;
+            let ids = listed(&all)?.iter().filter_map(|one| one["Id"].as_str());
+            ids.map(|id| line.get(&format!("/containers/{id}/json"))).collect()
+        });
+        inspected.map_err(classify)
+    })
+}
+
+/// For a query of two parts: list the objects, then inspect each. If an object disappears between the
+/// two, as it can during a deployment, the whole query is repeated.
+pub fn steady<T>(deadline: Deadline, ask: impl Fn() -> Result<T>) -> Result<T> {
+    let mut asked = 0;
+    let found = deadline.poll(BETWEEN, || {
+        asked += 1;
+        match ask() {
+            Err(error) if is_gone(&error) && asked < ASKED => Continue(error),
+            other => Break(other),
+        }
+    });
+    found.flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::files::{Mode, Scratch};
 
     #[test]
     fn the_code_of_a_program_is_told_from_a_failure_of_docker() {
@@ -295,5 +312,46 @@ mod tests {
         let shell = ["PATH", "COMPOSE_FILE", "DOCKER_HOST", "A"].map(str::to_owned);
         let mentioned = ["D".to_owned(), "DOCKER_TAG".to_owned()].into();
         assert_eq!(removed(shell.into_iter(), &env, &mentioned), ["COMPOSE_FILE", "A", "B", "C", "D"]);
+    }
+
+    /// A docker client that tells of a container the first `times` that it lists any; it is gone when it is asked for, as in
+    /// the middle of a deployment.
+    fn with_one_that_goes_away(scratch: &Scratch, times: usize) -> Api {
+        let docker = scratch.path().join("docker");
+        let script = format!(
+            r#"#!/bin/sh
+cd {}
+answer() {{ printf 'HTTP/1.1 %s\r\nContent-Length: %s\r\n\r\n%s' "$1" ${{#2}} "$2"; }}
+while read -r asked; do
+  while read -r line && [ ${{#line}} -gt 1 ]; do :; done
+  case "$asked" in
+  *" /version "*) answer '200 OK' '{{}}' ;;
+  *"/containers/json?"*)
+    echo x >> listed
+    if [ $(wc -l < listed) -gt {times} ]; then answer '200 OK' '[]'; else answer '200 OK' '[{{"Id":"gone"}}]'; fi ;;
+  *) answer '404 Not Found' '{{"message":"No such container: gone"}}' ;;
+  esac
+done
+"#,
+            scratch.path().display()
+        );
+        files::write(&docker, script.as_bytes(), Mode::Program).unwrap();
+        Api { docker, way: Way::default(), lines: Arc::default() }
+    }
+
+    #[test]
+    fn a_container_that_goes_away_between_two_questions_is_no_failure() {
+        let ask = |times| {
+            let scratch = Scratch::new("client-test").unwrap();
+            inspected(
+                &with_one_that_goes_away(&scratch, times),
+                "shop",
+                Deadline::after(Duration::from_secs(20)),
+            )
+        };
+        assert_eq!(ask(3).unwrap(), Vec::<Value>::new());
+        // One that is always named and never there.
+        let error = format!("{:#}", ask(10_000).unwrap_err());
+        assert!(error.contains("No such container") && error.lines().count() == 1, "{error}");
     }
 }

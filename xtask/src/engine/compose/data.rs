@@ -5,7 +5,7 @@ use crate::base::deadline::Deadline;
 use crate::base::files::{self, Mode};
 use crate::base::packed::pass;
 use crate::base::proc::{RunError, cmd};
-use crate::engine::compose::client::{Compose, classify, exec_code, is_hung};
+use crate::engine::compose::client::{Compose, PROJECT, classify, exec_code, is_hung, steady};
 use crate::engine::copying;
 use crate::engine::roles::{Data, Runtime, Use, User};
 use crate::release::description::Release;
@@ -279,16 +279,23 @@ impl Compose {
         self.pilot.definition.iter().flat_map(|definition| definition.volumes.values())
     }
 
-    /// Names of the project's volumes that exist. Those that Compose did not make have no label of the
-    /// project: external ones, and ones with a name of their own that existed before.
+    /// Names of the project's volumes that exist.
     fn volumes(&self, deadline: Deadline) -> Result<BTreeSet<String>> {
-        let format = "{{.Name}}\t{{.Label \"com.docker.compose.project\"}}";
-        let found = self.docker(&["volume", "ls", "--format", format], deadline)?;
-        let all = found.lines().filter_map(|line| line.split_once('\t'));
-        let own = all.filter(|(name, project)| {
-            *project == self.pilot.project || self.defined().any(|volume| volume.name == *name)
+        self.own_volumes(PROJECT, deadline)
+    }
+
+    /// Names of the volumes that have the project in this label. Those that were not made for it have none: external ones, and
+    /// ones with a name of their own that existed before.
+    pub fn own_volumes(&self, label: &str, deadline: Deadline) -> Result<BTreeSet<String>> {
+        let found = self.get("/volumes", deadline)?;
+        let all = found["Volumes"].as_array().into_iter().flatten();
+        let own = all.filter_map(|volume| {
+            let name = volume["Name"].as_str()?;
+            let project = volume["Labels"].get(label).and_then(Value::as_str);
+            let is_own = project == Some(&self.pilot.project) || self.defined().any(|own| own.name == name);
+            is_own.then(|| name.to_owned())
         });
-        Ok(own.map(|(name, _)| name.to_owned()).collect())
+        Ok(own.collect())
     }
 
     /// A container that mounts this data, and the path at which it does.
@@ -339,7 +346,7 @@ impl Compose {
         deadline: Deadline,
         service: &dyn Fn(&Value) -> Option<String>,
     ) -> Result<Vec<User>> {
-        let found = self.steady(deadline, || {
+        let found = steady(deadline, || {
             let filter = format!("volume={volume}");
             let ids =
                 self.docker(&["ps", "--all", "--no-trunc", "--quiet", "--filter", &filter], deadline)?;

@@ -7,14 +7,16 @@ use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::files::{self, Freed};
 use crate::base::next::Next;
 use crate::base::threads::side_by_side;
-use crate::engine::compose::client::{Compose, classify};
+use crate::engine::compose::api::listed;
+use crate::engine::compose::client::{Compose, classify, steady};
 use crate::engine::compose::pin::TAGS;
 use crate::engine::roles::{Build, Images};
 use crate::release::description::{Image, Release};
 use crate::stack::definition::Definition;
 use crate::stack::names as env;
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeMap;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 
@@ -23,8 +25,7 @@ const BLOCK: usize = 1 << 20;
 
 impl Images for Compose {
     fn images(&self, deadline: Deadline) -> Result<Vec<String>> {
-        let listed = self.docker(&["images", "--no-trunc", "--quiet"], deadline)?;
-        Ok(listed.lines().map(str::to_owned).collect())
+        Ok(self.images_there(deadline)?.ids.into_iter().collect())
     }
 
     fn build(&self, build: &Build<'_>, deadline: Deadline) -> Result<BTreeMap<String, Image>> {
@@ -123,7 +124,7 @@ impl Images for Compose {
     }
 
     fn retag(&self, release: &Release, deadline: Deadline) -> Result<()> {
-        let there = self.tags("", deadline)?;
+        let there = self.images_there(deadline)?.tags;
         let own = |(service, image): &(&String, &Image)| image.tag == self.tag_of(service, "latest");
         let moved = release.images.iter().filter(own).map(|(_, image)| image);
         let moved = moved.filter(|image| there.get(&image.tag) != Some(&image.id)).collect();
@@ -185,31 +186,49 @@ impl Images for Compose {
     }
 }
 
+/// The images of an engine.
+#[derive(Debug, Default)]
+pub struct ImagesThere {
+    /// Their content ids.
+    pub ids: BTreeSet<String>,
+    /// The same by their tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+impl ImagesThere {
+    /// From `GET /images/json`.
+    fn read(answer: &Value) -> Result<Self> {
+        let mut there = Self::default();
+        for image in listed(answer)? {
+            let id = image["Id"].as_str().context("the engine lists an image without its id")?;
+            let tags = image["RepoTags"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            there.tags.extend(tags.map(|tag| (tag.to_owned(), id.to_owned())));
+            there.ids.insert(id.to_owned());
+        }
+        Ok(there)
+    }
+}
+
 impl Compose {
-    /// Ids of images by their tags; those that match a pattern of docker, or all.
-    pub fn tags(&self, pattern: &str, deadline: Deadline) -> Result<BTreeMap<String, String>> {
-        let list = ["images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}}\t{{.ID}}"];
-        let pattern = Some(pattern).filter(|pattern| !pattern.is_empty());
-        let text = self.docker(&[&list, pattern.as_slice()].concat(), deadline)?;
-        let all = text.lines().filter_map(|line| line.split_once('\t'));
-        Ok(all.map(|(tag, id)| (tag.to_owned(), id.to_owned())).collect())
+    /// The images of the engine.
+    pub fn images_there(&self, deadline: Deadline) -> Result<ImagesThere> {
+        ImagesThere::read(&self.get("/images/json", deadline)?)
     }
 
     /// The tags of the project's image names, with the ids of their images.
     pub fn own_tags(&self, deadline: Deadline) -> Result<BTreeMap<String, String>> {
         let names: Vec<String> =
             self.pilot.services().map(|service| self.pilot.image_name(service)).collect();
-        let mut all = self.tags("", deadline)?;
+        let mut all = self.images_there(deadline)?.tags;
         all.retain(|tag, _| {
-            tag.rsplit_once(':')
-                .is_some_and(|(name, tag)| tag != "<none>" && names.iter().any(|own| own == name))
+            tag.rsplit_once(':').is_some_and(|(name, _)| names.iter().any(|own| own == name))
         });
         Ok(all)
     }
 
     /// Content ids of the images that the project's containers use, also stopped ones.
     pub fn used_images(&self, deadline: Deadline) -> Result<Vec<String>> {
-        let text = self.steady(deadline, || {
+        let text = steady(deadline, || {
             let ids = self.listed(&["ps", "-a", "--quiet"], deadline)?;
             self.each(&["inspect", "--type", "container", "--format", "{{.Image}}"], &ids, deadline)
         })?;
@@ -237,4 +256,22 @@ fn write_layer(binary: &Path, program: &str, to: &Path) -> Result<()> {
     add("data/", tar::EntryType::Directory, &[])?;
     layer.into_inner()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_image_is_known_by_its_id_and_by_each_of_its_tags() {
+        let all =
+            json!([{"Id": "sha256:1", "RepoTags": ["a:1", "b:1"]}, {"Id": "sha256:2", "RepoTags": null}]);
+        let there = ImagesThere::read(&all).unwrap();
+        assert_eq!(there.ids.into_iter().collect::<Vec<_>>(), ["sha256:1", "sha256:2"]);
+        assert_eq!(there.tags.values().collect::<Vec<_>>(), ["sha256:1", "sha256:1"]);
+        for none in [json!(null), json!([{"RepoTags": ["a:1"]}])] {
+            assert!(ImagesThere::read(&none).is_err(), "{none}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use crate::base::machine;
 use crate::base::newest::Newest;
 use crate::base::observed::Observed;
 use crate::base::proc::{Cmd, cmd};
-use crate::engine::compose::client::{Compose, classify};
+use crate::engine::compose::client::{Compose, classify, steady};
 use crate::engine::roles::{EngineHost, Inspect, Log, Usage};
 use crate::stack::definition::Definition;
 use crate::stack::judge::{self, Need};
@@ -43,11 +43,11 @@ impl Inspect for Compose {
     }
 
     fn usage(&self, deadline: Deadline) -> Result<Vec<Usage>> {
-        self.steady(deadline, || self.usage_of(&self.listed(&["ps", "--quiet"], deadline)?, deadline))
+        steady(deadline, || self.usage_of(&self.listed(&["ps", "--quiet"], deadline)?, deadline))
     }
 
     fn networks_and_volumes(&self, deadline: Deadline) -> Result<BTreeMap<String, String>> {
-        self.steady(deadline, || {
+        steady(deadline, || {
             let mut all = BTreeMap::new();
             for kind in ["network", "volume"] {
                 let names = self.listed(&[kind, "ls", "--format", "{{.Name}}"], deadline)?;

@@ -2,6 +2,7 @@
 //! process of its own: that is quicker than one process for all. Called only by `runtime`.
 
 use crate::base::deadline::Deadline;
+use crate::engine::compose::api::listed;
 use crate::engine::compose::client::{Compose, Generation};
 use crate::release::description::Release;
 use crate::stack::definition::Definition;
@@ -50,8 +51,8 @@ impl Compose {
         if parts.len() < 2 {
             return whole();
         }
-        let there = self.docker(&["network", "ls", "--format", "{{.Name}}"], deadline)?;
-        let there: BTreeSet<&str> = there.lines().collect();
+        let there = self.get("/networks", deadline)?;
+        let there: BTreeSet<&str> = listed(&there)?.iter().filter_map(|one| one["Name"].as_str()).collect();
         let all_there = definition.networks.values().all(|network| there.contains(network.name.as_str()));
         if all_there { Ok(parts) } else { whole() }
     }

@@ -43,18 +43,23 @@ struct Kept {
 
 /// The private tag of an image.
 pub fn tag_of(project: &str, image: &Image) -> String {
+    format!("{NOWHERE}/{project}/{}", name_of(image))
+}
+
+/// A name that no other image has: the last part of that in the compose file, with the id.
+pub fn name_of(image: &Image) -> String {
     let id = image.id.trim_start_matches("sha256:");
     let id = id.get(..ID).unwrap_or(id);
     // The last part of a reference, without its tag and digest, may be a part of another one.
     let name = image.tag.split('@').next().unwrap_or_default();
     let name = name.rsplit('/').next().unwrap_or_default();
     let name = name.split(':').next().filter(|name| !name.is_empty()).unwrap_or("image");
-    format!("{NOWHERE}/{project}/{name}:{id}")
+    format!("{name}:{id}")
 }
 
-/// All private tags of a project, as a pattern of docker.
-pub fn pattern(project: &str) -> String {
-    format!("{NOWHERE}/{project}/*")
+/// How all private tags of a project begin.
+fn beginning(project: &str) -> String {
+    format!("{NOWHERE}/{project}/")
 }
 
 /// Where the file or folder at `path` is kept; none if the release does not have it.
@@ -219,7 +224,10 @@ impl Compose {
 
     /// Ids of images by their private tags.
     pub fn pins(&self, deadline: Deadline) -> Result<BTreeMap<String, String>> {
-        self.tags(&pattern(&self.pilot.project), deadline)
+        let begin = beginning(&self.pilot.project);
+        let mut all = self.images_there(deadline)?.tags;
+        all.retain(|tag, _| tag.starts_with(&begin));
+        Ok(all)
     }
 }
 

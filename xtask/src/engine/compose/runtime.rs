@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the next probe of a health check may take: Docker makes one every 30 s, if nothing else is said.
@@ -107,6 +108,9 @@ impl Runtime for Compose {
     }
 
     fn describe(&self, deadline: Deadline) -> String {
+        if let Some(known) = self.described.get() {
+            return known.clone();
+        }
         let version = || {
             let name = match self.generation(deadline)? {
                 Generation::Two => "docker compose",
@@ -115,7 +119,10 @@ impl Runtime for Compose {
             let version = self.compose_command(deadline)?.args(["version", "--short"]).run(deadline)?;
             Ok::<_, anyhow::Error>(format!("{name} {}", version.trim().trim_start_matches('v')))
         };
-        version().unwrap_or_else(|error| format!("compose ({error:#})"))
+        match version() {
+            Ok(known) => self.described.get_or_init(|| known).clone(),
+            Err(error) => format!("compose ({error:#})"),
+        }
     }
 
     fn can_read(&self, env: &EnvFile, deadline: Deadline) -> Result<()> {
@@ -277,7 +284,9 @@ impl Compose {
     /// The same engine for a stack by another manifest and definition.
     pub fn for_pilot(&self, pilot: &Pilot) -> Self {
         let (docker, daemon, options) = (self.docker.clone(), self.daemon.clone(), self.options.clone());
-        Self { pilot: pilot.clone(), docker, daemon, options, generation: self.generation.clone() }
+        let (generation, described) = (self.generation.clone(), self.described.clone());
+        let (pilot, lines) = (pilot.clone(), Arc::clone(&self.lines));
+        Self { pilot, docker, daemon, options, generation, described, lines }
     }
 
     /// The same for another daemon, which these options of docker lead to.
@@ -294,16 +303,6 @@ impl Compose {
         let printed = self.compose(dir, deadline)?.args(["config", "--format", "json"]);
         let printed = printed.run(deadline).map_err(classify)?;
         serde_json::from_str(&unescaped(&printed)).context("cannot parse the output of docker compose config")
-    }
-
-    /// What `docker inspect` says of the project's containers.
-    fn inspected(&self, deadline: Deadline) -> Result<Vec<Value>> {
-        let containers = self.steady(deadline, || {
-            let ids = self.containers(deadline)?;
-            self.each(&["inspect", "--type", "container"], &ids, deadline)
-        })?;
-        let Some(text) = containers else { return Ok(Vec::new()) };
-        serde_json::from_str(&text).context("cannot parse the output of docker inspect")
     }
 
     /// A container that was paused counts as unhealthy until its next probe, and Compose starts nothing that depends on

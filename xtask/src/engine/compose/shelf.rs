@@ -4,15 +4,17 @@
 //! registry answers to.
 
 use crate::base::deadline::Deadline;
-use crate::base::files;
 use crate::base::proc::cmd;
+use crate::engine::compose::api::{Api, by_labels, in_path, listed, status_of};
 use crate::engine::compose::client::{Compose, classify};
 use crate::engine::compose::probes::time;
 use crate::engine::roles::Ledger;
 use crate::stack::shelf::{Kept, Shelf, Title};
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::cell::Cell;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// The label that has the project.
@@ -21,7 +23,7 @@ const PROJECT: &str = "rollback.invalid/ledger";
 /// The label that has the title.
 const TITLE: &str = "rollback.invalid/record";
 
-/// The label that has the text, as a JSON string: a list of docker has one line for each container.
+/// The label that has the text, as a JSON string, as it was read from lists of the docker client.
 const TEXT: &str = "rollback.invalid/text";
 
 /// The registry of the images. No registry can have this name (RFC 6761).
@@ -35,15 +37,15 @@ const FOLDER: &str = "files";
 
 /// The records of one project.
 pub struct Containers {
-    /// Path of the docker client.
-    pub docker: PathBuf,
+    /// The daemon.
+    pub api: Api,
     /// The project.
     pub project: String,
 }
 
 impl Containers {
     fn docker(&self, args: &[&str], deadline: Deadline) -> Result<String> {
-        cmd(&self.docker, args).run(deadline).map_err(classify)
+        cmd(&self.api.docker, args).run(deadline).map_err(classify)
     }
 
     fn image(&self, tag: &str) -> String {
@@ -62,7 +64,7 @@ impl Containers {
         deadline: Deadline,
     ) -> Result<()> {
         let label = format!("LABEL {PROJECT}={}", self.project);
-        let import = cmd(&self.docker, &["import", "--change", &label, "-", &self.image(tag)]);
+        let import = cmd(&self.api.docker, &["import", "--change", &label, "-", &self.image(tag)]);
         import.write_by(deadline, give).map(drop).map_err(classify)
     }
 
@@ -74,43 +76,57 @@ impl Containers {
         with_files: bool,
         deadline: Deadline,
     ) -> Result<Option<String>> {
-        let scratch = files::Scratch::new("record")?;
-        let labels = scratch.path().join("labels");
-        let text = serde_json::to_string(text)?;
-        let lines = format!("{PROJECT}={}\n{TITLE}={title}\n{TEXT}={text}\n", self.project);
-        files::write(&labels, lines.as_bytes(), files::Mode::Private)?;
-        let image = self.image(if with_files { &title.name } else { EMPTY });
-        let (name, labels) = (self.container(title), labels.display().to_string());
-        let create =
-            ["create", "--pull", "never", "--network", "none", "--name", &name, "--label-file", &labels];
-        // An image without a program needs the name of one, which is never started.
-        match self.docker(&[&create, [image.as_str(), "never-started"].as_slice()].concat(), deadline) {
-            Ok(id) => Ok(Some(id.trim().to_owned())),
-            Err(error) if format!("{error:#}").contains("is already in use by container") => Ok(None),
-            Err(error) => Err(error),
+        let name = self.container(title);
+        let labels = json!({
+            PROJECT: self.project,
+            TITLE: title.to_string(),
+            TEXT: serde_json::to_string(text)?,
+        });
+        let made = json!({
+            "Image": self.image(if with_files { &title.name } else { EMPTY }),
+            // An image without a program needs the name of one, which is never started.
+            "Cmd": ["never-started"],
+            "Labels": labels,
+            "HostConfig": { "NetworkMode": "none" },
+        });
+        let asked = Cell::new(false);
+        let created = self.api.talk(deadline, |line| {
+            let again = asked.replace(true);
+            match line.post(&format!("/containers/create?name={}", in_path(&name)), &made) {
+                // The answer was lost with the first connection, and the container may be there.
+                Err(error) if status_of(&error) == Some(409) && again => {
+                    let there = line.get(&format!("/containers/{name}/json"))?;
+                    let own = there["Config"]["Labels"] == labels;
+                    Ok(own.then(|| there["Id"].clone()))
+                }
+                other => other.map(|made| Some(made["Id"].clone())),
+            }
+        });
+        match created {
+            Err(error) if status_of(&error) == Some(409) => Ok(None),
+            other => Ok(other.map_err(classify)?.and_then(|id| id.as_str().map(str::to_owned))),
         }
     }
 }
 
 impl Shelf for Containers {
     fn all(&self, deadline: Deadline) -> Result<Vec<Kept>> {
-        let filter = format!("label={PROJECT}={}", self.project);
-        let format = format!("{{{{.ID}}}}\t{{{{.Label \"{TITLE}\"}}}}\t{{{{.Label \"{TEXT}\"}}}}");
-        let list = ["ps", "--all", "--no-trunc", "--filter", &filter, "--format", &format];
-        let parse = |line: &str| {
-            let mut parts = line.splitn(3, '\t');
-            let (handle, title, text) = (parts.next()?, Title::parse(parts.next()?)?, parts.next()?);
-            Some(Kept { title, text: serde_json::from_str(text).ok()?, handle: handle.to_owned() })
+        let labels = [format!("{PROJECT}={}", self.project)];
+        let list = format!("/containers/json?all=1&filters={}", by_labels(&labels));
+        let parse = |one: &Value| {
+            let label = |name: &str| one["Labels"].get(name)?.as_str();
+            let (title, text) = (Title::parse(label(TITLE)?)?, serde_json::from_str(label(TEXT)?).ok()?);
+            Some(Kept { title, text, handle: one["Id"].as_str()?.to_owned() })
         };
-        let listed = self.docker(&list, deadline)?;
+        let all = self.api.get(&list, deadline).map_err(classify)?;
         let read =
-            |line: &str| parse(line).with_context(|| format!("this record of docker cannot be read: {line}"));
-        listed.lines().map(read).collect()
+            |one: &Value| parse(one).with_context(|| format!("this record of docker cannot be read: {one}"));
+        listed(&all)?.iter().map(read).collect()
     }
 
     fn put(&self, title: &Title, text: &str, with_files: bool, deadline: Deadline) -> Result<Option<String>> {
         match self.create(title, text, with_files, deadline) {
-            Err(error) if !with_files && format!("{error:#}").contains("No such image") => {
+            Err(error) if !with_files && status_of(&error) == Some(404) => {
                 // An archive without files: two empty blocks.
                 let give =
                     |to: &mut dyn Write| to.write_all(&[0; 1024]).context("cannot give docker an image");
@@ -122,16 +138,14 @@ impl Shelf for Containers {
     }
 
     fn remove(&self, kept: &[Kept], deadline: Deadline) -> Result<()> {
-        let handles = kept.iter().map(|kept| kept.handle.as_str());
-        let args: Vec<&str> = ["rm"].into_iter().chain(handles).collect();
-        self.docker(&args, deadline).map(drop).or_else(|error| {
-            let told = format!("{error:#}");
-            let mut each = told.lines().filter(|line| line.contains("Error")).peekable();
-            // Another client may have removed one, or be about to.
-            let harmless =
-                |line: &str| line.contains("No such container") || line.contains("already in progress");
-            if each.peek().is_some() && each.all(harmless) { Ok(()) } else { Err(error) }
-        })
+        let removed = self.api.talk(deadline, |line| {
+            kept.iter().try_for_each(|kept| match line.delete(&format!("/containers/{}", kept.handle)) {
+                // Another client is about to.
+                Err(error) if status_of(&error) == Some(409) => Ok(()),
+                other => other,
+            })
+        });
+        removed.map_err(classify)
     }
 
     fn store(&self, name: &str, folder: &Path, deadline: Deadline) -> Result<()> {
@@ -154,7 +168,7 @@ impl Shelf for Containers {
         deadline: Deadline,
     ) -> Result<()> {
         let from = format!("{}:/{FOLDER}", kept.handle);
-        cmd(&self.docker, &["cp", &from, "-"]).read_by(deadline, take).map_err(classify)
+        cmd(&self.api.docker, &["cp", &from, "-"]).read_by(deadline, take).map_err(classify)
     }
 
     fn forget(&self, name: &str, deadline: Deadline) -> Result<()> {
@@ -165,10 +179,16 @@ impl Shelf for Containers {
     }
 
     fn age(&self, kept: &Kept, deadline: Deadline) -> Result<Duration> {
-        let inspect = ["inspect", "--type", "container", "--format", "{{.Created}}", &kept.handle];
-        let made = self.docker(&inspect, deadline)?;
-        let now = self.docker(&["info", "--format", "{{.SystemTime}}"], deadline)?;
-        let read = |text: &str| time(text.trim()).with_context(|| format!("docker tells the time {text:?}"));
+        let (made, now) = self
+            .api
+            .talk(deadline, |line| {
+                let made = line.get(&format!("/containers/{}/json", kept.handle))?;
+                Ok((made["Created"].clone(), line.get("/info")?["SystemTime"].clone()))
+            })
+            .map_err(classify)?;
+        let read = |told: &Value| {
+            told.as_str().and_then(time).with_context(|| format!("docker tells the time {told}"))
+        };
         Ok(read(&now)?.duration_since(read(&made)?).unwrap_or_default())
     }
 
@@ -200,6 +220,6 @@ impl Ledger for Compose {
 impl Compose {
     /// The records of this project.
     pub fn shelf_of_project(&self) -> Containers {
-        Containers { docker: self.docker.clone(), project: self.pilot.project.clone() }
+        Containers { api: self.api(), project: self.pilot.project.clone() }
     }
 }

@@ -69,6 +69,10 @@ impl Runtime for Fake {
         Ok(Resolved { definition: self.pilot.by_manifest(&settings)?, environment: None })
     }
 
+    fn beyond_reach(&self) -> Result<Vec<String>> {
+        Ok(self.world.things().beyond_reach.clone())
+    }
+
     fn services(&self, _: Deadline) -> Result<BTreeMap<String, Service>> {
         let things = self.world.act("services")?;
         ensure!(!things.is_silent, "the engine does not answer");
@@ -126,11 +130,8 @@ impl Runtime for Fake {
             let starts = !held_back.iter().any(|held| held == service);
             let mut wanted = Started { runs: starts, ..self.wanted(release, dir, service)? };
             let mut things = self.world.act("start")?;
-            let replaced = force.iter().any(|f| f == service);
-            if replaced {
-                things.paused.remove(service);
-            }
-            let now = things.services.get(service).filter(|_| !replaced);
+            let forced = force.iter().any(|f| f == service);
+            let now = things.services.get(service).filter(|_| !forced);
             match now {
                 Some(now)
                     if (&now.image, &now.env, now.port) == (&wanted.image, &wanted.env, wanted.port) =>
@@ -138,7 +139,11 @@ impl Runtime for Fake {
                     (wanted.runs, wanted.restart) = (starts || now.runs, now.restart);
                     wanted.restarts = now.restarts;
                 }
-                _ => ensure!(things.images.contains_key(&wanted.image), "no such image: {}", wanted.image),
+                _ => {
+                    ensure!(things.images.contains_key(&wanted.image), "no such image: {}", wanted.image);
+                    // A new container is not paused.
+                    things.paused.remove(service);
+                }
             }
             things.volumes.entry(service.to_owned()).or_insert_with(|| "new".into());
             if let Some(newer) = things.migrations.get(&wanted.image).filter(|_| starts).cloned() {

@@ -157,6 +157,8 @@ pub struct Things {
     pub edge: BTreeSet<String>,
     /// The services that are paused: they run, and do not answer.
     pub paused: BTreeSet<String>,
+    /// What may serve the public on a machine that is not reached.
+    pub beyond_reach: Vec<String>,
     /// Services by name.
     pub services: BTreeMap<String, Started>,
     /// Sessions that were cancelled.

@@ -7,14 +7,15 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::base::threads::side_by_side;
-use crate::engine::swarm::api::{Line, classify, status_of};
+use crate::engine::compose::api::{Line, status_of};
+use crate::engine::swarm::change::{forced, update};
 use crate::engine::swarm::cluster::{AT_A_TIME, Swarm};
 use crate::engine::swarm::node::Node;
 use crate::engine::swarm::spec::{self, File, Plan, Source};
 use crate::engine::swarm::state::{Seen, has_begun, id, keep_down, label, name_of};
 use crate::engine::swarm::waiting::Past;
 use crate::release::description::Image;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -22,10 +23,6 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::PoisonError;
-
-/// How often a change is tried again because the Swarm itself has changed the service in between: it writes there how far
-/// an update is.
-const CHANGES: usize = 10;
 
 impl Swarm {
     /// What the files in `dir` are on a Swarm. `read` gives out a file of the stack.
@@ -114,7 +111,8 @@ impl Swarm {
                 .collect(),
             all: before.tasks.iter().map(|task| id(task).to_owned()).collect(),
         };
-        self.kill(&before, old.iter().flat_map(|service| before.tasks_of(service)), deadline);
+        let ended = old.iter().flat_map(|service| before.tasks_of(service)).filter(|task| has_begun(task));
+        self.kill(&before, but_one_of_each_node(&ended.collect::<Vec<_>>()).into_iter(), deadline);
         let changed = specs.into_iter().collect();
         let done = side_by_side(AT_A_TIME, changed, |(name, (spec, now))| {
             let put = self.ask(deadline, |line| match &now {
@@ -123,14 +121,8 @@ impl Swarm {
                     Err(error) if status_of(&error) == Some(409) => Ok(()),
                     made => made.map(drop),
                 },
-                Some(now) => {
-                    let mut spec = spec.clone();
-                    if force.contains(&name) {
-                        let last = now.pointer("/Spec/TaskTemplate/ForceUpdate").and_then(Value::as_u64);
-                        spec["TaskTemplate"]["ForceUpdate"] = (last.unwrap_or(0) + 1).into();
-                    }
-                    update(line, now, &quick(spec))
-                }
+                Some(now) if force.contains(&name) => update(line, now, &quick(forced(spec.clone(), now))),
+                Some(now) => update(line, now, &quick(spec.clone())),
             });
             put.with_context(|| format!("cannot bring {name} to the release"))
         });
@@ -204,6 +196,16 @@ impl Swarm {
     }
 }
 
+/// These tasks, but for the last one of each node that has several; it is ended when others have begun. With its last task a
+/// node leaves the network of the stack, which takes seconds, and a task that joins it meanwhile is rejected.
+fn but_one_of_each_node<'a>(tasks: &[&'a Value]) -> Vec<&'a Value> {
+    let is_kept = |task: &Value| {
+        let own: Vec<&&Value> = tasks.iter().filter(|one| one["NodeID"] == task["NodeID"]).collect();
+        own.len() > 1 && own.last().is_some_and(|last| id(last) == id(task))
+    };
+    tasks.iter().copied().filter(|task| !is_kept(task)).collect()
+}
+
 /// Puts the ids of configs and secrets where a spec names them.
 fn fill_in(spec: &mut Value, ids: &BTreeMap<String, String>) {
     for (kind, list, name, key) in
@@ -256,30 +258,15 @@ fn quick(mut spec: Value) -> Value {
     spec
 }
 
-/// Gives a service this spec. The Swarm writes there by itself how far an update is, so a service of another version is
-/// read anew; if its spec is not what was read before, somebody else has changed it.
-pub fn update(line: &mut Line<'_>, service: &Value, spec: &Value) -> Result<()> {
-    let path = format!("/services/{}", id(service));
-    let mut version = service.pointer("/Version/Index").and_then(Value::as_u64).unwrap_or(0);
-    for _ in 0..CHANGES {
-        match line.post(&format!("{path}/update?version={version}"), spec) {
-            Err(error) if format!("{error:#}").contains("out of sequence") => {
-                let now = line.get(&path)?;
-                // The answer of a manager that was lost may be missing, and what it was told be done.
-                if spec::digest(&now["Spec"]) == spec::digest(spec) {
-                    return Ok(());
-                }
-                if now["Spec"] != service["Spec"] {
-                    let name = spec["Name"].as_str().unwrap_or("a service");
-                    bail!(
-                        "somebody else has changed {name} meanwhile: docker service inspect {name} shows it"
-                    );
-                }
-                version = now.pointer("/Version/Index").and_then(Value::as_u64).unwrap_or(0);
-            }
-            Err(error) if status_of(&error) == Some(404) => return Err(error.context("the service is gone")),
-            other => return other.map(drop).map_err(classify),
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_keeps_one_of_several_tasks_for_a_moment() {
+        let task = |id: &str, node: &str| json!({"ID": id, "NodeID": node});
+        let all = [task("a", "n1"), task("b", "n2"), task("c", "n1"), task("d", "n1")];
+        let ended = but_one_of_each_node(&all.iter().collect::<Vec<_>>());
+        assert_eq!(ended.into_iter().map(id).collect::<Vec<_>>(), ["a", "b", "c"]);
     }
-    bail!("the Swarm has changed the service {CHANGES} times while it was updated")
 }

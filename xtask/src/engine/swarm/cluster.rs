@@ -6,8 +6,9 @@ use crate::base::failure::{Exit, fail};
 use crate::base::next::Next;
 use crate::base::proc::cmd;
 use crate::base::threads::side_by_side;
+use crate::engine::compose::api::{Api, Line, Way, is_gone, status_of};
 use crate::engine::compose::client::Compose;
-use crate::engine::swarm::api::{Api, Line, Way, classify, is_headless, status_of};
+use crate::engine::swarm::failure::{classify, is_headless};
 use crate::engine::swarm::node::{Node, nodes};
 use crate::engine::swarm::state::{Seen, has_begun};
 use crate::stack::pilot::Pilot;
@@ -98,7 +99,7 @@ impl Swarm {
 
     /// The API of an engine.
     pub fn api(&self, way: &Way) -> Api {
-        Api { docker: self.compose.docker.clone(), way: way.clone() }
+        Api { way: way.clone(), ..self.compose.api() }
     }
 
     /// The label by which everything of the stack is found, as `docker stack` has it.
@@ -318,14 +319,6 @@ pub fn unreached(seen: &Seen) -> Option<String> {
 /// Did nobody answer who can decide for the Swarm: no engine, one that has no leader, or one that is no manager?
 fn is_silent(error: &anyhow::Error) -> bool {
     is_headless(error) || matches!(status_of(error), None | Some(503))
-}
-
-/// Does nobody answer at the engine of a node?
-fn is_gone(error: &anyhow::Error) -> bool {
-    let text = format!("{error:#}");
-    ["Cannot connect to the Docker daemon", "error during connect", "failed to connect"]
-        .iter()
-        .any(|mark| text.contains(mark))
 }
 
 /// The engine of a node is not reached.

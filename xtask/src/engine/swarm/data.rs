@@ -8,8 +8,8 @@ use crate::base::next::Next;
 use crate::engine::compose::client::Compose;
 use crate::engine::compose::data::unpause_at;
 use crate::engine::roles::{Data, Runtime, User};
-use crate::engine::swarm::api::classify;
 use crate::engine::swarm::cluster::Swarm;
+use crate::engine::swarm::failure::classify;
 use crate::engine::swarm::node::Node;
 use crate::engine::swarm::spec::{Plan, SERVICE, STACK};
 use crate::engine::swarm::state::{Seen, has_begun, name_of, replicas};
@@ -179,7 +179,7 @@ impl Data for Swarm {
         self.remove(&self.compose.user_services(name), deadline)?;
         self.each(deadline, |node, engine| {
             if only.is_some_and(|only| only != node.name)
-                || !self.own_volumes(engine, deadline)?.contains(&volume)
+                || !engine.own_volumes(STACK, deadline)?.contains(&volume)
             {
                 return Ok(());
             }
@@ -190,17 +190,6 @@ impl Data for Swarm {
 }
 
 impl Swarm {
-    /// The volumes of the stack on one node.
-    fn own_volumes(&self, engine: &Compose, deadline: Deadline) -> Result<BTreeSet<String>> {
-        let format = format!("{{{{.Name}}}}\t{{{{.Label \"{STACK}\"}}}}");
-        let found = engine.docker(&["volume", "ls", "--format", &format], deadline)?;
-        let all = found.lines().filter_map(|line| line.split_once('\t'));
-        let own = all.filter(|(name, project)| {
-            *project == self.pilot.project || self.compose.defined().any(|volume| volume.name == *name)
-        });
-        Ok(own.map(|(name, _)| name.to_owned()).collect())
-    }
-
     /// Data of services that are kept on a node which has no volume that is seen.
     fn out_of_sight(
         &self,
@@ -222,7 +211,7 @@ impl Swarm {
 
     /// The volumes of the stack on each node that is reached.
     pub fn volumes(&self, deadline: Deadline) -> Result<Vec<(Node, BTreeSet<String>)>> {
-        self.each(deadline, |_, engine| self.own_volumes(engine, deadline))
+        self.each(deadline, |_, engine| engine.own_volumes(STACK, deadline))
     }
 
     /// Removes a volume and the containers of ended tasks that hold it.

@@ -1,7 +1,7 @@
 //! Tests: what the API of a manager says, which may be anything, and any stack that is to be carried over. Called by
 //! `engine/hostile`.
 
-use crate::engine::swarm::api::Line;
+use crate::engine::compose::api::Line;
 use crate::engine::swarm::node::nodes;
 use crate::engine::swarm::spec::{Plan, Source, digest, plan};
 use crate::engine::swarm::state::{Seen, has_begun};

@@ -1,29 +1,23 @@
 //! Images on the nodes of a Swarm. They are made and kept by their ids, as on one machine; each node that takes tasks gets
 //! them from one that has them, with no registry in between, and holds them by a tag that no registry answers to.
 
-use crate::base::deadline::{Deadline, for_bytes};
+use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files::Freed;
 use crate::base::next::Next;
-use crate::base::threads::side_by_side;
 use crate::engine::compose::client::Compose;
-use crate::engine::compose::pin::tag_of;
 use crate::engine::roles::{Build, Images};
-use crate::engine::swarm::apply::update;
-use crate::engine::swarm::cluster::{AT_A_TIME, Swarm};
+use crate::engine::swarm::change::update;
+use crate::engine::swarm::cluster::Swarm;
 use crate::engine::swarm::node::Node;
 use crate::engine::swarm::state::name_of;
 use crate::release::description::{Image, Release};
+use crate::release::store::Store;
 use crate::stack::definition::Definition;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
-use std::sync::PoisonError;
-
-/// One image for one node: the tag that it gets there, the engine that it comes from if the node lacks it, whether any node
-/// has it, and the node with its engine.
-type Work<'a> = (&'a Image, String, Option<&'a Compose>, bool, &'a Node, &'a Compose);
 
 impl Images for Swarm {
     /// Those that any node has: from there the others get them before a task needs them.
@@ -96,28 +90,31 @@ impl Images for Swarm {
         self.holder(image, deadline)?.save(image, take, deadline)
     }
 
-    /// Onto one node that lacks it, and from there to the others.
+    /// Each node gets what it lacks from the store, whose stream is opened anew for each: one may have no room. An image of
+    /// another stack's store goes onto one node, and from there to the others.
     fn load(&self, image: &Image, from: &mut dyn Read, deadline: Deadline) -> Result<()> {
-        let lacking =
-            self.each(deadline, |_, engine| Ok((engine.through(&engine.options), engine.images(deadline)?)))?;
-        let mut lacking =
-            lacking.into_iter().filter(|(node, (_, ids))| node.takes_tasks() && !ids.contains(&image.id));
-        match lacking.next() {
-            None => Ok(()),
-            Some((node, (engine, _))) => {
-                engine.load(image, from, deadline).with_context(|| format!("on {}", node.name))?;
-                self.supply([image], deadline)
-            }
+        if !Store::new(&self.pilot.state).has(image) {
+            let mut nodes = self.reached(deadline)?.into_iter().filter(|(node, _)| node.takes_tasks());
+            let (node, engine) = nodes.next().context("no node that takes tasks is reached")?;
+            engine.load(image, from, deadline).with_context(|| format!("on {}", node.name))?;
+        }
+        self.supply([image], deadline)?;
+        match (self.holder(image, deadline), self.lacking().into_values().next()) {
+            (Ok(_), _) => Ok(()),
+            (Err(_), Some((_, why))) => Err(fail(Exit::Host, why, Next::xtask("nodes"))),
+            (Err(error), None) => Err(error),
         }
     }
 
-    fn bring(&self, images: &[Image], deadline: Deadline) -> Result<()> {
+    fn bring(&self, images: &[Image], deadline: Deadline) -> Result<Option<String>> {
+        let remark = self.draw(images, deadline);
         self.supply(images, deadline)?;
         match self.lacking().into_values().next() {
             Some((_, why)) => {
-                Err(fail(Exit::Host, why, Next::xtask("nodes").so("to see its images and its room")))
+                let what = [Some(why), remark].into_iter().flatten().collect::<Vec<_>>().join("; ");
+                Err(fail(Exit::Host, what, Next::xtask("nodes").so("to see its images and its room")))
             }
-            None => Ok(()),
+            None => Ok(remark),
         }
     }
 
@@ -165,62 +162,12 @@ impl Images for Swarm {
 
 impl Swarm {
     /// The engine of a node that has an image; its own client's first.
-    fn holder(&self, image: &Image, deadline: Deadline) -> Result<Compose> {
+    pub fn holder(&self, image: &Image, deadline: Deadline) -> Result<Compose> {
         let mut all = self.reached(deadline)?;
         all.sort_by_key(|(_, engine)| !engine.options.is_empty());
         let has = |engine: &Compose| engine.images(deadline).is_ok_and(|ids| ids.contains(&image.id));
         let found = all.into_iter().find(|(_, engine)| has(engine)).map(|(_, engine)| engine);
         found.with_context(|| format!("no node has image {} ({})", image.id, image.tag))
-    }
-
-    /// The nodes that could not be given an image.
-    pub fn lacking(&self) -> BTreeMap<String, (String, String)> {
-        self.found.lacking.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Gives every node that takes tasks the images that it lacks, several nodes at a time, and the tags that keep them
-    /// there. A node that cannot take one is left out (`lacking`). It is an error if no node has one of them.
-    pub fn supply<'a>(&self, images: impl IntoIterator<Item = &'a Image>, deadline: Deadline) -> Result<()> {
-        let images: BTreeMap<&String, &Image> = images.into_iter().map(|image| (&image.id, image)).collect();
-        let there = self.each(deadline, |_, engine| {
-            let tags = engine.tags("", deadline)?;
-            let ids: BTreeSet<String> = engine.images(deadline)?.into_iter().collect();
-            Ok((engine.through(&engine.options), ids, tags))
-        })?;
-        let mut work: Vec<Work<'_>> = Vec::new();
-        for image in images.values() {
-            let from =
-                there.iter().find(|(_, (_, ids, _))| ids.contains(&image.id)).map(|(_, (engine, ..))| engine);
-            for (node, (engine, ids, tags)) in there.iter().filter(|(node, _)| node.takes_tasks()) {
-                let tag = tag_of(&self.pilot.project, image);
-                if tags.get(&tag) != Some(&image.id) {
-                    work.push((
-                        *image,
-                        tag,
-                        from.filter(|_| !ids.contains(&image.id)),
-                        from.is_some(),
-                        node,
-                        engine,
-                    ));
-                }
-            }
-        }
-        let done =
-            side_by_side(AT_A_TIME, work, |(image, tag, from, is_anywhere, node, engine): Work<'_>| {
-                if from.is_none() && !is_anywhere {
-                    let what = format!("no node has image {} ({})", image.id, image.tag);
-                    return Err(fail(Exit::NotRestored, what, Next::xtask("rollback").so("which loads it")));
-                }
-                let carried = from.map_or(Ok(()), |from| carry(from, engine, image, deadline));
-                let given = carried.and_then(|()| engine.docker(&["tag", &image.id, &tag], deadline));
-                Ok(given.err().map(|error| {
-                    let why = format!("cannot bring image {} to {}: {error:#}", image.tag, node.name);
-                    (node.id.clone(), (node.name.clone(), why))
-                }))
-            });
-        let lacking = done.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-        *self.found.lacking.lock().unwrap_or_else(PoisonError::into_inner) = lacking;
-        Ok(())
     }
 
     /// Removes the images of the project from every node.
@@ -237,21 +184,4 @@ impl Swarm {
         })?;
         Ok(())
     }
-}
-
-/// Carries an image from one engine to another, as it comes.
-fn carry(from: &Compose, to: &Compose, image: &Image, deadline: Deadline) -> Result<()> {
-    let bytes = from.size(image, deadline)?;
-    let limit = deadline.within(for_bytes(deadline.left(), bytes));
-    let mut loaded = false;
-    from.save(
-        image,
-        &mut |stream| {
-            loaded = true;
-            to.load(image, stream, limit)
-        },
-        limit,
-    )?;
-    ensure!(loaded, "nothing was carried");
-    Ok(())
 }

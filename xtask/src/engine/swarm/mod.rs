@@ -4,11 +4,12 @@
 //! (its files, building) is asked from the engine `compose` of this client. Commands and terms of a Swarm are here and
 //! nowhere else.
 
-mod api;
 mod apply;
 pub mod by_hand;
+mod change;
 pub mod cluster;
 pub mod data;
+mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod hostile;
 mod images;
@@ -16,8 +17,10 @@ mod inspect;
 mod names;
 mod node;
 mod on_nodes;
+mod registry;
 mod runtime;
 mod shelf;
 mod spec;
 mod state;
+mod supply;
 mod waiting;

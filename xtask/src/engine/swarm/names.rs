@@ -4,7 +4,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::threads::side_by_side;
-use crate::engine::swarm::api::status_of;
+use crate::engine::compose::api::status_of;
 use crate::engine::swarm::cluster::{AT_A_TIME, Swarm};
 use crate::engine::swarm::state::{Seen, has_begun, id, is_wanted, name_of};
 use anyhow::{Context, Result, anyhow};
@@ -94,8 +94,7 @@ fn networks(task: &Value) -> impl Iterator<Item = &str> {
 
 /// The nodes with tasks that run, each with the networks of these.
 fn places(seen: &Seen) -> BTreeSet<(&str, &str)> {
-    let is_ready = |id: &Value| seen.nodes.iter().any(|node| node.is_ready && *id == node.id.as_str());
-    let live = seen.tasks.iter().filter(|task| has_begun(task) && is_ready(&task["NodeID"]));
+    let live = seen.tasks.iter().filter(|task| has_begun(task) && seen.is_on_ready_node(task));
     let of =
         |task| networks(task).filter_map(move |network| Some((Value::as_str(&task["NodeID"])?, network)));
     live.flat_map(of).collect()
@@ -109,7 +108,9 @@ fn differs(seen: &Seen, network: &str, view: &Value, node: &str) -> Option<Diffe
         let known = view["Services"][name]["Tasks"].as_array().into_iter().flatten();
         let known: BTreeSet<&str> =
             known.filter_map(|task| task["Name"].as_str()?.rsplit('.').next()).collect();
-        let live: Vec<&Value> = seen.tasks_of(service).filter(|task| has_begun(task)).collect();
+        // What is on a lost node does not answer, whatever the managers say of it.
+        let runs = |task: &&Value| has_begun(task) && seen.is_on_ready_node(task);
+        let live: Vec<&Value> = seen.tasks_of(service).filter(runs).collect();
         let named = live.iter().filter(|task| is_let_in(task) && networks(task).any(|own| own == network));
         let named: Vec<&str> = named.map(|task| id(task)).collect();
         // A name that stands for a task that has ended makes requests hang.
@@ -136,11 +137,22 @@ mod tests {
                "NetworksAttachments": [{"Network": {"ID": "net", "DriverState": {"Name": "overlay"}, "Spec": {}}}]})
     }
 
+    fn node(id: &str, is_ready: bool) -> Node {
+        Node {
+            id: id.into(),
+            name: "host".into(),
+            ip: None,
+            is_ready,
+            availability: "active".into(),
+            manager: None,
+        }
+    }
+
     fn told(tasks: &[Value], known: &[&str]) -> Option<(String, bool)> {
         let seen = Seen {
             services: vec![json!({"ID": "s", "Spec": {"Name": "shop_web"}})],
             tasks: tasks.to_vec(),
-            nodes: Vec::new(),
+            nodes: vec![node("n1", true), node("lost", false)],
         };
         let known: Vec<Value> = known.iter().map(|id| json!({"Name": format!("shop_web.1.{id}")})).collect();
         // Another stack may be in the same network.
@@ -164,15 +176,13 @@ mod tests {
         assert_eq!(told(&[], &["gone"]), Some((ended(), false)));
         // One that is not let in yet has no name.
         assert_eq!(told(&[task("a", "starting")], &[]), None);
-        let node = |is_ready| Node {
-            id: "n1".into(),
-            name: "host".into(),
-            ip: None,
-            is_ready,
-            availability: "active".into(),
-            manager: None,
-        };
-        let seen = |is_ready| Seen { tasks: tasks.to_vec(), nodes: vec![node(is_ready)], ..Seen::default() };
+        // Nor need one on a lost node have one.
+        let mut lost = task("l", "running");
+        lost["NodeID"] = "lost".into();
+        assert_eq!(told(&[task("a", "running"), lost.clone()], &["a"]), None);
+        assert_eq!(told(&[task("a", "running"), lost], &["a", "l"]), Some((ended(), false)));
+        let seen =
+            |is_ready| Seen { tasks: tasks.to_vec(), nodes: vec![node("n1", is_ready)], ..Seen::default() };
         assert_eq!(places(&seen(true)), [("n1", "net")].into());
         assert_eq!(places(&seen(false)), [].into());
     }

@@ -4,9 +4,9 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::http::Client;
 use crate::base::threads::side_by_side;
+use crate::engine::compose::api::{Line, in_path};
 use crate::engine::roles::{Engine, Extent, Kind, Runtime};
-use crate::engine::swarm::api::{Line, in_path};
-use crate::engine::swarm::apply::update;
+use crate::engine::swarm::change::update;
 use crate::engine::swarm::cluster::{AT_A_TIME, Swarm, unreached};
 use crate::engine::swarm::node::nodes;
 use crate::engine::swarm::spec;
@@ -162,6 +162,10 @@ impl Runtime for Swarm {
     fn lost(&self, deadline: Deadline) -> Option<String> {
         // A manager that does not answer says nothing of the other nodes.
         self.see(deadline).ok().and_then(|seen| unreached(&seen))
+    }
+
+    fn beyond_reach(&self) -> Result<Vec<String>> {
+        Ok(self.lately()?.beyond_reach(&self.pilot.project))
     }
 
     fn left_out(&self) -> Vec<String> {

@@ -3,9 +3,9 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
+use crate::engine::compose::api::{in_path, status_of};
 use crate::engine::compose::probes::time;
 use crate::engine::roles::Ledger;
-use crate::engine::swarm::api::{in_path, status_of};
 use crate::engine::swarm::cluster::Swarm;
 use crate::engine::swarm::state::id;
 use crate::stack::shelf::{Kept, Shelf, Title};

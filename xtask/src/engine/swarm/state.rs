@@ -128,7 +128,8 @@ impl Seen {
         Service(all)
     }
 
-    fn is_on_ready_node(&self, task: &Value) -> bool {
+    /// Is the node of a task there, as the managers see it?
+    pub fn is_on_ready_node(&self, task: &Value) -> bool {
         self.nodes.iter().any(|node| node.id == text(task, "/NodeID") && node.is_ready)
     }
 
@@ -183,6 +184,22 @@ impl Seen {
             |service: &Value| service.pointer("/Spec/EndpointSpec/Ports").and_then(Value::as_array).cloned();
         let all = self.services.iter().filter_map(of).flatten();
         all.filter_map(|port| u16::try_from(port["PublishedPort"].as_u64()?).ok()).collect()
+    }
+
+    /// The tasks on nodes that are not reached which publish something, as `gateway on node1`: nobody can ask whether they
+    /// still run there.
+    pub fn beyond_reach(&self, project: &str) -> Vec<String> {
+        let published =
+            self.services.iter().filter(|service| service.pointer("/Spec/EndpointSpec/Ports/0").is_some());
+        let lost = |task: &&Value| has_begun(task) && !self.is_on_ready_node(task);
+        let told = |service: &Value, task: &Value| {
+            let node = self.nodes.iter().find(|node| node.id == text(task, "/NodeID"));
+            let node = node.map_or("a node that is gone", |node| &node.name);
+            format!("{} on {node}, which is not reached", name_of(service, project).unwrap_or("a service"))
+        };
+        let all = published
+            .flat_map(|service| self.tasks_of(service).filter(lost).map(move |task| told(service, task)));
+        all.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Where something is published at this port: at the node of each task that may answer.
@@ -324,7 +341,10 @@ mod tests {
         known.note_ended(&["c1".to_owned()].into());
         assert_eq!((known.published(80).len(), told(&known)[0].0.as_str()), (0, "exited"));
         let mut lost = stopping;
+        assert_eq!(lost.beyond_reach("shop"), Vec::<String>::new());
         lost.nodes[0].is_ready = false;
         assert_eq!((told(&lost)[0].0.as_str(), lost.published(80).len()), ("exited", 0));
+        // It may serve those who reach its node all the same.
+        assert_eq!(lost.beyond_reach("shop"), ["web on host-n1, which is not reached"]);
     }
 }

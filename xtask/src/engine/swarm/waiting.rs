@@ -2,6 +2,7 @@
 //! one runs. Called by `apply`.
 
 use crate::base::deadline::Deadline;
+use crate::engine::swarm::change::{forced, update};
 use crate::engine::swarm::cluster::{Swarm, unreached};
 use crate::engine::swarm::spec::{self, Plan};
 use crate::engine::swarm::state::{Seen, UNHEARD, has_begun, has_ended, id, name_of, replicas, settings_of};
@@ -17,9 +18,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How often the task of a slot may be rejected before that is an error: a Swarm tries for ever.
 const REJECTED: usize = 3;
 
-/// When tasks from before are ended once more. Managers that elect another leader meanwhile may have started them anew, and
-/// they hold the ports that the new ones need.
-const ENDED_AGAIN: Duration = Duration::from_secs(3);
+/// How often a Swarm is urged. Managers that elect another leader meanwhile may have started tasks from before anew, and they
+/// hold the ports that the new ones need.
+const URGED: Duration = Duration::from_secs(2);
 
 /// The tasks that there were before a change, by their ids.
 pub struct Past {
@@ -41,33 +42,25 @@ impl Swarm {
                 Some((name, label))
             })
             .collect();
-        let named = |seen: &Seen, name: &str| {
-            seen.services.iter().find(|one| name_of(one, &self.pilot.project) == Some(name)).cloned()
-        };
         let open = |seen: &Seen| {
-            let of = |(name, settings): (&&String, &&str)| match named(seen, name) {
-                Some(service) => pending(seen, &service, name, settings, past).transpose(),
+            let of = |(name, settings): (&&String, &&str)| match self.named(seen, name) {
+                Some(service) => pending(seen, service, name, settings, past).transpose(),
                 None => Some(Ok(format!("{name} is not there"))),
             };
             settings.iter().find_map(of).transpose()
         };
-        let mut ended = Instant::now();
+        let (mut urged, mut waiting) = (Instant::now(), BTreeSet::new());
         // One question after another, so that it goes on at another manager when one is lost.
         let waited = deadline.poll(PAUSE, || {
             let seen = match self.see(deadline) {
                 Ok(seen) => seen,
                 Err(error) => return Break(Err(error)),
             };
-            if ended.elapsed() > ENDED_AGAIN {
-                for (name, settings) in &settings {
-                    let service = named(&seen, name);
-                    self.kill(
-                        &seen,
-                        service.iter().flat_map(|one| old(&seen, one, settings, past)),
-                        deadline,
-                    );
+            if urged.elapsed() > URGED {
+                if let Err(error) = self.urge(&seen, &settings, past, &mut waiting, deadline) {
+                    return Break(Err(error));
                 }
-                ended = Instant::now();
+                urged = Instant::now();
             }
             // A node that was just lost is in the lists until the managers notice.
             match open(&seen)
@@ -80,6 +73,43 @@ impl Swarm {
         });
         waited.flatten()
     }
+
+    /// Ends what runs from before once more, and replaces new tasks that a Swarm with a lost node does not start.
+    /// `waiting` are those that were not started the last time.
+    fn urge(
+        &self,
+        seen: &Seen,
+        settings: &BTreeMap<&String, &str>,
+        past: &Past,
+        waiting: &mut BTreeSet<String>,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let before = std::mem::take(waiting);
+        for (name, settings) in settings {
+            let Some(service) = self.named(seen, name) else { continue };
+            self.kill(seen, old(seen, service, settings, past), deadline);
+            let held = held(seen, service, settings, past);
+            if !held.is_disjoint(&before) {
+                self.ask(deadline, |line| update(line, service, &forced(service["Spec"].clone(), service)))?;
+            }
+            waiting.extend(held);
+        }
+        Ok(())
+    }
+
+    fn named<'a>(&self, seen: &'a Seen, name: &str) -> Option<&'a Value> {
+        seen.services.iter().find(|one| name_of(one, &self.pilot.project) == Some(name))
+    }
+}
+
+/// The new tasks that are not started yet, if a node is lost. A Swarm waits up to a minute for the end of the task before
+/// (swarmkit, `defaultOldTaskTimeout`), also for one on a node that it knows to be lost.
+fn held(seen: &Seen, service: &Value, settings: &str, past: &Past) -> BTreeSet<String> {
+    if seen.nodes.iter().all(|node| node.is_ready) {
+        return BTreeSet::new();
+    }
+    let new = seen.tasks_of(service).filter(|task| is_new(task, settings, past));
+    new.filter(|task| task["DesiredState"] == "ready").map(|task| id(task).to_owned()).collect()
 }
 
 /// Is a task of the release, and made by this change?
@@ -94,11 +124,9 @@ fn old<'a>(
     settings: &'a str,
     past: &'a Past,
 ) -> impl Iterator<Item = &'a Value> {
-    let on_ready =
-        |task: &&Value| seen.nodes.iter().any(|node| node.is_ready && task["NodeID"] == node.id.as_str());
     seen.tasks_of(service)
         .filter(move |task| !is_new(task, settings, past) && has_begun(task))
-        .filter(on_ready)
+        .filter(|task| seen.is_on_ready_node(task))
 }
 
 /// Why a service is not there yet; nothing if it is. It is an error if the Swarm cannot start it.
@@ -125,15 +153,14 @@ fn pending(seen: &Seen, service: &Value, name: &str, settings: &str, past: &Past
     if let Some(last) = rejected.last().filter(|_| rejected.len() >= REJECTED) {
         bail!("{name} cannot start{}: {}", of_node(last), said(last));
     }
-    let on_ready =
-        |task: &&Value| seen.nodes.iter().any(|node| node.is_ready && task["NodeID"] == node.id.as_str());
     if let Some(task) = old(seen, service, settings, past).next() {
         return Ok(Some(format!("a task of {name} from before still runs{}", of_node(task))));
     }
     // One that began and ended is there too: whether it is healthy is another question.
     let begun = seen.tasks_of(service).filter(is_new).filter(|task| {
         let container = task.pointer("/Status/ContainerStatus/ContainerID").and_then(Value::as_str);
-        (has_begun(task) && on_ready(task)) || (has_ended(task) && container.is_some_and(|id| !id.is_empty()))
+        (has_begun(task) && seen.is_on_ready_node(task))
+            || (has_ended(task) && container.is_some_and(|id| !id.is_empty()))
     });
     let slots: BTreeSet<String> = begun.map(|task| format!("{}{}", task["Slot"], task["NodeID"])).collect();
     let all: BTreeSet<u64> =
@@ -180,22 +207,54 @@ mod tests {
                "Status": {"State": state, "ContainerStatus": {"ContainerID": format!("c-{name}"), "PID": 7}}})
     }
 
-    fn told(tasks: Vec<Value>, ended: &[&str]) -> Result<Option<String>> {
-        let node = |id: &str, is_ready| Node {
+    fn node(id: &str) -> Node {
+        Node {
             id: id.into(),
             name: format!("host-{id}"),
             ip: None,
-            is_ready,
+            is_ready: true,
             availability: "active".into(),
             manager: None,
-        };
+        }
+    }
+
+    /// `before` had the same settings, and is replaced.
+    fn past() -> Past {
+        Past { replaced: ["before".to_owned()].into(), all: BTreeSet::new() }
+    }
+
+    fn told(tasks: Vec<Value>, ended: &[&str]) -> Result<Option<String>> {
         let service = json!({"ID": "s", "Spec": {"Mode": {"Replicated": {"Replicas": SLOTS}}}});
-        let nodes = vec![node("n1", true), node("n2", true), node("lost", false)];
+        let nodes = vec![node("n1"), node("n2"), Node { is_ready: false, ..node("lost") }];
         let mut seen = Seen { services: vec![service.clone()], tasks, nodes };
         seen.note_ended(&ended.iter().map(|id| (*id).to_owned()).collect());
-        // `before` had the same settings, and is replaced.
-        let past = Past { replaced: ["before".to_owned()].into(), all: BTreeSet::new() };
-        pending(&seen, &service, "web", "new", &past)
+        pending(&seen, &service, "web", "new", &past())
+    }
+
+    #[test]
+    fn a_new_task_that_waits_is_replaced_if_a_node_is_lost() {
+        let node = |id: &str, is_ready| Node { is_ready, ..node(id) };
+        let task = |name: &str, settings: &str, desired: &str| {
+            let mut task = task(name, settings, "n1", "ready");
+            task["DesiredState"] = desired.into();
+            task
+        };
+        let tasks = vec![
+            task("a", "new", "ready"),
+            task("b", "new", "running"),
+            task("c", "old", "ready"),
+            task("before", "new", "ready"),
+        ];
+        let of = |is_ready| {
+            let seen = Seen {
+                tasks: tasks.clone(),
+                nodes: vec![node("n1", true), node("n2", is_ready)],
+                ..Seen::default()
+            };
+            held(&seen, &json!({"ID": "s"}), "new", &past())
+        };
+        assert_eq!(of(false), ["a".to_owned()].into());
+        assert_eq!(of(true), BTreeSet::new());
     }
 
     #[test]

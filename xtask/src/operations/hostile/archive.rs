@@ -6,7 +6,7 @@ use super::folder::Folder;
 use crate::base::archive::Archive;
 use crate::base::deadline::Deadline;
 use crate::base::files;
-use crate::release::blobs::{Joined, cut};
+use crate::release::blobs::{Joined, cut, parts};
 use crate::release::export;
 use crate::release::store::Store;
 use crate::stack::pilot::{By, Pilot};
@@ -144,7 +144,7 @@ fn streamed(bytes: &[u8]) {
     let Ok(index) = cut(&mut &*bytes, &state) else { return };
     let joined = || -> Result<Vec<u8>> {
         let mut all = Vec::new();
-        Joined::new(&state, index.clone())?.read_to_end(&mut all)?;
+        Joined::new(&state, index.clone(), parts(&index)?).read_to_end(&mut all)?;
         Ok(all)
     };
     assert_eq!(joined().ok().as_deref(), Some(bytes), "the stream does not come back");

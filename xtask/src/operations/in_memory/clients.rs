@@ -30,7 +30,7 @@ impl Scene {
     /// Another client of the same engine, whose folder is empty.
     pub fn client(&self) -> Self {
         let folder = Folder::new();
-        let state = StateDir::new(folder.0.join("state"));
+        let state = folder.state();
         let pilot = Pilot::at(&self.pilot.pack, "memory", state, By::Any).unwrap();
         Self { _folder: folder, pilot, world: self.world.clone(), is_locked: true }
     }

@@ -1,6 +1,7 @@
 //! Tests: the same runs with a gate that stops its services, and with one that is closed by commands.
 
 use super::*;
+use crate::deploy::lockout::Public;
 
 /// The gate of a stack without a switch: the gateway is stopped, and the others are behind it.
 pub const STOP: &str = "[gate]\nkind = \"stop\"\nservices = [\"gateway\"]\n\n";
@@ -49,6 +50,21 @@ fn where_the_gate_stops_its_services_they_start_last_and_the_plan_says_so() {
         scene.hold(Some(&held));
         assert!(!scene.world.things().services["gateway"].runs);
         assert_eq!(held.not_closed, ["engine 127.0.0.1:20002", "jobs 127.0.0.1:20003"], "{held:?}");
+    }
+}
+
+#[test]
+fn what_nobody_can_ask_is_named_where_the_public_is_shut_out() {
+    for gate in [None, Some(STOP)] {
+        let scene = Scene::of(gate);
+        scene.release("r2", "v2.0.0", &scene.env_text());
+        scene.world.things().volumes.insert("jobs".into(), CORRUPT.into());
+        scene.world.things().beyond_reach = vec!["gateway on b, which is not reached".into()];
+        scene.world.begin(None, None);
+        let finished = scene.finishes(&deploy);
+        assert_eq!(finished.exit, Exit::NotRestored, "{finished:?}");
+        let Some(Public::Partly(how)) = &finished.public else { panic!("{finished:?}") };
+        assert_eq!(how.matches("gateway on b, which is not reached").count(), 1, "{how}");
     }
 }
 

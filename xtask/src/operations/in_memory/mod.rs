@@ -8,6 +8,7 @@
 mod clients;
 mod copies;
 mod everywhere;
+mod folder;
 mod gates;
 mod guard;
 mod images;
@@ -18,6 +19,7 @@ mod torture;
 mod watch;
 
 use self::everywhere::{everywhere, prepared};
+use self::folder::Folder;
 use self::gates::with_gate;
 use crate::base::courier::Courier;
 use crate::base::deadline::{Deadline, now};
@@ -50,7 +52,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow::{Break, Continue};
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -66,25 +68,6 @@ struct Scene {
     world: World,
     /// Has a command the lock when it begins? Otherwise it takes it by itself.
     is_locked: bool,
-}
-
-/// A folder for one test, in memory if the host allows it: a run syncs every write.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        let memory = Some(PathBuf::from("/dev/shm")).filter(|folder| folder.is_dir());
-        let name = format!("pilot-in-memory-{}", files::random().unwrap());
-        let folder = memory.unwrap_or_else(std::env::temp_dir).join(name);
-        files::make_private_folder(&folder).unwrap();
-        Self(folder)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).ok();
-    }
 }
 
 /// How a run ended.
@@ -117,7 +100,7 @@ impl Scene {
         let manifest = std::fs::read_to_string(from.join("pilot.toml")).unwrap();
         let manifest = manifest.replace("ready = \"20s\"", "ready = \"150ms\"");
         std::fs::write(pack.join("pilot.toml"), change(manifest)).unwrap();
-        let state = StateDir::new(folder.0.as_path().join("state"));
+        let state = folder.state();
         let mut pilot = Pilot::at(&pack, "memory", state, By::Tree).unwrap();
         // The tests in `watch` watch.
         pilot.watch = Some(Duration::ZERO);

@@ -1,8 +1,9 @@
 //! Tests: what runs is watched after its gate was opened. It turns bad in time, is only slow, is held closed, or its run is
 //! cut off. Time passes without waiting.
 
+use super::gates::EXEC;
 use super::*;
-use crate::engine::fake::world::InTime;
+use crate::engine::fake::world::{Fault, InTime, When};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -185,26 +186,27 @@ fn a_hold_that_is_placed_in_the_middle_is_kept_and_told() {
     scene.hold(Some(&finished));
 }
 
-/// Whatever fails while it is watched, what is said of the public is so.
+/// Whatever fails while it is watched, one operation or two in a row, what is said of the public is so.
 #[test]
 fn that_a_hold_keeps_the_gate_closed_is_said_only_of_one_that_is_closed() {
     let mut failed = 0;
-    for at in 30.. {
-        let scene = watching_by(&|manifest| manifest);
+    let all = (30..).flat_map(|at| [(at, at), (at, at + 1)]);
+    for (first, last) in all {
+        let scene = watching_by(&|manifest| with_gate(&manifest, EXEC));
         scene.keeps_records();
         scene.finishes(&|_| Ok(Finished::plain(Exit::Ok)));
         scene.break_version(Defect::Errors);
-        scene.world.begin(Some(at), None);
+        scene.world.begin_with(vec![(When::Numbers(first, last), Fault::Fails)]);
         let ran = scene.run(&roll_back);
-        if scene.world.things().done.len() < at {
+        if scene.world.things().done.len() < first {
             break;
         }
         failed += 1;
         let Ran::Finished(finished) = ran else { continue };
         let is_open = scene.world.things().is_open();
-        assert!(!finished.exit.is_good() || is_open != finished.held, "failure {at}: {finished:?}");
+        assert!(!finished.exit.is_good() || is_open != finished.held, "failure {first}: {finished:?}");
     }
-    assert!(failed > 5, "{failed}");
+    assert!(failed > 10, "{failed}");
 }
 
 #[test]
@@ -395,7 +397,7 @@ fn a_watched_rollback_that_fails_or_is_cut_off_anywhere_can_be_run_again() {
 /// A gate without a switch, and one that is closed by commands.
 #[test]
 fn with_every_kind_of_gate_what_turns_bad_is_closed_and_a_hold_is_kept() {
-    for gate in [gates::STOP, gates::EXEC] {
+    for gate in [gates::STOP, EXEC] {
         let new = || watching_by(&|manifest| with_gate(&manifest, gate));
         let scene = new();
         scene.turns_bad(1, Defect::Unhealthy);

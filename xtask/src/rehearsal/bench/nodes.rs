@@ -7,6 +7,7 @@ use crate::base::files::{self, Mode, Scratch};
 use crate::base::output::Output;
 use crate::base::proc::cmd;
 use crate::base::threads::side_by_side;
+use crate::engine::carry;
 use crate::engine::roles::Kind;
 use crate::engine::swarm::by_hand::ByHand;
 use crate::operations::candidate::Source;
@@ -227,12 +228,19 @@ impl Nodes<'_> {
         let nodes = self.by_hand.other_nodes(limit())?;
         let made = |tag: String, id: String| Image::new(id.trim().to_owned(), tag);
         let base = format!("{name}:base");
-        let first = made(base.clone(), add(&self.good.images[session.pilot.gateway()].id, &base, LARGE)?);
+        // As `up` does: what is brought to other nodes is in the store.
+        let saved =
+            |image| carry::save_image(&image, session.engine.as_ref(), &session.store, limit().left());
+        let first =
+            saved(made(base.clone(), add(&self.good.images[session.pilot.gateway()].id, &base, LARGE)?))?;
         session.engine.bring(std::slice::from_ref(&first), limit())?;
-        let (mut ours, mut bare) = (Figures::new(), Figures::new());
+        let (mut ours, mut bare, mut read) = (Figures::new(), Figures::new(), Figures::new());
         for round in 0..rounds {
             let tag = format!("{name}:{round}");
             let image = made(tag.clone(), add(&base, &tag, CHANGED)?);
+            let begun = Instant::now();
+            let image = saved(image)?;
+            read.push(begun.elapsed().as_secs_f64() * 1e3);
             let begun = Instant::now();
             session.engine.bring(std::slice::from_ref(&image), limit())?;
             ours.push(begun.elapsed().as_secs_f64() * 1e3);
@@ -247,8 +255,11 @@ impl Nodes<'_> {
         }
         self.forget(&name, &nodes)?;
         let against = Some(("1 MB by docker save and load", median(bare)?));
-        let what = "1 MB of 1 GB to other nodes";
-        rows.push(Row { what, ours: median(ours)?, unit: "ms", against, reach: Some(5.0) });
+        let row = |what, figures, reach| -> Result<Row> {
+            Ok(Row { what, ours: median(figures)?, unit: "ms", against, reach })
+        };
+        rows.push(row("1 MB of 1 GB to other nodes", ours, Some(5.0))?);
+        rows.push(row("reading it into the store before", read, None)?);
         Ok(())
     }
 

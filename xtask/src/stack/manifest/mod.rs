@@ -15,6 +15,7 @@ use anyhow::{Result, ensure};
 use reading::Need;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 pub use values::{
     Contact, DataRule, DataRules, Document, Dump, Flags, HealthRule, Limits, LoadRule, Manifest, MemoryRule,
     Metrics, Notify, Occasion, Remote, Service, SessionRule, WatchRule,
@@ -31,6 +32,9 @@ const WITH_CHECKS: [&str; 8] = ["auth", "health", "check", "criteria", "memory",
 
 /// The manifest in the folder of a stack, and in that of a release.
 pub const MANIFEST_FILE: &str = "pilot.toml";
+
+/// How many texts of manifests are kept in memory, with what they say.
+const READ_ONCE: usize = 8;
 
 /// The parts of a stack that a manifest may name.
 #[derive(Clone, Debug, Default)]
@@ -71,8 +75,23 @@ impl Manifest {
 
     /// Reads the text of a manifest. `file` is its name in messages.
     pub fn parse(file: &str, text: &str) -> Result<Self> {
+        Ok(Self { file: file.to_owned(), ..Self::read_once(file, text)? })
+    }
+
+    /// A run comes back to the manifests of its source and of its releases again and again. They are mostly the same, and
+    /// took a quarter of the time of `status`.
+    fn read_once(file: &str, text: &str) -> Result<Self> {
+        static READ: Mutex<Vec<(String, Manifest)>> = Mutex::new(Vec::new());
+        let known = || READ.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, manifest)) = known().iter().find(|(known, _)| known == text) {
+            return Ok(manifest.clone());
+        }
         let (read, needs) = reading::read(file, text, &older, sections::manifest)?;
-        Ok(Self { needs, ..read })
+        let manifest = Self { needs, ..read };
+        let mut known = known();
+        known.truncate(READ_ONCE - 1);
+        known.insert(0, (text.to_owned(), manifest.clone()));
+        Ok(manifest)
     }
 
     /// The programs of its checks, which are files of the stack.
@@ -93,6 +112,10 @@ impl Manifest {
                 .then(|| format!("there is no {kind} {name}; there are: {}", all.join(", ")))
         };
         for (need, place) in &self.needs {
+            let place = match place {
+                Some((line, column)) => format!("{}:{line}:{column}", self.file),
+                None => format!("{}, which is of an older version,", self.file),
+            };
             let what = match (need, known) {
                 (Need::Variable(name), _) => {
                     (!has(name)).then(|| format!("{name} is missing in the env file"))

@@ -1,4 +1,4 @@
-//! Reads the parts of a manifest about who is told outside of the stack: `[notify]` and `[metrics]`. Called by
+//! Reads the parts of a manifest about what is outside of the stack: `[notify]`, `[metrics]` and `[images]`. Called by
 //! `sections`.
 
 use super::gate::command;
@@ -55,4 +55,29 @@ pub fn metrics(value: &Value<'_>) -> Option<Metrics> {
     let textfile = table.need("textfile", Value::text);
     table.close();
     Some(Metrics { textfile: textfile?.into() })
+}
+
+/// Where images are kept too: `registry`.
+pub fn images(value: &Value<'_>) -> Option<String> {
+    let table = value.table()?;
+    let registry = table.need("registry", registry);
+    table.close();
+    registry
+}
+
+fn registry(value: &Value<'_>) -> Option<String> {
+    let text = value.text()?;
+    let (host, path) = text.split_once('/').map_or((&*text, None), |(host, path)| (host, Some(path)));
+    let is_of = |part: &str, marks: &str| {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || marks.contains(c);
+        !part.is_empty() && part.chars().all(allowed)
+    };
+    // Without a dot or a port, Docker takes the host for a path of Docker Hub.
+    let is_host = host == "localhost" || (host.contains(['.', ':']) && is_of(host, ".-:[]"));
+    match is_host && path.is_none_or(|path| path.split('/').all(|part| is_of(part, ".-_"))) {
+        true => Some(text),
+        false => {
+            value.wrong("a host, with a path if it has one, such as \"registry.example.com:5000/pilot\"")
+        }
+    }
 }

@@ -36,12 +36,26 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
-/// Line and column of a byte, both from 1. The column counts characters.
-fn place(text: &str, at: usize) -> (usize, usize) {
-    let before = &text.as_bytes()[..at.min(text.len())];
-    let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-    (line, String::from_utf8_lossy(&before[start..]).chars().count() + 1)
+/// The lines of a text.
+struct Lines<'a> {
+    text: &'a str,
+    /// Where each of them begins.
+    begin: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> Self {
+        let begin = [0].into_iter().chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text, begin }
+    }
+
+    /// Line and column of a byte, both from 1. The column counts characters.
+    fn place(&self, at: usize) -> (usize, usize) {
+        let at = at.min(self.text.len());
+        let line = self.begin.partition_point(|begin| *begin <= at);
+        let before = &self.text.as_bytes()[self.begin[line - 1]..at];
+        (line, String::from_utf8_lossy(before).chars().count() + 1)
+    }
 }
 
 /// What a manifest needs that others must have.
@@ -69,8 +83,8 @@ impl Notes {
     }
 }
 
-/// What a manifest needs, each with its place: `pilot.toml:12:5`.
-pub type Needs = Vec<(Need, String)>;
+/// What a manifest needs, each with its line and column; without them if it was added, because the file is older.
+pub type Needs = Vec<(Need, Option<(usize, usize)>)>;
 
 /// Reads a file. `older` says what is added to it, if it is of an older version. `read` gets its top table, and notes
 /// what it does not like; its result counts only if there is no mistake.
@@ -99,18 +113,15 @@ pub fn read<T>(
         }
         found = read(&Table::of(&table, &notes));
     }
-    let mistakes = in_order(notes.mistakes);
+    let (mistakes, lines) = (in_order(notes.mistakes), Lines::of(text));
     match found {
         Some(found) if mistakes.is_empty() => {
-            let named = |(at, need)| match place(text, at) {
-                _ if at > text.len() => (need, format!("{file}, which is of an older version,")),
-                (line, column) => (need, format!("{file}:{line}:{column}")),
-            };
-            Ok((found, in_order(notes.needs).into_iter().map(named).collect()))
+            let placed = |(at, need)| (need, (at <= text.len()).then(|| lines.place(at)));
+            Ok((found, in_order(notes.needs).into_iter().map(placed).collect()))
         }
         _ => {
             let told = mistakes.into_iter().map(|(at, what)| {
-                let (line, column) = place(text, at);
+                let (line, column) = lines.place(at);
                 (line, column, what)
             });
             Err(Mistakes { file: file.to_owned(), all: told.collect() })

@@ -70,8 +70,10 @@ pub fn manifest(top: &Table<'_>) -> Option<Manifest> {
         drill: top.or("drill", Drill::default(), drill),
         notify: top.get("notify", outward::notify),
         metrics: top.get("metrics", outward::metrics),
+        registry: top.get("images", outward::images),
         folder: None,
         needs: Vec::new(),
+        file: String::new(),
     };
     top.close();
     version.map(|_| rest)

@@ -148,6 +148,22 @@ fn names_that_clash_and_keys_that_contradict_are_refused() {
 }
 
 #[test]
+fn a_registry_is_a_host_with_a_path_or_without() {
+    let read =
+        |name: &str| Manifest::parse("p.toml", &format!("version = 2\n[images]\nregistry = \"{name}\""));
+    for name in
+        ["localhost", "localhost/a", "registry.example.com:5000/pilot/a_b", "10.0.0.1:5000", "[::1]:5000"]
+    {
+        assert_eq!(read(name).unwrap().registry.as_deref(), Some(name));
+    }
+    for name in
+        ["pilot", "pilot/a", "https://a.b", "a.b/", "a.b//c", "a.b/c:1", "a.b/C", "A.b", "a.b/c@sha256"]
+    {
+        assert!(read(name).unwrap_err().to_string().contains("a host, with a path"), "{name}");
+    }
+}
+
+#[test]
 fn the_pilot_has_every_check_of_the_runbook() {
     let manifest = Manifest::built_in().unwrap();
     let names: Vec<&str> = manifest.checks.iter().map(|check| check.name.as_str()).collect();

@@ -67,6 +67,8 @@ pub struct Manifest {
     pub remote: Option<Remote>,
     /// What the host must have free.
     pub host: Host,
+    /// Where the images of releases are kept too, on a Swarm: the host of a registry, with a path or without.
+    pub registry: Option<String>,
     /// Who is called, by level.
     pub escalation: Vec<Contact>,
     /// The folder that it was read from, which has the programs of its checks; none for the built-in one.
@@ -79,6 +81,8 @@ pub struct Manifest {
     pub metrics: Option<Metrics>,
     /// What its requests and limits need, each with its place.
     pub(super) needs: Needs,
+    /// The name of its file, for messages.
+    pub(super) file: String,
 }
 
 /// The `[drill]` part.

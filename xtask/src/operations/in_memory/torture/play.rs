@@ -268,6 +268,8 @@ fn happens(things: &mut Things, event: Event, folders: &[PathBuf], envs: &[PathB
             if let Some(started) = things.services.get_mut(service) {
                 started.image = id.clone();
                 started.runs = true;
+                // It is a new container.
+                things.paused.remove(service);
                 things.add_image(&id, "v6.6.6");
                 things.defects.extend(defect.map(|defect| (id, defect)));
             }

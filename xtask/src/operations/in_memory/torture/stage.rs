@@ -23,7 +23,9 @@ pub struct Seen {
     pub lost_records: bool,
     /// The engine has said that something was done, and it was not.
     pub lied: bool,
-    /// A journal may lack lines.
+    /// Somebody has unpinned a release.
+    pub unpinned: bool,
+    /// A journal may lack lines, or be gone.
     pub lost_journal: bool,
 }
 
@@ -31,8 +33,10 @@ impl Seen {
     /// What a person does by hand is not what the tool does.
     pub fn note(&mut self, event: Event) {
         let starts = |service: &str| service == "gateway";
-        // What is paused was written down there.
-        self.lied |= matches!(event, Event::FolderIsDeleted(_));
+        // What is paused was written down there, and what was watched.
+        let is_deleted = matches!(event, Event::FolderIsDeleted(_));
+        self.lied |= is_deleted;
+        self.lost_journal |= is_deleted;
         self.lost_records |= matches!(event, Event::EverythingIsPruned | Event::RecordsArePruned);
         match event {
             Event::GateIsOpened | Event::EverythingIsPruned => self.excused = true,

@@ -1,19 +1,24 @@
 //! Asks a Docker engine through its API, over the docker client: `docker system dial-stdio` passes on what it reads, by
 //! whatever way the client reaches the engine (a socket, TCP with TLS, ssh). The API takes and gives whole objects with
-//! their versions, which the commands of the client do not. Called by the other files of `swarm`.
+//! their versions, which the commands of the client do not, and an answer takes less time than the client takes to start. Called
+//! by the other files of `compose`, and by `swarm`.
 
 use crate::base::deadline::Deadline;
-use crate::base::failure::{Exit, exit_of, fail};
-use crate::base::next::Next;
-use crate::base::proc::cmd;
+use crate::base::proc::{Talk, cmd};
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-/// The version of the API: that of Docker 20.10, which all later ones still speak.
-const VERSION: &str = "/v1.41";
+/// The version of the API that is asked for where the engine speaks it: that of Docker 20.10. The oldest one of Docker 29.0 is
+/// 1.44.
+const VERSION: Version = (1, 41);
+
+/// A version of the API.
+type Version = (u32, u32);
 
 /// Largest head of an answer, in bytes, and the most fields in it.
 const HEAD: usize = 64 << 10;
@@ -32,6 +37,11 @@ impl Way {
         Self(vec!["--context".into(), name.into()])
     }
 
+    /// With these options.
+    pub fn with(options: &[String]) -> Self {
+        Self(options.to_vec())
+    }
+
     /// The options, for a command.
     pub fn options(&self) -> &[String] {
         &self.0
@@ -45,6 +55,9 @@ impl fmt::Display for Way {
         self.0.iter().try_for_each(|word| write!(f, " {word}"))
     }
 }
+
+/// What is said if an engine answers nothing.
+const ENDED: &str = "the engine ended the connection";
 
 /// An answer that is an error.
 #[derive(Debug)]
@@ -68,35 +81,79 @@ pub fn status_of(error: &anyhow::Error) -> Option<u16> {
     error.downcast_ref().map(|refused: &Refused| refused.status)
 }
 
-/// Is it an error of a Swarm that has lost its majority, or of a manager that does not know the leader at this moment?
-pub fn is_headless(error: &anyhow::Error) -> bool {
-    let text = format!("{error:#}");
-    [
-        "have a leader",
-        "leader status",
-        "context deadline exceeded",
-        "DeadlineExceeded",
-        "Unavailable",
-        "lost quorum",
-    ]
-    .iter()
-    .any(|said| text.contains(said))
+/// How long a connection is kept that nobody uses. An older one may be dead without our knowing it.
+const KEPT: Duration = Duration::from_secs(5);
+
+/// Connections for the next questions: starting the docker client takes longer than most answers.
+#[derive(Default)]
+pub struct Lines(Mutex<Vec<(Way, Instant, Connected)>>);
+
+/// A connection, and the version that is spoken over it.
+struct Connected(Talk, Version);
+
+impl Lines {
+    fn take(&self, way: &Way) -> Option<Connected> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(_, used, _)| used.elapsed() < KEPT);
+        let at = all.iter().position(|(to, ..)| to == way)?;
+        Some(all.swap_remove(at).2)
+    }
+
+    fn keep(&self, way: &Way, line: Connected) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push((way.clone(), Instant::now(), line));
+    }
 }
 
 /// A Docker engine.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Api {
     /// Path of the docker client.
     pub docker: PathBuf,
     /// Which engine.
     pub way: Way,
+    /// The connections of this command.
+    pub lines: Arc<Lines>,
 }
 
 impl Api {
-    /// Several questions over one connection.
-    pub fn talk<T>(&self, deadline: Deadline, talk: impl FnOnce(&mut Line<'_>) -> Result<T>) -> Result<T> {
+    /// Several questions over one connection: one that is left from before, or a new one. They are asked again over a new
+    /// one if the engine has ended that from before.
+    pub fn talk<T>(&self, deadline: Deadline, talk: impl Fn(&mut Line<'_>) -> Result<T>) -> Result<T> {
+        if let Some(kept) = self.lines.take(&self.way) {
+            match self.talk_over(kept, deadline, &talk) {
+                Err(error) if status_of(&error).is_none() && !deadline.passed() => {}
+                other => return other,
+            }
+        }
+        self.talk_over(self.connected(deadline)?, deadline, &talk)
+    }
+
+    /// A new connection.
+    fn connected(&self, deadline: Deadline) -> Result<Connected> {
         let dial = cmd(&self.docker, &[]).args(self.way.options()).args(["system", "dial-stdio"]);
-        dial.talk_by(deadline, |to, from| talk(&mut Line::new(to, from)))
+        let mut dial = dial.talk(deadline)?;
+        let told = dial.part(deadline, |to, from| Line::new(to, from).get("/version"))?;
+        Ok(Connected(dial, spoken(&told)))
+    }
+
+    fn talk_over<T>(
+        &self,
+        Connected(mut over, version): Connected,
+        deadline: Deadline,
+        talk: impl Fn(&mut Line<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let answer = over.part(deadline, |to, from| {
+            let mut line = Line::new(to, from);
+            line.version = format!("/v{}.{}", version.0, version.1);
+            match talk(&mut line) {
+                Err(error) if status_of(&error).is_none() => Err(error),
+                // A refusal was read to its end, as any other answer.
+                answer => Ok(answer),
+            }
+        })?;
+        self.lines.keep(&self.way, Connected(over, version));
+        answer
     }
 
     /// One question.
@@ -105,16 +162,28 @@ impl Api {
     }
 }
 
+/// Which version is spoken with an engine that says this of itself (`GET /version`).
+fn spoken(told: &Value) -> Version {
+    let version = |name: &str| -> Option<Version> {
+        let (major, minor) = told[name].as_str()?.split_once('.')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    let oldest = version("MinAPIVersion").unwrap_or(VERSION);
+    VERSION.min(version("ApiVersion").unwrap_or(VERSION)).max(oldest)
+}
+
 /// A connection to an engine.
 pub struct Line<'a> {
     to: &'a mut dyn Write,
     from: BufReader<&'a mut dyn Read>,
+    /// What a path begins with.
+    version: String,
 }
 
 impl<'a> Line<'a> {
     /// One that is asked and answers here.
     pub fn new(to: &'a mut dyn Write, from: &'a mut dyn Read) -> Self {
-        Self { to, from: BufReader::new(from) }
+        Self { to, from: BufReader::new(from), version: String::new() }
     }
 
     /// GET.
@@ -139,8 +208,9 @@ impl<'a> Line<'a> {
         let tried = || format!("{method} {}", path.split('?').next().unwrap_or(path));
         let body = body.map(Value::to_string).unwrap_or_default();
         let head = format!(
-            "{method} {VERSION}{path} HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\n\
+            "{method} {}{path} HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n",
+            self.version,
             body.len()
         );
         self.to
@@ -149,14 +219,16 @@ impl<'a> Line<'a> {
             .and_then(|()| self.to.flush())
             .with_context(tried)?;
         let (status, answer) = self.answer().with_context(tried)?;
-        let value: Value =
-            if answer.is_empty() { Value::Null } else { serde_json::from_slice(&answer).unwrap_or_default() };
         if status >= 400 {
-            let said = value["message"].as_str().map(str::to_owned);
+            let said: Value = serde_json::from_slice(&answer).unwrap_or_default();
+            let said = said["message"].as_str().map(str::to_owned);
             let message = said.unwrap_or_else(|| String::from_utf8_lossy(&answer).trim().to_owned());
             return Err(anyhow::Error::new(Refused { status, message })).with_context(tried);
         }
-        Ok(value)
+        if answer.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&answer).context("the answer is garbled").with_context(tried)
     }
 
     /// The status and the body of an answer.
@@ -187,7 +259,9 @@ impl<'a> Line<'a> {
         while !head.ends_with(b"\r\n\r\n") {
             let before = head.len();
             self.line(&mut head)?;
-            ensure!(head.len() > before, "the engine ended the connection");
+            if head.len() == before {
+                bail!(std::io::Error::new(ErrorKind::UnexpectedEof, ENDED));
+            }
             ensure!(head.len() <= HEAD, "the head of the answer is longer than {HEAD} bytes");
         }
         Ok(head)
@@ -226,6 +300,16 @@ impl<'a> Line<'a> {
     }
 }
 
+/// What is in an answer that is a list.
+pub fn listed(answer: &Value) -> Result<&[Value]> {
+    answer.as_array().map(Vec::as_slice).context("the engine gave no list")
+}
+
+/// What a list is narrowed to, as a part of the query of a path: what has all of these labels.
+pub fn by_labels(labels: &[String]) -> String {
+    in_path(&json!({ "label": labels }).to_string())
+}
+
 /// A text as a part of the query of a path.
 pub fn in_path(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
@@ -233,44 +317,32 @@ pub fn in_path(text: &str) -> String {
     text.bytes().map(part).collect()
 }
 
-/// Finds the exit code for a failed question to the Swarm. If no engine answers, or the Swarm has no majority, nothing can
-/// be changed: a failure of the host (exit 4), unless the budget of the run cut it short.
-pub fn classify(error: anyhow::Error) -> anyhow::Error {
-    if exit_of(&error) != Exit::NotRestored {
-        return error;
-    }
+/// Does nobody answer there? In the words of the docker client, with a connection of its own, through `dial-stdio`, and through
+/// ssh.
+pub fn is_gone(error: &anyhow::Error) -> bool {
     let text = format!("{error:#}");
-    if is_headless(&error) {
-        let what = format!(
-            "the Swarm does not answer for its stacks: this client reaches only managers that are in the minority, or \
-             that have no leader; nothing can be changed from here: {text}"
-        );
-        let next = Next::shell("docker node ls")
-            .so("at a manager of the other side, or when the managers see each other again");
-        return fail(Exit::Host, what, next);
-    }
-    let host = [
+    [
         "Cannot connect to the Docker daemon",
         "error during connect",
         "failed to connect",
-        "did not end in time",
-    ];
-    if host.iter().any(|mark| text.contains(mark)) {
-        let next = Next::xtask("host").so("to see what is wrong; --context NAME goes to another manager");
-        return fail(Exit::Host, format!("the Docker engine does not answer: {text}"), next);
-    }
-    error
+        "failed to open the raw stream connection",
+        "stderr=ssh: ",
+        ENDED,
+    ]
+    .iter()
+    .any(|mark| text.contains(mark))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::files::{self, Mode, Scratch};
 
     /// What is made of an answer.
     fn read(answer: &str) -> Result<Value> {
         let (mut sent, mut from) = (Vec::new(), answer.as_bytes());
         let value = Line::new(&mut sent, &mut from).get("/nodes?x=1")?;
-        assert!(sent.starts_with(b"GET /v1.41/nodes?x=1 HTTP/1.1\r\n"));
+        assert!(sent.starts_with(b"GET /nodes?x=1 HTTP/1.1\r\n"));
         Ok(value)
     }
 
@@ -282,6 +354,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{\"a\r\n4\r\n\":1}\r\n0\r\n\r\n";
         assert_eq!(read(chunked).unwrap()["a"], 1);
         for cut in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{a",
             &whole[..whole.len() - 1],
             &chunked[..chunked.len() - 12],
             "HTTP/1.1 200 OK\r\n",
@@ -303,9 +376,68 @@ mod tests {
         let body = r#"{"message":"rpc error: code = Unknown desc = The swarm does not have a leader."}"#;
         let error =
             read(&format!("HTTP/1.1 500 No\r\nContent-Length: {}\r\n\r\n{body}", body.len())).unwrap_err();
-        assert_eq!((status_of(&error), is_headless(&error)), (Some(500), true));
-        let told = classify(error);
-        assert_eq!(exit_of(&told), Exit::Host);
-        assert!(format!("{told:#}").contains("minority"), "{told:#}");
+        assert_eq!(status_of(&error), Some(500));
+        assert!(format!("{error:#}").contains("have a leader"), "{error:#}");
+    }
+
+    /// A docker client that notes each of its starts and what it is asked, and answers so many requests.
+    fn client(scratch: &Scratch, answers: u32) -> Api {
+        let docker = scratch.path().join("docker");
+        let script = format!(
+            r#"#!/bin/sh
+cd {}
+echo start >> starts
+for _ in $(seq {answers}); do
+  read -r line
+  echo "$line" >> asked
+  while read -r line && [ ${{#line}} -gt 1 ]; do :; done
+  printf 'HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n{{"MinAPIVersion": "1.44"}}\n'
+done
+"#,
+            scratch.path().display()
+        );
+        files::write(&docker, script.as_bytes(), Mode::Program).unwrap();
+        Api { docker, way: Way::default(), lines: Arc::default() }
+    }
+
+    #[test]
+    fn a_connection_serves_the_next_question_and_one_that_has_ended_is_made_anew() {
+        let limit = || Deadline::after(Duration::from_secs(20));
+        let noted = |scratch: &Scratch, what: &str| files::read_text(&scratch.path().join(what)).unwrap();
+        // The first question over each is which version it speaks.
+        for (answers, starts) in [(4, 1), (2, 3), (3, 2)] {
+            let scratch = Scratch::new("api-test").unwrap();
+            let api = client(&scratch, answers);
+            for _ in 0..3 {
+                api.get("/info", limit()).unwrap();
+            }
+            assert_eq!(noted(&scratch, "starts").lines().count(), starts, "{answers} answers");
+            let asked = noted(&scratch, "asked");
+            assert_eq!(asked.matches("GET /version HTTP").count(), starts, "{asked}");
+            assert_eq!(asked.matches("GET /v1.44/info HTTP").count(), 3, "{asked}");
+        }
+        // Not to another engine.
+        let scratch = Scratch::new("api-test").unwrap();
+        let api = client(&scratch, 9);
+        api.get("/info", limit()).unwrap();
+        Api { way: Way::context("node2"), ..api.clone() }.get("/info", limit()).unwrap();
+        assert_eq!(noted(&scratch, "starts").lines().count(), 2);
+        // An engine that never answers is asked once.
+        let scratch = Scratch::new("api-test").unwrap();
+        let silent = client(&scratch, 0);
+        let script = format!("#!/bin/sh\necho start >> {}/starts\nexec sleep 60\n", scratch.path().display());
+        files::write(&silent.docker, script.as_bytes(), Mode::Program).unwrap();
+        assert!(silent.get("/info", Deadline::after(Duration::from_millis(800))).is_err());
+        assert_eq!(noted(&scratch, "starts").lines().count(), 1);
+    }
+
+    #[test]
+    fn the_version_is_one_that_the_engine_still_speaks() {
+        let told =
+            |oldest: &str, newest: &str| spoken(&json!({ "MinAPIVersion": oldest, "ApiVersion": newest }));
+        assert_eq!([told("1.12", "1.41"), told("1.24", "1.45"), told("new", "?")], [VERSION; 3]);
+        assert_eq!([told("1.44", "1.52"), told("2.0", "2.1")], [(1, 44), (2, 0)]);
+        assert_eq!(told("1.12", "1.40"), (1, 40));
+        assert_eq!(spoken(&Value::Null), VERSION);
     }
 }
