@@ -257,23 +257,9 @@ fn stay_closed(view: &View, gate: &dyn Switch, hold: &Hold, deadline: Deadline) 
 /// public. If that fails, its services are stopped at once. Returns true if it had come up open.
 pub fn closed_after_start(view: &View, reason: &str, deadline: Deadline) -> Result<bool> {
     let stops = view.cover()?.stops();
-    // The engine may move an instance meanwhile, so it is asked again where they are.
-    let applied = deadline.poll(AGAIN, || {
-        let gate = match view.gate(REQUEST) {
-            Ok(gate) => gate,
-            Err(error) => return Continue(error),
-        };
-        match gate.close_applied(reason, deadline.within(MOVED)) {
-            Ok(open) => Break(Ok(open)),
-            // A gateway that does not answer lets nobody in yet.
-            Err(error) if !stops && matches!(gate.position(), Gate::Unknown(_)) => Continue(error),
-            Err(error) => Break(Err(error)),
-        }
-    });
-    let error = match applied {
-        Ok(Ok(open)) => return Ok(open),
-        Err(error) => return Err(error),
-        Ok(Err(error)) => error,
+    let error = match close_what_starts(|| view.gate(REQUEST), reason, stops, deadline)? {
+        Ok(open) => return Ok(open),
+        Err(error) => error,
     };
     let limit = Deadline::after(view.pilot.manifest.limits.engine);
     let stopped = view.cover().and_then(|Cover { services, .. }| {
@@ -284,6 +270,34 @@ pub fn closed_after_start(view: &View, reason: &str, deadline: Deadline) -> Resu
         Err(error) => format!("it could not be stopped: {error:#}"),
     };
     bail!("the new gateway does not prove that it refuses the public ({error:#}); {how}")
+}
+
+/// The same for the gate alone. It is looked for again and again: the engine may move an instance meanwhile. The outer error
+/// is that of a gateway that does not answer, the inner one that of a gateway that answers and cannot be closed.
+fn close_what_starts<'a>(
+    look: impl Fn() -> Result<Box<dyn Switch + 'a>>,
+    reason: &str,
+    stops: bool,
+    deadline: Deadline,
+) -> Result<Result<bool>> {
+    // One that begins to answer at the end of a look has failed that look and answers all the same: it is tried once more.
+    let mut answered = false;
+    deadline.poll(AGAIN, || {
+        let gate = match look() {
+            Ok(gate) => gate,
+            Err(error) => return Continue(error),
+        };
+        match gate.close_applied(reason, deadline.within(MOVED)) {
+            Ok(open) => Break(Ok(open)),
+            Err(error) if stops => Break(Err(error)),
+            Err(error) => {
+                let was_last = answered || deadline.passed();
+                answered = !matches!(gate.position(), Gate::Unknown(_));
+                // A gateway that does not answer lets nobody in yet.
+                if answered && was_last { Break(Err(error)) } else { Continue(error) }
+            }
+        }
+    })
 }
 
 fn close_again(view: &View, gate: &dyn Switch, reason: &str, deadline: Deadline) -> Result<Closed> {
@@ -332,5 +346,53 @@ pub fn seen(view: &View, now: &Observation) -> Public {
         (Ok(proof), _) => shut_out(&proof, &now.not_closed),
         (Err(_), Gate::Open) => Public::Served,
         (Err(error), _) => Public::Unknown(format!("{error:#}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// A gate that fails so many times, and always answers if it is asked in between.
+    struct Fails<'a>(&'a Cell<usize>);
+
+    impl Switch for Fails<'_> {
+        fn position(&self) -> Gate {
+            Gate::Open
+        }
+
+        fn close(&self, _: &str) -> Result<String> {
+            bail!("not asked here")
+        }
+
+        fn prove_closed(&self) -> Result<String> {
+            bail!("not asked here")
+        }
+
+        fn open(&self) -> Result<()> {
+            bail!("not asked here")
+        }
+
+        fn close_applied(&self, _: &str, _: Deadline) -> Result<bool> {
+            match self.0.replace(self.0.get().saturating_sub(1)) {
+                0 => Ok(true),
+                _ => bail!("it did not answer until now"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_begins_to_answer_at_the_end_of_a_look_is_closed_by_the_next() {
+        let tried = |fails, stops, seconds| {
+            let left = Cell::new(fails);
+            let limit = Deadline::after(Duration::from_secs(seconds));
+            close_what_starts(|| Ok(Box::new(Fails(&left))), "r", stops, limit).unwrap().ok()
+        };
+        assert_eq!(tried(1, false, 10), Some(true));
+        // One that answers and cannot be closed is not tried for ever, and not after the deadline.
+        assert_eq!(tried(2, false, 10), None);
+        assert_eq!(tried(1, false, 0), None);
+        assert_eq!(tried(1, true, 10), None);
     }
 }

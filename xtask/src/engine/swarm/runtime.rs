@@ -10,7 +10,9 @@ use crate::engine::swarm::change::update;
 use crate::engine::swarm::cluster::{AT_A_TIME, Swarm, unreached};
 use crate::engine::swarm::node::nodes;
 use crate::engine::swarm::spec;
-use crate::engine::swarm::state::{KEPT, Seen, has_begun, id, keep_down, label, name_of, replicas};
+use crate::engine::swarm::state::{
+    KEPT, Seen, has_begun, id, keep_down, kept_replicas, label, name_of, replicas,
+};
 use crate::release::description::{Image, Release};
 use crate::stack::definition::Resolved;
 use crate::stack::endpoint::Endpoint;
@@ -230,12 +232,14 @@ impl Runtime for Swarm {
         if let Some(name) = services.iter().find(|name| !there.contains_key(*name)) {
             bail!("{name} is no service of stack {}", self.pilot.project);
         }
-        self.change(&self.own(&seen, services), deadline, &|spec| {
-            let wanted = label(spec, KEPT).and_then(|text| text.parse::<u64>().ok());
-            if let (Some(0), Some(wanted)) = (replicas(spec), wanted) {
+        let mut kept = self.own(&seen, services);
+        kept.retain(|service| kept_replicas(&service["Spec"]).is_some());
+        self.change(&kept, deadline, &|spec| {
+            if let Some(wanted) = kept_replicas(spec) {
                 spec["Mode"]["Replicated"]["Replicas"] = wanted.into();
             }
-        })
+        })?;
+        self.wait_for_tasks(&kept, &seen, deadline)
     }
 
     fn keep_down(&self, services: &[String], deadline: Deadline) -> Result<()> {

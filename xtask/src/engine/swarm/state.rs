@@ -62,6 +62,11 @@ pub fn keep_down(spec: &mut Value) {
     }
 }
 
+/// How many replicas a service has that is kept down; none if it is not.
+pub fn kept_replicas(spec: &Value) -> Option<u64> {
+    label(spec, KEPT).filter(|_| replicas(spec) == Some(0))?.parse().ok()
+}
+
 /// Is the container of a task there, so that it may answer?
 pub fn has_begun(task: &Value) -> bool {
     let pid = task.pointer("/Status/ContainerStatus/PID").and_then(Value::as_i64);

@@ -74,6 +74,22 @@ impl Swarm {
         waited.flatten()
     }
 
+    /// Waits until the Swarm has made tasks of services that had none. Its managers do that after they have answered; until
+    /// then a service that was just started looks like one that has ended.
+    pub fn wait_for_tasks(&self, services: &[Value], before: &Seen, deadline: Deadline) -> Result<()> {
+        let made = deadline.poll(PAUSE, || match self.see(deadline) {
+            Ok(seen) => match services.iter().find(|service| !has_new_task(service, &seen, before)) {
+                Some(service) => Continue(anyhow!(
+                    "the Swarm has made no task of {}",
+                    name_of(service, &self.pilot.project).unwrap_or("a service")
+                )),
+                None => Break(Ok(())),
+            },
+            Err(error) => Break(Err(error)),
+        });
+        made.flatten()
+    }
+
     /// Ends what runs from before once more, and replaces new tasks that a Swarm with a lost node does not start.
     /// `waiting` are those that were not started the last time.
     fn urge(
@@ -100,6 +116,12 @@ impl Swarm {
     fn named<'a>(&self, seen: &'a Seen, name: &str) -> Option<&'a Value> {
         seen.services.iter().find(|one| name_of(one, &self.pilot.project) == Some(name))
     }
+}
+
+/// Has a service a task that was not there before, in whatever state?
+fn has_new_task(service: &Value, seen: &Seen, before: &Seen) -> bool {
+    let was_there = |task: &Value| before.tasks_of(service).any(|other| id(other) == id(task));
+    seen.tasks_of(service).any(|task| !was_there(task))
 }
 
 /// The new tasks that are not started yet, if a node is lost. A Swarm waits up to a minute for the end of the task before
@@ -255,6 +277,19 @@ mod tests {
         };
         assert_eq!(of(false), ["a".to_owned()].into());
         assert_eq!(of(true), BTreeSet::new());
+    }
+
+    #[test]
+    fn what_ended_before_a_start_is_not_what_was_started() {
+        let service = json!({"ID": "s"});
+        let with = |tasks: Vec<Value>| Seen { tasks, ..Seen::default() };
+        let ended = || task("old", "new", "n1", "failed");
+        let before = with(vec![ended()]);
+        assert!(!has_new_task(&service, &with(vec![ended()]), &before));
+        assert!(!has_new_task(&service, &with(Vec::new()), &before));
+        for state in ["new", "failed"] {
+            assert!(has_new_task(&service, &with(vec![ended(), task("a", "new", "n1", state)]), &before));
+        }
     }
 
     #[test]
