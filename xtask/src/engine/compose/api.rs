@@ -334,9 +334,29 @@ pub fn is_gone(error: &anyhow::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::base::files::{self, Mode, Scratch};
+
+    /// A docker client that is a script of the shell, in a folder that has what it notes. `asks` reads a question, and
+    /// `answers STATUS BODY` answers it.
+    pub fn scripted(scratch: &Scratch, script: &str) -> Api {
+        let docker = scratch.path().join("docker");
+        let script = format!(
+            r#"#!/bin/sh
+cd {}
+asks() {{
+  read -r asked || exit
+  while read -r line && [ ${{#line}} -gt 1 ]; do case "$line" in Content-Length:*) length=$(echo "${{line#*: }}" | tr -d '\r') ;; esac; done
+  head -c "$length" >/dev/null
+}}
+answers() {{ printf 'HTTP/1.1 %s\r\nContent-Length: %s\r\n\r\n%s' "$1" ${{#2}} "$2"; }}
+{script}"#,
+            scratch.path().display()
+        );
+        files::write(&docker, script.as_bytes(), Mode::Program).unwrap();
+        Api { docker, way: Way::default(), lines: Arc::default() }
+    }
 
     /// What is made of an answer.
     fn read(answer: &str) -> Result<Value> {
@@ -382,22 +402,12 @@ mod tests {
 
     /// A docker client that notes each of its starts and what it is asked, and answers so many requests.
     fn client(scratch: &Scratch, answers: u32) -> Api {
-        let docker = scratch.path().join("docker");
         let script = format!(
-            r#"#!/bin/sh
-cd {}
-echo start >> starts
-for _ in $(seq {answers}); do
-  read -r line
-  echo "$line" >> asked
-  while read -r line && [ ${{#line}} -gt 1 ]; do :; done
-  printf 'HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n{{"MinAPIVersion": "1.44"}}\n'
-done
-"#,
-            scratch.path().display()
+            r#"echo start >> starts
+for _ in $(seq {answers}); do asks; echo "$asked" >> asked; answers '200 OK' '{{"MinAPIVersion": "1.44"}}'; done
+"#
         );
-        files::write(&docker, script.as_bytes(), Mode::Program).unwrap();
-        Api { docker, way: Way::default(), lines: Arc::default() }
+        scripted(scratch, &script)
     }
 
     #[test]

@@ -291,7 +291,8 @@ pub fn steady<T>(deadline: Deadline, ask: impl Fn() -> Result<T>) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::files::{Mode, Scratch};
+    use crate::base::files::Scratch;
+    use crate::engine::compose::api::tests::scripted;
 
     #[test]
     fn the_code_of_a_program_is_told_from_a_failure_of_docker() {
@@ -317,26 +318,19 @@ mod tests {
     /// A docker client that tells of a container the first `times` that it lists any; it is gone when it is asked for, as in
     /// the middle of a deployment.
     fn with_one_that_goes_away(scratch: &Scratch, times: usize) -> Api {
-        let docker = scratch.path().join("docker");
         let script = format!(
-            r#"#!/bin/sh
-cd {}
-answer() {{ printf 'HTTP/1.1 %s\r\nContent-Length: %s\r\n\r\n%s' "$1" ${{#2}} "$2"; }}
-while read -r asked; do
-  while read -r line && [ ${{#line}} -gt 1 ]; do :; done
+            r#"while asks; do
   case "$asked" in
-  *" /version "*) answer '200 OK' '{{}}' ;;
+  *" /version "*) answers '200 OK' '{{}}' ;;
   *"/containers/json?"*)
     echo x >> listed
-    if [ $(wc -l < listed) -gt {times} ]; then answer '200 OK' '[]'; else answer '200 OK' '[{{"Id":"gone"}}]'; fi ;;
-  *) answer '404 Not Found' '{{"message":"No such container: gone"}}' ;;
+    if [ $(wc -l < listed) -gt {times} ]; then answers '200 OK' '[]'; else answers '200 OK' '[{{"Id":"gone"}}]'; fi ;;
+  *) answers '404 Not Found' '{{"message":"No such container: gone"}}' ;;
   esac
 done
-"#,
-            scratch.path().display()
+"#
         );
-        files::write(&docker, script.as_bytes(), Mode::Program).unwrap();
-        Api { docker, way: Way::default(), lines: Arc::default() }
+        scripted(scratch, &script)
     }
 
     #[test]

@@ -223,3 +223,47 @@ impl Compose {
         Containers { api: self.api(), project: self.pilot.project.clone() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::files::{Scratch, read_text};
+    use crate::engine::compose::api::tests::scripted;
+
+    /// A daemon that makes the container, and whose connection is cut before it has answered. Another client may have made one
+    /// of that name before.
+    fn cut_off(scratch: &Scratch, text: &str) -> Containers {
+        let text = serde_json::to_string(text).unwrap();
+        let labels = json!({ PROJECT: "shop", TITLE: "hold.1", TEXT: text });
+        let there = json!({ "Id": "made", "Config": { "Labels": labels } });
+        let script = format!(
+            r#"while asks; do
+  echo "$asked" >> asked
+  case "$asked" in
+  *" /version "*) answers '200 OK' '{{}}' ;;
+  *"/info "*) answers '200 OK' '{{}}' ;;
+  *"/containers/create?"*)
+    if [ -e made ]; then answers '409 Conflict' '{{"message":"taken"}}'; else touch made; exit; fi ;;
+  *) answers '200 OK' '{there}' ;;
+  esac
+done
+"#
+        );
+        Containers { api: scripted(scratch, &script), project: "shop".into() }
+    }
+
+    #[test]
+    fn a_record_whose_answer_was_lost_is_there_once_and_one_of_another_client_is_not_taken_for_it() {
+        let limit = || Deadline::after(Duration::from_secs(20));
+        let title = Title::parse("hold.1").unwrap();
+        for (text, handle) in [("mine", Some("made")), ("of another client", None)] {
+            let scratch = Scratch::new("shelf-test").unwrap();
+            let shelf = cut_off(&scratch, text);
+            // A connection that is kept is one that may have been cut.
+            shelf.api.get("/info", limit()).unwrap();
+            assert_eq!(shelf.put(&title, "mine", false, limit()).unwrap().as_deref(), handle);
+            let asked = read_text(&scratch.path().join("asked")).unwrap();
+            assert_eq!(asked.matches("/containers/create?").count(), 2, "{asked}");
+        }
+    }
+}
