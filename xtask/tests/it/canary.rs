@@ -1,7 +1,7 @@
 //! Another project on the same Docker: a running and a stopped container, an image, a volume with a file in
 //! it and a network that nobody uses. After whatever a test does, all of it is as it was, bit for bit.
 
-use crate::pilot::{Folder, Pilot, docker, remove};
+use crate::pilot::{Folder, Pilot, docker, docker_client, remove};
 use std::process::Command;
 
 /// Gone when dropped.
@@ -114,7 +114,7 @@ impl Drop for Canary {
             &["rmi", &format!("{name}:1")],
             &["rmi", &format!("{name}-unused:1")],
         ] {
-            Command::new("docker").args(words).output().unwrap();
+            docker_client().args(words).output().unwrap();
         }
     }
 }

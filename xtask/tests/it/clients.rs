@@ -6,7 +6,9 @@ use crate::docs::commands;
 use crate::holds::shut_out;
 use crate::http::try_http;
 use crate::pilot::Engine::Compose2;
-use crate::pilot::{Folder, Pilot, Ran, docker, lose_records, on, program, ran, skip, workspace};
+use crate::pilot::{
+    Folder, Pilot, Ran, docker, docker_client, lose_records, on, program, ran, skip, workspace,
+};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -39,7 +41,7 @@ impl<'a> Client<'a> {
         }
         let address = docker(&["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]);
         let host = format!("host={}", address.trim());
-        let made = Command::new("docker")
+        let made = docker_client()
             .args(["context", "create", "staging", "--docker", &host])
             .env("HOME", &home)
             .env_remove("DOCKER_CONFIG")

@@ -3,7 +3,7 @@
 use crate::daemon::{self, Daemon};
 use crate::notes;
 use crate::pilot::Engine::Compose2;
-use crate::pilot::{Folder, Pilot, Ran, ran, skip, source_that_says_more, workspace};
+use crate::pilot::{Folder, Pilot, Ran, docker_client, ran, skip, source_that_says_more, workspace};
 use crate::refused::config_with;
 use crate::sshd::{self, Server};
 use std::net::TcpListener;
@@ -18,7 +18,7 @@ fn a_daemon_elsewhere_is_reached_at_an_address_of_its_own_and_leaves_nothing() {
     let mut daemon = Daemon::elsewhere();
     let folder = |daemon: &Daemon| {
         let told = ["--host", &daemon.tcp(), "info", "--format", "{{.DockerRootDir}}"];
-        let told = Command::new("docker").args(told).output().unwrap();
+        let told = docker_client().args(told).output().unwrap();
         told.status.success().then(|| String::from_utf8(told.stdout).unwrap())
     };
     let is_own = |daemon: &Daemon| folder(daemon).is_some_and(|folder| folder.contains("pilot-test-daemon"));

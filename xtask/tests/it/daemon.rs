@@ -4,7 +4,7 @@
 //! another machine: a pair of virtual cards joins its namespace with ours, so that it and the ports that it publishes are
 //! reached at an address of its own. Needs root and `dockerd`. It ends with the test, also if that is killed.
 
-use crate::pilot::{Folder, Pilot};
+use crate::pilot::{Folder, Pilot, docker_client};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -205,7 +205,7 @@ impl Daemon {
     }
 
     fn docker(&self, args: &[&str]) -> std::process::Output {
-        Command::new("docker").args(args).env("DOCKER_HOST", self.host()).output().unwrap()
+        docker_client().args(args).env("DOCKER_HOST", self.host()).output().unwrap()
     }
 
     /// Everything that it has, by hand.

@@ -2,7 +2,9 @@
 //! the pilot. Each has a folder, a project, a port and images of its own, gone without a trace when dropped.
 
 use crate::http::{Answer, try_http};
-use crate::pilot::{Engine, Folder, Ran, available, docker, lose_records, ran, remove, skip, workspace};
+use crate::pilot::{
+    Engine, Folder, Ran, available, docker, docker_client, lose_records, ran, remove, skip, workspace,
+};
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -71,7 +73,7 @@ impl Images {
 impl Drop for Images {
     fn drop(&mut self) {
         for (name, tag) in self.kind.bases {
-            Command::new("docker").args(["rmi", &self.tag(name, tag)]).output().ok();
+            docker_client().args(["rmi", &self.tag(name, tag)]).output().ok();
         }
     }
 }
@@ -353,7 +355,7 @@ impl Drop for Stack {
             if tags.is_empty() {
                 break;
             }
-            Command::new("docker").arg("rmi").arg("--force").args(tags.lines()).output().ok();
+            docker_client().arg("rmi").arg("--force").args(tags.lines()).output().ok();
         }
     }
 }

@@ -425,7 +425,7 @@ impl Pilot {
     /// `docker compose` or `docker-compose`, as this pilot is driven.
     pub fn compose(&self) -> Command {
         if self.engine == Engine::Compose2 {
-            let mut docker = Command::new("docker");
+            let mut docker = docker_client();
             docker.arg("compose");
             docker
         } else {
@@ -485,7 +485,7 @@ impl Pilot {
     /// Standard output of a docker command, on the daemon that this pilot is on, that has to work.
     #[track_caller]
     pub fn docker(&self, args: &[&str]) -> String {
-        let mut command = Command::new("docker");
+        let mut command = docker_client();
         command.args(args).envs(self.extra_env.iter().map(|(k, v)| (k, v)));
         let output = command.output().unwrap();
         assert!(output.status.success(), "docker {args:?}: {}", text(&output.stderr));
@@ -639,10 +639,16 @@ pub fn docker(args: &[&str]) -> String {
     try_docker(args).unwrap_or_else(|error| panic!("docker {args:?}: {error}"))
 }
 
+/// The docker client. A daemon that hangs must not hang a CI job.
+pub fn docker_client() -> Command {
+    let mut client = Command::new("timeout");
+    client.args([LONGEST, "docker"]);
+    client
+}
+
 /// The same where it may fail: what it says then.
 fn try_docker(args: &[&str]) -> Result<String, String> {
-    // A daemon that hangs must not hang a CI job.
-    let output = Command::new("timeout").args([LONGEST, "docker"]).args(args).output().unwrap();
+    let output = docker_client().args(args).output().unwrap();
     match output.status.code() {
         Some(0) => Ok(text(&output.stdout)),
         Some(124) => Err(format!("no answer within {LONGEST} s")),

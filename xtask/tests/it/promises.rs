@@ -5,7 +5,7 @@ use crate::holds::shut_out;
 use crate::host::SmallDisk;
 use crate::http::try_http;
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Folder, Pilot, copy_of_the_tree, docker, lose_records, on, skip};
+use crate::pilot::{Folder, Pilot, copy_of_the_tree, docker, docker_client, lose_records, on, skip};
 use crate::resume::{kill_when, step};
 use serde_json::json;
 
@@ -171,7 +171,7 @@ impl Drop for Foreign {
         for service in ["gateway", "engine", "jobs"] {
             // One that was not built is none to remove.
             let tag = format!("{}-{service}:latest", self.0);
-            std::process::Command::new("docker").args(["rmi", &tag]).output().unwrap();
+            docker_client().args(["rmi", &tag]).output().unwrap();
         }
     }
 }

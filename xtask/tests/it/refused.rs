@@ -3,9 +3,8 @@
 
 use crate::daemon::{self, Daemon};
 use crate::pilot::Engine::{Compose1, Compose2};
-use crate::pilot::{Engine, Folder, Pilot, copy_of_the_tree, docker, on, skip, workspace};
+use crate::pilot::{Engine, Folder, Pilot, copy_of_the_tree, docker, docker_client, on, skip, workspace};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// `up` in a tree without the sources: with the images of the release before.
 const UP: [&str; 3] = ["up", "--tag", "v1.0.0"];
@@ -124,7 +123,7 @@ struct Network(String);
 
 impl Drop for Network {
     fn drop(&mut self) {
-        Command::new("docker").args(["network", "rm", &self.0]).output().unwrap();
+        docker_client().args(["network", "rm", &self.0]).output().unwrap();
     }
 }
 
