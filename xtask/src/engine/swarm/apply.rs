@@ -6,7 +6,7 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::next::Next;
-use crate::base::threads::side_by_side;
+use crate::base::threads::{joined, side_by_side};
 use crate::engine::compose::api::{Line, status_of};
 use crate::engine::swarm::change::{forced, update};
 use crate::engine::swarm::cluster::{AT_A_TIME, Swarm};
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 impl Swarm {
     /// What the files in `dir` are on a Swarm. `read` gives out a file of the stack.
@@ -35,7 +35,7 @@ impl Swarm {
         deadline: Deadline,
     ) -> Result<Plan> {
         let dir = files::real_path(dir);
-        let config = self.compose.config_of(&dir, deadline)?;
+        let config = self.config_of(&dir, deadline)?;
         let ids = images.iter().map(|(service, image)| (service.clone(), image.id.clone())).collect();
         spec::plan(&Source {
             project: &self.pilot.project,
@@ -45,6 +45,21 @@ impl Swarm {
             read,
             services,
         })
+    }
+
+    /// What Compose makes of the files in `dir`. Those of a release do not change, so it is asked once; the folder of a user
+    /// may change at any moment.
+    fn config_of(&self, dir: &Path, deadline: Deadline) -> Result<Arc<Value>> {
+        let known = || self.found.configs.lock().unwrap_or_else(PoisonError::into_inner);
+        let layout = &self.pilot.layout;
+        if let Some((_, _, config)) = known().iter().find(|(at, by, _)| at == dir && by == layout) {
+            return Ok(Arc::clone(config));
+        }
+        let config = Arc::new(self.compose.config_of(dir, deadline)?);
+        if dir.starts_with(files::real_path(&self.pilot.state.releases())) {
+            known().push((dir.to_owned(), layout.clone(), Arc::clone(&config)));
+        }
+        Ok(config)
     }
 
     /// The same. It is an error (exit 2) if they cannot be carried over.
@@ -97,36 +112,50 @@ impl Swarm {
             Some(now) if !force.contains(name) => differs(spec, now),
             _ => true,
         });
-        let gateway = self.pilot.gateway();
-        if specs.contains_key(gateway) && !held_back.iter().any(|held| held == gateway) {
-            self.close_elsewhere(plan, deadline)?;
-        }
-        let old: Vec<Value> = specs.values().filter_map(|(_, now)| now.clone()).collect();
         // What a task of before shows says nothing of the release, also if it had the same settings.
+        let replaced: Vec<&Value> =
+            specs.values().filter_map(|(_, now)| now.as_ref()).flat_map(|now| before.tasks_of(now)).collect();
         let past = Past {
-            replaced: old
-                .iter()
-                .flat_map(|service| before.tasks_of(service))
-                .map(|task| id(task).to_owned())
-                .collect(),
+            replaced: replaced.iter().map(|task| id(task).to_owned()).collect(),
             all: before.tasks.iter().map(|task| id(task).to_owned()).collect(),
         };
-        let ended = old.iter().flat_map(|service| before.tasks_of(service)).filter(|task| has_begun(task));
-        self.kill(&before, but_one_of_each_node(&ended.collect::<Vec<_>>()).into_iter(), deadline);
-        let changed = specs.into_iter().collect();
-        let done = side_by_side(AT_A_TIME, changed, |(name, (spec, now))| {
-            let put = self.ask(deadline, |line| match &now {
+        let ended = but_one_of_each_node(replaced.into_iter().filter(|task| has_begun(task)).collect());
+        let put = |name: &String, spec: &Value, now: Option<&Value>| {
+            let put = self.ask(deadline, |line| match now {
                 // Made by this command, if the answer of a manager that was lost is missing.
-                None => match line.post("/services/create", &spec) {
+                None => match line.post("/services/create", spec) {
                     Err(error) if status_of(&error) == Some(409) => Ok(()),
                     made => made.map(drop),
                 },
-                Some(now) if force.contains(&name) => update(line, now, &quick(forced(spec.clone(), now))),
+                Some(now) if force.contains(name) => update(line, now, &quick(forced(spec.clone(), now))),
                 Some(now) => update(line, now, &quick(spec.clone())),
             });
             put.with_context(|| format!("cannot bring {name} to the release"))
-        });
-        done.into_iter().collect::<Result<Vec<()>>>()?;
+        };
+        // The Swarm starts what is killed anew, as it was, until it is told otherwise.
+        let bring = |group: Vec<(&String, &(Value, Option<Value>))>| -> Result<()> {
+            let is_of = |task: &&&Value| {
+                group
+                    .iter()
+                    .any(|(_, (_, now))| now.as_ref().is_some_and(|now| task["ServiceID"] == now["ID"]))
+            };
+            self.kill(&before, ended.iter().filter(is_of).copied(), deadline);
+            let all = side_by_side(AT_A_TIME, group, |(name, (spec, now))| put(name, spec, now.as_ref()));
+            all.into_iter().collect()
+        };
+        let gateway = self.pilot.gateway();
+        let (gate, others) = specs.iter().partition::<Vec<_>, _>(|(name, _)| *name == gateway);
+        // A node where no task of the gateway ran may get one now. The others need not wait for that.
+        let last = || {
+            if !gate.is_empty() && !held_back.iter().any(|held| held == gateway) {
+                self.close_elsewhere(plan, deadline)?;
+            }
+            bring(gate)
+        };
+        std::thread::scope(|scope| {
+            let last = scope.spawn(last);
+            bring(others).and(joined(last))
+        })?;
         self.wait(plan, &past, deadline)
     }
 
@@ -198,7 +227,7 @@ impl Swarm {
 
 /// These tasks, but for the last one of each node that has several; it is ended when others have begun. With its last task a
 /// node leaves the network of the stack, which takes seconds, and a task that joins it meanwhile is rejected.
-fn but_one_of_each_node<'a>(tasks: &[&'a Value]) -> Vec<&'a Value> {
+fn but_one_of_each_node(tasks: Vec<&Value>) -> Vec<&Value> {
     let is_kept = |task: &Value| {
         let own: Vec<&&Value> = tasks.iter().filter(|one| one["NodeID"] == task["NodeID"]).collect();
         own.len() > 1 && own.last().is_some_and(|last| id(last) == id(task))
@@ -266,7 +295,7 @@ mod tests {
     fn a_node_keeps_one_of_several_tasks_for_a_moment() {
         let task = |id: &str, node: &str| json!({"ID": id, "NodeID": node});
         let all = [task("a", "n1"), task("b", "n2"), task("c", "n1"), task("d", "n1")];
-        let ended = but_one_of_each_node(&all.iter().collect::<Vec<_>>());
+        let ended = but_one_of_each_node(all.iter().collect());
         assert_eq!(ended.into_iter().map(id).collect::<Vec<_>>(), ["a", "b", "c"]);
     }
 }

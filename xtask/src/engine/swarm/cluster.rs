@@ -11,6 +11,7 @@ use crate::engine::compose::client::Compose;
 use crate::engine::swarm::failure::{classify, is_headless};
 use crate::engine::swarm::node::{Node, nodes};
 use crate::engine::swarm::state::{Seen, has_begun};
+use crate::stack::layout::Layout;
 use crate::stack::pilot::Pilot;
 use crate::stack::ports::connects;
 use crate::stack::shelf::Shelf;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::ControlFlow::{Break, Continue};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -58,6 +60,8 @@ pub struct Found {
     gave_up: AtomicBool,
     /// What of the stack that was resolved last cannot be carried over to a Swarm, and what is different there.
     pub told: Mutex<(Vec<String>, Vec<String>)>,
+    /// What Compose makes of the releases that were needed: their folders, by which files, and what it printed.
+    pub configs: Mutex<Vec<(PathBuf, Layout, Arc<Value>)>>,
     /// What runs, as it was seen last: where requests go.
     pub seen: Mutex<Option<(Instant, Arc<Seen>)>>,
 }
