@@ -179,13 +179,14 @@ impl Shelf for Containers {
     }
 
     fn age(&self, kept: &Kept, deadline: Deadline) -> Result<Duration> {
-        let (made, now) = self
-            .api
-            .talk(deadline, |line| {
-                let made = line.get(&format!("/containers/{}/json", kept.handle))?;
-                Ok((made["Created"].clone(), line.get("/info")?["SystemTime"].clone()))
-            })
-            .map_err(classify)?;
+        let asked = self.api.talk(deadline, |line| {
+            let made = line.get(&format!("/containers/{}/json", kept.handle))?;
+            Ok((made["Created"].clone(), line.get("/info")?["SystemTime"].clone()))
+        });
+        let (made, now) = match asked {
+            Err(error) if status_of(&error) == Some(404) => return Ok(Duration::ZERO),
+            other => other.map_err(classify)?,
+        };
         let read = |told: &Value| {
             told.as_str().and_then(time).with_context(|| format!("docker tells the time {told}"))
         };
@@ -265,5 +266,17 @@ done
             let asked = read_text(&scratch.path().join("asked")).unwrap();
             assert_eq!(asked.matches("/containers/create?").count(), 2, "{asked}");
         }
+    }
+
+    #[test]
+    fn a_record_that_went_away_since_it_was_listed_is_as_new() {
+        let scratch = Scratch::new("shelf-test").unwrap();
+        let script = "while asks; do case \"$asked\" in *\" /version \"*) answers '200 OK' '{}' ;; \
+                      *) answers '404 Not Found' '{\"message\":\"No such container\"}' ;; esac; done\n";
+        let shelf = Containers { api: scripted(&scratch, script), project: "shop".into() };
+        let title = Title::parse("lock.1").unwrap();
+        let kept = Kept { title, text: String::new(), handle: "gone".into() };
+        let age = shelf.age(&kept, Deadline::after(Duration::from_secs(20))).unwrap();
+        assert_eq!(age, Duration::ZERO);
     }
 }

@@ -152,9 +152,13 @@ impl Shelf for Configs {
     }
 
     fn age(&self, kept: &Kept, deadline: Deadline) -> Result<Duration> {
-        let (config, info) = self.0.ask(deadline, |line| {
-            Ok((line.get(&format!("/configs/{}", kept.handle))?, line.get("/info")?))
-        })?;
+        let asked = self
+            .0
+            .ask(deadline, |line| Ok((line.get(&format!("/configs/{}", kept.handle))?, line.get("/info")?)));
+        let (config, info) = match asked {
+            Err(error) if status_of(&error) == Some(404) => return Ok(Duration::ZERO),
+            other => other?,
+        };
         let read = |value: &Value| {
             let text = value.as_str().unwrap_or_default();
             time(text).with_context(|| format!("the Swarm tells the time {text:?}"))
