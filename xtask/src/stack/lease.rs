@@ -131,6 +131,8 @@ impl Lease {
 enum Found {
     /// It may be taken over, and why.
     Over(String),
+    /// It was given back or renewed since it was seen.
+    Gone,
     Held(anyhow::Error),
 }
 
@@ -171,6 +173,10 @@ impl EngineLock {
                 None => (Title::first(NAME), None),
                 Some(kept) => match self.judge(&kept)? {
                     Found::Over(why) => (kept.title.next(), Some(why)),
+                    Found::Gone => {
+                        self.shared.look()?;
+                        continue;
+                    }
                     Found::Held(error) => return Err(error),
                 },
             };
@@ -223,7 +229,7 @@ impl EngineLock {
         if holder.has_ended() {
             return Ok(Found::Over(format!("the lock of {holder} was taken over: that process has ended")));
         }
-        let age = self.shared.shelf.age(kept, Deadline::after(USUAL))?;
+        let Some(age) = self.shared.shelf.age(kept, Deadline::after(USUAL))? else { return Ok(Found::Gone) };
         let lasts = Duration::from_millis(holder.lease_ms);
         if age > lasts + MARGIN {
             return Ok(Found::Over(format!(

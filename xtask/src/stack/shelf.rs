@@ -84,9 +84,8 @@ pub trait Shelf: Send + Sync {
     /// Removes the files under a name. It is no error if there are none.
     fn forget(&self, name: &str, deadline: Deadline) -> Result<()>;
 
-    /// How long ago a record was put, by the clock of the engine. Zero if it is gone: since it was listed, its maker has replaced
-    /// it or taken it away.
-    fn age(&self, kept: &Kept, deadline: Deadline) -> Result<Duration>;
+    /// How long ago a record was put, by the clock of the engine. None if it is there no more.
+    fn age(&self, kept: &Kept, deadline: Deadline) -> Result<Option<Duration>>;
 
     /// The command by which a person removes a record.
     fn by_hand(&self, kept: &Kept) -> String;

@@ -178,19 +178,19 @@ impl Shelf for Containers {
         }
     }
 
-    fn age(&self, kept: &Kept, deadline: Deadline) -> Result<Duration> {
+    fn age(&self, kept: &Kept, deadline: Deadline) -> Result<Option<Duration>> {
         let asked = self.api.talk(deadline, |line| {
             let made = line.get(&format!("/containers/{}/json", kept.handle))?;
             Ok((made["Created"].clone(), line.get("/info")?["SystemTime"].clone()))
         });
         let (made, now) = match asked {
-            Err(error) if status_of(&error) == Some(404) => return Ok(Duration::ZERO),
+            Err(error) if status_of(&error) == Some(404) => return Ok(None),
             other => other.map_err(classify)?,
         };
         let read = |told: &Value| {
             told.as_str().and_then(time).with_context(|| format!("docker tells the time {told}"))
         };
-        Ok(read(&now)?.duration_since(read(&made)?).unwrap_or_default())
+        Ok(Some(read(&now)?.duration_since(read(&made)?).unwrap_or_default()))
     }
 
     fn by_hand(&self, kept: &Kept) -> String {
@@ -269,7 +269,7 @@ done
     }
 
     #[test]
-    fn a_record_that_went_away_since_it_was_listed_is_as_new() {
+    fn a_record_that_went_away_since_it_was_listed_has_no_age() {
         let scratch = Scratch::new("shelf-test").unwrap();
         let script = "while asks; do case \"$asked\" in *\" /version \"*) answers '200 OK' '{}' ;; \
                       *) answers '404 Not Found' '{\"message\":\"No such container\"}' ;; esac; done\n";
@@ -277,6 +277,6 @@ done
         let title = Title::parse("lock.1").unwrap();
         let kept = Kept { title, text: String::new(), handle: "gone".into() };
         let age = shelf.age(&kept, Deadline::after(Duration::from_secs(20))).unwrap();
-        assert_eq!(age, Duration::ZERO);
+        assert_eq!(age, None);
     }
 }

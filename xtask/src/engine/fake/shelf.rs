@@ -75,8 +75,8 @@ impl Shelf for InMemory {
         self.act("forget files", |records| drop(records.files.remove(name)))
     }
 
-    fn age(&self, _: &Kept, _: Deadline) -> Result<Duration> {
-        self.act("age of a record", |records| records.age)
+    fn age(&self, kept: &Kept, _: Deadline) -> Result<Option<Duration>> {
+        self.act("age of a record", |records| records.all.contains(kept).then_some(records.age))
     }
 
     fn by_hand(&self, kept: &Kept) -> String {

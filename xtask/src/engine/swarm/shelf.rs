@@ -151,19 +151,19 @@ impl Shelf for Configs {
         self.delete(&parts.iter().map(id).collect::<Vec<_>>(), deadline)
     }
 
-    fn age(&self, kept: &Kept, deadline: Deadline) -> Result<Duration> {
+    fn age(&self, kept: &Kept, deadline: Deadline) -> Result<Option<Duration>> {
         let asked = self
             .0
             .ask(deadline, |line| Ok((line.get(&format!("/configs/{}", kept.handle))?, line.get("/info")?)));
         let (config, info) = match asked {
-            Err(error) if status_of(&error) == Some(404) => return Ok(Duration::ZERO),
+            Err(error) if status_of(&error) == Some(404) => return Ok(None),
             other => other?,
         };
         let read = |value: &Value| {
             let text = value.as_str().unwrap_or_default();
             time(text).with_context(|| format!("the Swarm tells the time {text:?}"))
         };
-        Ok(read(&info["SystemTime"])?.duration_since(read(&config["CreatedAt"])?).unwrap_or_default())
+        Ok(Some(read(&info["SystemTime"])?.duration_since(read(&config["CreatedAt"])?).unwrap_or_default()))
     }
 
     fn by_hand(&self, kept: &Kept) -> String {

@@ -1,5 +1,5 @@
 //! Waits until a Swarm has done what it was told to: each service has its tasks, all of the new spec, and nothing of the old
-//! one runs. Called by `apply`.
+//! one runs. Called by `apply` and `runtime`.
 
 use crate::base::deadline::Deadline;
 use crate::engine::swarm::change::{forced, update};

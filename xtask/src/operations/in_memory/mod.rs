@@ -12,6 +12,7 @@ mod folder;
 mod gates;
 mod guard;
 mod images;
+mod locks;
 mod meanwhile;
 mod newer_data;
 mod pauses;
