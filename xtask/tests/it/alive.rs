@@ -2,7 +2,7 @@
 
 use crate::notes::{self, Notes, Stack, within};
 use crate::pilot::Engine::{Compose1, Compose2, Process};
-use crate::pilot::{Pilot, Random, docker, on, program, ran, tries};
+use crate::pilot::{Pilot, Random, docker, on, pause, program, ran, tries};
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -159,7 +159,7 @@ fn pauses_have_a_limit_and_strangers_and_what_is_paused_by_hand_are_told() {
         notes.xtask(&["kill-switch", "off"]).expect(0);
         // Paused by hand: a drift, which a rollback puts right.
         let db = notes.containers("db").remove(0);
-        docker(&["pause", &db]);
+        pause(&db);
         let copied = notes.xtask(&["backup", "create"]);
         assert_eq!(notes.paused().lines().count(), 1, "{}", copied.all());
         let seen = notes.xtask(&["diagnose"]);
@@ -170,7 +170,6 @@ fn pauses_have_a_limit_and_strangers_and_what_is_paused_by_hand_are_told() {
     });
 }
 
-/// A container of another project that mounts a volume of this one.
 /// Docker as it answers when the kernel is too busy: the first pause fails, in the words of runc.
 fn a_pause_that_the_kernel_is_too_busy_for_is_tried_again(notes: &Notes) {
     let bin = notes.dir().join("busy");
@@ -188,6 +187,7 @@ fn a_pause_that_the_kernel_is_too_busy_for_is_tried_again(notes: &Notes) {
     std::fs::remove_dir_all(bin).unwrap();
 }
 
+/// A container of another project that mounts a volume of this one.
 fn a_volume_of_a_stranger_is_refused(notes: &Notes) {
     let stranger = format!("{}-stranger", notes.project);
     let mount = format!("{}-exports:/theirs", notes.project);

@@ -16,7 +16,7 @@ impl<'a> Foreign<'a> {
     /// Makes it beside a stack, on whose image it is built.
     pub fn beside(stack: &Stack<'a>) -> Self {
         let lab = stack.lab;
-        let image = stack.spec("jobs")["TaskTemplate"]["ContainerSpec"]["Image"].as_str().unwrap().to_owned();
+        let image = stack.image("jobs");
         let context = Folder::new("context");
         let at = context.0.display().to_string();
         let listen = "SCENARIO_LISTEN=127.0.0.1:3003";

@@ -345,11 +345,15 @@ impl<'a> Stack<'a> {
         finished
     }
 
+    /// The image that a service has to run.
+    pub fn image(&self, service: &str) -> String {
+        self.spec(service)["TaskTemplate"]["ContainerSpec"]["Image"].as_str().unwrap().to_owned()
+    }
+
     /// What a colleague does by hand: an image with a fault, on every node, for all services.
     pub fn bad_version_by_hand(&self, fault: &str) {
         for service in ["gateway", "engine", "jobs"] {
-            let now =
-                self.spec(service)["TaskTemplate"]["ContainerSpec"]["Image"].as_str().unwrap().to_owned();
+            let now = self.image(service);
             let name = format!("{}-{service}:bad", self.project);
             let first = NODES
                 .iter()

@@ -656,6 +656,16 @@ fn try_docker(args: &[&str]) -> Result<String, String> {
     }
 }
 
+/// Pauses a container. The kernel may be too busy to freeze it at the first try.
+#[track_caller]
+pub fn pause(id: &str) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while let Err(error) = try_docker(&["pause", id]) {
+        assert!(error.contains("unable to freeze") && Instant::now() < end, "docker pause {id}: {error}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 pub fn ran(output: Output) -> Ran {
     Ran { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
 }

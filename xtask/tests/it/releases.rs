@@ -2,7 +2,7 @@
 
 use crate::http::try_http;
 use crate::pilot::Engine::{Compose2, Process};
-use crate::pilot::{Pilot, on};
+use crate::pilot::{Pilot, on, pause};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 
@@ -226,7 +226,7 @@ pub fn fenced(pilot: &mut Pilot) {
             std::process::Command::new("kill").args([signal, "--", &group]).status().unwrap();
         } else {
             let id = pilot.containers("{{.Id}}").into_iter().find(|(name, _)| name == "gateway").unwrap().1;
-            pilot.docker(&["pause", &id]);
+            pause(&id);
         }
     };
     freeze("-STOP");

@@ -94,6 +94,19 @@ fn wipe(stack: &Stack<'_>, node: usize) {
     }
 }
 
+/// The same until all of them are gone: meanwhile the Swarm may start a task there with an image that is left.
+fn wipe_all(stack: &Stack<'_>, node: usize) {
+    let images = ["gateway", "engine", "jobs"].map(|service| stack.image(service));
+    stack.lab.wait("the images are gone", || {
+        wipe(stack, node);
+        let is_gone = |id: &String| {
+            stack.lab.try_docker(node, &["rmi", "--force", id]);
+            stack.lab.try_docker(node, &["image", "inspect", id]).code != 0
+        };
+        images.iter().all(is_gone)
+    });
+}
+
 /// D.
 fn images_wiped(stack: &Stack<'_>) {
     wipe(stack, 2);
@@ -154,9 +167,7 @@ fn other_clients(stack: &Stack<'_>) {
 /// A release with a small layer more. Where a node has the layer below, that one is not even read: it is altered, and a read
 /// would fail.
 fn only_what_a_node_lacks_is_sent(stack: &Stack<'_>) {
-    let image = |service: &str| {
-        stack.spec(service)["TaskTemplate"]["ContainerSpec"]["Image"].as_str().unwrap().to_owned()
-    };
+    let image = |service: &str| stack.image(service);
     let context = Folder::new("context");
     std::fs::write(context.0.join("data"), [7; 100_000]).unwrap();
     let at = context.0.display().to_string();
@@ -433,7 +444,7 @@ fn a_node_without_room_drained_or_new_is_no_obstacle() {
     lab::with("a_node_without_room_drained_or_new_is_no_obstacle", |lab| {
         let stack = Stack::new(lab, "sr").up();
         a_node_is_drained(&stack);
-        wipe(&stack, 3);
+        wipe_all(&stack, 3);
         let full = lab.fill_disk(3);
         // The Swarm may have moved the tasks of the node already: then nothing else would be wrong.
         stack.edit_env("ENABLE_CACHE", "true");
