@@ -27,6 +27,7 @@ pub mod random;
 pub mod screen;
 pub mod secrets;
 pub mod signals;
+pub mod socket;
 pub mod stderr;
 pub mod threads;
 pub mod tunnel;

@@ -1,5 +1,5 @@
-//! Our end of a pipe to or from a child, with a deadline: a child that hangs, or a grandchild that holds the other
-//! end open, cannot keep us waiting. Made by `proc`.
+//! Our end of a pipe to or from a child, or of a connection, with a deadline: a child or a server that hangs, or a
+//! grandchild that holds the other end open, cannot keep us waiting. Made by `proc` and `socket`.
 
 use crate::base::deadline::Deadline;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// The longest single wait.
 const PART: Duration = Duration::from_secs(3600);
 
-/// One end of a pipe. Reading and writing fail with `TimedOut` once the deadline has passed.
+/// One end of a pipe or of a connection. Reading and writing fail with `TimedOut` once the deadline has passed.
 pub struct Pipe<T> {
     end: T,
     deadline: Deadline,
@@ -20,7 +20,7 @@ pub struct Pipe<T> {
 }
 
 impl<T: AsFd> Pipe<T> {
-    /// The child's end is not affected.
+    /// The other end is not affected.
     pub fn new(end: T, deadline: Deadline) -> Result<Self> {
         fcntl_setfl(&end, fcntl_getfl(&end)? | OFlags::NONBLOCK)?;
         Ok(Self { end, deadline, passed: 0 })

@@ -318,7 +318,7 @@ impl Child {
 }
 
 /// A missed deadline: of a run's budget, or of one action.
-fn late(deadline: Deadline, what: String) -> Error {
+pub fn late(deadline: Deadline, what: String) -> Error {
     let late = Error::new(RunError::Deadline(what));
     if deadline.is_budget() { late.context(over_budget()) } else { late }
 }

@@ -98,7 +98,8 @@ pub fn stack<'a>(source: Source<'a>, env: &'a Path, session: &'a Session) -> Res
     let layout = Layout::of(&pack, &manifest)?;
     let mut pilot =
         Pilot { root: root.to_owned(), pack, manifest, layout, definition: None, ..pilot.clone() };
-    let deadline = Deadline::after(pilot.manifest.limits.engine);
+    // Compose reads the files and asks no engine. On a busy machine that alone takes seconds.
+    let deadline = Deadline::after(pilot.manifest.limits.deploy);
     let place = |name: &str| pilot.source(name, env);
     let resolved = tree::resolve(&pilot, &place, session.engine.as_ref(), deadline)?;
     pilot.definition = Some(resolved.definition.clone());

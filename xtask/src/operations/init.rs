@@ -26,7 +26,7 @@ pub fn write(session: &Session) -> Result<PathBuf> {
     }
     let env = pilot.env_path.clone();
     let place = |name: &str| pilot.source(name, &env);
-    let deadline = Deadline::after(pilot.manifest.limits.engine);
+    let deadline = Deadline::after(pilot.manifest.limits.deploy);
     let resolved = tree::resolve(pilot, &place, session.engine.as_ref(), deadline)?;
     files::write(&path, text(&pilot.project, &resolved.definition, &pilot.layout)?.as_bytes(), Mode::Plain)?;
     Ok(path)

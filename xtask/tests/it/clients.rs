@@ -6,12 +6,13 @@ use crate::docs::commands;
 use crate::holds::shut_out;
 use crate::http::try_http;
 use crate::pilot::Engine::Compose2;
-use crate::pilot::{
-    Folder, Pilot, Ran, docker, docker_client, lose_records, on, program, ran, skip, workspace,
-};
+use crate::pilot::{Folder, Pilot, Ran, docker, docker_client, lose_records, on, ran, skip, workspace};
 use serde_json::{Value, json};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A client of a pilot's engine and project, with a state folder of its own.
@@ -312,19 +313,10 @@ fn a_holder_that_is_killed_stopped_or_cut_off_never_works_beside_another() {
         signal("-CONT", stopped.id());
         assert_eq!(stopped.wait_with_output().unwrap().status.code(), Some(0));
         // Cut off from the engine: it ends, and cannot give its lock back.
-        let (gone, tools) = (one.folder.0.join("gone"), one.folder.0.join("bin"));
-        let real = which("docker");
-        let script = format!(
-            "#!/bin/sh\nif test -e {0}; then echo 'Cannot connect to the Docker daemon at unix:///nowhere' >&2; exit 1; fi\n\
-             exec {1} \"$@\"\n",
-            gone.display(),
-            real.display()
-        );
-        program(&tools.join("docker"), &script);
-        let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
-        one.set("PATH", &path);
+        let cable = Cable::new(one.folder.0.join("docker.sock"));
+        one.set("DOCKER_HOST", &format!("unix://{}", cable.path.display()));
         let cut_off = one.at_work(&SLOW);
-        std::fs::write(&gone, b"").unwrap();
+        cable.cut();
         let ended = ran(cut_off.wait_with_output().unwrap());
         assert!([1, 4].contains(&ended.code), "{ended:?}");
         two.xtask(&["rollback", "--open"]).expect(0);
@@ -332,9 +324,46 @@ fn a_holder_that_is_killed_stopped_or_cut_off_never_works_beside_another() {
     });
 }
 
-fn which(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap();
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.exists()).unwrap()
+/// A socket that leads to the machine's engine, until it is cut.
+struct Cable {
+    path: PathBuf,
+    connections: Arc<Mutex<Option<Vec<UnixStream>>>>,
+}
+
+impl Cable {
+    fn new(path: PathBuf) -> Self {
+        let engine = docker(&["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]);
+        let engine = engine.trim().strip_prefix("unix://").unwrap().to_owned();
+        let listener = UnixListener::bind(&path).unwrap();
+        let connections = Arc::new(Mutex::new(Some(Vec::new())));
+        let all = Arc::clone(&connections);
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (client, server) = (client.unwrap(), UnixStream::connect(&engine).unwrap());
+                let pass_on = |from: &UnixStream, to: &UnixStream| {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    std::thread::spawn(move || {
+                        std::io::copy(&mut from, &mut to).ok();
+                        to.shutdown(Shutdown::Write).ok();
+                    });
+                };
+                pass_on(&client, &server);
+                pass_on(&server, &client);
+                match all.lock().unwrap().as_mut() {
+                    Some(all) => all.extend([client, server]),
+                    None => return,
+                }
+            }
+        });
+        Self { path, connections }
+    }
+
+    fn cut(&self) {
+        std::fs::remove_file(&self.path).unwrap();
+        for connection in self.connections.lock().unwrap().take().unwrap() {
+            connection.shutdown(Shutdown::Both).ok();
+        }
+    }
 }
 
 /// Nobody on this machine can see the processes of another one, or of a container: here, of another namespace. Its lock

@@ -58,10 +58,7 @@ fn with_docker_stopped_every_command_ends_in_seconds_and_says_what_is_wrong() {
             // Generous: the machine is shared. The engine is not waited for.
             assert!(start.elapsed() < Duration::from_secs(15), "{command} took {:?}", start.elapsed());
             let said = ran.all();
-            assert!(
-                said.contains("Cannot connect to the Docker daemon") || said.contains("does not answer"),
-                "{said}"
-            );
+            assert!(said.contains("does not answer"), "{said}");
             assert!(said.contains("next: "), "{command}: {said}");
         }
         let rollback = pilot.json(&["rollback"]).expect(4).finished();
@@ -99,7 +96,7 @@ fn an_engine_that_hangs_does_not_shut_out_a_pilot_that_is_well() {
         let ran = pilot.json(&["rollback"]).expect(4);
         let finished = ran.finished();
         assert!(ran.out.contains("their gate is left open"), "{}", ran.out);
-        assert!(finished["error"].as_str().unwrap().contains("did not end in time"), "{finished}");
+        assert!(finished["error"].as_str().unwrap().contains("did not answer in time"), "{finished}");
         assert_eq!(finished["gate_closed_ms"], serde_json::Value::Null);
         // With something wrong it is closed, which needs no engine.
         pilot.xtask(&["kill-switch", "on"]).expect(0);

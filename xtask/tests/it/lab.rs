@@ -99,12 +99,22 @@ impl Lab {
 
     /// Waits until a node sees all of them ready, as managers that are reached.
     pub fn are_ready(&self, told_by: usize) {
-        self.wait("all nodes are ready", || {
-            let seen =
-                self.try_docker(told_by, &["node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}"]);
-            let ready = |line: &&str| line.starts_with("Ready") && !line.ends_with("Unreachable");
-            seen.code == 0 && seen.out.lines().filter(ready).count() == NODES.len()
-        });
+        let is_ready = |line: &&str| line.starts_with("Ready") && !line.ends_with("Unreachable");
+        let are_ready = || {
+            let format = "{{.Status}} {{.ManagerStatus}}";
+            let seen = self.try_docker(told_by, &["node", "ls", "--format", format]);
+            seen.code == 0 && seen.out.lines().filter(is_ready).count() == NODES.len()
+        };
+        let limit = Instant::now() + AGAIN;
+        while !are_ready() {
+            if Instant::now() > limit {
+                panic!(
+                    "not all nodes are ready: {:#?}",
+                    NODES.map(|node| self.try_docker(node, &["node", "ls"]))
+                );
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// From now on a node's daemon has no room for an image that is loaded: it unpacks it on a disk of one megabyte.
@@ -286,7 +296,13 @@ impl<'a> Stack<'a> {
     /// Waits until each of the two gateways serves. What there is instead is told.
     #[track_caller]
     pub fn all_serve(&self) {
-        let limit = Instant::now() + AGAIN;
+        self.all_serve_within(AGAIN);
+    }
+
+    /// As `all_serve`, within this time.
+    #[track_caller]
+    pub fn all_serve_within(&self, time: Duration) {
+        let limit = Instant::now() + time;
         while self.served() != (2, 2) {
             if Instant::now() > limit {
                 let name = format!("{}_gateway", self.project);

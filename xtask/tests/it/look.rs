@@ -5,6 +5,7 @@ use crate::pilot::{Pilot, on};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_pilot_that_is_well_is_told_to_be() {
@@ -16,10 +17,17 @@ pub fn well(pilot: &mut Pilot) {
     assert!(pilot.xtask(&["assess"]).expect(0).out.contains("all is well"));
     pilot.xtask(&["preflight"]).expect(1);
     pilot.xtask(&["backup", "create"]).expect(0);
-    // The manifest that is shipped names nobody to call yet.
-    let told = pilot.told(&["preflight"], 1);
-    let no: Vec<&Value> = told["rows"].as_array().unwrap().iter().filter(|row| row["go"] != true).collect();
-    assert_eq!((no.len(), &no[0]["name"]), (1, &json!("it is known who to call")), "{no:?}");
+    // The manifest that is shipped names nobody to call yet. On a busy machine more is in the way, for a while.
+    let limit = Instant::now() + Duration::from_secs(120);
+    loop {
+        let told = pilot.told(&["preflight"], 1);
+        let no: Vec<&Value> =
+            told["rows"].as_array().unwrap().iter().filter(|row| row["go"] != true).collect();
+        if no.iter().map(|row| &row["name"]).eq([&json!("it is known who to call")]) {
+            break;
+        }
+        assert!(Instant::now() < limit, "{no:?}");
+    }
     assert_eq!(pilot.told(&["diagnose"], 0)["findings"], json!([]));
     let smoke = pilot.xtask(&["smoke"]).expect(0).out;
     for row in

@@ -245,13 +245,14 @@ fn nobody_is_told_of_a_drill_but_of_an_engine_that_is_gone() {
         pilot.set("CARGO_TARGET_DIR", &workspace().join("target").display().to_string());
         pilot.xtask(&["drill"]).expect(0);
         server.hears_nothing_more();
-        // No Docker client: nothing can be begun, so no run has an end. The last option counts.
+        // No Docker engine: nothing can be begun, so no run has an end. The last option counts.
         let mut command = pilot.command(&[]);
         let gone = Folder::new("no-docker");
+        // The client need not be there either.
+        program(&gone.0.join("docker"), "#!/bin/sh\nexit 1\n");
         let path = format!("{}:/usr/bin:/bin", gone.0.display());
-        let without = gone.0.join("docker");
-        program(&without, "#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2\nexit 1\n");
-        command.args(["rollback"]).env("PATH", path);
+        let host = format!("unix://{}/docker.sock", gone.0.display());
+        command.args(["rollback"]).env("PATH", path).env("DOCKER_HOST", host);
         let words: Vec<_> =
             command.get_args().map(|word| word.to_string_lossy().replace("process", "compose")).collect();
         let mut again = std::process::Command::new(command.get_program());

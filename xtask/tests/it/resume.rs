@@ -230,6 +230,7 @@ fn a_docker_that_hangs_is_told_apart_from_one_that_is_not_there() {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
         command.args(["--project", &pilot.project, "status"]).current_dir(&pilot.root);
         command.env("PILOT_STATE_DIR", pilot.state()).env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+        command.env("DOCKER_HOST", "tcp://127.0.0.1:9");
         let ran = crate::pilot::ran(command.output().unwrap()).expect(4);
         assert!(ran.err.contains("did not end in time"), "{}", ran.err);
         assert!(start.elapsed() < Duration::from_secs(30));

@@ -521,7 +521,9 @@ fn a_rollback_that_is_killed_is_finished_by_the_next_one() {
             let (cut, _) = heard_until_killed(&stack, &["rollback"], events);
             let finished = stack.json(&["rollback"]).finished();
             assert_eq!(finished["exit_code"], 0, "killed after {events} events: {finished}");
-            assert_eq!(stack.served(), (2, 2), "killed after {events} events");
+            println!("killed after {events} events, then {}", finished["outcome"]);
+            // At once, but for a busy machine: it was proved before this command ended.
+            stack.all_serve_within(Duration::from_secs(2));
             if !cut {
                 break;
             }

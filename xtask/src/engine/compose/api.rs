@@ -1,10 +1,11 @@
-//! Asks a Docker engine through its API, over the docker client: `docker system dial-stdio` passes on what it reads, by
-//! whatever way the client reaches the engine (a socket, TCP with TLS, ssh). The API takes and gives whole objects with
-//! their versions, which the commands of the client do not, and an answer takes less time than the client takes to start. Called
-//! by the other files of `compose`, and by `swarm`.
+//! Asks a Docker engine through its API: at its socket, or where that is of another machine, over the docker client, by
+//! whatever way that reaches it (TCP with TLS, ssh): `docker system dial-stdio` passes on what it reads. The API takes and
+//! gives whole objects with their versions, which the commands of the client do not, and an answer takes less time than the
+//! client takes to start. Called by the other files of `compose`, and by `swarm`.
 
 use crate::base::deadline::Deadline;
 use crate::base::proc::{Talk, cmd};
+use crate::base::socket::Socket;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::fmt;
@@ -27,24 +28,29 @@ const FIELDS: usize = 64;
 /// Largest body of an answer, in bytes. A record with files has half a megabyte.
 const BODY: u64 = 64 << 20;
 
-/// The way to a Docker engine: options of the docker client; none for the one that the client goes to by itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Way(Vec<String>);
+/// The way to a Docker engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// Options of the docker client before each command; none for the engine that the client goes to by itself.
+    pub options: Vec<String>,
+    /// The socket of the engine, if it is one of this machine.
+    socket: Option<PathBuf>,
+}
 
 impl Way {
-    /// Through a context of the client.
-    pub fn context(name: &str) -> Self {
-        Self(vec!["--context".into(), name.into()])
+    /// To the engine that the client goes to by itself, which has this address.
+    pub fn own(address: &str) -> Self {
+        Self { options: Vec::new(), socket: address.strip_prefix("unix://").map(PathBuf::from) }
     }
 
-    /// With these options.
+    /// Through a context of the client, with the address that it has.
+    pub fn context(name: &str, address: &str) -> Self {
+        Self { options: vec!["--context".into(), name.into()], ..Self::own(address) }
+    }
+
+    /// By these options alone, over the client.
     pub fn with(options: &[String]) -> Self {
-        Self(options.to_vec())
-    }
-
-    /// The options, for a command.
-    pub fn options(&self) -> &[String] {
-        &self.0
+        Self { options: options.to_vec(), socket: None }
     }
 }
 
@@ -52,7 +58,7 @@ impl Way {
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("docker")?;
-        self.0.iter().try_for_each(|word| write!(f, " {word}"))
+        self.options.iter().try_for_each(|word| write!(f, " {word}"))
     }
 }
 
@@ -84,12 +90,31 @@ pub fn status_of(error: &anyhow::Error) -> Option<u16> {
 /// How long a connection is kept that nobody uses. An older one may be dead without our knowing it.
 const KEPT: Duration = Duration::from_secs(5);
 
-/// Connections for the next questions: starting the docker client takes longer than most answers.
+/// Connections for the next questions: to make one takes longer than most answers.
 #[derive(Default)]
 pub struct Lines(Mutex<Vec<(Way, Instant, Connected)>>);
 
 /// A connection, and the version that is spoken over it.
-struct Connected(Talk, Version);
+struct Connected(Carrier, Version);
+
+/// What carries questions and answers.
+enum Carrier {
+    Socket(Socket),
+    Client(Box<Talk>),
+}
+
+impl Carrier {
+    fn part<T>(
+        &mut self,
+        deadline: Deadline,
+        talk: impl FnOnce(&mut dyn Write, &mut dyn Read) -> Result<T>,
+    ) -> Result<T> {
+        match self {
+            Self::Socket(socket) => socket.part(deadline, talk),
+            Self::Client(client) => client.part(deadline, talk),
+        }
+    }
+}
 
 impl Lines {
     fn take(&self, way: &Way) -> Option<Connected> {
@@ -131,10 +156,15 @@ impl Api {
 
     /// A new connection.
     fn connected(&self, deadline: Deadline) -> Result<Connected> {
-        let dial = cmd(&self.docker, &[]).args(self.way.options()).args(["system", "dial-stdio"]);
-        let mut dial = dial.talk(deadline)?;
-        let told = dial.part(deadline, |to, from| Line::new(to, from).get("/version"))?;
-        Ok(Connected(dial, spoken(&told)))
+        let mut carrier = match &self.way.socket {
+            Some(path) => Carrier::Socket(Socket::connect(path, deadline)?),
+            None => {
+                let dial = cmd(&self.docker, &[]).args(&self.way.options).args(["system", "dial-stdio"]);
+                Carrier::Client(Box::new(dial.talk(deadline)?))
+            }
+        };
+        let told = carrier.part(deadline, |to, from| Line::new(to, from).get("/version"))?;
+        Ok(Connected(carrier, spoken(&told)))
     }
 
     fn talk_over<T>(
@@ -317,8 +347,8 @@ pub fn in_path(text: &str) -> String {
     text.bytes().map(part).collect()
 }
 
-/// Does nobody answer there? In the words of the docker client, with a connection of its own, through `dial-stdio`, and through
-/// ssh.
+/// Does nobody answer there? In the words of `socket`, and of the docker client, with a connection of its own, through
+/// `dial-stdio`, and through ssh.
 pub fn is_gone(error: &anyhow::Error) -> bool {
     let text = format!("{error:#}");
     [
@@ -327,7 +357,7 @@ pub fn is_gone(error: &anyhow::Error) -> bool {
         "failed to connect",
         "failed to open the raw stream connection",
         "stderr=ssh: ",
-        ENDED,
+        " ended the connection",
     ]
     .iter()
     .any(|mark| text.contains(mark))
@@ -430,7 +460,7 @@ for _ in $(seq {answers}); do asks; echo "$asked" >> asked; answers '200 OK' '{{
         let scratch = Scratch::new("api-test").unwrap();
         let api = client(&scratch, 9);
         api.get("/info", limit()).unwrap();
-        Api { way: Way::context("node2"), ..api.clone() }.get("/info", limit()).unwrap();
+        Api { way: Way::context("node2", "ssh://node2"), ..api.clone() }.get("/info", limit()).unwrap();
         assert_eq!(noted(&scratch, "starts").lines().count(), 2);
         // An engine that never answers is asked once.
         let scratch = Scratch::new("api-test").unwrap();

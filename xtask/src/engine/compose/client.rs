@@ -38,8 +38,8 @@ pub struct Compose {
     pub docker: PathBuf,
     /// The daemon that it talks to.
     pub daemon: Daemon,
-    /// Options of the docker client before each command, if another daemon is meant than the one it goes to by itself.
-    pub options: Vec<String>,
+    /// The way to it.
+    pub way: Way,
     /// Which Compose is installed; empty until it was needed.
     pub generation: OnceLock<Generation>,
     /// What it says of itself; empty until it was needed. Asking takes as long as a small command of it.
@@ -62,8 +62,8 @@ pub enum Generation {
 pub fn answers(deadline: Deadline) -> Result<()> {
     let docker = which::which("docker").context("docker is not on the PATH")?;
     let daemon = Daemon::of_client(&docker, deadline)?;
-    let asked = cmd(docker, &["version", "--format", "{{.Server.Version}}"]).run(deadline).map(drop);
-    asked.map_err(|error| match daemon.elsewhere() {
+    let api = Api { docker, way: Way::own(&daemon.address), lines: Arc::default() };
+    api.get("/info", deadline).map(drop).map_err(|error| match daemon.elsewhere() {
         Some(host) => silent_there(host, &format!("{error:#}")),
         None => error,
     })
@@ -132,13 +132,13 @@ impl Compose {
         })?;
         let daemon = Daemon::of_client(&docker, Deadline::after(pilot.manifest.limits.engine))?;
         let (generation, described) = (OnceLock::new(), OnceLock::new());
-        let (pilot, options, lines) = (pilot.clone(), Vec::new(), Arc::default());
-        Ok(Self { pilot, docker, daemon, options, generation, described, lines })
+        let (pilot, way, lines) = (pilot.clone(), Way::own(&daemon.address), Arc::default());
+        Ok(Self { pilot, docker, daemon, way, generation, described, lines })
     }
 
     /// The API of the daemon, for questions: a command of the client takes longer to start than most answers.
     pub fn api(&self) -> Api {
-        Api { docker: self.docker.clone(), way: Way::with(&self.options), lines: Arc::clone(&self.lines) }
+        Api { docker: self.docker.clone(), way: self.way.clone(), lines: Arc::clone(&self.lines) }
     }
 
     /// GET at the daemon.
@@ -148,7 +148,7 @@ impl Compose {
 
     /// A docker command.
     pub fn client(&self, args: &[&str]) -> Cmd {
-        cmd(&self.docker, &[]).args(&self.options).args(args)
+        cmd(&self.docker, &[]).args(&self.way.options).args(args)
     }
 
     /// Runs a docker command and returns its output.

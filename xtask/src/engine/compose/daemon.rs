@@ -13,6 +13,7 @@ use crate::base::tunnel::Tunnels;
 use crate::stack::ports::{connects, here};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -165,7 +166,25 @@ fn said(variable: impl Fn(&str) -> Option<String>, config: &[u8]) -> Said {
     }
 }
 
+/// The contexts of the client by their names, with the address of the engine of each, but for the default one; from its own
+/// files (docker/cli, `context/store`): to start it takes longer than to close a gate. What cannot be read is not there.
+pub fn contexts() -> BTreeMap<String, String> {
+    let Some(folder) = config_folder().map(|folder| folder.join("contexts/meta")) else {
+        return BTreeMap::new();
+    };
+    let read = |name: &String| {
+        let context: Value = files::read_json(&folder.join(name).join("meta.json")).ok()?;
+        let address = context.pointer("/Endpoints/docker/Host")?;
+        Some((context["Name"].as_str()?.to_owned(), address.as_str()?.to_owned()))
+    };
+    files::names(&folder).unwrap_or_default().iter().filter_map(read).collect()
+}
+
+/// The address of a context. Where the files do not tell it, the client says why.
 fn address_of(docker: &Path, context: &str, deadline: Deadline) -> Result<String> {
+    if let Some(address) = contexts().remove(context) {
+        return Ok(address);
+    }
     let asked = cmd(docker, &["context", "inspect", "--format", "{{.Endpoints.docker.Host}}", context]);
     let said = asked.run(deadline).with_context(|| format!("cannot find out where context {context} leads"));
     let said = said.map_err(|error| {

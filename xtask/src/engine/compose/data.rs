@@ -66,7 +66,7 @@ impl Data for Compose {
     }
 
     fn unpause(&self, handles: &[String], deadline: Deadline) -> Result<()> {
-        unpause_at(&self.docker, &self.options, handles, deadline).map_err(classify)
+        unpause_at(&self.docker, &self.way.options, handles, deadline).map_err(classify)
     }
 
     fn snapshot(&self, service: &str, into: &mut dyn Write, deadline: Deadline) -> Result<()> {

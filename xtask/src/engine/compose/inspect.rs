@@ -179,7 +179,7 @@ impl Compose {
         let lines = lines.to_string();
         let logs = ["logs", "--timestamps", "--tail", &lines, &instance.handle];
         let docker = self.docker.display().to_string();
-        cmd("sh", &["-c", script, &docker]).args(&self.options).args(logs)
+        cmd("sh", &["-c", script, &docker]).args(&self.way.options).args(logs)
     }
 }
 

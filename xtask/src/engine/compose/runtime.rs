@@ -7,6 +7,7 @@ use crate::base::files;
 use crate::base::http::Client;
 use crate::base::proc::Cmd;
 use crate::base::threads::side_by_side;
+use crate::engine::compose::api::Way;
 use crate::engine::compose::client::{Compose, Generation, classify, exec_code};
 use crate::engine::compose::config::{Place, unescaped};
 use crate::engine::compose::parts::PARTS;
@@ -51,7 +52,7 @@ impl Runtime for Compose {
         // Compose resolves `..`, and links as its version likes. It must print the folder as it is known here.
         let dir = files::real_path(dir);
         let compose = self.compose(&dir, deadline)?;
-        let run = |command: Cmd| command.run(deadline).map_err(classify);
+        let run = |command: Cmd| command.run(deadline);
         let place = Place { project: &self.pilot.project, dir: &dir, is_file };
         match self.generation(deadline)? {
             Generation::Two => {
@@ -283,15 +284,15 @@ fn handles(there: &BTreeMap<String, Service>, services: &[String]) -> Vec<String
 impl Compose {
     /// The same engine for a stack by another manifest and definition.
     pub fn for_pilot(&self, pilot: &Pilot) -> Self {
-        let (docker, daemon, options) = (self.docker.clone(), self.daemon.clone(), self.options.clone());
+        let (docker, daemon, way) = (self.docker.clone(), self.daemon.clone(), self.way.clone());
         let (generation, described) = (self.generation.clone(), self.described.clone());
         let (pilot, lines) = (pilot.clone(), Arc::clone(&self.lines));
-        Self { pilot, docker, daemon, options, generation, described, lines }
+        Self { pilot, docker, daemon, way, generation, described, lines }
     }
 
-    /// The same for another daemon, which these options of docker lead to.
-    pub fn through(&self, options: &[String]) -> Self {
-        Self { options: options.to_vec(), ..self.for_pilot(&self.pilot) }
+    /// The same for another daemon.
+    pub fn through(&self, way: &Way) -> Self {
+        Self { way: way.clone(), ..self.for_pilot(&self.pilot) }
     }
 
     /// What Compose 2 makes of the files in `dir`: everything in its long form.

@@ -213,7 +213,7 @@ impl Swarm {
             Some((ways.get(node).filter(|_| ready)?.as_ref().ok()?, containers))
         });
         let killed = side_by_side(AT_A_TIME, all.collect(), |(way, containers)| {
-            let engine = self.compose.through(way.options());
+            let engine = self.compose.through(way);
             // Docker answers when they have ended. One that ended before is an error for it, and the others are ended too.
             engine.docker(&[&["kill"], containers.as_slice()].concat(), deadline).ok();
             let live = engine.docker(&["ps", "--quiet", "--no-trunc"], deadline)?;

@@ -4,10 +4,10 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::next::Next;
-use crate::base::proc::cmd;
 use crate::base::threads::side_by_side;
 use crate::engine::compose::api::{Api, Line, Way, is_gone, status_of};
 use crate::engine::compose::client::Compose;
+use crate::engine::compose::daemon::contexts;
 use crate::engine::swarm::failure::{classify, is_headless};
 use crate::engine::swarm::node::{Node, nodes};
 use crate::engine::swarm::state::{Seen, has_begun};
@@ -89,7 +89,7 @@ impl Swarm {
 
     /// Is the engine of the client a manager of a Swarm that has services or records of the stack?
     pub fn has_stack(&self, deadline: Deadline) -> Result<bool> {
-        let api = self.api(&Way::default());
+        let api = self.compose.api();
         if api.get("/info", deadline)?.pointer("/Swarm/ControlAvailable") != Some(&Value::Bool(true)) {
             return Ok(false);
         }
@@ -114,8 +114,8 @@ impl Swarm {
     /// Asks the managers: the one that answered last, and where it does not answer, or knows no leader, the other nodes of
     /// the same Swarm. An election is waited for, whatever the limit of one question is.
     pub fn ask<T>(&self, deadline: Deadline, talk: impl Fn(&mut Line<'_>) -> Result<T>) -> Result<T> {
-        let first =
-            self.found.manager.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
+        let first = self.found.manager.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let first = first.unwrap_or_else(|| self.compose.way.clone());
         let error = match self.api(&first).talk(deadline, &talk) {
             Err(error) if is_silent(&error) => error,
             other => return other.map_err(classify),
@@ -160,7 +160,7 @@ impl Swarm {
         let managers = info.pointer("/Swarm/RemoteManagers").and_then(Value::as_array);
         let ids: Vec<&str> =
             managers.into_iter().flatten().filter_map(|one| one["NodeID"].as_str()).collect();
-        let contexts = self.contexts(limit).unwrap_or_default().into_iter().map(|name| Way::context(&name));
+        let contexts = contexts().into_iter().map(|(name, address)| Way::context(&name, &address));
         let asked = side_by_side(AT_A_TIME, contexts.filter(|way| way != first).collect(), |way| {
             let info = self.api(&way).get("/info", limit)?;
             let id = info.pointer("/Swarm/NodeID").and_then(Value::as_str).unwrap_or_default();
@@ -179,17 +179,6 @@ impl Swarm {
     /// The nodes, as the managers see them.
     pub fn nodes_of_swarm(&self, deadline: Deadline) -> Result<Vec<Node>> {
         Ok(nodes(&self.get("/nodes", deadline)?))
-    }
-
-    /// The names of the client's contexts, but for the default one.
-    fn contexts(&self, deadline: Deadline) -> Result<Vec<String>> {
-        let listed = cmd(&self.compose.docker, &["context", "ls", "--format", "{{.Name}}"]).run(deadline)?;
-        Ok(listed
-            .lines()
-            .map(str::trim)
-            .filter(|name| !matches!(*name, "" | "default"))
-            .map(str::to_owned)
-            .collect())
     }
 
     /// The way to each node, by its id. Each way was asked whose engine it leads to; one that did not answer is asked again
@@ -217,9 +206,12 @@ impl Swarm {
     }
 
     fn asked_ways(&self, nodes: &[Node], deadline: Deadline) -> Ways {
-        let contexts = self.contexts(deadline).unwrap_or_default();
-        let named = contexts.into_iter().filter(|name| nodes.iter().any(|node| node.name == *name));
-        let ways: Vec<Way> = named.map(|name| Way::context(&name)).chain([Way::default()]).collect();
+        let named: BTreeMap<String, Way> = contexts()
+            .into_iter()
+            .filter(|(name, _)| nodes.iter().any(|node| node.name == *name))
+            .map(|(name, address)| (name.clone(), Way::context(&name, &address)))
+            .collect();
+        let ways: Vec<Way> = named.values().chain([&self.compose.way]).cloned().collect();
         let asked = side_by_side(AT_A_TIME, ways, |way| {
             let told = self.api(&way).get("/info", deadline.within(SAYS));
             let id =
@@ -233,8 +225,8 @@ impl Swarm {
             if let Some((way, _)) = asked.iter().find(|(_, id)| is(id)) {
                 return Ok(way.clone());
             }
-            let own = Way::context(&node.name);
-            Err(match asked.iter().find(|(way, _)| *way == own) {
+            let own = named.get(&node.name);
+            Err(match asked.iter().find(|(way, _)| Some(way) == own) {
                 Some((_, Err(error))) => format!("its context does not answer: {error:#}"),
                 Some((_, Ok(_))) => format!("the context {} leads to another engine", node.name),
                 None => format!("no docker context is called {}", node.name),
@@ -252,7 +244,7 @@ impl Swarm {
     /// The engine of a node.
     pub fn engine_of(&self, node: &Node, deadline: Deadline) -> Result<Compose> {
         match self.ways(std::slice::from_ref(node), deadline).get(&node.id) {
-            Some(Ok(way)) => Ok(self.compose.through(way.options())),
+            Some(Ok(way)) => Ok(self.compose.through(way)),
             Some(Err(why)) => Err(no_way(node, why)),
             None => Err(no_way(node, "it joined after this command began")),
         }
@@ -264,7 +256,7 @@ impl Swarm {
         let ways = self.ways(&nodes, deadline);
         let with_way = |node: Node| {
             let way = ways.get(&node.id)?.as_ref().ok()?;
-            let engine = self.compose.through(way.options());
+            let engine = self.compose.through(way);
             Some((node, engine))
         };
         Ok(nodes.into_iter().filter(|node| node.is_ready).filter_map(with_way).collect())
@@ -294,7 +286,7 @@ impl Swarm {
         let (node, container) =
             handle.split_once('/').ok_or_else(|| anyhow!("the task has no container yet"))?;
         if let Some(Ok(way)) = self.known_ways().as_ref().and_then(|ways| ways.get(node)) {
-            return Ok((self.compose.through(way.options()), container.to_owned()));
+            return Ok((self.compose.through(way), container.to_owned()));
         }
         let nodes = self.nodes_of_swarm(deadline)?;
         self.ways(&nodes, deadline);

@@ -5,6 +5,7 @@
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::next::Next;
+use crate::engine::compose::api::Way;
 use crate::engine::compose::client::Compose;
 use crate::engine::compose::data::unpause_at;
 use crate::engine::roles::{Data, Runtime, User};
@@ -30,7 +31,7 @@ fn parts(data: &str) -> (&str, Option<&str>) {
 
 /// A handle: the way to the node, and the id of the container there.
 fn handle(engine: &Compose, container: &str) -> String {
-    engine.options.iter().map(String::as_str).chain([container]).collect::<Vec<_>>().join(" ")
+    engine.way.options.iter().map(String::as_str).chain([container]).collect::<Vec<_>>().join(" ")
 }
 
 /// Containers by the options of docker that lead to their node.
@@ -106,7 +107,7 @@ impl Data for Swarm {
     fn pause(&self, handles: &[String], deadline: Deadline) -> Result<()> {
         by_way(handles)
             .into_iter()
-            .try_for_each(|(way, ids)| self.compose.through(&way).pause(&ids, deadline))
+            .try_for_each(|(way, ids)| self.compose.through(&Way::with(&way)).pause(&ids, deadline))
     }
 
     fn unpause(&self, handles: &[String], deadline: Deadline) -> Result<()> {

@@ -3,6 +3,7 @@
 use crate::base::failure::{Exit, exit_of, fail};
 use crate::base::next::Next;
 use crate::engine::compose::api::is_gone;
+use crate::engine::compose::client::is_hung;
 
 /// Is it an error of a Swarm that has lost its majority, or of a manager that does not know the leader at this moment?
 pub fn is_headless(error: &anyhow::Error) -> bool {
@@ -35,7 +36,7 @@ pub fn classify(error: anyhow::Error) -> anyhow::Error {
             .so("at a manager of the other side, or when the managers see each other again");
         return fail(Exit::Host, what, next);
     }
-    if is_gone(&error) || text.contains("did not end in time") {
+    if is_gone(&error) || is_hung(&error) {
         let next = Next::xtask("host").so("to see what is wrong; --context NAME goes to another manager");
         return fail(Exit::Host, format!("the Docker engine does not answer: {text}"), next);
     }

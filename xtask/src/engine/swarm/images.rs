@@ -164,7 +164,7 @@ impl Swarm {
     /// The engine of a node that has an image; its own client's first.
     pub fn holder(&self, image: &Image, deadline: Deadline) -> Result<Compose> {
         let mut all = self.reached(deadline)?;
-        all.sort_by_key(|(_, engine)| !engine.options.is_empty());
+        all.sort_by_key(|(_, engine)| !engine.way.options.is_empty());
         let has = |engine: &Compose| engine.images(deadline).is_ok_and(|ids| ids.contains(&image.id));
         let found = all.into_iter().find(|(_, engine)| has(engine)).map(|(_, engine)| engine);
         found.with_context(|| format!("no node has image {} ({})", image.id, image.tag))

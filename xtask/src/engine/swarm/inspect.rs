@@ -79,7 +79,7 @@ impl Inspect for Swarm {
         let ways = self.ways(&seen.nodes, deadline);
         let told = side_by_side(AT_A_TIME, seen.nodes.iter().collect(), |node| {
             let engine = match ways.get(&node.id) {
-                Some(Ok(way)) => Ok(self.compose.through(way.options())),
+                Some(Ok(way)) => Ok(self.compose.through(way)),
                 Some(Err(why)) => Err(why.clone()),
                 None => Err("it is not reached".to_owned()),
             };

@@ -41,9 +41,8 @@ impl Swarm {
     /// there. A node that cannot take one is left out (`lacking`). It is an error if one is neither on a node nor in the store.
     pub fn supply<'a>(&self, images: impl IntoIterator<Item = &'a Image>, deadline: Deadline) -> Result<()> {
         let images: BTreeMap<&String, &Image> = images.into_iter().map(|image| (&image.id, image)).collect();
-        let there = self.each(deadline, |_, engine| {
-            Ok((engine.through(&engine.options), engine.images_there(deadline)?))
-        })?;
+        let there = self
+            .each(deadline, |_, engine| Ok((engine.through(&engine.way), engine.images_there(deadline)?)))?;
         let mut work = Vec::new();
         for image in images.values() {
             let holder = there.iter().find(|(_, (_, there))| there.ids.contains(&image.id));
