@@ -1,5 +1,5 @@
-//! Numbers from a seed (splitmix64): the same seed gives the same numbers. For searches, never for secrets or names:
-//! those come from the system (`files::random`). Called by the search for counter-examples.
+//! Numbers from a seed (splitmix64): the same seed gives the same numbers. For searches and pauses, never for secrets or
+//! names: those come from the system (`files::random`). Called by the search for counter-examples and by `lease`.
 
 /// A row of numbers.
 #[derive(Clone, Debug)]

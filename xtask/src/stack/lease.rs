@@ -4,10 +4,11 @@
 //! sure that what it saw before is still there, and only then removes that. So of two clients, one has the lock, in
 //! whichever order they do this. Called by `ledger`.
 
-use crate::base::deadline::{Deadline, now, now_ms, time_of_day, utc};
+use crate::base::deadline::{Deadline, now, now_ms, time_of_day, utc, wait};
 use crate::base::failure::{Exit, fail};
 use crate::base::machine::{self, Process};
 use crate::base::next::Next;
+use crate::base::random::Random;
 use crate::stack::shared::Shared;
 use crate::stack::shelf::{Kept, Title};
 use anyhow::{Context, Result, ensure};
@@ -32,8 +33,10 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// How old the proof that nobody has removed it may be when the next step begins. In memory nothing takes so long.
 const FRESH: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(1) };
 
-/// How often the lock is tried for if others try at the same time.
-const TRIES: usize = 5;
+/// How often the lock is tried for if others try at the same time, and the longest pause after the first try, in
+/// milliseconds. It doubles with each: those that are in each other's way must get out of step.
+const TRIES: usize = 9;
+const STEP: usize = 20;
 
 /// Who has the lock, as its record says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,7 +170,9 @@ impl EngineLock {
     pub fn acquire(&self, command: &str, need: Duration) -> Result<Option<String>> {
         let mut mine = self.mine();
         self.shared.look_within(FRESH)?;
-        for _ in 0..TRIES {
+        let time = time_of_day().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut random = Random::new(time.as_nanos() as u64 ^ u64::from(std::process::id()));
+        for tries in 0..TRIES {
             let seen = self.shared.every(NAME);
             let (title, over) = match self.shared.newest(NAME) {
                 None => (Title::first(NAME), None),
@@ -184,6 +189,8 @@ impl EngineLock {
                 *mine = Some(lease);
                 return Ok(over);
             }
+            wait(Duration::from_millis(random.below(STEP << tries) as u64));
+            self.shared.look()?;
         }
         let what = "several commands try to lock this stack at once";
         Err(fail(Exit::Locked, what, "run this command again"))
@@ -198,7 +205,6 @@ impl EngineLock {
     fn take(&self, title: &Title, holder: Holder, seen: &[Kept]) -> Result<Option<Lease>> {
         let asked = Moment::now();
         let Some(kept) = self.shared.put(title, &serde_json::to_string(&holder)?, false)? else {
-            self.shared.look()?;
             return Ok(None);
         };
         self.records().push(kept.clone());
