@@ -226,6 +226,11 @@ impl<'a> Line<'a> {
         self.ask("POST", path, Some(body))
     }
 
+    /// POST without a body.
+    pub fn order(&mut self, path: &str) -> Result<()> {
+        self.ask("POST", path, None).map(drop)
+    }
+
     /// DELETE. It is no error if it is gone already.
     pub fn delete(&mut self, path: &str) -> Result<()> {
         match self.ask("DELETE", path, None) {

@@ -7,7 +7,7 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::base::threads::{joined, side_by_side};
-use crate::engine::compose::api::{Line, status_of};
+use crate::engine::compose::api::{Line, listed, status_of};
 use crate::engine::swarm::change::{forced, update};
 use crate::engine::swarm::cluster::{AT_A_TIME, Swarm};
 use crate::engine::swarm::node::Node;
@@ -213,11 +213,14 @@ impl Swarm {
             Some((ways.get(node).filter(|_| ready)?.as_ref().ok()?, containers))
         });
         let killed = side_by_side(AT_A_TIME, all.collect(), |(way, containers)| {
-            let engine = self.compose.through(way);
-            // Docker answers when they have ended. One that ended before is an error for it, and the others are ended too.
-            engine.docker(&[&["kill"], containers.as_slice()].concat(), deadline).ok();
-            let live = engine.docker(&["ps", "--quiet", "--no-trunc"], deadline)?;
-            let is_live = |container: &str| live.lines().any(|line| line == container);
+            let api = self.api(way);
+            // Docker answers when it has ended. One that ended before is an error for it.
+            side_by_side(AT_A_TIME, containers.clone(), |container| {
+                api.talk(deadline, |line| line.order(&format!("/containers/{container}/kill")))
+            });
+            let live = api.get("/containers/json", deadline)?;
+            let live = listed(&live)?;
+            let is_live = |container: &str| live.iter().any(|one| one["Id"] == container);
             Ok(containers.into_iter().filter(|container| !is_live(container)).collect::<Vec<_>>())
         });
         let killed = killed.into_iter().flatten().flatten().map(str::to_owned);
