@@ -477,6 +477,26 @@ for _ in $(seq {answers}); do asks; echo "$asked" >> asked; answers '200 OK' '{{
     }
 
     #[test]
+    fn an_engine_of_this_machine_is_asked_at_its_socket_and_no_client_is_started() {
+        let scratch = Scratch::new("api-test").unwrap();
+        let path = scratch.path().join("engine");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut to, from) = listener.accept().map(|(one, _)| (one.try_clone().unwrap(), one)).unwrap();
+            let ends = BufReader::new(from).lines().map_while(Result::ok).filter(|line| line.is_empty());
+            // Which version it speaks, and the question.
+            for _ in ends.take(2) {
+                to.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{\"a\":1}").unwrap();
+            }
+        });
+        let way = Way::context("node1", &format!("unix://{}", path.display()));
+        let api = Api { way, ..client(&scratch, 9) };
+        assert_eq!(api.get("/info", Deadline::after(Duration::from_secs(20))).unwrap()["a"], 1);
+        assert!(!scratch.path().join("starts").exists());
+        server.join().unwrap();
+    }
+
+    #[test]
     fn the_version_is_one_that_the_engine_still_speaks() {
         let told =
             |oldest: &str, newest: &str| spoken(&json!({ "MinAPIVersion": oldest, "ApiVersion": newest }));
