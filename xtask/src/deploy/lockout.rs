@@ -103,8 +103,18 @@ impl fmt::Display for Public {
 
 /// Shuts the public out. It is an error if this could not be done, or could not be proved.
 pub fn shut(view: &View, now: &Observation, reason: &str, deadline: Deadline) -> Result<Closed> {
-    let closed = view.gate_seen(now, REQUEST).and_then(|gate| gate.close(reason));
-    let why = match closed {
+    shut_by(view.gate_seen(now, REQUEST), view, now, reason, deadline)
+}
+
+/// The same, by the gate that was looked for just now, if there is one.
+pub fn shut_by(
+    gate: Result<Box<dyn Switch + '_>>,
+    view: &View,
+    now: &Observation,
+    reason: &str,
+    deadline: Deadline,
+) -> Result<Closed> {
+    let why = match gate.and_then(|gate| gate.close(reason)) {
         Ok(proof) => return Ok(Closed::Proved(proof)),
         Err(error) => format!("{error:#}"),
     };

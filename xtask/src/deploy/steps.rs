@@ -53,12 +53,12 @@ impl Execution<'_> {
     pub(super) fn close_gate(&self, deadline: Deadline, measured: &mut Measured) -> Result<End> {
         let gate = self.running.gate_seen(self.now, lockout::REQUEST);
         // If the gate is already closed, the reason that was given stays.
-        if gate.is_ok_and(|gate| gate.prove_closed().is_ok()) {
+        if gate.as_ref().is_ok_and(|gate| gate.prove_closed().is_ok()) {
             measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
             lockout::close_where_none(self.running, &self.reason(), deadline)?;
             return Ok(End::Skipped("it was closed already, and this was proved".into()));
         }
-        let closed = lockout::shut(self.running, self.now, &self.reason(), deadline)?;
+        let closed = lockout::shut_by(gate, self.running, self.now, &self.reason(), deadline)?;
         measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());
         if let Closed::Stopped { .. } = closed {
             bail!(Stale::because(closed.to_string()));

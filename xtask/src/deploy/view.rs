@@ -150,7 +150,7 @@ impl View {
         let service = service.unwrap_or(self.pilot.gateway());
         let all = endpoints(&self.pilot, self.env()?)?;
         let own = all.get(service).with_context(|| format!("{service:?} publishes no port"))?;
-        self.engine.reach_each(own, limit)
+        self.engine.reach_each(own, true, limit)
     }
 
     /// A client for a service; without a name, for the gateway.
@@ -162,13 +162,18 @@ impl View {
 
     /// The gate that runs, at the address that the engine reports.
     pub fn gate_seen(&self, now: &Observation, limit: Duration) -> Result<Box<dyn Switch + '_>> {
-        self.gate_over(|| self.clients_at(&now.endpoints, limit))
+        self.gate_over(|| self.clients_at(&now.endpoints, true, limit))
     }
 
     /// Clients for the instances of the gateway that runs.
-    fn clients_at(&self, endpoints: &BTreeMap<String, Endpoint>, limit: Duration) -> Result<Vec<Client>> {
+    fn clients_at(
+        &self,
+        endpoints: &BTreeMap<String, Endpoint>,
+        anew: bool,
+        limit: Duration,
+    ) -> Result<Vec<Client>> {
         let endpoint = endpoints.get(self.pilot.gateway()).context("the gateway's address is unknown")?;
-        self.engine.reach_each(endpoint, limit)
+        self.engine.reach_each(endpoint, anew, limit)
     }
 
     /// The gate by its kind. `clients` reach the instances of its service.
@@ -217,7 +222,8 @@ impl View {
                 self.stop_gate().map_or_else(unknown, |gate| gate.position_without_engine(why))
             }
             _ => {
-                let gate = self.gate_over(|| self.clients_at(endpoints, self.pilot.manifest.limits.probe));
+                let gate =
+                    self.gate_over(|| self.clients_at(endpoints, false, self.pilot.manifest.limits.probe));
                 gate.map_or_else(unknown, |gate| gate.position())
             }
         }

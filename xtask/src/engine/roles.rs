@@ -159,9 +159,10 @@ pub trait Runtime: Sync {
         Client::new(endpoint.port, self.project(), endpoint.pass.clone(), limit)
     }
 
-    /// A client for each instance of a service that runs now, by its port: what is asked of a service with several must
-    /// hold for each of them.
-    fn reach_each(&self, endpoint: &Endpoint, limit: Duration) -> Result<Vec<Client>> {
+    /// A client for each instance of a service that runs, by its port: what is asked of a service with several must hold
+    /// for each of them. `anew`: which ones run is asked again, because more than a look depends on it.
+    fn reach_each(&self, endpoint: &Endpoint, anew: bool, limit: Duration) -> Result<Vec<Client>> {
+        let _ = anew;
         Ok(vec![self.reach(endpoint, limit)])
     }
 

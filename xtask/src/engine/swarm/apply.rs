@@ -7,9 +7,9 @@ use crate::base::failure::{Exit, fail};
 use crate::base::files;
 use crate::base::next::Next;
 use crate::base::threads::{joined, side_by_side};
-use crate::engine::compose::api::{Line, listed, status_of};
+use crate::engine::compose::api::{Api, Line, listed, status_of};
 use crate::engine::swarm::change::{forced, update};
-use crate::engine::swarm::cluster::{AT_A_TIME, Swarm};
+use crate::engine::swarm::cluster::{AT_A_TIME, SAYS, Swarm};
 use crate::engine::swarm::node::Node;
 use crate::engine::swarm::spec::{self, File, Plan, Source};
 use crate::engine::swarm::state::{Seen, has_begun, id, keep_down, label, name_of};
@@ -22,7 +22,28 @@ use serde_json::{Value, json};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// A service is updated when the first of its old tasks has ended, and no later than this after they were killed. If the
+/// managers hear of the end of one first, which takes 100 ms, they have it started anew, as it was, and wait two seconds for
+/// the end of that. If a node hears of the update before the end of a task, which is 100 ms after the update or more
+/// (swarmkit, `batchingWaitTime`), it waits two seconds before it takes the task for stopped.
+const FIRST_ENDS: Duration = Duration::from_secs(1);
+
+/// How long the engine of a node may take to end tasks. Those of a node that hangs are ended by the Swarm, if at all.
+const ENDS: Duration = Duration::from_secs(10);
+
+/// How a service has to change.
+struct Change {
+    /// Its spec by the release.
+    spec: Value,
+    /// As it was; none is a new one.
+    now: Option<Value>,
+    /// Are its tasks replaced in any case?
+    is_forced: bool,
+}
 
 impl Swarm {
     /// What the files in `dir` are on a Swarm. `read` gives out a file of the stack.
@@ -97,66 +118,84 @@ impl Swarm {
             |node: &&Node| !matches!(ways.get(&node.id), Some(Ok(_))) || lacking.contains_key(&node.id);
         let barred: Vec<&Node> = before.nodes.iter().filter(is_barred).collect();
         let there = self.ask(deadline, |line| self.place(line, plan))?;
-        let mut specs = BTreeMap::new();
+        let mut changes = BTreeMap::new();
         for (name, spec) in &plan.services {
             let mut spec = spec.clone();
             fill_in(&mut spec, &there);
             constrain(&mut spec, pins.get(name), &barred);
-            let now = before.services.iter().find(|one| name_of(one, &self.pilot.project) == Some(name));
             if held_back.contains(name) {
                 keep_down(&mut spec);
             }
-            specs.insert(name.clone(), (spec, now.cloned()));
+            let now = before.services.iter().find(|one| name_of(one, &self.pilot.project) == Some(name));
+            let is_forced = force.contains(name);
+            if is_forced || now.is_none_or(|now| differs(&spec, now)) {
+                changes.insert(name.clone(), Change { spec, now: now.cloned(), is_forced });
+            }
         }
-        specs.retain(|name, (spec, now)| match now {
-            Some(now) if !force.contains(name) => differs(spec, now),
-            _ => true,
-        });
-        // What a task of before shows says nothing of the release, also if it had the same settings.
-        let replaced: Vec<&Value> =
-            specs.values().filter_map(|(_, now)| now.as_ref()).flat_map(|now| before.tasks_of(now)).collect();
-        let past = Past {
-            replaced: replaced.iter().map(|task| id(task).to_owned()).collect(),
+        let mut past = Past {
+            replaced: BTreeSet::new(),
             all: before.tasks.iter().map(|task| id(task).to_owned()).collect(),
         };
-        let ended = but_one_of_each_node(replaced.into_iter().filter(|task| has_begun(task)).collect());
-        let put = |name: &String, spec: &Value, now: Option<&Value>| {
-            let put = self.ask(deadline, |line| match now {
-                // Made by this command, if the answer of a manager that was lost is missing.
-                None => match line.post("/services/create", spec) {
-                    Err(error) if status_of(&error) == Some(409) => Ok(()),
-                    made => made.map(drop),
-                },
-                Some(now) if force.contains(name) => update(line, now, &quick(forced(spec.clone(), now))),
-                Some(now) => update(line, now, &quick(spec.clone())),
-            });
-            put.with_context(|| format!("cannot bring {name} to the release"))
-        };
-        // The Swarm starts what is killed anew, as it was, until it is told otherwise.
-        let bring = |group: Vec<(&String, &(Value, Option<Value>))>| -> Result<()> {
-            let is_of = |task: &&&Value| {
-                group
-                    .iter()
-                    .any(|(_, (_, now))| now.as_ref().is_some_and(|now| task["ServiceID"] == now["ID"]))
-            };
-            self.kill(&before, ended.iter().filter(is_of).copied(), deadline);
-            let all = side_by_side(AT_A_TIME, group, |(name, (spec, now))| put(name, spec, now.as_ref()));
-            all.into_iter().collect()
-        };
         let gateway = self.pilot.gateway();
-        let (gate, others) = specs.iter().partition::<Vec<_>, _>(|(name, _)| *name == gateway);
-        // A node where no task of the gateway ran may get one now. The others need not wait for that.
-        let last = || {
-            if !gate.is_empty() && !held_back.iter().any(|held| held == gateway) {
-                self.close_elsewhere(plan, deadline)?;
-            }
-            bring(gate)
-        };
+        let is_closed = changes.contains_key(gateway) && !held_back.iter().any(|held| held == gateway);
+        let left = changes.iter().map(|(name, change)| (name.clone(), change.now.clone())).collect();
         std::thread::scope(|scope| {
-            let last = scope.spawn(last);
-            bring(others).and(joined(last))
+            // A node where no task of the gateway ran may get one now. The other services need not wait for that.
+            let mut closing = is_closed.then(|| scope.spawn(|| self.close_elsewhere(plan, deadline)));
+            let may = |name: &str| {
+                if name != gateway {
+                    return Ok(true);
+                }
+                closing.take_if(|closing| closing.is_finished()).map_or(Ok(()), joined)?;
+                Ok(closing.is_none())
+            };
+            let replace = |seen: &Seen, group: &[String]| {
+                let group: Vec<(&String, &Change)> =
+                    changes.iter().filter(|(name, _)| group.contains(name)).collect();
+                // What a task of before shows says nothing of the release, also if it had the same settings.
+                let services = group.iter().filter_map(|(_, change)| change.now.as_ref());
+                let tasks: Vec<&Value> = services.flat_map(|now| seen.tasks_of(now)).collect();
+                past.replaced.extend(tasks.iter().map(|task| id(task).to_owned()));
+                self.replace(group, self.targets(seen, tasks.into_iter(), deadline), deadline)
+            };
+            self.in_groups(before, left, may, replace, deadline)
         })?;
         self.wait(plan, &past, deadline)
+    }
+
+    /// Ends the tasks of a group of services, and updates these.
+    fn replace(
+        &self,
+        group: Vec<(&String, &Change)>,
+        targets: Vec<(Api, Vec<&str>)>,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let (tell, ended) = channel();
+        std::thread::scope(|scope| {
+            let killing = scope.spawn(move || {
+                self.end(targets, || tell.send(()).unwrap_or_default(), deadline);
+                Ok(())
+            });
+            // It has ended, or there is none, or it takes long.
+            ended.recv_timeout(FIRST_ENDS).ok();
+            let put = side_by_side(AT_A_TIME, group, |(name, change)| self.put(name, change, deadline));
+            joined(killing).and(put.into_iter().collect())
+        })
+    }
+
+    /// Creates or updates a service.
+    fn put(&self, name: &str, change: &Change, deadline: Deadline) -> Result<()> {
+        let Change { spec, now, is_forced } = change;
+        let put = self.ask(deadline, |line| match now {
+            // Made by this command, if the answer of a manager that was lost is missing.
+            None => match line.post("/services/create", spec) {
+                Err(error) if status_of(&error) == Some(409) => Ok(()),
+                made => made.map(drop),
+            },
+            Some(now) if *is_forced => update(line, now, &quick(forced(spec.clone(), now))),
+            Some(now) => update(line, now, &quick(spec.clone())),
+        });
+        put.with_context(|| format!("cannot bring {name} to the release"))
     }
 
     /// Makes the networks, configs and secrets of a stack that are not there. Returns the ids by name.
@@ -200,6 +239,16 @@ impl Swarm {
     /// Ends tasks at once, through the engines of their nodes. One that cannot be reached is ended by the Swarm, which takes
     /// longer.
     pub fn kill<'a>(&self, seen: &Seen, tasks: impl Iterator<Item = &'a Value>, deadline: Deadline) {
+        self.end(self.targets(seen, tasks, deadline), || (), deadline);
+    }
+
+    /// The containers of tasks, by the engines of their nodes. Each is connected, so that all can be ended at the same time.
+    fn targets<'a>(
+        &self,
+        seen: &Seen,
+        tasks: impl Iterator<Item = &'a Value>,
+        deadline: Deadline,
+    ) -> Vec<(Api, Vec<&'a str>)> {
         let mut by_node: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for task in tasks.filter(|task| has_begun(task)) {
             let container = task.pointer("/Status/ContainerStatus/ContainerID").and_then(Value::as_str);
@@ -210,13 +259,23 @@ impl Swarm {
         let ways = self.ways(&seen.nodes, deadline);
         let all = by_node.into_iter().filter_map(|(node, containers)| {
             let ready = seen.nodes.iter().any(|one| one.id == node && one.is_ready);
-            Some((ways.get(node).filter(|_| ready)?.as_ref().ok()?, containers))
+            Some((self.api(ways.get(node).filter(|_| ready)?.as_ref().ok()?), containers))
         });
-        let killed = side_by_side(AT_A_TIME, all.collect(), |(way, containers)| {
-            let api = self.api(way);
+        let connect = |(api, containers): (Api, _)| {
+            api.talk(deadline.within(SAYS), |_| Ok(())).map(|()| (api, containers))
+        };
+        side_by_side(AT_A_TIME, all.collect(), connect).into_iter().flatten().collect()
+    }
+
+    /// Ends containers, and notes those that have ended. `tell` is called for each.
+    fn end(&self, targets: Vec<(Api, Vec<&str>)>, tell: impl Fn() + Sync, deadline: Deadline) {
+        let deadline = deadline.within(ENDS);
+        let killed = side_by_side(AT_A_TIME, targets, |(api, containers)| {
             // Docker answers when it has ended. One that ended before is an error for it.
             side_by_side(AT_A_TIME, containers.clone(), |container| {
-                api.talk(deadline, |line| line.order(&format!("/containers/{container}/kill")))
+                let ended = api.talk(deadline, |line| line.order(&format!("/containers/{container}/kill")));
+                tell();
+                ended
             });
             let live = api.get("/containers/json", deadline)?;
             let live = listed(&live)?;
@@ -226,16 +285,6 @@ impl Swarm {
         let killed = killed.into_iter().flatten().flatten().map(str::to_owned);
         self.found.ended.lock().unwrap_or_else(PoisonError::into_inner).extend(killed);
     }
-}
-
-/// These tasks, but for the last one of each node that has several; it is ended when others have begun. With its last task a
-/// node leaves the network of the stack, which takes seconds, and a task that joins it meanwhile is rejected.
-fn but_one_of_each_node(tasks: Vec<&Value>) -> Vec<&Value> {
-    let is_kept = |task: &Value| {
-        let own: Vec<&&Value> = tasks.iter().filter(|one| one["NodeID"] == task["NodeID"]).collect();
-        own.len() > 1 && own.last().is_some_and(|last| id(last) == id(task))
-    };
-    tasks.iter().copied().filter(|task| !is_kept(task)).collect()
 }
 
 /// Puts the ids of configs and secrets where a spec names them.
@@ -288,17 +337,4 @@ fn quick(mut spec: Value) -> Value {
     spec["UpdateConfig"] =
         json!({ "Parallelism": 0, "FailureAction": "continue", "Monitor": 1, "Order": "stop-first" });
     spec
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_keeps_one_of_several_tasks_for_a_moment() {
-        let task = |id: &str, node: &str| json!({"ID": id, "NodeID": node});
-        let all = [task("a", "n1"), task("b", "n2"), task("c", "n1"), task("d", "n1")];
-        let ended = but_one_of_each_node(all.iter().collect());
-        assert_eq!(ended.into_iter().map(id).collect::<Vec<_>>(), ["a", "b", "c"]);
-    }
 }

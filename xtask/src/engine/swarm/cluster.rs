@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 pub const AT_A_TIME: usize = 8;
 
 /// How long one node may take to answer, or to say who it is. One that is lost must not hold up an incident.
-const SAYS: Duration = Duration::from_secs(3);
+pub const SAYS: Duration = Duration::from_secs(3);
 
 /// How long another manager may take for an answer: one without a leader asks around first.
 const DECIDES: Duration = Duration::from_secs(6);
@@ -50,6 +50,8 @@ const ASKED_AGAIN: Duration = Duration::from_secs(5);
 pub struct Found {
     /// The ways, by the id of the node; or why there is none.
     ways: Mutex<Option<(Instant, Arc<Ways>)>>,
+    /// Were the nodes asked for them?
+    asked: AtomicBool,
     /// The manager that answered last.
     manager: Mutex<Option<Way>>,
     /// The containers that were ended through the engines of their nodes, and seen to end. The managers may learn it late.
@@ -62,6 +64,9 @@ pub struct Found {
     pub told: Mutex<(Vec<String>, Vec<String>)>,
     /// What Compose makes of the releases that were needed: their folders, by which files, and what it printed.
     pub configs: Mutex<Vec<(PathBuf, Layout, Arc<Value>)>>,
+    /// What the image of a service printed when it was run last, by the id of the node and by the mounts. What removes or
+    /// replaces data forgets it.
+    pub printed: Mutex<BTreeMap<(String, String), String>>,
     /// What runs, as it was seen last: where requests go.
     pub seen: Mutex<Option<(Instant, Arc<Seen>)>>,
 }
@@ -203,6 +208,15 @@ impl Swarm {
         let ways = Arc::new(ways);
         *known = Some((Instant::now(), Arc::clone(&ways)));
         ways
+    }
+
+    /// Begins to ask the nodes who they are, when they are seen for the first time: who needs their engines a moment later
+    /// waits the less.
+    pub fn ask_nodes_ahead(&self, nodes: &[Node]) {
+        if !self.found.asked.swap(true, Relaxed) {
+            let (own, nodes) = (self.clone(), nodes.to_vec());
+            std::thread::spawn(move || own.ways(&nodes, Deadline::after(SAYS)));
+        }
     }
 
     fn asked_ways(&self, nodes: &[Node], deadline: Deadline) -> Ways {

@@ -63,7 +63,7 @@ impl Data for Swarm {
         let names: BTreeMap<String, String> =
             self.compose.data_volumes().into_iter().map(|(data, volume)| (volume, data)).collect();
         // What is on a node that is lost is not gone.
-        let mut all: BTreeSet<String> = self.out_of_sight(&nodes, deadline)?;
+        let mut all: BTreeSet<String> = self.out_of_sight(&nodes)?;
         for (volume, nodes) in nodes {
             let name = names.get(&volume).unwrap_or(&volume);
             if nodes.len() > 1 {
@@ -142,6 +142,7 @@ impl Data for Swarm {
         })?;
         let label = self.label();
         engine.docker(&["volume", "create", "--label", &label, &volume], deadline)?;
+        self.forget_printed();
         engine.fill(&volume, from, deadline).with_context(|| format!("on {}", node.name))
     }
 
@@ -192,12 +193,8 @@ impl Data for Swarm {
 
 impl Swarm {
     /// Data of services that are kept on a node which has no volume that is seen.
-    fn out_of_sight(
-        &self,
-        seen: &BTreeMap<String, Vec<String>>,
-        deadline: Deadline,
-    ) -> Result<BTreeSet<String>> {
-        let state = self.see(deadline)?;
+    fn out_of_sight(&self, seen: &BTreeMap<String, Vec<String>>) -> Result<BTreeSet<String>> {
+        let state = self.lately()?;
         let is_lost = |data: &&String, volume: &String| {
             let users = self.compose.user_services(data);
             !seen.contains_key(volume)
@@ -218,6 +215,7 @@ impl Swarm {
     /// Removes a volume and the containers of ended tasks that hold it.
     fn remove_volume(&self, engine: &Compose, volume: &str, deadline: Deadline) -> Result<()> {
         engine.remove_helpers(deadline)?;
+        self.forget_printed();
         let (own, by) = (format!("label={}", self.label()), format!("volume={volume}"));
         let list = ["ps", "--all", "--quiet", "--filter", &own, "--filter", &by];
         let ended: Vec<String> = engine.docker(&list, deadline)?.lines().map(str::to_owned).collect();

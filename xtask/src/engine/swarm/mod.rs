@@ -24,3 +24,4 @@ mod spec;
 mod state;
 mod supply;
 mod waiting;
+mod waves;

@@ -11,6 +11,7 @@ use crate::engine::swarm::state::{Seen, has_begun};
 use crate::stack::gate_rule::NOT_VERIFIED;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use std::sync::PoisonError;
 
 impl Swarm {
     /// Runs the image of a service on the nodes of which `is_meant` holds, of those where a task of it may be put and that
@@ -58,7 +59,16 @@ impl Swarm {
             }
             engine.docker(&args, deadline).map(Some)
         })?;
-        Ok(said.into_iter().filter_map(|(node, said)| Some((node, said?))).collect())
+        let said: Vec<_> = said.into_iter().filter_map(|(node, said)| Some((node, said?))).collect();
+        let mut printed = self.found.printed.lock().unwrap_or_else(PoisonError::into_inner);
+        printed.extend(said.iter().map(|(node, said)| ((node.id.clone(), mounts(container)), said.clone())));
+        drop(printed);
+        Ok(said)
+    }
+
+    /// Data of the nodes was changed, so what was printed before tells nothing more of it.
+    pub fn forget_printed(&self) {
+        self.found.printed.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Does a task of a service run on a node?
@@ -96,14 +106,22 @@ impl Swarm {
         self.run_on(plan, service, words, |node| !self.runs_on(&seen, service, node), deadline)
     }
 
-    /// Closes the gate where no task of its service runs: one that starts there comes up closed. Those that run were closed
-    /// before.
+    /// Closes the gate where no task of its service runs, and where this command has not closed it already: one that starts
+    /// there comes up closed. Those that run were closed before.
     pub fn close_elsewhere(&self, plan: &Plan, deadline: Deadline) -> Result<()> {
         let Some(offline) = self.pilot.manifest.gate.offline() else { return Ok(()) };
         let service = self.pilot.gateway();
         let words = offline.words(NOT_VERIFIED)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        for (node, said) in self.run_on_others(plan, service, &words, deadline)? {
+        let seen = self.see(deadline)?;
+        let container = plan.services.get(service).map(|spec| mounts(&spec["TaskTemplate"]["ContainerSpec"]));
+        let printed = self.found.printed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_closed = |node: &Node| {
+            let last = container.clone().and_then(|mounts| printed.get(&(node.id.clone(), mounts)));
+            last.is_some_and(|said| said.trim() == offline.prints)
+        };
+        let is_meant = |node: &Node| !is_closed(node) && !self.runs_on(&seen, service, node);
+        for (node, said) in self.run_on(plan, service, &words, is_meant, deadline)? {
             ensure!(
                 said.trim() == offline.prints,
                 "the gate on {} is {:?} after closing it",
@@ -113,4 +131,9 @@ impl Swarm {
         }
         Ok(())
     }
+}
+
+/// What a container mounts, as a key.
+fn mounts(container: &Value) -> String {
+    container["Mounts"].to_string()
 }

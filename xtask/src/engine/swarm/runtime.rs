@@ -102,8 +102,9 @@ impl Runtime for Swarm {
         Client::at(&self.shown(port), Box::new(at), project, pass, limit)
     }
 
-    fn reach_each(&self, endpoint: &Endpoint, limit: Duration) -> Result<Vec<Client>> {
-        let all = self.see(Deadline::after(WHERE))?.published(endpoint.port);
+    fn reach_each(&self, endpoint: &Endpoint, anew: bool, limit: Duration) -> Result<Vec<Client>> {
+        let seen = if anew { self.see(Deadline::after(WHERE)) } else { self.lately() };
+        let all = seen?.published(endpoint.port);
         if all.is_empty() {
             return Ok(vec![self.reach(&Endpoint { at: None, ..endpoint.clone() }, limit)]);
         }
@@ -368,6 +369,7 @@ impl Swarm {
         let mut seen = self.ask(deadline, |line| look(line, &filter))?;
         seen.note_ended(&self.found.ended.lock().unwrap_or_else(PoisonError::into_inner));
         let seen = Arc::new(seen);
+        self.ask_nodes_ahead(&seen.nodes);
         *self.found.seen.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((Instant::now(), Arc::clone(&seen)));
         Ok(seen)

@@ -56,7 +56,6 @@ impl Swarm {
                 Ok(seen) => seen,
                 Err(error) => return Break(Err(error)),
             };
-            self.kill(&seen, relieved(&seen, &settings, past, &self.pilot.project).into_iter(), deadline);
             if urged.elapsed() > URGED {
                 if let Err(error) = self.urge(&seen, &settings, past, &mut waiting, deadline) {
                     return Break(Err(error));
@@ -150,28 +149,6 @@ fn old<'a>(
     seen.tasks_of(service)
         .filter(move |task| !is_new(task, settings, past) && has_begun(task))
         .filter(|task| seen.is_on_ready_node(task))
-}
-
-/// The tasks from before on nodes where a new one has begun: such a node does not leave the network of the stack with them.
-fn relieved<'a>(
-    seen: &'a Seen,
-    settings: &BTreeMap<&String, &'a str>,
-    past: &'a Past,
-    project: &str,
-) -> Vec<&'a Value> {
-    let of_stack = seen.services.iter().filter_map(|service| {
-        let settings = settings.iter().find(|(name, _)| name_of(service, project) == Some(name.as_str()))?.1;
-        Some((service, *settings))
-    });
-    let of_stack: Vec<(&Value, &str)> = of_stack.collect();
-    let began = |task: &&Value, settings| is_new(task, settings, past) && has_begun(task);
-    let nodes: Vec<&Value> = of_stack
-        .iter()
-        .flat_map(|(service, settings)| seen.tasks_of(service).filter(move |task| began(task, settings)))
-        .map(|task| &task["NodeID"])
-        .collect();
-    let all = of_stack.iter().flat_map(|(service, settings)| old(seen, service, settings, past));
-    all.filter(|task| nodes.contains(&&task["NodeID"])).collect()
 }
 
 /// Why a service is not there yet; nothing if it is. It is an error if the Swarm cannot start it.
@@ -300,25 +277,6 @@ mod tests {
         };
         assert_eq!(of(false), ["a".to_owned()].into());
         assert_eq!(of(true), BTreeSet::new());
-    }
-
-    #[test]
-    fn a_task_from_before_is_ended_where_a_new_one_has_begun() {
-        let service = json!({"ID": "s", "Spec": {"Labels": {spec::SERVICE: "web"}}});
-        let seen = Seen {
-            services: vec![service],
-            tasks: vec![
-                task("new", "new", "n1", "starting"),
-                task("before", "new", "n1", "running"),
-                task("older", "old", "n1", "failed"),
-                task("kept", "old", "n2", "running"),
-                task("waits", "new", "n2", "pending"),
-            ],
-            nodes: vec![node("n1"), node("n2")],
-        };
-        let (name, past) = ("web".to_owned(), past());
-        let ended = relieved(&seen, &[(&name, "new")].into(), &past, "shop");
-        assert_eq!(ended.into_iter().map(id).collect::<Vec<_>>(), ["before"]);
     }
 
     #[test]
