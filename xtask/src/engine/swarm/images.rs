@@ -17,7 +17,13 @@ use crate::stack::definition::Definition;
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
+use std::time::Duration;
+
+/// How late a container may come after the service that it was made for was removed, and the pause between two looks.
+const LATE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(250);
 
 impl Images for Swarm {
     /// Those that any node has: from there the others get them before a task needs them.
@@ -175,12 +181,22 @@ impl Swarm {
         let own = self.compose.own_tags(deadline)?;
         self.compose.each(&["rmi"], &own.into_keys().collect::<Vec<_>>(), deadline)?;
         self.each(deadline, |_, engine| {
-            // The containers of tasks that have ended hold their images for a while.
-            let ended = ["ps", "--all", "--quiet", "--filter", &format!("label={}", self.label())];
-            let ended: Vec<String> = engine.docker(&ended, deadline)?.lines().map(str::to_owned).collect();
-            engine.each(&["rm", "--force"], &ended, deadline)?;
-            let pins: Vec<String> = engine.pins(deadline)?.into_keys().collect();
-            engine.each(&["rmi"], &pins, deadline).map(drop)
+            // The containers of tasks that have ended hold their images for a while, and one that was being made when its
+            // service was removed comes after it.
+            let remove = || {
+                let ended = ["ps", "--all", "--quiet", "--filter", &format!("label={}", self.label())];
+                let ended = engine.docker(&ended, deadline)?.lines().map(str::to_owned).collect::<Vec<_>>();
+                engine.each(&["rm", "--force"], &ended, deadline)?;
+                let pins: Vec<String> = engine.pins(deadline)?.into_keys().collect();
+                engine.each(&["rmi"], &pins, deadline).map(drop)
+            };
+            let removed = deadline.within(LATE).poll(PAUSE, || match remove() {
+                Err(error) if format!("{error:#}").contains("is using its referenced image") => {
+                    Continue(error)
+                }
+                other => Break(other),
+            });
+            removed.flatten()
         })?;
         Ok(())
     }
