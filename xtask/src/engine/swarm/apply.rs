@@ -43,6 +43,9 @@ struct Change {
     now: Option<Value>,
     /// Are its tasks replaced in any case?
     is_forced: bool,
+    /// Is it removed and made anew? An update waits up to a minute for the end of a task that is on a lost node (swarmkit,
+    /// `defaultOldTaskTimeout`).
+    is_anew: bool,
 }
 
 impl Swarm {
@@ -101,7 +104,7 @@ impl Swarm {
     }
 
     /// Creates and updates services, and waits until the tasks of the new ones have begun. Those in `held_back` are made
-    /// and not started.
+    /// and not started. What was put on a node that is lost meanwhile is replaced once more, on the others.
     pub fn bring_to(
         &self,
         plan: &Plan,
@@ -109,13 +112,32 @@ impl Swarm {
         held_back: &[String],
         deadline: Deadline,
     ) -> Result<()> {
+        let mut on_lost = self.bring_once(plan, force, &[], held_back, deadline)?;
+        while !on_lost.is_empty() {
+            on_lost = self.bring_once(plan, &[], &on_lost, held_back, deadline)?;
+        }
+        Ok(())
+    }
+
+    /// The same, until a node is lost. Returns the services that have tasks there. Those in `anew` are removed and made
+    /// anew.
+    fn bring_once(
+        &self,
+        plan: &Plan,
+        force: &[String],
+        anew: &[String],
+        held_back: &[String],
+        deadline: Deadline,
+    ) -> Result<Vec<String>> {
         let before = self.see(deadline)?;
         let pins = self.pins_of(plan, &before, deadline)?;
         let ways = self.ways(&before.nodes, deadline);
         let lacking = self.lacking();
         // A node whose engine is not reached has neither the images nor a gate that was closed there.
-        let is_barred =
-            |node: &&Node| !matches!(ways.get(&node.id), Some(Ok(_))) || lacking.contains_key(&node.id);
+        let is_barred = |node: &&Node| {
+            let is_reached = matches!(ways.get(&node.id), Some(Ok(_))) && !self.is_lost(&node.id);
+            !is_reached || lacking.contains_key(&node.id)
+        };
         let barred: Vec<&Node> = before.nodes.iter().filter(is_barred).collect();
         let there = self.ask(deadline, |line| self.place(line, plan))?;
         let mut changes = BTreeMap::new();
@@ -127,9 +149,9 @@ impl Swarm {
                 keep_down(&mut spec);
             }
             let now = before.services.iter().find(|one| name_of(one, &self.pilot.project) == Some(name));
-            let is_forced = force.contains(name);
-            if is_forced || now.is_none_or(|now| differs(&spec, now)) {
-                changes.insert(name.clone(), Change { spec, now: now.cloned(), is_forced });
+            let (is_forced, is_anew) = (force.contains(name), anew.contains(name));
+            if is_forced || is_anew || now.is_none_or(|now| differs(&spec, now)) {
+                changes.insert(name.clone(), Change { spec, now: now.cloned(), is_forced, is_anew });
             }
         }
         let mut past = Past {
@@ -185,8 +207,12 @@ impl Swarm {
 
     /// Creates or updates a service.
     fn put(&self, name: &str, change: &Change, deadline: Deadline) -> Result<()> {
-        let Change { spec, now, is_forced } = change;
-        let put = self.ask(deadline, |line| match now {
+        let Change { spec, now, is_forced, is_anew } = change;
+        if let Some(now) = now.as_ref().filter(|_| *is_anew) {
+            self.ask(deadline, |line| line.delete(&format!("/services/{}", id(now))))
+                .with_context(|| format!("cannot make {name} anew"))?;
+        }
+        let put = self.ask(deadline, |line| match now.as_ref().filter(|_| !is_anew) {
             // Made by this command, if the answer of a manager that was lost is missing.
             None => match line.post("/services/create", spec) {
                 Err(error) if status_of(&error) == Some(409) => Ok(()),

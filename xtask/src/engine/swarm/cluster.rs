@@ -10,7 +10,7 @@ use crate::engine::compose::client::Compose;
 use crate::engine::compose::daemon::contexts;
 use crate::engine::swarm::failure::{classify, is_headless};
 use crate::engine::swarm::node::{Node, nodes};
-use crate::engine::swarm::state::{Seen, has_begun};
+use crate::engine::swarm::state::{Seen, has_begun, is_wanted};
 use crate::stack::layout::Layout;
 use crate::stack::pilot::Pilot;
 use crate::stack::ports::connects;
@@ -60,6 +60,10 @@ pub struct Found {
     pub lacking: Mutex<BTreeMap<String, (String, String)>>,
     /// Was an election waited for that did not come?
     gave_up: AtomicBool,
+    /// The nodes, by their ids, whose engines were seen to be gone: how each is called, and when.
+    pub lost: Mutex<BTreeMap<String, (String, Instant)>>,
+    /// What may still serve the public on them, as `Seen::beyond_reach` has it: the Swarm does not list it any more.
+    pub behind: Mutex<BTreeSet<String>>,
     /// What of the stack that was resolved last cannot be carried over to a Swarm, and what is different there.
     pub told: Mutex<(Vec<String>, Vec<String>)>,
     /// What Compose makes of the releases that were needed: their folders, by which files, and what it printed.
@@ -70,6 +74,10 @@ pub struct Found {
     /// What runs, as it was seen last: where requests go.
     pub seen: Mutex<Option<(Instant, Arc<Seen>)>>,
 }
+
+/// How long a node counts as lost whose engine was seen to be gone. Until then the managers notice by themselves, after 15 to
+/// 20 seconds, or it is back.
+const LOST: Duration = Duration::from_secs(60);
 
 /// How long a node may take to answer at a port.
 const REACHED: Duration = Duration::from_secs(1);
@@ -293,6 +301,28 @@ impl Swarm {
         let answers: Vec<_> = answers.into_iter().flatten().collect();
         ensure!(!answers.is_empty(), "the Docker engine of no node answers");
         Ok(answers)
+    }
+
+    /// The nodes with tasks that are wanted there, of which the managers hear, and whose engines nobody answers for. One that
+    /// hangs may still be there.
+    pub fn gone(&self, seen: &Seen) -> BTreeSet<String> {
+        let has_task = |node: &&Node| {
+            seen.tasks.iter().any(|task| is_wanted(task) && task["NodeID"] == node.id.as_str())
+        };
+        let ways = self.known_ways().unwrap_or_default();
+        let asked = seen.nodes.iter().filter(|node| node.is_ready).filter(has_task);
+        let asked = asked.filter_map(|node| Some((node, ways.get(&node.id)?.as_ref().ok()?)));
+        let gone = side_by_side(AT_A_TIME, asked.collect(), |(node, way)| {
+            let answer = self.api(way).get("/version", Deadline::after(SAYS));
+            Ok(answer.err().filter(is_gone).map(|_| node.id.clone()))
+        });
+        gone.into_iter().flatten().flatten().collect()
+    }
+
+    /// Was the engine of a node seen to be gone a moment ago?
+    pub fn is_lost(&self, id: &str) -> bool {
+        let lost = self.found.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.get(id).is_some_and(|(_, at)| at.elapsed() < LOST)
     }
 
     /// The engine and the container of an instance, by its handle.

@@ -168,11 +168,17 @@ impl Runtime for Swarm {
     }
 
     fn beyond_reach(&self) -> Result<Vec<String>> {
-        Ok(self.lately()?.beyond_reach(&self.pilot.project))
+        let mut all: BTreeSet<String> =
+            self.lately()?.beyond_reach(&self.pilot.project).into_iter().collect();
+        all.extend(self.found.behind.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        Ok(all.into_iter().collect())
     }
 
     fn left_out(&self) -> Vec<String> {
-        self.lacking().into_values().map(|(node, why)| format!("no task is put on {node}: {why}")).collect()
+        let lost = self.found.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lost = lost.into_values().map(|(node, _)| (node, "its engine went away".to_owned()));
+        let all = self.lacking().into_values().chain(lost);
+        all.map(|(node, why)| format!("no task is put on {node}: {why}")).collect()
     }
 
     fn agreed(&self, deadline: Deadline) -> Result<Option<String>> {
@@ -368,6 +374,9 @@ impl Swarm {
         let filter = self.filter();
         let mut seen = self.ask(deadline, |line| look(line, &filter))?;
         seen.note_ended(&self.found.ended.lock().unwrap_or_else(PoisonError::into_inner));
+        for node in &mut seen.nodes {
+            node.is_ready &= !self.is_lost(&node.id);
+        }
         let seen = Arc::new(seen);
         self.ask_nodes_ahead(&seen.nodes);
         *self.found.seen.lock().unwrap_or_else(PoisonError::into_inner) =

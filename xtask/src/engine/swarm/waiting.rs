@@ -5,11 +5,14 @@ use crate::base::deadline::Deadline;
 use crate::engine::swarm::change::{forced, update};
 use crate::engine::swarm::cluster::{Swarm, unreached};
 use crate::engine::swarm::spec::{self, Plan};
-use crate::engine::swarm::state::{Seen, UNHEARD, has_begun, has_ended, id, name_of, replicas, settings_of};
+use crate::engine::swarm::state::{
+    Seen, UNHEARD, has_begun, has_ended, id, is_wanted, name_of, replicas, settings_of,
+};
 use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow::{Break, Continue};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 /// The pause between two looks at tasks that begin.
@@ -18,9 +21,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How often the task of a slot may be rejected before that is an error: a Swarm tries for ever.
 const REJECTED: usize = 3;
 
-/// How often a Swarm is urged. Managers that elect another leader meanwhile may have started tasks from before anew, and they
+/// How often a Swarm is urged, and nodes are looked after: one that is gone at two looks counts as lost. Managers that elect another leader meanwhile may have started tasks from before anew, and they
 /// hold the ports that the new ones need.
-const URGED: Duration = Duration::from_secs(2);
+const URGED: Duration = Duration::from_secs(1);
 
 /// The tasks that there were before a change, by their ids.
 pub struct Past {
@@ -31,8 +34,9 @@ pub struct Past {
 }
 
 impl Swarm {
-    /// Waits until each service has its tasks, all of the new spec, and nothing of the old one runs.
-    pub fn wait(&self, plan: &Plan, past: &Past, deadline: Deadline) -> Result<()> {
+    /// Waits until each service has its tasks, all of the new spec, and nothing of the old one runs. If a node is lost
+    /// meanwhile, it ends with the services that have tasks there: the managers would notice after 15 seconds or more.
+    pub fn wait(&self, plan: &Plan, past: &Past, deadline: Deadline) -> Result<Vec<String>> {
         let settings: BTreeMap<&String, &str> = plan
             .services
             .iter()
@@ -49,7 +53,7 @@ impl Swarm {
             };
             settings.iter().find_map(of).transpose()
         };
-        let (mut urged, mut waiting) = (Instant::now(), BTreeSet::new());
+        let (mut urged, mut waiting, mut gone) = (Instant::now(), BTreeSet::new(), BTreeSet::new());
         // One question after another, so that it goes on at another manager when one is lost.
         let waited = deadline.poll(PAUSE, || {
             let seen = match self.see(deadline) {
@@ -57,6 +61,11 @@ impl Swarm {
                 Err(error) => return Break(Err(error)),
             };
             if urged.elapsed() > URGED {
+                let before = std::mem::replace(&mut gone, self.gone(&seen));
+                let lost = self.lose(&seen, &before.intersection(&gone).collect());
+                if !lost.is_empty() {
+                    return Break(Ok(lost));
+                }
                 if let Err(error) = self.urge(&seen, &settings, past, &mut waiting, deadline) {
                     return Break(Err(error));
                 }
@@ -66,7 +75,7 @@ impl Swarm {
             match open(&seen)
                 .map(|why| why.or_else(|| unreached(&seen).map(|node| format!("{node} is not reached"))))
             {
-                Ok(None) => Break(Ok(())),
+                Ok(None) => Break(Ok(Vec::new())),
                 Ok(Some(why)) => Continue(anyhow!("the Swarm has not started what it was told to: {why}")),
                 Err(error) => Break(Err(error)),
             }
@@ -113,9 +122,30 @@ impl Swarm {
         Ok(())
     }
 
+    /// Notes that these nodes are lost. Returns the services that are to have tasks there.
+    fn lose(&self, seen: &Seen, nodes: &BTreeSet<&String>) -> Vec<String> {
+        let mut seen = seen.clone();
+        let mut lost = self.found.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        for node in seen.nodes.iter_mut().filter(|node| nodes.contains(&node.id)) {
+            node.is_ready = false;
+            lost.insert(node.id.clone(), (node.name.clone(), Instant::now()));
+        }
+        drop(lost);
+        let behind = seen.beyond_reach(&self.pilot.project);
+        self.found.behind.lock().unwrap_or_else(PoisonError::into_inner).extend(behind);
+        services_on(&seen, nodes, &self.pilot.project)
+    }
+
     fn named<'a>(&self, seen: &'a Seen, name: &str) -> Option<&'a Value> {
         seen.services.iter().find(|one| name_of(one, &self.pilot.project) == Some(name))
     }
+}
+
+/// The services that are to have tasks on one of these nodes.
+fn services_on(seen: &Seen, nodes: &BTreeSet<&String>, project: &str) -> Vec<String> {
+    let is_there = |task: &Value| is_wanted(task) && nodes.iter().any(|id| task["NodeID"] == id.as_str());
+    let on = seen.services.iter().filter(|service| seen.tasks_of(service).any(is_there));
+    on.filter_map(|service| name_of(service, project)).map(str::to_owned).collect()
 }
 
 /// Has a service a task that was not there before, in whatever state?
@@ -277,6 +307,29 @@ mod tests {
         };
         assert_eq!(of(false), ["a".to_owned()].into());
         assert_eq!(of(true), BTreeSet::new());
+    }
+
+    #[test]
+    fn what_is_to_run_on_a_lost_node_is_made_anew() {
+        let service = |name: &str| json!({"ID": name, "Spec": {"Labels": {spec::SERVICE: name}}});
+        let task = |service: &str, node: &str, desired: &str| {
+            let mut task = task(service, "new", node, "starting");
+            (task["ServiceID"], task["DesiredState"]) = (service.into(), desired.into());
+            task
+        };
+        let seen = Seen {
+            services: ["web", "jobs", "db"].map(service).into(),
+            tasks: vec![
+                task("web", "n1", "running"),
+                task("web", "n2", "running"),
+                task("jobs", "n2", "shutdown"),
+                task("jobs", "n1", "running"),
+                task("db", "n2", "ready"),
+            ],
+            nodes: vec![node("n1"), node("n2")],
+        };
+        let on = |id: &str| services_on(&seen, &[&id.to_owned()].into(), "shop");
+        assert_eq!((on("n2"), on("n3")), (vec!["web".to_owned(), "db".to_owned()], Vec::new()));
     }
 
     #[test]
