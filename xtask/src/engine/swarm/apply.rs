@@ -8,7 +8,7 @@ use crate::base::files;
 use crate::base::next::Next;
 use crate::base::threads::{joined, side_by_side};
 use crate::engine::compose::api::{Api, Line, listed, status_of};
-use crate::engine::swarm::change::{forced, update};
+use crate::engine::swarm::change::{forced, remove, update};
 use crate::engine::swarm::cluster::{AT_A_TIME, SAYS, Swarm};
 use crate::engine::swarm::node::Node;
 use crate::engine::swarm::spec::{self, File, Plan, Source};
@@ -209,7 +209,7 @@ impl Swarm {
     fn put(&self, name: &str, change: &Change, deadline: Deadline) -> Result<()> {
         let Change { spec, now, is_forced, is_anew } = change;
         if let Some(now) = now.as_ref().filter(|_| *is_anew) {
-            self.ask(deadline, |line| line.delete(&format!("/services/{}", id(now))))
+            self.ask(deadline, |line| remove(line, now))
                 .with_context(|| format!("cannot make {name} anew"))?;
         }
         let put = self.ask(deadline, |line| match now.as_ref().filter(|_| !is_anew) {

@@ -50,7 +50,7 @@ const ASKED_AGAIN: Duration = Duration::from_secs(5);
 pub struct Found {
     /// The ways, by the id of the node; or why there is none.
     ways: Mutex<Option<(Instant, Arc<Ways>)>>,
-    /// Were the nodes asked for them?
+    /// Were they asked for ahead?
     asked: AtomicBool,
     /// The manager that answered last.
     manager: Mutex<Option<Way>>,

@@ -114,10 +114,12 @@ impl Swarm {
         let words = offline.words(NOT_VERIFIED)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let seen = self.see(deadline)?;
-        let container = plan.services.get(service).map(|spec| mounts(&spec["TaskTemplate"]["ContainerSpec"]));
+        let spec =
+            plan.services.get(service).with_context(|| format!("the release has no service {service}"))?;
+        let mounts = mounts(&spec["TaskTemplate"]["ContainerSpec"]);
         let printed = self.found.printed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let is_closed = |node: &Node| {
-            let last = container.clone().and_then(|mounts| printed.get(&(node.id.clone(), mounts)));
+            let last = printed.get(&(node.id.clone(), mounts.clone()));
             last.is_some_and(|said| said.trim() == offline.prints)
         };
         let is_meant = |node: &Node| !is_closed(node) && !self.runs_on(&seen, service, node);

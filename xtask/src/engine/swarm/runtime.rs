@@ -168,14 +168,20 @@ impl Runtime for Swarm {
     }
 
     fn beyond_reach(&self) -> Result<Vec<String>> {
-        let mut all: BTreeSet<String> =
-            self.lately()?.beyond_reach(&self.pilot.project).into_iter().collect();
-        all.extend(self.found.behind.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        let seen = self.lately()?;
+        let mut all: BTreeSet<String> = seen.beyond_reach(&self.pilot.project).into_iter().collect();
+        let lost = self.found.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_back = |id: &String| seen.nodes.iter().any(|node| node.id == *id && node.is_ready);
+        // A node that is back was told by the managers to end what they do not list.
+        if !lost.keys().all(is_back) {
+            all.extend(self.found.behind.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        }
         Ok(all.into_iter().collect())
     }
 
     fn left_out(&self) -> Vec<String> {
-        let lost = self.found.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut lost = self.found.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        lost.retain(|id, _| self.is_lost(id));
         let lost = lost.into_values().map(|(node, _)| (node, "its engine went away".to_owned()));
         let all = self.lacking().into_values().chain(lost);
         all.map(|(node, why)| format!("no task is put on {node}: {why}")).collect()

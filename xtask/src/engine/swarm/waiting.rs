@@ -21,8 +21,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How often the task of a slot may be rejected before that is an error: a Swarm tries for ever.
 const REJECTED: usize = 3;
 
-/// How often a Swarm is urged, and nodes are looked after: one that is gone at two looks counts as lost. Managers that elect another leader meanwhile may have started tasks from before anew, and they
-/// hold the ports that the new ones need.
+/// How often a Swarm is urged, and the engines of its nodes are looked for: one that is gone at two looks counts as lost.
+/// Managers that elect another leader meanwhile may have started tasks from before anew, and they hold the ports that the new
+/// ones need.
 const URGED: Duration = Duration::from_secs(1);
 
 /// The tasks that there were before a change, by their ids.
