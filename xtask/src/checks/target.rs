@@ -35,28 +35,34 @@ pub struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// From the env file that the services were deployed with. The error names all that the manifest needs and that is
-    /// missing in it.
+    /// From the env file that the services were deployed with. Errors: those of `allows`.
     pub fn new(pilot: &'a Pilot, runtime: &'a dyn Runtime, env: &EnvFile) -> Result<Self> {
-        let (manifest, env) = (&pilot.manifest, env.map());
+        let checks = Self::allows(pilot, env)?;
+        let env = env.map();
         let endpoints = endpoints(pilot, &EnvFile::of(&env))?;
         let clients =
             endpoints.iter().map(|(name, endpoint)| (name.clone(), runtime.reach(endpoint, REQUEST)));
         let clients = clients.collect();
         let definition = pilot.definition.clone();
-        let parts = definition.as_ref().map(Definition::parts);
+        Ok(Self { pilot, runtime, clients, checks, endpoints, env, definition })
+    }
+
+    /// Can the stack be checked with these settings? No engine is asked. Returns the checks: those of the manifest, or those
+    /// of a stack without any. The error names all that the manifest needs and that is missing.
+    pub fn allows(pilot: &Pilot, env: &EnvFile) -> Result<Vec<Check>> {
+        let (manifest, env) = (&pilot.manifest, env.map());
+        endpoints(pilot, &EnvFile::of(&env))?;
+        let parts = pilot.definition.as_ref().map(Definition::parts);
         manifest.check_needs(|name| env.contains_key(name), parts.as_ref())?;
-        let checks = match (manifest.checks.as_slice(), &definition) {
+        let checks = match (manifest.checks.as_slice(), &pilot.definition) {
             ([], Some(definition)) => default_checks(definition),
             (own, _) => own.to_vec(),
         };
-        let target = Self { pilot, runtime, clients, checks, endpoints, env, definition };
-        let values = target.values("");
-        for check in &target.checks {
+        let values = values(pilot, &env, "");
+        for check in &checks {
             check.limit(&values).with_context(|| format!("the limit of the check {:?}", check.name))?;
         }
-        drop(values);
-        Ok(target)
+        Ok(checks)
     }
 
     /// A client for a service, whose requests end with this deadline.
@@ -67,9 +73,7 @@ impl<'a> Target<'a> {
 
     /// Every variable with its value.
     pub fn values<'v>(&'v self, session: &'v str) -> Vec<(&'v str, &'v str)> {
-        let own = [("PROJECT", self.pilot.project.as_str()), ("SESSION", session)];
-        let env = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        own.into_iter().chain(env).collect()
+        values(self.pilot, &self.env, session)
     }
 
     /// A text with its variables replaced.
@@ -115,4 +119,14 @@ impl<'a> Target<'a> {
         };
         self.clients.iter().map(url).collect()
     }
+}
+
+fn values<'v>(
+    pilot: &'v Pilot,
+    env: &'v BTreeMap<String, String>,
+    session: &'v str,
+) -> Vec<(&'v str, &'v str)> {
+    let own = [("PROJECT", pilot.project.as_str()), ("SESSION", session)];
+    let env = env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    own.into_iter().chain(env).collect()
 }

@@ -163,7 +163,8 @@ pub fn close_on_disk(view: &View, store: &Store, reason: &str, deadline: Deadlin
 }
 
 /// Closes the gate where the gateway does not run now and may start, by the release that runs: an engine with several
-/// machines may move it there at any moment. An engine with one machine has no such place.
+/// machines may move it there at any moment, and may have begun it since the gate was closed. An engine with one machine has no
+/// such place.
 pub fn close_where_none(view: &View, reason: &str, deadline: Deadline) -> Result<()> {
     let (Some(release), Some(offline)) = (&view.release, view.pilot.manifest.gate.offline()) else {
         return Ok(());
@@ -172,7 +173,18 @@ pub fn close_where_none(view: &View, reason: &str, deadline: Deadline) -> Result
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let dir = view.pilot.state.release(&release.id);
     let closed = view.engine.run_where_none(release, &dir, view.pilot.gateway(), &words, deadline);
-    closed.context("a gateway that is started on another machine may come up open")
+    if closed.context("a gateway that is started on another machine may come up open")? {
+        close_what_began(view.gate(REQUEST)?.as_ref(), reason)?;
+    }
+    Ok(())
+}
+
+/// One that does not answer yet began after the gate was closed on its disk, or is looked at when it is up.
+fn close_what_began(gate: &dyn Switch, reason: &str) -> Result<()> {
+    match gate.position() {
+        Gate::Open => gate.close(reason).map(drop).context("a gateway that began meanwhile is open"),
+        _ => Ok(()),
+    }
 }
 
 /// Undoes it where the gateway does not run now and may run later: the public has been let in to this release.
@@ -182,7 +194,7 @@ pub fn open_on_disk(view: &View, store: &Store, release: &Release, deadline: Dea
     };
     let words: Vec<&str> = open.iter().map(String::as_str).collect();
     let dir = store.dir(&release.id);
-    view.engine.run_where_none(release, &dir, view.pilot.gateway(), &words, deadline)
+    view.engine.run_where_none(release, &dir, view.pilot.gateway(), &words, deadline).map(drop)
 }
 
 /// How an attempt to open the gate ended.
@@ -390,6 +402,40 @@ mod tests {
                 _ => bail!("it did not answer until now"),
             }
         }
+    }
+
+    /// A gate whose position is asked and which can be closed, with how often it was.
+    struct Stands<'a>(Gate, &'a Cell<usize>);
+
+    impl Switch for Stands<'_> {
+        fn position(&self) -> Gate {
+            self.0.clone()
+        }
+
+        fn close(&self, _: &str) -> Result<String> {
+            self.1.set(self.1.get() + 1);
+            Ok("the gate is closed".into())
+        }
+
+        fn prove_closed(&self) -> Result<String> {
+            bail!("not asked here")
+        }
+
+        fn open(&self) -> Result<()> {
+            bail!("not asked here")
+        }
+    }
+
+    #[test]
+    fn what_began_open_since_the_gate_was_closed_is_closed_too() {
+        let closings = |position| {
+            let count = Cell::new(0);
+            close_what_began(&Stands(position, &count), "r").unwrap();
+            count.get()
+        };
+        assert_eq!(closings(Gate::Open), 1);
+        assert_eq!(closings(Gate::Closed("r".into())), 0);
+        assert_eq!(closings(Gate::Unknown("it does not answer".into())), 0);
     }
 
     #[test]

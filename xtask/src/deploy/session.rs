@@ -5,6 +5,7 @@ use crate::base::courier::Courier;
 use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, exit_of};
 use crate::base::output::Output;
+use crate::checks::target::Target;
 use crate::deploy::paused;
 use crate::deploy::view::View;
 use crate::engine::roles::Engine;
@@ -129,6 +130,6 @@ impl Session {
             ensure!(refusals.is_empty(), "it cannot work here: {}", refusals.join("; "));
         }
         view.pilot.services().try_for_each(|service| view.pilot.port(service, env).map(drop))?;
-        view.target().map(drop)
+        Target::allows(&view.pilot, env).map(drop)
     }
 }

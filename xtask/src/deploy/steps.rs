@@ -51,7 +51,7 @@ struct Sample {
 
 impl Execution<'_> {
     pub(super) fn close_gate(&self, deadline: Deadline, measured: &mut Measured) -> Result<End> {
-        let gate = self.running.gate_seen(self.now, lockout::REQUEST);
+        let gate = self.running.gate_just_seen(self.now, lockout::REQUEST);
         // If the gate is already closed, the reason that was given stays.
         if gate.as_ref().is_ok_and(|gate| gate.prove_closed().is_ok()) {
             measured.gate_closed_ms.get_or_insert(self.out.elapsed_ms());

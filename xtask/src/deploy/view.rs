@@ -165,6 +165,11 @@ impl View {
         self.gate_over(|| self.clients_at(&now.endpoints, true, limit))
     }
 
+    /// The same, of the instances of this observation, if it was made a moment ago. `close_where_none` looks again.
+    pub fn gate_just_seen(&self, now: &Observation, limit: Duration) -> Result<Box<dyn Switch + '_>> {
+        self.gate_over(|| self.clients_at(&now.endpoints, false, limit))
+    }
+
     /// Clients for the instances of the gateway that runs.
     fn clients_at(
         &self,
@@ -222,8 +227,8 @@ impl View {
                 self.stop_gate().map_or_else(unknown, |gate| gate.position_without_engine(why))
             }
             _ => {
-                let gate =
-                    self.gate_over(|| self.clients_at(endpoints, false, self.pilot.manifest.limits.probe));
+                let limit = self.pilot.manifest.limits.probe;
+                let gate = self.gate_over(|| self.clients_at(endpoints, false, limit));
                 gate.map_or_else(unknown, |gate| gate.position())
             }
         }

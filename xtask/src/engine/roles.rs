@@ -247,9 +247,9 @@ pub trait Runtime: Sync {
     ) -> Result<String>;
 
     /// The same on each machine of the engine where the service may start and does not run now, if it has run there.
-    /// Nothing to do where there is only one machine.
-    fn run_where_none(&self, _: &Release, _: &Path, _: &str, _: &[&str], _: Deadline) -> Result<()> {
-        Ok(())
+    /// Nothing to do where there is only one machine, and then false.
+    fn run_where_none(&self, _: &Release, _: &Path, _: &str, _: &[&str], _: Deadline) -> Result<bool> {
+        Ok(false)
     }
 
     /// Stops one service at once, and keeps what is left of it for evidence.

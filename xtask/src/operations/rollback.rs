@@ -207,7 +207,7 @@ fn release_of(
     )
 }
 
-/// Tries the releases one after another.
+/// Tries the releases one after another. The first one was admitted just now.
 fn try_releases(
     session: &Session,
     run: &Run,
@@ -221,9 +221,11 @@ fn try_releases(
     };
     let mut first_error = None;
     let mut last = None;
-    for release in releases {
+    for (n, release) in releases.iter().enumerate() {
         last = Some(release.id.clone());
-        if let Err(error) = session.admissible(release) {
+        if n > 0
+            && let Err(error) = session.admissible(release)
+        {
             session.out.note(format!("passing over release {}: {error:#}", release.id));
             first_error.get_or_insert(error);
             continue;

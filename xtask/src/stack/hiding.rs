@@ -3,7 +3,7 @@
 
 use crate::base::secrets;
 use crate::stack::envfile::{Piece, pieces};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Registers the secrets of a file: each value as a program gets it, and as it is written in the file.
 pub fn learn(text: &str) {
@@ -12,7 +12,8 @@ pub fn learn(text: &str) {
             Piece::Setting { key, value, written, .. } => {
                 let quoted = written.starts_with(['"', '\'']);
                 let written = if quoted { &written[1..written.len() - 1] } else { written };
-                for value in [&value, written] {
+                // Most are written as they are.
+                for value in BTreeSet::from([value.as_str(), written]) {
                     secrets::learn(&BTreeMap::from([(key.to_owned(), value.to_owned())]));
                 }
             }

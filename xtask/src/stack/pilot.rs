@@ -16,7 +16,7 @@ use crate::stack::ledger::{Ledger, Record};
 use crate::stack::manifest::{self, DataRule, MANIFEST_FILE, Manifest};
 use crate::stack::state_dir::StateDir;
 use anyhow::{Context, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -232,13 +232,16 @@ impl Pilot {
     fn learn_secrets(&self) {
         let tree = self.layout.private().map(|name| self.pack.join(name));
         let kept = self.state.every_env_file(&self.layout);
+        // Releases and rollbacks keep one each, which mostly say the same.
+        let mut texts = BTreeSet::new();
         for path in kept.into_iter().chain(tree).chain([self.env_path.clone()]) {
             if let Ok(file) = files::open_regular(&path) {
                 let mut bytes = Vec::new();
                 file.take(LONGEST_ENV).read_to_end(&mut bytes).ok();
-                hiding::learn(&String::from_utf8_lossy(&bytes));
+                texts.insert(bytes);
             }
         }
+        texts.iter().for_each(|text| hiding::learn(&String::from_utf8_lossy(text)));
         if let Some(webhook) = self.manifest.notify.as_ref().and_then(|notify| notify.webhook.as_ref()) {
             let own = names(webhook).unwrap_or_default();
             let whole = own.is_empty().then(|| ("WEBHOOK".to_owned(), webhook.clone()));

@@ -48,6 +48,11 @@ impl Way {
         Self { options: vec!["--context".into(), name.into()], ..Self::own(address) }
     }
 
+    /// Do both lead to the same socket of this machine?
+    pub fn is_same_engine(&self, other: &Self) -> bool {
+        self.socket.is_some() && self.socket == other.socket
+    }
+
     /// By these options alone, over the client.
     pub fn with(options: &[String]) -> Self {
         Self { options: options.to_vec(), socket: None }
@@ -92,10 +97,11 @@ const KEPT: Duration = Duration::from_secs(5);
 
 /// Connections for the next questions: to make one takes longer than most answers.
 #[derive(Default)]
-pub struct Lines(Mutex<Vec<(Way, Instant, Connected)>>);
-
-/// A connection, and the version that is spoken over it.
-struct Connected(Carrier, Version);
+pub struct Lines {
+    idle: Mutex<Vec<(Way, Instant, Carrier)>>,
+    /// The versions of the engines that refused `VERSION`.
+    versions: Mutex<Vec<(Way, Version)>>,
+}
 
 /// What carries questions and answers.
 enum Carrier {
@@ -117,16 +123,27 @@ impl Carrier {
 }
 
 impl Lines {
-    fn take(&self, way: &Way) -> Option<Connected> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take(&self, way: &Way) -> Option<Carrier> {
+        let mut all = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|(_, used, _)| used.elapsed() < KEPT);
         let at = all.iter().position(|(to, ..)| to == way)?;
         Some(all.swap_remove(at).2)
     }
 
-    fn keep(&self, way: &Way, line: Connected) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn keep(&self, way: &Way, line: Carrier) {
+        let mut all = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         all.push((way.clone(), Instant::now(), line));
+    }
+
+    fn version(&self, way: &Way) -> Version {
+        let all = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().find(|(to, _)| to == way).map_or(VERSION, |(_, version)| *version)
+    }
+
+    fn note_version(&self, way: &Way, version: Version) {
+        let mut all = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(to, _)| to != way);
+        all.push((way.clone(), version));
     }
 }
 
@@ -143,46 +160,67 @@ pub struct Api {
 
 impl Api {
     /// Several questions over one connection: one that is left from before, or a new one. They are asked again over a new
-    /// one if the engine has ended that from before.
+    /// one if the engine has ended that from before, and in another version of the API if the engine refuses this one.
     pub fn talk<T>(&self, deadline: Deadline, talk: impl Fn(&mut Line<'_>) -> Result<T>) -> Result<T> {
+        let version = self.lines.version(&self.way);
+        match self.talk_in(&prefix(version), deadline, &talk) {
+            // The engine is not asked before: that takes it longer than most answers (it starts two programs).
+            Err(error) if is_other_version(&error) => {
+                let told = self.talk_in("", deadline, &|line: &mut Line<'_>| line.get("/version"))?;
+                let spoken = spoken(&told);
+                if spoken == version {
+                    return Err(error);
+                }
+                self.lines.note_version(&self.way, spoken);
+                self.talk_in(&prefix(spoken), deadline, &talk)
+            }
+            other => other,
+        }
+    }
+
+    fn talk_in<T>(
+        &self,
+        version: &str,
+        deadline: Deadline,
+        talk: &impl Fn(&mut Line<'_>) -> Result<T>,
+    ) -> Result<T> {
         if let Some(kept) = self.lines.take(&self.way) {
-            match self.talk_over(kept, deadline, &talk) {
+            match self.talk_over(kept, version, deadline, talk) {
                 Err(error) if status_of(&error).is_none() && !deadline.passed() => {}
                 other => return other,
             }
         }
-        self.talk_over(self.connected(deadline)?, deadline, &talk)
+        self.talk_over(self.connected(deadline)?, version, deadline, talk)
     }
 
     /// A new connection.
-    fn connected(&self, deadline: Deadline) -> Result<Connected> {
-        let mut carrier = match &self.way.socket {
+    fn connected(&self, deadline: Deadline) -> Result<Carrier> {
+        Ok(match &self.way.socket {
             Some(path) => Carrier::Socket(Socket::connect(path, deadline)?),
             None => {
                 let dial = cmd(&self.docker, &[]).args(&self.way.options).args(["system", "dial-stdio"]);
                 Carrier::Client(Box::new(dial.talk(deadline)?))
             }
-        };
-        let told = carrier.part(deadline, |to, from| Line::new(to, from).get("/version"))?;
-        Ok(Connected(carrier, spoken(&told)))
+        })
     }
 
     fn talk_over<T>(
         &self,
-        Connected(mut over, version): Connected,
+        mut over: Carrier,
+        version: &str,
         deadline: Deadline,
-        talk: impl Fn(&mut Line<'_>) -> Result<T>,
+        talk: &impl Fn(&mut Line<'_>) -> Result<T>,
     ) -> Result<T> {
         let answer = over.part(deadline, |to, from| {
             let mut line = Line::new(to, from);
-            line.version = format!("/v{}.{}", version.0, version.1);
+            version.clone_into(&mut line.version);
             match talk(&mut line) {
                 Err(error) if status_of(&error).is_none() => Err(error),
                 // A refusal was read to its end, as any other answer.
                 answer => Ok(answer),
             }
         })?;
-        self.lines.keep(&self.way, Connected(over, version));
+        self.lines.keep(&self.way, over);
         answer
     }
 
@@ -190,6 +228,18 @@ impl Api {
     pub fn get(&self, path: &str, deadline: Deadline) -> Result<Value> {
         self.talk(deadline, |line| line.get(path))
     }
+}
+
+/// What a path begins with in this version of the API.
+fn prefix((major, minor): Version) -> String {
+    format!("/v{major}.{minor}")
+}
+
+/// Did the engine refuse the version of the API? `client version 1.41 is too old`, or too new (moby, `middleware/version.go`).
+fn is_other_version(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(|refused: &Refused| {
+        refused.status == 400 && refused.message.starts_with("client version ")
+    })
 }
 
 /// Which version is spoken with an engine that says this of itself (`GET /version`).
@@ -435,11 +485,19 @@ answers() {{ printf 'HTTP/1.1 %s\r\nContent-Length: %s\r\n\r\n%s' "$1" ${{#2}} "
         assert!(format!("{error:#}").contains("have a leader"), "{error:#}");
     }
 
-    /// A docker client that notes each of its starts and what it is asked, and answers so many requests.
+    /// A docker client that notes each of its starts and what it is asked, and answers so many requests, as an engine that
+    /// speaks no version before 1.44.
     fn client(scratch: &Scratch, answers: u32) -> Api {
         let script = format!(
             r#"echo start >> starts
-for _ in $(seq {answers}); do asks; echo "$asked" >> asked; answers '200 OK' '{{"MinAPIVersion": "1.44"}}'; done
+for _ in $(seq {answers}); do
+  asks
+  echo "$asked" >> asked
+  case "$asked" in
+  *" /v1.41/"*) answers '400 Bad Request' '{{"message":"client version 1.41 is too old. Minimum supported API version is 1.44, please upgrade your client to a newer version"}}' ;;
+  *) answers '200 OK' '{{"MinAPIVersion": "1.44"}}' ;;
+  esac
+done
 "#
         );
         scripted(scratch, &script)
@@ -449,8 +507,8 @@ for _ in $(seq {answers}); do asks; echo "$asked" >> asked; answers '200 OK' '{{
     fn a_connection_serves_the_next_question_and_one_that_has_ended_is_made_anew() {
         let limit = || Deadline::after(Duration::from_secs(20));
         let noted = |scratch: &Scratch, what: &str| files::read_text(&scratch.path().join(what)).unwrap();
-        // The first question over each is which version it speaks.
-        for (answers, starts) in [(4, 1), (2, 3), (3, 2)] {
+        // Two answers before the first one: that it does not speak our version, and which one it speaks.
+        for (answers, starts) in [(5, 1), (2, 3), (3, 2)] {
             let scratch = Scratch::new("api-test").unwrap();
             let api = client(&scratch, answers);
             for _ in 0..3 {
@@ -458,7 +516,8 @@ for _ in $(seq {answers}); do asks; echo "$asked" >> asked; answers '200 OK' '{{
             }
             assert_eq!(noted(&scratch, "starts").lines().count(), starts, "{answers} answers");
             let asked = noted(&scratch, "asked");
-            assert_eq!(asked.matches("GET /version HTTP").count(), starts, "{asked}");
+            assert_eq!(asked.matches("GET /v1.41/info HTTP").count(), 1, "{asked}");
+            assert_eq!(asked.matches("GET /version HTTP").count(), 1, "{asked}");
             assert_eq!(asked.matches("GET /v1.44/info HTTP").count(), 3, "{asked}");
         }
         // Not to another engine.
@@ -483,11 +542,9 @@ for _ in $(seq {answers}); do asks; echo "$asked" >> asked; answers '200 OK' '{{
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let server = std::thread::spawn(move || {
             let (mut to, from) = listener.accept().map(|(one, _)| (one.try_clone().unwrap(), one)).unwrap();
-            let ends = BufReader::new(from).lines().map_while(Result::ok).filter(|line| line.is_empty());
-            // Which version it speaks, and the question.
-            for _ in ends.take(2) {
-                to.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{\"a\":1}").unwrap();
-            }
+            let mut ends = BufReader::new(from).lines().map_while(Result::ok).filter(|line| line.is_empty());
+            ends.next().unwrap();
+            to.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{\"a\":1}").unwrap();
         });
         let way = Way::context("node1", &format!("unix://{}", path.display()));
         let api = Api { way, ..client(&scratch, 9) };

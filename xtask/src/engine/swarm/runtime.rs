@@ -212,11 +212,11 @@ impl Runtime for Swarm {
         service: &str,
         words: &[&str],
         deadline: Deadline,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let plan = self.plan(&release.images, dir, &self.services_of_stack(), deadline)?;
         // A node that gets no image starts no task of it either.
         self.supply(release.images.get(service), deadline).ok();
-        self.run_on_others(&plan, service, words, deadline).map(drop)
+        self.run_on_others(&plan, service, words, deadline).map(|_| true)
     }
 
     fn stop(&self, service: &str, deadline: Deadline) -> Result<()> {
@@ -392,11 +392,13 @@ impl Swarm {
 
     /// What runs, as it was a moment ago at most.
     pub fn lately(&self) -> Result<Arc<Seen>> {
+        self.seen_lately().map_or_else(|| self.see(Deadline::after(WHERE)), Ok)
+    }
+
+    /// The same, if it was looked at.
+    pub fn seen_lately(&self) -> Option<Arc<Seen>> {
         let last = self.found.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match last {
-            Some((at, seen)) if at.elapsed() < FRESH => Ok(seen),
-            _ => self.see(Deadline::after(WHERE)),
-        }
+        last.filter(|(at, _)| at.elapsed() < FRESH).map(|(_, seen)| seen)
     }
 
     /// The services with these names.
