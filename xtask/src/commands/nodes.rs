@@ -1,5 +1,5 @@
 //! `nodes`: the machines of an engine that has several, with what is on each of them, and `nodes sync`, which gives every
-//! node the images that it lacks.
+//! node the images that it lacks, and lets services run there.
 
 use crate::base::count::count;
 use crate::base::deadline::Deadline;
@@ -29,7 +29,8 @@ pub struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum Action {
-    /// Give every node that takes tasks the images of the known-good releases that it lacks
+    /// Give every node that takes tasks the images of the known-good releases that it lacks, and let services run where they
+    /// were kept off while a node was lost
     Sync,
 }
 
@@ -60,6 +61,9 @@ pub fn run(args: &Args, session: &Session) -> Result<Finished> {
             session.engine.kind().as_str()
         );
         return Err(fail(Exit::Usage, what, "run the command with --engine swarm, at a manager of a Swarm"));
+    }
+    if let (Some(_), Some(release)) = (&args.action, session.store.current()?) {
+        session.by(&release)?.engine.retag(&release, Deadline::after(limits.engine))?;
     }
     let out = &session.out;
     out.event(&Event::Result { value: &json!({ "nodes": nodes }) });

@@ -381,10 +381,27 @@ fn a_node_is_lost_in_the_middle(stack: &Stack<'_>, foreign: &Foreign<'_>) {
         let again = if ended.code == 0 { &["rollback"][..] } else { &args[2..] };
         stack.lab.wait("it is restored", || stack.json(again).code == 0);
         stack.all_serve();
+        may_run_everywhere(stack);
         foreign.is_untouched(stack.manager());
     }
     println!("{restored} of {tries} restored with a node lost in the middle");
     assert!(tries < 10 || restored * 2 > tries, "most runs must go on with the nodes that are left");
+}
+
+/// `nodes sync` lets services run on a node that was lost, and restarts none of them.
+fn may_run_everywhere(stack: &Stack<'_>) {
+    let names = ["gateway", "engine", "jobs"].map(|service| format!("{}_{service}", stack.project));
+    let docker = |words: &[&str]| {
+        let names = names.iter().map(String::as_str);
+        stack.lab.docker(stack.manager(), &words.iter().copied().chain(names).collect::<Vec<_>>())
+    };
+    let tasks = || docker(&["service", "ps", "--quiet", "--filter", "desired-state=running"]);
+    let before = tasks();
+    stack.lab.wait("each node has every image", || stack.json(&["nodes", "sync"]).code == 0);
+    let constraints = "{{json .Spec.TaskTemplate.Placement.Constraints}}";
+    let kept = docker(&["service", "inspect", "--format", constraints]);
+    assert!(!kept.contains("node.id!="), "{kept}");
+    assert_eq!(tasks(), before);
 }
 
 /// The leader is cut off while a rollback runs.

@@ -11,6 +11,7 @@ use crate::engine::compose::api::{Api, Line, listed, status_of};
 use crate::engine::swarm::change::{forced, remove, update};
 use crate::engine::swarm::cluster::{AT_A_TIME, SAYS, Swarm};
 use crate::engine::swarm::node::Node;
+use crate::engine::swarm::placement::{constrain, pin};
 use crate::engine::swarm::spec::{self, File, Plan, Source};
 use crate::engine::swarm::state::{Seen, has_begun, id, keep_down, label, name_of};
 use crate::engine::swarm::waiting::Past;
@@ -287,9 +288,8 @@ impl Swarm {
             let ready = seen.nodes.iter().any(|one| one.id == node && one.is_ready);
             Some((self.api(ways.get(node).filter(|_| ready)?.as_ref().ok()?), containers))
         });
-        let connect = |(api, containers): (Api, _)| {
-            api.talk(deadline.within(SAYS), |_| Ok(())).map(|()| (api, containers))
-        };
+        let connect =
+            |(api, containers): (Api, _)| api.ping(deadline.within(SAYS)).map(|()| (api, containers));
         side_by_side(AT_A_TIME, all.collect(), connect).into_iter().flatten().collect()
     }
 
@@ -328,33 +328,13 @@ fn fill_in(spec: &mut Value, ids: &BTreeMap<String, String>) {
     }
 }
 
-/// Keeps the tasks of a service on the node that has its data, and off nodes that nothing is known of.
-fn constrain(spec: &mut Value, pin: Option<&String>, barred: &[&Node]) {
-    let own = match pin {
-        Some(node) => vec![format!("node.id=={node}")],
-        None => barred.iter().map(|node| format!("node.id!={}", node.id)).collect(),
-    };
-    if own.is_empty() {
-        return;
-    }
-    let placement = &mut spec["TaskTemplate"]["Placement"];
-    if placement.is_null() {
-        *placement = json!({});
-    }
-    let mut all: Vec<Value> = placement["Constraints"].as_array().cloned().unwrap_or_default();
-    all.extend(own.into_iter().map(Value::String));
-    placement["Constraints"] = all.into();
-}
-
 /// Does a service that is there have to be changed?
 fn differs(spec: &Value, now: &Value) -> bool {
-    let pinned = |spec: &Value| {
-        let all = spec.pointer("/TaskTemplate/Placement/Constraints").and_then(Value::as_array);
-        all.into_iter().flatten().any(|one| one.as_str().is_some_and(|text| text.starts_with("node.id==")))
-    };
     let kept = |spec: &Value| label(spec, super::state::KEPT).map(str::to_owned);
     let now = &now["Spec"];
-    spec::digest(spec) != spec::digest(now) || pinned(spec) != pinned(now) || kept(spec) != kept(now)
+    spec::digest(spec) != spec::digest(now)
+        || pin(spec).is_some() != pin(now).is_some()
+        || kept(spec) != kept(now)
 }
 
 /// The settings of an update that is quick: all tasks at once, watched by this tool and not by the Swarm. What the stack

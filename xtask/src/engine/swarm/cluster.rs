@@ -319,7 +319,7 @@ impl Swarm {
         let asked = seen.nodes.iter().filter(|node| node.is_ready).filter(has_task);
         let asked = asked.filter_map(|node| Some((node, ways.get(&node.id)?.as_ref().ok()?)));
         let gone = side_by_side(AT_A_TIME, asked.collect(), |(node, way)| {
-            let answer = self.api(way).get("/version", Deadline::after(SAYS));
+            let answer = self.api(way).ping(Deadline::after(SAYS));
             Ok(answer.err().filter(is_gone).map(|_| node.id.clone()))
         });
         gone.into_iter().flatten().flatten().collect()

@@ -12,6 +12,7 @@ use crate::engine::roles::{Data, Runtime, User};
 use crate::engine::swarm::cluster::Swarm;
 use crate::engine::swarm::failure::classify;
 use crate::engine::swarm::node::Node;
+use crate::engine::swarm::placement::pin;
 use crate::engine::swarm::spec::{Plan, SERVICE, STACK};
 use crate::engine::swarm::state::{Seen, has_begun, name_of, replicas};
 use crate::release::description::Release;
@@ -283,8 +284,7 @@ impl Swarm {
     /// The node that a service is kept on now.
     fn pinned_to(&self, seen: &Seen, name: &str) -> Option<String> {
         let service = seen.services.iter().find(|one| name_of(one, &self.pilot.project) == Some(name))?;
-        let all = service.pointer("/Spec/TaskTemplate/Placement/Constraints")?.as_array()?;
-        all.iter().find_map(|one| one.as_str()?.strip_prefix("node.id==")).map(str::to_owned)
+        pin(&service["Spec"]).map(str::to_owned)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::engine::roles::{Build, Images};
 use crate::engine::swarm::change::update;
 use crate::engine::swarm::cluster::Swarm;
 use crate::engine::swarm::node::Node;
+use crate::engine::swarm::placement::{let_on, off};
 use crate::engine::swarm::state::name_of;
 use crate::release::description::{Image, Release};
 use crate::release::store::Store;
@@ -58,8 +59,8 @@ impl Images for Swarm {
         self.compose.tag(images, tag, deadline)
     }
 
-    /// No tag of the stack is used on a Swarm. What comes back is how the stack itself wants its updates: while it was
-    /// brought to the release they were quick.
+    /// No tag of the stack is used on a Swarm. What comes back is how the stack itself wants its updates, because they were
+    /// quick while it was brought to the release; and tasks may be put again on nodes that were lost or lacked an image.
     fn retag(&self, release: &Release, deadline: Deadline) -> Result<()> {
         let dir = self.pilot.state.release(&release.id);
         if !release.is_recorded() || !dir.is_dir() {
@@ -67,6 +68,8 @@ impl Images for Swarm {
         }
         let plan = self.plan(&release.images, &dir, &self.services_of_stack(), deadline)?;
         let seen = self.see(deadline)?;
+        let is_kept_off = seen.services.iter().any(|service| off(&service["Spec"]).next().is_some());
+        let able = if is_kept_off { self.able_to_run(release, deadline)? } else { BTreeSet::new() };
         self.ask(deadline, |line| {
             seen.services.iter().try_for_each(|service| {
                 let name = name_of(service, &self.pilot.project).unwrap_or_default();
@@ -78,6 +81,7 @@ impl Images for Swarm {
                         None => drop(spec.as_object_mut().and_then(|spec| spec.remove(part))),
                     }
                 }
+                let_on(&mut spec, wanted, &able);
                 if spec == service["Spec"] { Ok(()) } else { update(line, service, &spec) }
             })
         })
@@ -167,6 +171,15 @@ impl Images for Swarm {
 }
 
 impl Swarm {
+    /// The ids of the nodes that are reached, were not lost a moment ago, and have every image of a release.
+    fn able_to_run(&self, release: &Release, deadline: Deadline) -> Result<BTreeSet<String>> {
+        let has = self.each(deadline, |node, engine| {
+            let ids = engine.images(deadline)?;
+            Ok(!self.is_lost(&node.id) && release.images.values().all(|image| ids.contains(&image.id)))
+        })?;
+        Ok(has.into_iter().filter(|(_, has)| *has).map(|(node, _)| node.id).collect())
+    }
+
     /// The engine of a node that has an image; its own client's first.
     pub fn holder(&self, image: &Image, deadline: Deadline) -> Result<Compose> {
         let mut all = self.reached(deadline)?;

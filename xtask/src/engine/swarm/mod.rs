@@ -17,6 +17,7 @@ mod inspect;
 mod names;
 mod node;
 mod on_nodes;
+mod placement;
 mod registry;
 mod runtime;
 mod shelf;
