@@ -388,7 +388,7 @@ fn a_node_is_lost_in_the_middle(stack: &Stack<'_>, foreign: &Foreign<'_>) {
     assert!(tries < 10 || restored * 2 > tries, "most runs must go on with the nodes that are left");
 }
 
-/// `nodes sync` lets services run on a node that was lost, and restarts none of them.
+/// After the next command no service is kept off a node that was lost, and `nodes sync` restarts none of them.
 fn may_run_everywhere(stack: &Stack<'_>) {
     let names = ["gateway", "engine", "jobs"].map(|service| format!("{}_{service}", stack.project));
     let docker = |words: &[&str]| {

@@ -42,8 +42,8 @@ pub fn constrain(spec: &mut Value, pin: Option<&String>, barred: &[&Node]) {
     placement["Constraints"] = all.into();
 }
 
-/// Lets tasks be put on these nodes again, if the stack itself does not keep them off (`wanted`). A Swarm restarts none for
-/// that (swarmkit, `IsTaskDirty`).
+/// Lets tasks be put on these nodes again, if the stack itself does not keep them off (`wanted`). By swarmkit's `IsTaskDirty`
+/// none is restarted for that; no test sees it.
 pub fn let_on(spec: &mut Value, wanted: &Value, nodes: &BTreeSet<String>) {
     let own: BTreeSet<&str> = off(wanted).collect();
     let is_kept = |one: &Value| {
