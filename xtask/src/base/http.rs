@@ -185,6 +185,11 @@ impl Client {
         self.wire.url()
     }
 
+    /// Where it leads, for messages.
+    pub fn place(&self) -> &str {
+        self.wire.base().trim_start_matches("http://")
+    }
+
     /// The project whose services are asked.
     pub fn project(&self) -> &str {
         &self.project

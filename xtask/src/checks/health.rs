@@ -6,11 +6,11 @@ use crate::base::http::Client;
 use crate::base::screen;
 use crate::base::threads::joined;
 use crate::checks::ask::send;
-use crate::checks::target::Target;
+use crate::checks::target::{REQUEST, Target};
 use crate::stack::call::{Line, filled_path};
 use crate::stack::manifest::HealthRule;
 use crate::stack::model::{Health, Instance, Service};
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -32,7 +32,7 @@ pub struct StoreCorrupt {
 
 impl fmt::Display for StoreCorrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.service, self.reason)
+        f.write_str(&self.reason)
     }
 }
 
@@ -77,41 +77,50 @@ pub fn wait_healthy(target: &Target<'_>, ready: Deadline) -> Result<String> {
 /// The same for all services but those that the gate has stopped.
 pub fn wait_behind(target: &Target<'_>, stopped: &BTreeSet<String>, ready: Deadline) -> Result<String> {
     let Some(rule) = &target.pilot.manifest.health else { return wait_for_engine(target, stopped, ready) };
-    let waits: Vec<Result<String>> = std::thread::scope(|scope| {
-        let wait = |(name, client): (&'_ String, &'_ Client)| {
-            let (name, client) = (name.clone(), client.clone());
-            scope.spawn(move || wait_for(&name, &client, rule, ready))
-        };
-        let own = target.clients.iter().filter(|(name, _)| !stopped.contains(*name));
-        let jobs: Vec<_> = own.map(wait).collect();
+    let waits: Vec<Result<Vec<String>>> = std::thread::scope(|scope| {
+        let own = target.reachable(None).filter(|name| !stopped.contains(*name));
+        let jobs: Vec<_> = own.map(|name| scope.spawn(move || wait_for(name, target, rule, ready))).collect();
         jobs.into_iter().map(joined).collect()
     });
     // What waiting does not fix comes before what may only be late.
-    let is_corrupt = |wait: &Result<String>| wait.as_ref().is_err_and(|error| error.is::<StoreCorrupt>());
+    let is_corrupt = |wait: &Result<_>| wait.as_ref().is_err_and(is_store_corrupt);
     let (corrupt, others): (Vec<_>, Vec<_>) = waits.into_iter().partition(is_corrupt);
-    let waits = corrupt.into_iter().chain(others);
-    let mut versions = waits.collect::<Result<Vec<String>>>()?;
-    let count = versions.len();
+    let versions = corrupt.into_iter().chain(others).collect::<Result<Vec<_>>>()?;
+    let (services, mut versions) = (versions.len(), versions.concat());
+    let said = match versions.len() {
+        all if all == services => format!("{services} services"),
+        all => format!("{all} instances of {services} services"),
+    };
     versions.sort();
     versions.dedup();
-    if !rule.same_version || count == 0 {
-        return Ok(format!("{count} services"));
+    if !rule.same_version || services == 0 {
+        return Ok(said);
     }
     ensure!(versions.len() <= 1, "the services have different versions: {}", versions.join(", "));
-    Ok(format!("{count} services, version {}", versions.first().context("no service was asked")?))
+    Ok(format!("{said}, version {}", versions.first().context("no service was asked")?))
 }
 
-fn wait_for(name: &str, client: &Client, rule: &HealthRule, ready: Deadline) -> Result<String> {
-    let healthy = ready.poll(PAUSE, || match health(client, rule) {
-        Health::Healthy { version } => Break(Ok(version)),
+/// Waits until each instance of a service is healthy that runs. Returns their versions.
+fn wait_for(name: &str, target: &Target<'_>, rule: &HealthRule, ready: Deadline) -> Result<Vec<String>> {
+    let well = |client: &Client| match health(client, rule) {
+        Health::Healthy { version } => Ok(version),
+        Health::StoreCorrupt(reason) => Err(StoreCorrupt { service: name.to_owned(), reason }.into()),
+        Health::Unhealthy(reason) | Health::Silent(reason) => Err(anyhow!(reason)),
+    };
+    let healthy = ready.poll(PAUSE, || match target.each(name, REQUEST, well) {
+        Ok(versions) => Break(Ok(versions)),
         // Waiting does not fix a corrupt store.
-        Health::StoreCorrupt(reason) => Break(Err(StoreCorrupt { service: name.to_owned(), reason }.into())),
-        Health::Unhealthy(reason) | Health::Silent(reason) => {
-            screen::detail(format!("waits for {name}: {reason}"));
-            Continue(anyhow!("{name}: {reason}"))
+        Err(error) if is_store_corrupt(&error) => Break(Err(error)),
+        Err(error) => {
+            screen::detail(format!("waits for {error:#}"));
+            Continue(error)
         }
     });
     healthy.flatten()
+}
+
+fn is_store_corrupt(error: &Error) -> bool {
+    error.is::<StoreCorrupt>()
 }
 
 fn wait_for_engine(target: &Target<'_>, stopped: &BTreeSet<String>, ready: Deadline) -> Result<String> {

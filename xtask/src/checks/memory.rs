@@ -4,13 +4,13 @@
 use crate::base::deadline::Deadline;
 use crate::base::http::Client;
 use crate::checks::ask::send;
-use crate::checks::target::Target;
+use crate::checks::target::{REQUEST, Target};
 use crate::engine::roles::Inspect;
 use crate::stack::manifest::MemoryRule;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 
-/// Memory in use, in bytes, by service, or by container where the engine is asked.
+/// Memory in use, in bytes, by service, of its instance with most; by container where the engine is asked.
 pub fn memory(
     target: &Target<'_>,
     engine: &dyn Inspect,
@@ -18,13 +18,11 @@ pub fn memory(
 ) -> Result<BTreeMap<String, f64>> {
     match &target.pilot.manifest.memory {
         Some(rule) => {
-            let asked = target
-                .clients
-                .iter()
-                .filter(|(name, _)| rule.request.service.as_ref().is_none_or(|service| service == *name));
-            asked
-                .map(|(name, client)| Ok((name.clone(), of(client, rule).with_context(|| name.clone())?)))
-                .collect()
+            let largest = |name: &str| {
+                let all = target.each(name, REQUEST, |client| of(client, rule))?;
+                Ok((name.to_owned(), all.into_iter().fold(0.0, f64::max)))
+            };
+            target.reachable(rule.request.service.as_deref()).map(largest).collect()
         }
         None => {
             let all = engine.usage(deadline)?.into_iter();

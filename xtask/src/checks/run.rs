@@ -105,10 +105,14 @@ fn last_line(text: &str) -> String {
     text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("passed").trim().to_owned()
 }
 
+/// Connects to each instance of a service.
 fn connect(target: &Target<'_>, service: &str, port: u16, deadline: Deadline) -> Result<String> {
-    let address = target.published(service, port)?;
     let lasts = if target.runtime.elsewhere().is_some() { tunnel::ACCEPTED } else { ACCEPTED };
-    accepts(address, lasts, deadline.left().max(Duration::from_millis(1))).with_context(|| service.to_owned())
+    let accepted = target.published(service, port)?.into_iter().map(|address| {
+        accepts(address, lasts, deadline.left().max(Duration::from_millis(1)))
+            .with_context(|| service.to_owned())
+    });
+    Ok(accepted.collect::<Result<Vec<_>>>()?.join("; "))
 }
 
 fn accepts(address: SocketAddr, lasts: Duration, limit: Duration) -> Result<String> {
@@ -142,33 +146,43 @@ fn script(target: &Target<'_>, path: &str, deadline: Deadline) -> Result<String>
     target.urls()?.iter().fold(run, |run, (name, url)| run.env(name, url)).run(deadline)
 }
 
-/// Without a service in its request, every service is asked; the slowest counts.
+/// Each instance of the service is asked, and without a service in the request those of every one; the slowest counts.
 fn exchanged(target: &Target<'_>, exchange: &Exchange, deadline: Deadline) -> Result<Found> {
-    let services: Vec<&String> = match &exchange.call.request.service {
-        Some(service) => vec![service],
-        None => target.clients.keys().collect(),
-    };
-    let mut slowest: Option<Found> = None;
-    for service in services {
-        let found = one(target, exchange, service, deadline).with_context(|| service.clone())?;
-        slowest = slowest.into_iter().chain([found]).max_by_key(|(took, _)| *took);
+    let mut all = Vec::new();
+    for service in target.reachable(exchange.call.request.service.as_deref()) {
+        let found =
+            target.each(service, deadline.left(), |client| one(target, exchange, service, client, deadline));
+        all.extend(found?);
     }
-    slowest.context("no service could be asked")
+    all.into_iter().max_by_key(|(took, _)| *took).context("no service could be asked")
 }
 
-/// A client for a request: its own service, or this one. It ends with the deadline.
-fn asked(target: &Target<'_>, call: &Call, service: &str, deadline: Deadline) -> Result<Client> {
-    target.client(call.request.service.as_deref().unwrap_or(service), deadline)
+/// A client for a request that follows another one: the same instance, if it is for the same service.
+fn asked(
+    target: &Target<'_>,
+    call: &Call,
+    service: &str,
+    client: &Client,
+    deadline: Deadline,
+) -> Result<Client> {
+    let other = call.request.service.as_deref().filter(|other| *other != service);
+    other.map_or_else(|| Ok(client.clone()), |other| target.client(other, deadline))
 }
 
-fn one(target: &Target<'_>, exchange: &Exchange, service: &str, deadline: Deadline) -> Result<Found> {
+fn one(
+    target: &Target<'_>,
+    exchange: &Exchange,
+    service: &str,
+    client: &Client,
+    deadline: Deadline,
+) -> Result<Found> {
     let Exchange { call, same_twice, resume_after, cancel, then, .. } = exchange;
     let begun = Instant::now();
     let session = Target::session();
     let values = target.values(&session);
-    let client = &target.client(service, deadline)?;
+    let after = |call: &Call| asked(target, call, service, client, deadline);
     if let Some(cancel) = cancel {
-        return cancelled(target, call, cancel, service, deadline);
+        return cancelled(target, call, cancel, client, &after);
     }
     let (mut took, detail) = match (call.is_stream(), resume_after) {
         (true, Some(id)) => resumed(target, exchange, client, id)?,
@@ -186,7 +200,7 @@ fn one(target: &Target<'_>, exchange: &Exchange, service: &str, deadline: Deadli
         }
     };
     for call in then {
-        ask(&asked(target, call, service, deadline)?, call, &values)?;
+        ask(&after(call)?, call, &values)?;
         took = begun.elapsed();
     }
     Ok((took, detail))
@@ -259,21 +273,21 @@ fn cancelled(
     target: &Target<'_>,
     call: &Call,
     cancel: &Cancel,
-    service: &str,
-    deadline: Deadline,
+    client: &Client,
+    after: &dyn Fn(&Call) -> Result<Client>,
 ) -> Result<Found> {
     let session = Target::session();
     let values = target.values(&session);
-    let mut events = stream(&target.client(service, deadline)?, call, &values, None)?;
+    let mut events = stream(client, call, &values, None)?;
     events
         .until(call.sse.as_deref().context("a check with cancel needs the event after which it cancels")?)?;
-    let client = asked(target, &cancel.call, service, deadline)?;
+    let canceller = after(&cancel.call)?;
     let sent = Instant::now();
-    ask(&client, &cancel.call, &values)?;
+    ask(&canceller, &cancel.call, &values)?;
     events.until(&cancel.ends_with)?;
     let took = sent.elapsed();
     if let Some(again) = &cancel.again {
-        ask(&client, again, &values).context("the same request once more")?;
+        ask(&canceller, again, &values).context("the same request once more")?;
     }
     Ok((took, format!("ended with {}", cancel.ends_with)))
 }

@@ -2,6 +2,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::http::Client;
+use crate::base::threads::side_by_side;
 use crate::checks::defaults::default_checks;
 use crate::engine::roles::Runtime;
 use crate::stack::call::filled;
@@ -17,7 +18,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Limit of a single request that is no check.
-const REQUEST: Duration = Duration::from_secs(5);
+pub const REQUEST: Duration = Duration::from_secs(5);
+
+/// How many instances of a service are asked at a time.
+const AT_A_TIME: usize = 16;
 
 /// What the checks run against.
 pub struct Target<'a> {
@@ -25,8 +29,6 @@ pub struct Target<'a> {
     pub pilot: &'a Pilot,
     /// What runs it.
     pub runtime: &'a dyn Runtime,
-    /// The services that can be reached, each with what lets us in.
-    pub clients: BTreeMap<String, Client>,
     /// The checks: those of the manifest, or those of a stack without any.
     pub checks: Vec<Check>,
     endpoints: BTreeMap<String, Endpoint>,
@@ -40,11 +42,8 @@ impl<'a> Target<'a> {
         let checks = Self::allows(pilot, env)?;
         let env = env.map();
         let endpoints = endpoints(pilot, &EnvFile::of(&env))?;
-        let clients =
-            endpoints.iter().map(|(name, endpoint)| (name.clone(), runtime.reach(endpoint, REQUEST)));
-        let clients = clients.collect();
         let definition = pilot.definition.clone();
-        Ok(Self { pilot, runtime, clients, checks, endpoints, env, definition })
+        Ok(Self { pilot, runtime, checks, endpoints, env, definition })
     }
 
     /// Can the stack be checked with these settings? No engine is asked. Returns the checks: those of the manifest, or those
@@ -65,10 +64,38 @@ impl<'a> Target<'a> {
         Ok(checks)
     }
 
+    /// The services that can be reached; with a name, that one alone.
+    pub fn reachable<'s>(&'s self, only: Option<&'s str>) -> impl Iterator<Item = &'s str> {
+        let all = self.endpoints.keys().map(String::as_str);
+        all.filter(move |service| only.is_none_or(|only| only == *service))
+    }
+
     /// A client for a service, whose requests end with this deadline.
     pub fn client(&self, service: &str, deadline: Deadline) -> Result<Client> {
-        let endpoint = self.endpoints.get(service).with_context(|| format!("{service} publishes no port"))?;
-        Ok(self.runtime.reach(endpoint, deadline.left()))
+        Ok(self.runtime.reach(self.endpoint(service)?, deadline.left()))
+    }
+
+    /// The same question to each instance of a service that runs, at the same time. The error says of which service, and of
+    /// which instance if there are several.
+    pub fn each<T: Send>(
+        &self,
+        service: &str,
+        limit: Duration,
+        ask: impl Fn(&Client) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
+        let all = self.runtime.reach_each(self.endpoint(service)?, false, limit)?;
+        let count = all.len();
+        let name = |client: &Client| match count {
+            1 => service.to_owned(),
+            _ => format!("{service} at {}", client.place()),
+        };
+        let asked =
+            side_by_side(count.min(AT_A_TIME), all, |client| ask(&client).with_context(|| name(&client)));
+        asked.into_iter().collect()
+    }
+
+    fn endpoint(&self, service: &str) -> Result<&Endpoint> {
+        self.endpoints.get(service).with_context(|| format!("{service} publishes no port"))
     }
 
     /// Every variable with its value.
@@ -88,8 +115,8 @@ impl<'a> Target<'a> {
         format!("check-{}-{now:x}-{count}", std::process::id())
     }
 
-    /// Where a published port of a container is reached.
-    pub fn published(&self, service: &str, port: u16) -> Result<SocketAddr> {
+    /// Where a published port of a container is reached: one address for each instance that runs.
+    pub fn published(&self, service: &str, port: u16) -> Result<Vec<SocketAddr>> {
         self.runtime.reached(self.published_at(service, port)?)
     }
 
@@ -110,14 +137,14 @@ impl<'a> Target<'a> {
         Ok(SocketAddr::new(every, endpoint.port))
     }
 
-    /// The address of each service, as programs get it: `GATEWAY_URL`.
+    /// The address of each service, as programs get it: `GATEWAY_URL`. Of a service with several instances it is one.
     pub fn urls(&self) -> Result<Vec<(String, String)>> {
-        let url = |(name, client): (&String, &Client)| {
+        let url = |(name, endpoint): (&String, &Endpoint)| {
             let name: String =
                 name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-            Ok((format!("{}_URL", name.to_uppercase()), client.url()?))
+            Ok((format!("{}_URL", name.to_uppercase()), self.runtime.reach(endpoint, REQUEST).url()?))
         };
-        self.clients.iter().map(url).collect()
+        self.endpoints.iter().map(url).collect()
     }
 }
 

@@ -28,7 +28,7 @@ pub fn run(session: &Session) -> Result<Finished> {
     out.event(&Event::Result { value: &json!({"flags": flags, "violations": violations}) });
     for flag in &flags {
         let is = flag.is.as_deref().unwrap_or("not reported");
-        out.say(out.marked(Some(flag.ok()), &format!("{:<8} {:<32} {is}", flag.service, flag.name)));
+        out.say(out.marked(Some(flag.ok()), &format!("{:<8} {:<32} {is}", flag.by(), flag.name)));
         if !flag.ok() {
             out.say(format!("    should be {}", flag.want));
         }

@@ -172,9 +172,10 @@ pub trait Runtime: Sync {
         None
     }
 
-    /// Where a port is reached from here that is published at this address of the engine's machine.
-    fn reached(&self, published: SocketAddr) -> Result<SocketAddr> {
-        Ok(ports::here(published))
+    /// Where a port is reached from here that is published at this address of the engine's machine; where the engine has
+    /// several machines, one address for each instance.
+    fn reached(&self, published: SocketAddr) -> Result<Vec<SocketAddr>> {
+        Ok(vec![ports::here(published)])
     }
 
     /// Where a port is published, in words: an address if there is one that can be opened from here.

@@ -5,6 +5,7 @@ use crate::lab::{self, Lab, NODES, Stack, Stacked};
 use crate::pilot::{Folder, Ran, Random, cuts, program, ran, tries};
 use crate::registry::Registry;
 use crate::resume::heard_until_killed;
+use std::cell::RefCell;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ fn the_scenarios_on_three_nodes() {
         assert_eq!(stack.served(), (2, 2));
         let foreign = Foreign::beside(&stack);
         nothing_is_to_do(&stack);
+        each_instance_is_checked(&stack);
         config(&stack);
         version(&stack);
         data(&stack);
@@ -33,6 +35,20 @@ fn the_scenarios_on_three_nodes() {
 fn nothing_is_to_do(stack: &Stack<'_>) {
     let ended = stack.json(&["rollback"]).expect(0);
     assert_eq!(ended.finished()["outcome"], "nothing-to-do", "{}", ended.out);
+}
+
+/// Of two gateways one hangs: that is found whichever it is, and said.
+fn each_instance_is_checked(stack: &Stack<'_>) {
+    for (node, _) in stack.asked("/healthz") {
+        let own = format!("label=com.docker.swarm.service.name={}_gateway", stack.project);
+        let gateway = stack.lab.docker(node, &["ps", "--quiet", "--filter", &own]);
+        stack.lab.docker(node, &["pause", gateway.trim()]);
+        let seen = stack.xtask(&["smoke"]).expect(1);
+        assert!(seen.all().contains(&format!("gateway at {}:", stack.lab.ip(node))), "{}", seen.all());
+        stack.lab.docker(node, &["unpause", gateway.trim()]);
+        let seen = stack.xtask(&["smoke"]).expect(0);
+        assert!(seen.all().contains("6 instances of 3 services"), "{}", seen.all());
+    }
 }
 
 /// A.
@@ -378,6 +394,9 @@ fn a_node_is_lost_in_the_middle(stack: &Stack<'_>, foreign: &Foreign<'_>) {
             assert!(finished["error"].as_str().is_some_and(|why| !why.is_empty()), "{finished}");
         }
         stack.lab.bring_back(node);
+        if ended.code == 0 {
+            may_run_everywhere(stack);
+        }
         let again = if ended.code == 0 { &["rollback"][..] } else { &args[2..] };
         stack.lab.wait("it is restored", || stack.json(again).code == 0);
         stack.all_serve();
@@ -396,12 +415,19 @@ fn may_run_everywhere(stack: &Stack<'_>) {
         stack.lab.docker(stack.manager(), &words.iter().copied().chain(names).collect::<Vec<_>>())
     };
     let tasks = || docker(&["service", "ps", "--quiet", "--filter", "desired-state=running"]);
-    let before = tasks();
+    // The Swarm may still be about to replace what was on the node.
+    stack.all_serve();
+    let before = RefCell::new(tasks());
+    stack.lab.wait("no task is replaced any more", || {
+        std::thread::sleep(Duration::from_secs(3));
+        let now = tasks();
+        before.replace(now.clone()) == now
+    });
     stack.lab.wait("each node has every image", || stack.json(&["nodes", "sync"]).code == 0);
     let constraints = "{{json .Spec.TaskTemplate.Placement.Constraints}}";
     let kept = docker(&["service", "inspect", "--format", constraints]);
     assert!(!kept.contains("node.id!="), "{kept}");
-    assert_eq!(tasks(), before);
+    assert_eq!(tasks(), before.into_inner());
 }
 
 /// The leader is cut off while a rollback runs.

@@ -86,8 +86,8 @@ impl Runtime for Compose {
         self.daemon.elsewhere().map(str::to_owned)
     }
 
-    fn reached(&self, published: SocketAddr) -> Result<SocketAddr> {
-        self.daemon.reached(published)
+    fn reached(&self, published: SocketAddr) -> Result<Vec<SocketAddr>> {
+        Ok(vec![self.daemon.reached(published)?])
     }
 
     fn shown(&self, port: u16) -> String {

@@ -116,11 +116,10 @@ impl Runtime for Swarm {
         Some("the nodes of the Swarm".to_owned())
     }
 
-    fn reached(&self, published: SocketAddr) -> Result<SocketAddr> {
+    fn reached(&self, published: SocketAddr) -> Result<Vec<SocketAddr>> {
         let all = self.lately()?.published(published.port());
-        all.into_iter()
-            .next()
-            .with_context(|| format!("no task that publishes port {} runs", published.port()))
+        ensure!(!all.is_empty(), "no task that publishes port {} runs", published.port());
+        Ok(all)
     }
 
     fn shown(&self, port: u16) -> String {

@@ -18,15 +18,6 @@ use std::time::Instant;
 /// Plain Compose waits for the next health check: here they are as often as in the default project.
 pub const OFTEN: &[(&str, &str)] = &[("HEALTH_INTERVAL", "1s")];
 
-/// The measurements of one kind, in milliseconds.
-pub type Figures = Vec<f64>;
-
-/// The median.
-pub fn median(mut figures: Vec<f64>) -> Result<f64> {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().context("nothing was measured")
-}
-
 /// How many milliseconds a command takes.
 pub fn timed(command: Cmd) -> Result<f64> {
     let start = Instant::now();

@@ -11,8 +11,7 @@ use crate::checks::health::health;
 use crate::engine::roles::Kind;
 use crate::operations::candidate::Source;
 use crate::operations::up;
-use crate::rehearsal::bench::by_hand::{Figures, median};
-use crate::rehearsal::bench::row::Row;
+use crate::rehearsal::bench::row::{Figures, Row};
 use crate::rehearsal::{PART, Rehearsal};
 use crate::stack::manifest::MANIFEST_FILE;
 use crate::stack::model::Health;
@@ -73,11 +72,9 @@ impl Much<'_> {
             ("evidence, long log", &["evidence"]),
             ("assess, long log", &["assess"]),
         ];
-        let all = || -> Result<Figures> {
+        let all = || -> Result<Vec<Figures>> {
             let one = |(_, words): &(_, &[&str])| {
-                median(
-                    (0..rounds).map(|_| self.timed(self.rehearsal.command(words)?)).collect::<Result<_>>()?,
-                )
+                (0..rounds).map(|_| self.timed(self.rehearsal.command(words)?)).collect()
             };
             commands.iter().map(one).collect()
         };
@@ -130,20 +127,20 @@ impl Much<'_> {
             files::remove(&to)?;
             took
         };
-        let (mut ours, mut packed, mut copies) = (Figures::new(), Figures::new(), Figures::new());
+        let (mut ours, mut packed, mut copies) = (Figures::default(), Figures::default(), Figures::default());
         for _ in 0..rounds {
             ours.push(self.timed(self.rehearsal.command(&["backup", "create"])?)?);
             packed.push(by("docker cp \"$1\" - | zstd --quiet -o \"$2\"")?);
             copies.push(by("docker cp \"$1\" - >\"$2\"")?);
         }
         let (stall, peak) = self.watched()?;
-        let row = |what, ours, name, figure, reach| {
-            let against = Some((name, figure));
+        let row = |what, ours, name, figures, reach| {
+            let against = Some((name, figures));
             Row { what, ours, unit: "ms", against, reach: Some(reach) }
         };
         let name = "docker cp | zstd, not read back";
-        rows.push(row("backup of a large volume", median(ours)?, name, median(packed)?, 1.5));
-        rows.push(row("its longest stall of a client", stall, "docker cp to a file", median(copies)?, 1.0));
+        rows.push(row("backup of a large volume", ours, name, packed, 1.5));
+        rows.push(row("its longest stall of a client", stall.into(), "docker cp to a file", copies, 1.0));
         rows.push(Row::plain("its memory, resident at most", peak, "MiB", 64.0));
         Ok(())
     }

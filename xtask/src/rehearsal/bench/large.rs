@@ -9,8 +9,8 @@ use crate::base::threads::side_by_side;
 use crate::engine::roles::{Extent, Kind};
 use crate::operations::candidate::Source;
 use crate::operations::up;
-use crate::rehearsal::bench::by_hand::{Figures, OFTEN, archives, broken, compose, median, timed};
-use crate::rehearsal::bench::row::Row;
+use crate::rehearsal::bench::by_hand::{OFTEN, archives, broken, compose, timed};
+use crate::rehearsal::bench::row::{Figures, Row};
 use crate::rehearsal::{PART, Rehearsal};
 use crate::release::description::Release;
 use crate::stack::names;
@@ -39,11 +39,11 @@ pub fn measure(
     let small = Large::begin(real, SMALL, quiet())?.rollbacks(rounds)?;
     let large = Large::begin(real, mb, quiet())?;
     let rollback = large.rollbacks(rounds)?;
-    let row = |what, ours, name, figure, reach| Row {
+    let row = |what, ours, name, figures, reach| Row {
         what,
         ours,
         unit: "ms",
-        against: Some((name, figure)),
+        against: Some((name, figures)),
         reach: Some(reach),
     };
     rows.push(row("rollback, large images", rollback, "the same with 6 MB each", small, 1.1));
@@ -80,7 +80,7 @@ impl Large {
     }
 
     /// Milliseconds until the public is served again, from images that differ in 1 MB each.
-    fn rollbacks(&self, rounds: usize) -> Result<f64> {
+    fn rollbacks(&self, rounds: usize) -> Result<Figures> {
         let session = &self.rehearsal.session;
         let bad = session.engine.tagged(ALL_MORE, Deadline::after(PART))?;
         let measure = |_| -> Result<f64> {
@@ -89,14 +89,14 @@ impl Large {
             let missing = || finished.error.clone().unwrap_or_else(|| "it measured nothing".into());
             Ok(finished.restored_ms.with_context(missing)? as f64)
         };
-        median((0..rounds).map(measure).collect::<Result<Figures>>()?)
+        (0..rounds).map(measure).collect()
     }
 
     /// A release in which 1 MB of one image differs.
     fn deployment(
         &self,
         rows: &mut Vec<Row>,
-        row: &dyn Fn(&'static str, f64, &'static str, f64, f64) -> Row,
+        row: &dyn Fn(&'static str, Figures, &'static str, Figures, f64) -> Row,
     ) -> Result<()> {
         let session = &self.rehearsal.session;
         let before = files::size(session.pilot.state.path())?;
@@ -118,8 +118,9 @@ impl Large {
         session.engine.retag(&by_hand, Deadline::after(PART))?;
         let bare = timed(compose(&self.rehearsal, &["up", "--detach", "--wait"])?)?;
         rows.push(Row::plain("stored for 1 MB that changed", stored as f64 / 1e6, "MB", 5.0));
-        rows.push(row("up: public served", served, "docker compose up -d --wait", bare, 1.2));
-        rows.push(row("up: command ended", ended, "docker save to nowhere, side by side", docker, 1.3));
+        rows.push(row("up: public served", served.into(), "docker compose up -d --wait", bare.into(), 1.2));
+        let name = "docker save to nowhere, side by side";
+        rows.push(row("up: command ended", ended.into(), name, docker.into(), 1.3));
         Ok(())
     }
 
@@ -129,17 +130,18 @@ impl Large {
         self.rehearsal.command(&["releases", "verify"])?.run(self.limit)?;
         let seconds = start.elapsed().as_secs_f64();
         let (what, unit) = ("releases verify", "MB/s");
-        rows.push(Row { what, ours: bytes as f64 / 1e6 / seconds, unit, against: None, reach: None });
+        let ours = (bytes as f64 / 1e6 / seconds).into();
+        rows.push(Row { what, ours, unit, against: None, reach: None });
         Ok(())
     }
 
     /// Milliseconds to load the images that Docker has lost, and those of plain Docker.
-    fn loading(&self, rounds: usize) -> Result<(f64, f64)> {
+    fn loading(&self, rounds: usize) -> Result<(Figures, Figures)> {
         let session = &self.rehearsal.session;
         let scratch = Scratch::new("archives")?;
         let archives = archives(session, &self.good, scratch.path())?;
         let lose = || session.engine.down(Extent::Everything, self.limit);
-        let (mut ours, mut docker) = (Figures::new(), Figures::new());
+        let (mut ours, mut docker) = (Figures::default(), Figures::default());
         for _ in 0..rounds {
             lose()?;
             let start = Instant::now();
@@ -153,7 +155,7 @@ impl Large {
             self.rehearsal.go_back(&["rollback", "--to", &self.good.id, "--budget", "1h"], false)?;
             ours.push(self.took("load-images")?);
         }
-        Ok((median(ours)?, median(docker)?))
+        Ok((ours, docker))
     }
 
     /// How many milliseconds a step of the newest run took.

@@ -22,10 +22,8 @@ use crate::base::screen;
 use crate::deploy::event::Finished;
 use crate::deploy::session::Session;
 use crate::engine::roles::Kind;
-use crate::rehearsal::bench::by_hand::{
-    Figures, OFTEN, archives, broken, compose, compose_words, median, timed,
-};
-use crate::rehearsal::bench::row::{Row, show};
+use crate::rehearsal::bench::by_hand::{OFTEN, archives, broken, compose, compose_words, timed};
+use crate::rehearsal::bench::row::{Figures, Row, show};
 use crate::rehearsal::{PART, Rehearsal};
 use crate::release::description::Release;
 use crate::stack::lease;
@@ -87,7 +85,7 @@ fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<(
     let session = &rehearsal.session;
     let good = session.store.current()?.context("the good release is not recorded")?;
     let bad_env = session.pilot.manifest.drill.pairs();
-    let mut gates = Figures::new();
+    let mut gates = Figures::default();
     let mut ours = |images, settings| -> Result<f64> {
         broken(rehearsal, images, settings)?;
         let finished = rehearsal.go_back(&["rollback"], false)?;
@@ -112,10 +110,10 @@ fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<(
         session.engine.retag(&good, Deadline::after(PART))?;
         floor::measure(rehearsal)
     };
-    let (mut b_floor, mut same) = (Figures::new(), Figures::new());
-    let (mut b, mut b_bare, mut b_book) = (Figures::new(), Figures::new(), Figures::new());
-    let (mut deaf, mut deaf_bare) = (Figures::new(), Figures::new());
-    let (mut a, mut a_book) = (Figures::new(), Figures::new());
+    let (mut b_floor, mut same) = (Figures::default(), Figures::default());
+    let (mut b, mut b_bare, mut b_book) = (Figures::default(), Figures::default(), Figures::default());
+    let (mut deaf, mut deaf_bare) = (Figures::default(), Figures::default());
+    let (mut a, mut a_book) = (Figures::default(), Figures::default());
     for round in 0..rounds {
         let other = rehearsal.images(&format!("v8.0.{round}"), "")?;
         let ignoring = rehearsal.images(&format!("v9.0.{round}"), "ignore-sigterm")?;
@@ -132,17 +130,21 @@ fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<(
         a_book.push(book(good.images.clone(), &bad_env, include_str!("runbook-a.sh"))?);
         b_book.push(book(other, &[], include_str!("runbook-b.sh"))?);
     }
-    let row = |what, ours, name, against: Figures, reach| -> Result<Row> {
-        Ok(Row { what, ours, unit: "ms", against: Some((name, median(against)?)), reach })
+    let row = |what, ours: &Figures, name, against, reach| Row {
+        what,
+        ours: ours.clone(),
+        unit: "ms",
+        against: Some((name, against)),
+        reach,
     };
-    let (b, up) = (median(b)?, "docker compose up -d --wait");
-    rows.push(row("rollback B", b, up, b_bare, Some(0.45))?);
-    rows.push(row("rollback B", b, "stop and start by the engine alone", b_floor, Some(1.55))?);
-    rows.push(row("rollback B, ignores SIGTERM", median(deaf)?, up, deaf_bare, Some(0.15))?);
-    rows.push(row("rollback A", median(a)?, "runbook A", a_book, None)?);
-    rows.push(row("rollback B", b, "runbook B", b_book, None)?);
-    rows.push(Row::plain("gate proved closed", median(gates)?, "ms", 50.0));
-    rows.push(Row::plain("up with nothing changed", median(same)?, "ms", 300.0));
+    let up = "docker compose up -d --wait";
+    rows.push(row("rollback B", &b, up, b_bare, Some(0.45)));
+    rows.push(row("rollback B", &b, "stop and start by the engine alone", b_floor, Some(1.55)));
+    rows.push(row("rollback B, ignores SIGTERM", &deaf, up, deaf_bare, Some(0.15)));
+    rows.push(row("rollback A", &a, "runbook A", a_book, None));
+    rows.push(row("rollback B", &b, "runbook B", b_book, None));
+    rows.push(Row::plain("gate proved closed", gates, "ms", 50.0));
+    rows.push(Row::plain("up with nothing changed", same, "ms", 300.0));
     let image = &good.images[session.pilot.gateway()].id;
     rows.push(lock(session, image, rounds)?);
     let size = cmd("docker", &["image", "inspect", "--format", "{{.Size}}", image]);
@@ -154,7 +156,7 @@ fn docker(rehearsal: &Rehearsal, rounds: usize, rows: &mut Vec<Row>) -> Result<(
 
 /// What each command pays for the lock at the engine, which is in all the times above.
 fn lock(session: &Session, image: &str, rounds: usize) -> Result<Row> {
-    let (mut ours, mut bare) = (Figures::new(), Figures::new());
+    let (mut ours, mut bare) = (Figures::default(), Figures::default());
     for _ in 0..rounds * 5 {
         let begun = Instant::now();
         drop(session.ledger().lock("bench", lease::USUAL)?);
@@ -165,8 +167,8 @@ fn lock(session: &Session, image: &str, rounds: usize) -> Result<Row> {
         cmd("docker", &["rm", id.trim()]).run(Deadline::after(PART))?;
         bare.push(begun.elapsed().as_secs_f64() * 1e3);
     }
-    let against = Some(("docker create and docker rm", median(bare)?));
-    Ok(Row { what: "lock, taken and given back", ours: median(ours)?, unit: "ms", against, reach: None })
+    let against = Some(("docker create and docker rm", bare));
+    Ok(Row { what: "lock, taken and given back", ours, unit: "ms", against, reach: None })
 }
 
 /// The env file of a release.
@@ -203,9 +205,9 @@ fn runbook(rehearsal: &Rehearsal, good: &Release, script: &str) -> Result<Cmd> {
 fn itself(pilot: &Pilot, rounds: usize, rows: &mut Vec<Row>) -> Result<()> {
     let me = machine::this_program()?;
     let often = rounds * 10;
-    let repeat = |command: &dyn Fn() -> Cmd| -> Result<f64> {
+    let repeat = |command: &dyn Fn() -> Cmd| -> Result<Figures> {
         command().run(Deadline::after(PART))?;
-        median((0..often).map(|_| timed(command())).collect::<Result<_>>()?)
+        (0..often).map(|_| timed(command())).collect()
     };
     let help = repeat(&|| cmd(&me, &["--help"]))?;
     rows.push(Row::plain("xtask --help", help, "ms", 10.0));

@@ -12,8 +12,8 @@ use crate::engine::roles::Kind;
 use crate::engine::swarm::by_hand::ByHand;
 use crate::operations::candidate::Source;
 use crate::operations::up;
-use crate::rehearsal::bench::by_hand::{Figures, OFTEN, broken, median, wait_ready};
-use crate::rehearsal::bench::row::Row;
+use crate::rehearsal::bench::by_hand::{OFTEN, broken, wait_ready};
+use crate::rehearsal::bench::row::{Figures, Row};
 use crate::rehearsal::{PART, Rehearsal};
 use crate::release::description::{Image, Release};
 use crate::stack::manifest::MANIFEST_FILE;
@@ -94,10 +94,10 @@ struct Nodes<'a> {
 }
 
 impl Nodes<'_> {
-    /// Whole-stack rollbacks of a version. Returns the median of ours, in milliseconds.
-    fn rollbacks(&self, rounds: usize, rows: &mut Vec<Row>) -> Result<f64> {
-        let (mut ours, mut gates) = (Figures::new(), Figures::new());
-        let (mut waited, mut quick) = (Figures::new(), Figures::new());
+    /// Whole-stack rollbacks of a version. Returns ours, in milliseconds.
+    fn rollbacks(&self, rounds: usize, rows: &mut Vec<Row>) -> Result<Figures> {
+        let (mut ours, mut gates) = (Figures::default(), Figures::default());
+        let (mut waited, mut quick) = (Figures::default(), Figures::default());
         for round in 0..rounds {
             let other = self.rehearsal.images(&format!("v8.0.{round}"), "")?;
             broken(&self.rehearsal, other.clone(), &[])?;
@@ -113,13 +113,13 @@ impl Nodes<'_> {
             wait_ready(&self.rehearsal)?;
             quick.push(self.timed(|| self.by_hand.roll_back(true, Deadline::after(PART)))?);
         }
-        let (ours, what) = (median(ours)?, "rollback B, 3 × 2 replicas");
-        let row = |name, against, reach| -> Result<Row> {
-            Ok(Row { what, ours, unit: "ms", against: Some((name, median(against)?)), reach: Some(reach) })
+        let row = |name, against, reach| {
+            let (what, ours) = ("rollback B, 3 × 2 replicas", ours.clone());
+            Row { what, ours, unit: "ms", against: Some((name, against)), reach: Some(reach) }
         };
-        rows.push(row("rollback by docker, waited for", waited, 0.4)?);
-        rows.push(row("the same, quickest settings", quick, 0.9)?);
-        rows.push(Row::plain("gate closed on each replica", median(gates)?, "ms", 150.0));
+        rows.push(row("rollback by docker, waited for", waited, 0.4));
+        rows.push(row("the same, quickest settings", quick, 0.9));
+        rows.push(Row::plain("gate closed on each replica", gates, "ms", 150.0));
         Ok(ours)
     }
 
@@ -150,7 +150,7 @@ impl Nodes<'_> {
     }
 
     /// A node that has tasks, and is not the one of the client, is lost in the middle of a rollback.
-    fn loss(&self, real: &Pilot, rounds: usize, without: f64, rows: &mut Vec<Row>) -> Result<()> {
+    fn loss(&self, real: &Pilot, rounds: usize, without: Figures, rows: &mut Vec<Row>) -> Result<()> {
         let out = &self.rehearsal.session.out;
         let limit = || Deadline::after(PART);
         let nodes = self.by_hand.other_nodes(limit())?;
@@ -164,14 +164,14 @@ impl Nodes<'_> {
             let words = [script.display().to_string(), act.to_owned(), lab, number.clone()];
             cmd("bash", &words.each_ref().map(String::as_str)).run(limit())
         };
-        let mut with = Figures::new();
+        let (middle, mut with) = (without.median() / 2e3, Figures::default());
         for round in 0..rounds {
             let other = self.rehearsal.images(&format!("v7.0.{round}"), "")?;
             broken(&self.rehearsal, other, &[])?;
             let begun = Instant::now();
             let restored = std::thread::scope(|scope| {
                 let lost = scope.spawn(|| {
-                    std::thread::sleep(Duration::from_secs_f64(without / 2e3));
+                    std::thread::sleep(Duration::from_secs_f64(middle));
                     script("lose")
                 });
                 let restored = self.restored(begun);
@@ -190,7 +190,7 @@ impl Nodes<'_> {
         }
         let against = Some(("the same without loss", without));
         let what = "a node lost in the middle";
-        rows.push(Row { what, ours: median(with)?, unit: "ms", against, reach: Some(2.5) });
+        rows.push(Row { what, ours: with, unit: "ms", against, reach: Some(2.5) });
         Ok(())
     }
 
@@ -234,7 +234,7 @@ impl Nodes<'_> {
         let first =
             saved(made(base.clone(), add(&self.good.images[session.pilot.gateway()].id, &base, LARGE)?))?;
         session.engine.bring(std::slice::from_ref(&first), limit())?;
-        let (mut ours, mut bare, mut read) = (Figures::new(), Figures::new(), Figures::new());
+        let (mut ours, mut bare, mut read) = (Figures::default(), Figures::default(), Figures::default());
         for round in 0..rounds {
             let tag = format!("{name}:{round}");
             let image = made(tag.clone(), add(&base, &tag, CHANGED)?);
@@ -254,12 +254,12 @@ impl Nodes<'_> {
             bare.push(begun.elapsed().as_secs_f64() * 1e3);
         }
         self.forget(&name, &nodes)?;
-        let against = Some(("1 MB by docker save and load", median(bare)?));
-        let row = |what, figures, reach| -> Result<Row> {
-            Ok(Row { what, ours: median(figures)?, unit: "ms", against, reach })
+        let row = |what, ours, reach| {
+            let against = Some(("1 MB by docker save and load", bare.clone()));
+            Row { what, ours, unit: "ms", against, reach }
         };
-        rows.push(row("1 MB of 1 GB to other nodes", ours, Some(5.0))?);
-        rows.push(row("reading it into the store before", read, None)?);
+        rows.push(row("1 MB of 1 GB to other nodes", ours, Some(5.0)));
+        rows.push(row("reading it into the store before", read, None));
         Ok(())
     }
 
