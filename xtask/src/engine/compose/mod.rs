@@ -10,6 +10,7 @@ pub mod data;
 pub mod hostile;
 pub mod images;
 mod inspect;
+pub mod line;
 mod parts;
 pub mod pin;
 pub mod probes;

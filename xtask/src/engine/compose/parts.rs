@@ -2,8 +2,8 @@
 //! process of its own: that is quicker than one process for all. Called only by `runtime`.
 
 use crate::base::deadline::Deadline;
-use crate::engine::compose::api::listed;
 use crate::engine::compose::client::{Compose, Generation};
+use crate::engine::compose::line::listed;
 use crate::release::description::Release;
 use crate::stack::definition::Definition;
 use anyhow::Result;

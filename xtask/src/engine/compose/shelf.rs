@@ -5,8 +5,9 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::proc::cmd;
-use crate::engine::compose::api::{Api, by_labels, in_path, listed, status_of};
+use crate::engine::compose::api::Api;
 use crate::engine::compose::client::{Compose, classify};
+use crate::engine::compose::line::{by_labels, in_path, listed, status_of};
 use crate::engine::compose::probes::time;
 use crate::engine::roles::Ledger;
 use crate::stack::shelf::{Kept, Shelf, Title};

@@ -1,7 +1,7 @@
 //! Changes the spec of one service that is there, and notices if somebody else has changed it. Called by the files of `swarm`
 //! that bring services to a spec.
 
-use crate::engine::compose::api::{Line, status_of};
+use crate::engine::compose::line::{Line, status_of};
 use crate::engine::swarm::failure::classify;
 use crate::engine::swarm::spec;
 use crate::engine::swarm::state::id;
@@ -78,7 +78,7 @@ mod tests {
                 now.len()
             );
             let (mut sent, mut from) = (Vec::new(), answers.as_bytes());
-            let removed = remove(&mut Line::new(&mut sent, &mut from), &before);
+            let removed = remove(&mut Line::new(&mut sent, &mut from, ""), &before);
             (removed, String::from_utf8(sent).unwrap().contains("DELETE /services/s1"))
         };
         let (removed, is_sent) = remove(&before);

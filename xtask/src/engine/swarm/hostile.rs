@@ -1,7 +1,7 @@
 //! Tests: what the API of a manager says, which may be anything, and any stack that is to be carried over. Called by
 //! `engine/hostile`.
 
-use crate::engine::compose::api::Line;
+use crate::engine::compose::line::Line;
 use crate::engine::swarm::node::nodes;
 use crate::engine::swarm::spec::{Plan, Source, digest, plan};
 use crate::engine::swarm::state::{Seen, has_begun};
@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// An answer is read whole or is an error: wherever the connection breaks, it is never another one.
 pub fn answers(bytes: &[u8]) {
-    let read = |mut from: &[u8]| Line::new(&mut Vec::new(), &mut from).get("/any");
+    let read = |mut from: &[u8]| Line::new(&mut Vec::new(), &mut from, "").get("/any");
     let Ok(whole) = read(bytes) else { return };
     for part in 1..8 {
         if let Ok(cut) = read(&bytes[..bytes.len() * part / 8]) {

@@ -4,7 +4,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::threads::side_by_side;
-use crate::engine::compose::api::status_of;
+use crate::engine::compose::line::status_of;
 use crate::engine::swarm::cluster::{AT_A_TIME, Swarm};
 use crate::engine::swarm::state::{Seen, has_begun, id, is_wanted, name_of};
 use anyhow::{Context, Result, anyhow};
@@ -129,6 +129,7 @@ fn differs(seen: &Seen, network: &str, view: &Value, node: &str) -> Option<Diffe
 mod tests {
     use super::*;
     use crate::engine::swarm::node::Node;
+    use crate::engine::swarm::node::tests::node;
     use serde_json::json;
 
     fn task(name: &str, state: &str) -> Value {
@@ -137,22 +138,11 @@ mod tests {
                "NetworksAttachments": [{"Network": {"ID": "net", "DriverState": {"Name": "overlay"}, "Spec": {}}}]})
     }
 
-    fn node(id: &str, is_ready: bool) -> Node {
-        Node {
-            id: id.into(),
-            name: "host".into(),
-            ip: None,
-            is_ready,
-            availability: "active".into(),
-            manager: None,
-        }
-    }
-
     fn told(tasks: &[Value], known: &[&str]) -> Option<(String, bool)> {
         let seen = Seen {
             services: vec![json!({"ID": "s", "Spec": {"Name": "shop_web"}})],
             tasks: tasks.to_vec(),
-            nodes: vec![node("n1", true), node("lost", false)],
+            nodes: vec![node("n1"), Node { is_ready: false, ..node("lost") }],
         };
         let known: Vec<Value> = known.iter().map(|id| json!({"Name": format!("shop_web.1.{id}")})).collect();
         // Another stack may be in the same network.
@@ -181,8 +171,11 @@ mod tests {
         lost["NodeID"] = "lost".into();
         assert_eq!(told(&[task("a", "running"), lost.clone()], &["a"]), None);
         assert_eq!(told(&[task("a", "running"), lost], &["a", "l"]), Some((ended(), false)));
-        let seen =
-            |is_ready| Seen { tasks: tasks.to_vec(), nodes: vec![node("n1", is_ready)], ..Seen::default() };
+        let seen = |is_ready| Seen {
+            tasks: tasks.to_vec(),
+            nodes: vec![Node { is_ready, ..node("n1") }],
+            ..Seen::default()
+        };
         assert_eq!(places(&seen(true)), [("n1", "net")].into());
         assert_eq!(places(&seen(false)), [].into());
     }

@@ -51,9 +51,21 @@ pub fn nodes(list: &Value) -> Vec<Node> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use serde_json::json;
+
+    /// A node that is ready.
+    pub fn node(id: &str) -> Node {
+        Node {
+            id: id.into(),
+            name: format!("host-{id}"),
+            ip: None,
+            is_ready: true,
+            availability: "active".into(),
+            manager: None,
+        }
+    }
 
     #[test]
     fn nodes_are_as_the_managers_see_them() {

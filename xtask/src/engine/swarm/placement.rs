@@ -58,17 +58,7 @@ pub fn let_on(spec: &mut Value, wanted: &Value, nodes: &BTreeSet<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn node(id: &str) -> Node {
-        Node {
-            id: id.into(),
-            name: format!("host-{id}"),
-            ip: None,
-            is_ready: false,
-            availability: "active".into(),
-            manager: None,
-        }
-    }
+    use crate::engine::swarm::node::tests::node;
 
     #[test]
     fn tasks_are_kept_off_a_node_until_it_is_back_and_the_constraints_of_the_stack_stay() {

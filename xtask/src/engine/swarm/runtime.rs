@@ -4,7 +4,7 @@ use crate::base::deadline::Deadline;
 use crate::base::failure::{Exit, fail};
 use crate::base::http::Client;
 use crate::base::threads::side_by_side;
-use crate::engine::compose::api::{Line, in_path};
+use crate::engine::compose::line::{Line, in_path};
 use crate::engine::roles::{Engine, Extent, Kind, Runtime};
 use crate::engine::swarm::change::update;
 use crate::engine::swarm::cluster::{AT_A_TIME, Swarm, unreached};

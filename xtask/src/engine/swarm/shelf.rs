@@ -3,7 +3,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::files;
-use crate::engine::compose::api::{in_path, status_of};
+use crate::engine::compose::line::{in_path, status_of};
 use crate::engine::compose::probes::time;
 use crate::engine::roles::Ledger;
 use crate::engine::swarm::cluster::Swarm;

@@ -270,6 +270,7 @@ fn condition(spec: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::swarm::node::tests::node;
     use serde_json::json;
 
     fn task(id: &str, node: &str, desired: &str, state: &str, pid: i64) -> Value {
@@ -287,14 +288,7 @@ mod tests {
             "Mode": {"Replicated": {"Replicas": replicas}},
             "TaskTemplate": {"ContainerSpec": {"Image": "sha256:2"}, "RestartPolicy": {"Condition": "any"}},
             "EndpointSpec": {"Ports": [{"PublishedPort": 80, "TargetPort": 8080}]}}});
-        let node = |id: &str, ip: &str| Node {
-            id: id.into(),
-            name: format!("host-{id}"),
-            ip: ip.parse().ok(),
-            is_ready: true,
-            availability: "active".into(),
-            manager: None,
-        };
+        let node = |id: &str, ip: &str| Node { ip: ip.parse().ok(), ..node(id) };
         Seen { services: vec![service], tasks, nodes: vec![node("n1", "10.0.0.1"), node("n2", "10.0.0.2")] }
     }
 

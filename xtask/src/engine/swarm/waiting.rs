@@ -250,6 +250,7 @@ fn pending(seen: &Seen, service: &Value, name: &str, settings: &str, past: &Past
 mod tests {
     use super::*;
     use crate::engine::swarm::node::Node;
+    use crate::engine::swarm::node::tests::node;
     use serde_json::json;
 
     const SLOTS: u64 = 2;
@@ -258,17 +259,6 @@ mod tests {
         json!({"ID": name, "ServiceID": "s", "NodeID": node, "Slot": 1,
                "Spec": {"ContainerSpec": {"Labels": {spec::SETTINGS: settings}}},
                "Status": {"State": state, "ContainerStatus": {"ContainerID": format!("c-{name}"), "PID": 7}}})
-    }
-
-    fn node(id: &str) -> Node {
-        Node {
-            id: id.into(),
-            name: format!("host-{id}"),
-            ip: None,
-            is_ready: true,
-            availability: "active".into(),
-            manager: None,
-        }
     }
 
     /// `before` had the same settings, and is replaced.
