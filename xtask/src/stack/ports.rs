@@ -7,7 +7,12 @@ use crate::stack::names;
 use anyhow::{Context, Result};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
+
+/// How long a process that has ended may still have its port, and the pause between two looks.
+const LETS_GO: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// `count` free ports on 127.0.0.1 for a project. They are between 20000 and 32000, below the range that
 /// Linux uses for outgoing connections, so that no such connection takes one first. The search starts at a
@@ -44,6 +49,13 @@ pub fn owner_of(port: u16) -> Option<String> {
         }
         Err(e) => Some(format!("no process, but it cannot be used: {e}")),
     }
+}
+
+/// The same for a port whose last user has ended a moment ago. A process that ends closes its files one by one, and may have
+/// let go of its lock before it lets go of its port.
+pub fn owner_after_end(port: u16) -> Option<String> {
+    let is_free = || owner_of(port).map_or(Break(()), Continue);
+    Deadline::after(LETS_GO).poll(PAUSE, is_free).err()
 }
 
 /// The process that listens on a port.
@@ -102,5 +114,20 @@ mod tests {
         let first = numbers(&free)[0];
         drop(free);
         assert_eq!(owner_of(first), None);
+    }
+
+    #[test]
+    fn a_port_that_is_let_go_of_in_a_moment_is_free() {
+        let held = free_ports(2, "ends").unwrap();
+        let [ends, stays] = [0, 1].map(|at| held[at].local_addr().unwrap().port());
+        let [first, _stays] = held.try_into().unwrap();
+        assert!(owner_of(ends).is_some());
+        let letting_go = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(first);
+        });
+        assert_eq!(owner_after_end(ends), None);
+        letting_go.join().unwrap();
+        assert!(owner_after_end(stays).is_some());
     }
 }

@@ -214,7 +214,7 @@ impl Processes {
     }
 
     fn begin(&self, service: &str, spec: &Spec) -> Result<()> {
-        if let Some(owner) = ports::owner_of(spec.port) {
+        if let Some(owner) = ports::owner_after_end(spec.port) {
             let what = format!("cannot start {service}: its port {} is taken by {owner}", spec.port);
             return Err(fail(Exit::Host, what, "end that process, or change the port in the env file"));
         }
