@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use ureq::http::HeaderMap;
+use ureq::{AsSendBody, Body};
 
 /// Characters of an answer that an error message shows.
 const SHOWN: usize = 300;
@@ -43,6 +44,8 @@ pub struct Request<'a> {
     pub headers: Vec<(&'a str, String)>,
     /// JSON.
     pub body: Option<String>,
+    /// How long it may take, if that is less than the limit of the wire.
+    pub limit: Option<Duration>,
 }
 
 /// What comes back; the body is still to be read.
@@ -95,17 +98,30 @@ impl Wire for Http {
         for (name, value) in &request.headers {
             http = http.header(*name, value);
         }
+        let limit = self.limit.min(request.limit.unwrap_or(self.limit));
         let response = match &request.body {
-            Some(text) => self.agent.run(http.header("content-type", "application/json").body(text.clone())?),
-            None => self.agent.run(http.body(())?),
+            Some(text) => {
+                self.run(http.header("content-type", "application/json").body(text.clone())?, limit)?
+            }
+            None => self.run(http.body(())?, limit)?,
         };
-        let response = response.map_err(|error| match error {
-            ureq::Error::Timeout(_) => anyhow!("no answer within {}", humantime::format_duration(self.limit)),
-            other => other.into(),
-        })?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = Box::new(response.into_body().into_with_config().limit(BODY).reader());
         Ok(Reply { status, headers, body })
+    }
+}
+
+impl Http {
+    fn run<B: AsSendBody>(
+        &self,
+        request: ureq::http::Request<B>,
+        limit: Duration,
+    ) -> Result<ureq::http::Response<Body>> {
+        let request = self.agent.configure_request(request).timeout_global(Some(limit)).build();
+        self.agent.run(request).map_err(|error| match error {
+            ureq::Error::Timeout(_) => anyhow!("no answer within {}", humantime::format_duration(limit)),
+            other => other.into(),
+        })
     }
 }
 
@@ -139,6 +155,7 @@ pub struct Client {
     wire: Arc<dyn Wire>,
     project: String,
     pass: Pass,
+    limit: Option<Duration>,
 }
 
 /// A complete answer.
@@ -181,7 +198,6 @@ impl Client {
             .max_response_header_size(HEAD)
             .input_buffer_size(BUFFER)
             .output_buffer_size(BUFFER)
-            .timeout_global(Some(limit))
             .build()
             .new_agent();
         Self::over(Arc::new(Http { base: format!("http://{name}"), at, agent, limit }), project, pass)
@@ -189,7 +205,7 @@ impl Client {
 
     /// One whose requests go over this wire.
     pub fn over(wire: Arc<dyn Wire>, project: &str, pass: Pass) -> Self {
-        Self { wire, project: project.to_owned(), pass }
+        Self { wire, project: project.to_owned(), pass, limit: None }
     }
 
     /// The address of the service, as another program on this machine uses it.
@@ -205,6 +221,11 @@ impl Client {
     /// The project whose services are asked.
     pub fn project(&self) -> &str {
         &self.project
+    }
+
+    /// The same client, whose requests take `limit` at most.
+    pub fn within(&self, limit: Duration) -> Self {
+        Self { limit: Some(limit), ..self.clone() }
     }
 
     /// The same client without the token, as the public has it.
@@ -254,7 +275,7 @@ impl Client {
         let own = project.iter().chain(token).map(|(name, value)| (name.as_str(), value.clone()));
         let mut headers: Vec<(&str, String)> = own.collect();
         headers.extend(last_event.map(|id| ("last-event-id", id.to_owned())));
-        self.wire.send(&Request { method, path, headers, body })
+        self.wire.send(&Request { method, path, headers, body, limit: self.limit })
     }
 
     fn read(&self, path: &str, reply: Result<Reply>) -> Result<Answer> {
@@ -505,7 +526,7 @@ mod tests {
             ("HTTP/1.1 200 OK\r\n", "a: b\r\n"),
             ("", "HTTP/1.1 100 Continue\r\n\r\n"),
         ] {
-            let (plain, stream) = refused(|| hostile(head, more, 1, limit));
+            let (plain, stream) = refused(|| hostile(head, more, 1, 2 * SLACK).within(limit));
             // The head has ended where the answer is a good one.
             let said = if head.ends_with("\r\n\r\n") {
                 "the answer did not end in time"

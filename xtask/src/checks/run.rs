@@ -157,7 +157,8 @@ fn exchanged(target: &Target<'_>, exchange: &Exchange, deadline: Deadline) -> Re
     all.into_iter().max_by_key(|(took, _)| *took).context("no service could be asked")
 }
 
-/// A client for a request that follows another one: the same instance, if it is for the same service.
+/// A client for a request that follows another one: the same instance, if it is for the same service. It ends with the
+/// deadline.
 fn asked(
     target: &Target<'_>,
     call: &Call,
@@ -166,7 +167,7 @@ fn asked(
     deadline: Deadline,
 ) -> Result<Client> {
     let other = call.request.service.as_deref().filter(|other| *other != service);
-    other.map_or_else(|| Ok(client.clone()), |other| target.client(other, deadline))
+    other.map_or_else(|| Ok(client.within(deadline.left())), |other| target.client(other, deadline))
 }
 
 fn one(
