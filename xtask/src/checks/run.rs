@@ -157,19 +157,6 @@ fn exchanged(target: &Target<'_>, exchange: &Exchange, deadline: Deadline) -> Re
     all.into_iter().max_by_key(|(took, _)| *took).context("no service could be asked")
 }
 
-/// A client for a request that follows another one: the same instance, if it is for the same service. It ends with the
-/// deadline.
-fn asked(
-    target: &Target<'_>,
-    call: &Call,
-    service: &str,
-    client: &Client,
-    deadline: Deadline,
-) -> Result<Client> {
-    let other = call.request.service.as_deref().filter(|other| *other != service);
-    other.map_or_else(|| Ok(client.within(deadline.left())), |other| target.client(other, deadline))
-}
-
 fn one(
     target: &Target<'_>,
     exchange: &Exchange,
@@ -181,7 +168,11 @@ fn one(
     let begun = Instant::now();
     let session = Target::session();
     let values = target.values(&session);
-    let after = |call: &Call| asked(target, call, service, client, deadline);
+    // What follows for the same service goes to the same instance, and ends with the deadline.
+    let after = |call: &Call| match call.request.service.as_deref().filter(|other| *other != service) {
+        Some(other) => target.client(other, deadline),
+        None => Ok(client.within(deadline.left())),
+    };
     if let Some(cancel) = cancel {
         return cancelled(target, call, cancel, client, &after);
     }
